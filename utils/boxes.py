@@ -1,0 +1,113 @@
+"""Box formats, pairwise IoU, and the map to and from the network input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """The map from an original image to the network input: scale each axis, then shift.
+
+    Args:
+        scale_x, scale_y: network pixels per original pixel; equal for letterbox, not for stretch.
+        pad_x, pad_y: network pixels left of and above the image.
+        height, width: pixels of the original image.
+    """
+
+    scale_x: float
+    scale_y: float
+    pad_x: float
+    pad_y: float
+    height: int
+    width: int
+
+    def apply(self, boxes: Array) -> Array:
+        """(N, 4) xyxy of the original image -> xyxy of the network input."""
+        scale, pad = self._vectors(boxes)
+        return boxes * scale + pad
+
+    def invert(self, boxes: Array) -> Array:
+        """(N, 4) xyxy of the network input -> xyxy of the original image, clipped to it."""
+        scale, pad = self._vectors(boxes)
+        return clip(((boxes - pad) / scale), self.height, self.width)
+
+    def _vectors(self, boxes: Array) -> tuple[Array, Array]:
+        scale = (self.scale_x, self.scale_y, self.scale_x, self.scale_y)
+        pad = (self.pad_x, self.pad_y, self.pad_x, self.pad_y)
+        if isinstance(boxes, Tensor):
+            return boxes.new_tensor(scale), boxes.new_tensor(pad)
+        return np.array(scale, boxes.dtype), np.array(pad, boxes.dtype)
+
+
+def plan_resize(height: int, width: int, size: tuple[int, int], mode: str) -> Letterbox:
+    """How an image of height x width goes into `size` (height, width).
+
+    Args:
+        mode: 'letterbox' keeps the aspect and centres the image; 'stretch' fills the input (darknet's default).
+    """
+    if mode == "stretch":
+        return Letterbox(size[1] / width, size[0] / height, 0.0, 0.0, height, width)
+    if mode != "letterbox":
+        raise ValueError(f"resize mode '{mode}' is unknown; expected 'letterbox' or 'stretch'")
+    scale = min(size[0] / height, size[1] / width)
+    inner_height, inner_width = max(round(height * scale), 1), max(round(width * scale), 1)
+    pad_x, pad_y = (size[1] - inner_width) // 2, (size[0] - inner_height) // 2
+    return Letterbox(inner_width / width, inner_height / height, float(pad_x), float(pad_y), height, width)
+
+
+def clip(boxes: Array, height: float, width: float) -> Array:
+    """(..., 4) xyxy boxes cut to an image of height x width; a box outside becomes empty at the edge."""
+    limit = (width, height, width, height)
+    if isinstance(boxes, Tensor):
+        return boxes.clamp(min=0).minimum(boxes.new_tensor(limit))
+    return np.clip(boxes, 0, np.array(limit, boxes.dtype))
+
+
+def xyxy_to_xywh(boxes: Array) -> Array:
+    """(..., 4) corners -> (left, top, width, height), COCO's order."""
+    if isinstance(boxes, Tensor):
+        return torch.cat((boxes[..., :2], boxes[..., 2:] - boxes[..., :2]), dim=-1)
+    return np.concatenate((boxes[..., :2], boxes[..., 2:] - boxes[..., :2]), axis=-1)
+
+
+def xywh_to_xyxy(boxes: Array) -> Array:
+    """(..., 4) (left, top, width, height) -> corners."""
+    if isinstance(boxes, Tensor):
+        return torch.cat((boxes[..., :2], boxes[..., :2] + boxes[..., 2:]), dim=-1)
+    return np.concatenate((boxes[..., :2], boxes[..., :2] + boxes[..., 2:]), axis=-1)
+
+
+def xyxy_to_cxcywh(boxes: Array) -> Array:
+    """(..., 4) corners -> (centre x, centre y, width, height)."""
+    centre, size = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
+    if isinstance(boxes, Tensor):
+        return torch.cat((centre, size), dim=-1)
+    return np.concatenate((centre, size), axis=-1)
+
+
+def cxcywh_to_xyxy(boxes: Array) -> Array:
+    """(..., 4) (centre x, centre y, width, height) -> corners."""
+    low, high = boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2
+    if isinstance(boxes, Tensor):
+        return torch.cat((low, high), dim=-1)
+    return np.concatenate((low, high), axis=-1)
+
+
+def shape_iou(sizes: Tensor, others: Tensor) -> Tensor:
+    """IoU of boxes that share a centre, from their sizes alone (darknet's anchor match).
+
+    Args:
+        sizes: (N, 2) width and height; others: (M, 2), same unit.
+    Returns:
+        (N, M) in [0, 1].
+    """
+    overlap = torch.minimum(sizes[:, None], others[None]).prod(dim=-1)
+    return overlap / (sizes.prod(dim=-1)[:, None] + others.prod(dim=-1)[None] - overlap)

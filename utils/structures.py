@@ -1,0 +1,196 @@
+"""The types that cross folders: Sample, LabelledImages, Targets, Batch, Detections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.boxes import Letterbox
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image on disk with its labels.
+
+    Args:
+        path: the image file.
+        image_id: COCO's id where the data is COCO JSON, else 1, 2, ... in the order of the split.
+        height, width: pixels of the upright image (EXIF orientation applied).
+        boxes: (N, 4) float64 xyxy pixels of the upright image.
+        labels: (N,) int64, zero-based class index.
+        crowd: (N,) bool; a crowd region is neither an object to find nor background.
+    """
+
+    path: Path
+    image_id: int
+    height: int
+    width: int
+    boxes: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+
+    def __post_init__(self) -> None:
+        count = len(self.boxes)
+        if self.boxes.shape != (count, 4) or self.labels.shape != (count,) or self.crowd.shape != (count,):
+            raise ValueError(
+                f"{self.path}: boxes {self.boxes.shape}, labels {self.labels.shape} and crowd {self.crowd.shape} "
+                "do not belong together; expected (N, 4), (N,) and (N,)"
+            )
+
+
+@dataclass(frozen=True)
+class LabelProblem:
+    """One bad label or file: what is wrong, where, and what was done about it."""
+
+    where: str
+    what: str
+    action: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}; {self.action}"
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImages:
+    """One split of a data set, as read from disk.
+
+    Args:
+        samples: the images in the order of the split.
+        names: class names by zero-based class index.
+        category_ids: the data set's own id of each class (COCO's category ids; 1, 2, ... elsewhere).
+        ground_truth: the split as a COCO dict; for COCO JSON the file's own content, so that area, iscrowd and ids are
+            exactly what pycocotools would read.
+        problems: every label that was mended or left out, with file and line.
+    """
+
+    samples: tuple[Sample, ...]
+    names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    ground_truth: dict[str, Any]
+    problems: tuple[LabelProblem, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """The objects of a batch, all images in one list.
+
+    Args:
+        boxes: (M, 4) float32 xyxy pixels of the network input.
+        labels: (M,) int64 zero-based class index.
+        image_index: (M,) int64 position of the image in the batch.
+        crowd: (M,) bool; no prediction inside a crowd region counts as background.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    image_index: Tensor
+    crowd: Tensor
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> Targets:
+        """The same targets on another device."""
+        parts = (self.boxes, self.labels, self.image_index, self.crowd)
+        return Targets(*(part.to(device, non_blocking=non_blocking) for part in parts))
+
+    def select(self, mask: Tensor) -> Targets:
+        """The targets where `mask` (M,) is true."""
+        return Targets(self.boxes[mask], self.labels[mask], self.image_index[mask], self.crowd[mask])
+
+    @staticmethod
+    def empty() -> Targets:
+        """No objects at all."""
+        return Targets(
+            torch.zeros(0, 4),
+            torch.zeros(0, dtype=torch.int64),
+            torch.zeros(0, dtype=torch.int64),
+            torch.zeros(0, dtype=torch.bool),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images of one size with their targets.
+
+    Args:
+        images: (B, 3, H, W) RGB; uint8 as the loader makes it, float32 in [0, 1] after `to`.
+        targets: objects of all images; empty in evaluation, where the metric holds the ground truth.
+        image_ids: B ids as in Sample.image_id.
+        paths: B image files, for messages.
+        letterboxes: B maps from the original image to the network input; empty in training (augmentation has none).
+    """
+
+    images: Tensor
+    targets: Targets
+    image_ids: tuple[int, ...]
+    paths: tuple[str, ...]
+    letterboxes: tuple[Letterbox, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory (torch's loader calls this)."""
+        pinned = (getattr(self.targets, name).pin_memory() for name in ("boxes", "labels", "image_index", "crowd"))
+        return Batch(self.images.pin_memory(), Targets(*pinned), self.image_ids, self.paths, self.letterboxes)
+
+    def to(self, device: torch.device, *, channels_last: bool = False) -> Batch:
+        """The batch on `device`, its images as float32 in [0, 1]."""
+        images = self.images.to(device, non_blocking=True)
+        if images.dtype == torch.uint8:
+            images = images.float().div_(255)
+        if channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        targets = self.targets.to(device, non_blocking=True)
+        return Batch(images, targets, self.image_ids, self.paths, self.letterboxes)
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """What was found in one image, best score first.
+
+    Args:
+        boxes: (N, 4) float32 xyxy pixels, of the network input or, after `to_original`, of the original image.
+        scores: (N,) float32 in [0, 1].
+        labels: (N,) int64 zero-based class index.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def cpu(self) -> Detections:
+        """The same detections in main memory."""
+        return Detections(self.boxes.cpu(), self.scores.cpu(), self.labels.cpu())
+
+    def to_original(self, letterbox: Letterbox) -> Detections:
+        """Boxes mapped back to the original image and clipped to it."""
+        return Detections(letterbox.invert(self.boxes), self.scores, self.labels)
+
+    def select(self, mask: Tensor) -> Detections:
+        """The detections where `mask` (N,) is true."""
+        return Detections(self.boxes[mask], self.scores[mask], self.labels[mask])
+
+
+@dataclass(frozen=True)
+class Features:
+    """The contract between parts of a network: channels and stride of each map it gives, finest first."""
+
+    channels: tuple[int, ...] = field()
+    strides: tuple[int, ...] = field()
+
+    def __post_init__(self) -> None:
+        if len(self.channels) != len(self.strides):
+            raise ValueError(f"{len(self.channels)} channel counts {self.channels} for strides {self.strides}")
