@@ -1,0 +1,220 @@
+"""A data YAML: where the images and labels of each split are, and what the classes are called."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from data.formats import coco, listing, voc, yolo
+from data.formats.rows import NOTES, Problems
+from utils.config import ROOT, ConfigError, find_file, load_yaml, to_dataclass
+from utils.structures import LabelledImages, LabelProblem
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """A checked cfg/data/<dataset>.yaml; all paths are absolute.
+
+    Args:
+        source: the YAML file itself.
+        path: the root that the other paths are relative to; the YAML's folder when left out.
+        train, val, test: a COCO JSON file, a .txt list of images, or a folder of images, with labels/ or Annotations/
+            beside.
+        images: the folder that file_name in COCO JSON is relative to.
+        names: class names by class index; None takes them from the COCO JSON.
+        nc: the number of classes, checked against names.
+        labels: what a bad label does: 'warn' mends or leaves it out and reports it, 'error' stops.
+        voc_first_pixel: 1 where VOC's boxes count pixels from 1 (the VOC development kit), 0 where from 0.
+        category_ids: the data set's own ids of the classes, ascending, for YOLO and VOC labels; 1, 2, ... if left out.
+        download: how to get the data; shown to the user, never run.
+    """
+
+    source: Path
+    path: Path
+    train: Path | None = None
+    val: Path | None = None
+    test: Path | None = None
+    images: Path | None = None
+    names: tuple[str, ...] | None = None
+    nc: int | None = None
+    labels: Literal["warn", "error"] = "warn"
+    voc_first_pixel: Literal[0, 1] = 1
+    category_ids: tuple[int, ...] | None = None
+    download: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.train is None and self.val is None and self.test is None:
+            raise ConfigError(f"{self.source}: expected at least one of train, val and test, found none")
+        if self.nc is not None and self.nc < 1:
+            raise ConfigError(f"{self.source}: nc is {self.nc}, expected at least 1")
+        if self.names is not None and self.nc not in (None, len(self.names)):
+            raise ConfigError(f"{self.source}: nc is {self.nc}, but there are {len(self.names)} names; leave nc out")
+        if self.category_ids is not None and list(self.category_ids) != sorted(set(self.category_ids)):
+            raise ConfigError(f"{self.source}: category_ids must ascend, each id once")
+        if self.category_ids is not None and self.names is not None and len(self.category_ids) != len(self.names):
+            raise ConfigError(f"{self.source}: {len(self.category_ids)} category_ids for {len(self.names)} names")
+
+
+def load_data_config(name: str | None = None) -> DataConfig:
+    """The data YAML of a path, or of a bare name in cfg/data/; None and 'shapes' are the embedded data set.
+
+    Raises:
+        ConfigError: no such file, or a wrong key or value in it.
+    """
+    if name is None or name in ("shapes", "shapes.yaml"):
+        from data.shapes import ensure_shapes  # drawing is only needed for this one data set
+
+        return read_data_config(ensure_shapes())
+    return read_data_config(find_file(str(name), [ROOT / "cfg" / "data"], what="data set"))
+
+
+def read_data_config(source: Path) -> DataConfig:
+    """The data YAML in a file; see `load_data_config`."""
+    source = source.resolve()
+    values = load_yaml(source)
+    if "source" in values:
+        raise ConfigError(f"{source}.source: unknown key; leave it out")
+    root = _join(source.parent, values.get("path"))
+    values["path"] = source.parent if root is None else root
+    for key in (*SPLITS, "images"):
+        if key in values:
+            values[key] = _join(values["path"], values[key])
+    if "names" in values:
+        values["names"] = _names(values["names"], f"{source}.names")
+    return to_dataclass(DataConfig, {**values, "source": source}, where=str(source))
+
+
+def read_split(config: DataConfig, split: str) -> LabelledImages:
+    """The images and labels of one split.
+
+    Raises:
+        ConfigError: the split is not in the YAML or not on disk, nothing in it can be used, or `labels: error` and
+            something is wrong.
+    """
+    target = _target(config, split)
+    if target.suffix.lower() == ".json":
+        data = coco.read(target, config.path, images=config.images, names=config.names)
+    else:
+        data = _read_images(config, target)
+    if config.nc not in (None, len(data.names)):
+        raise ConfigError(f"{config.source}: nc is {config.nc}, but {target} has {len(data.names)} categories")
+    bad = [problem for problem in data.problems if problem.action not in NOTES]
+    if bad and config.labels == "error":
+        raise ConfigError(f"{summarize(bad)}\nMend them, or set 'labels: warn' in {config.source} to go on without")
+    return data
+
+
+def check_same_classes(first: LabelledImages, second: LabelledImages) -> None:
+    """Refuse two splits whose class indices mean different things.
+
+    Raises:
+        ConfigError: names the first class that differs.
+    """
+    if (first.names, first.category_ids) == (second.names, second.category_ids):
+        return
+    if len(first.names) != len(second.names):
+        raise ConfigError(
+            f"one split has {len(first.names)} classes, the other {len(second.names)}: {_only_one(first, second)}; "
+            "give every split the same list of categories"
+        )
+    pairs = zip(
+        zip(first.names, first.category_ids, strict=True),
+        zip(second.names, second.category_ids, strict=False),
+        strict=False,
+    )
+    index, (one, other) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+    raise ConfigError(
+        f"class {index} is '{one[0]}' (category id {one[1]}) in one split and '{other[0]}' (category id {other[1]}) "
+        "in the other; give every split the same list of categories"
+    )
+
+
+def summarize(problems: Sequence[LabelProblem], *, limit: int = 10) -> str:
+    """A few lines for people: how many problems, what was done about them, and the first `limit` of them."""
+    if not problems:
+        return "no problems in the labels"
+    actions = ", ".join(f"{count} {action}" for action, count in Counter(p.action for p in problems).most_common())
+    lines = [f"{len(problems)} problem{'s' * (len(problems) > 1)} in the labels ({actions}):"]
+    lines += [f"  {problem}" for problem in problems[:limit]]
+    if len(problems) > limit:
+        lines.append(f"  ... and {len(problems) - limit} more; 'python -m data.doctor DATA' lists all of them")
+    return "\n".join(lines)
+
+
+def _target(config: DataConfig, split: str) -> Path:
+    if split not in SPLITS:
+        raise ConfigError(f"split '{split}' is unknown; expected one of {', '.join(SPLITS)}")
+    target = getattr(config, split)
+    if target is None:
+        known = ", ".join(name for name in SPLITS if getattr(config, name) is not None)
+        raise ConfigError(f"{config.source}: has no split '{split}', only {known}")
+    download = f"\nHow to get the data:\n{config.download.strip()}" if config.download else ""
+    for key, path in ((split, target), ("images", config.images)):
+        if path is not None and not path.exists():
+            raise ConfigError(f"{config.source}: {key}: no such file or folder: {path}{download}")
+    if target.is_file() and target.suffix.lower() not in (".json", ".txt"):
+        raise ConfigError(
+            f"{config.source}: {split}: {target.name}: expected a COCO JSON file, a .txt list of images or a folder"
+        )
+    return target
+
+
+def _read_images(config: DataConfig, target: Path) -> LabelledImages:
+    folders, problems = listing.Folders(), Problems()
+    images = listing.list_images(target, config.path, folders, problems)
+    options: dict[str, Any] = {"category_ids": config.category_ids, "folders": folders, "problems": problems}
+    for labelling in (yolo, voc):
+        labels = listing.find_labels(images, config.path, folders, name=labelling.FOLDER, suffix=labelling.SUFFIX)
+        if labels is None:
+            continue
+        if labelling is voc:
+            options["first_pixel"] = config.voc_first_pixel
+        return labelling.read(images, labels, _names_or_numbers(config, images, labels, labelling is voc), **options)
+    raise ConfigError(
+        f"{target}: no labels for {images[0]}: expected {yolo.FOLDER}/ with YOLO text files or {voc.FOLDER}/ with VOC "
+        f"XML files beside {images[0].parent} or in {config.path}"
+    )
+
+
+def _names_or_numbers(config: DataConfig, images: list[Path], labels: dict[Path, Path], is_voc: bool) -> list[str]:
+    if config.names is not None:
+        return list(config.names)
+    if config.nc is not None and not is_voc:
+        return [str(index) for index in range(config.nc)]
+    found = f"; its XML files hold: names: {voc.find_names(images, labels)}" if is_voc else ""
+    raise ConfigError(f"{config.source}: expected 'names', the list of class names{found}")
+
+
+def _join(root: Path, value: Any) -> Any:
+    """A path text relative to `root`; other values are left for the check of types."""
+    return (root / Path(value).expanduser()).absolute() if isinstance(value, str) else value
+
+
+def _names(value: Any, where: str) -> tuple[str, ...] | None:
+    """Names from a list or from a map of 0, 1, ... to names."""
+    if value is None:
+        return None
+    if isinstance(value, dict):
+        if sorted(value, key=str) != sorted(range(len(value)), key=str):
+            raise ConfigError(f"{where}: expected the numbers 0 to {len(value) - 1} as keys, found {list(value)}")
+        value = [value[index] for index in range(len(value))]
+    if not isinstance(value, list) or not value:
+        raise ConfigError(f"{where}: expected a list of names or a map of numbers to names, found {value!r}")
+    for name in value:
+        if isinstance(name, bool) or not isinstance(name, (str, int, float)) or name == "":
+            raise ConfigError(f"{where}: expected a name, found {name!r}; put quotes around words like yes, no, null")
+    names = tuple(str(name) for name in value)
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ConfigError(f"{where}: '{twice[0]}' stands twice; results are listed by name, so each must be different")
+    return names
+
+
+def _only_one(first: LabelledImages, second: LabelledImages) -> str:
+    only = sorted(set(first.names) ^ set(second.names))
+    return f"only one of them has {', '.join(only[:5])}" if only else "the names are the same"

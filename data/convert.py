@@ -1,0 +1,205 @@
+"""Command: a data set from one label format into another, `python -m data.convert SRC DST --to coco|yolo|voc`.
+
+Classes, their ids and boxes survive every way; what a format has no place for is counted and said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from data.config import SPLITS, DataConfig, check_same_classes, load_data_config, read_split, summarize
+from data.formats import coco, voc, yolo
+from utils.config import ConfigError, dump_yaml
+from utils.log import Progress, setup_logging
+from utils.structures import LabelledImages, Sample
+
+FORMATS = ("coco", "yolo", "voc")
+ROW_KEYS = frozenset({"id", "image_id", "category_id", "bbox", "area", "iscrowd"})
+IMAGE_KEYS = frozenset({"id", "file_name", "width", "height"})
+TOP_KEYS = frozenset({"images", "annotations", "categories"})
+
+
+def read_splits(config: DataConfig) -> dict[str, LabelledImages]:
+    """All splits of a data set.
+
+    Raises:
+        ConfigError: a split cannot be read, or two of them have different classes.
+    """
+    splits = {split: read_split(config, split) for split in SPLITS if getattr(config, split) is not None}
+    first = next(iter(splits.values()))
+    for other in splits.values():
+        check_same_classes(first, other)
+    return splits
+
+
+def write_dataset(splits: Mapping[str, LabelledImages], folder: Path, form: str, *, copy: bool = False) -> list[str]:
+    """Write a data set with its images and a data.yaml into an empty folder.
+
+    Images keep their bytes: they are hard-linked where the disk allows it, else copied. coco goes to annotations/ and
+    images/, yolo to labels/, images/ and one list a split, voc to Annotations/, JPEGImages/ and ImageSets/Main/.
+
+    Args:
+        splits: split -> its images, all with the same classes.
+        form: 'coco', 'yolo' or 'voc'.
+        copy: copy images even where they could be linked.
+    Returns:
+        what was done and what was lost, one line each.
+    Raises:
+        ConfigError: the folder exists and is not empty.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder}: exists and is not empty; name a new folder")
+    names, renamed = _file_names(splits)
+    images = folder / ("JPEGImages" if form == "voc" else "images")
+    placed = {
+        split: [replace(sample, path=images / name) for sample, name in zip(data.samples, names[split], strict=True)]
+        for split, data in splits.items()
+    }
+    pairs = [
+        (old.path, new.path)
+        for split, data in splits.items()
+        for old, new in zip(data.samples, placed[split], strict=True)
+    ]
+    lines = [_bring_images(pairs, copy=copy)]
+    if renamed:
+        lines.append(f"{renamed} images have a new name, because another one of the set has theirs")
+    values = {split: _write_split(folder, images, split, splits[split], placed[split], form) for split in splits}
+    first = next(iter(splits.values()))
+    extra: dict[str, Any] = {"images": "images"} if form == "coco" else {}
+    if form != "coco" and first.category_ids != tuple(range(1, len(first.names) + 1)):
+        extra["category_ids"] = list(first.category_ids)
+    content = {"path": ".", **values, **extra, "nc": len(first.names), "names": list(first.names)}
+    (folder / "data.yaml").write_text(dump_yaml(content), encoding="utf-8")
+    return lines + [f"Lost: {line}" for line in _losses(splits, form)]
+
+
+def _write_split(
+    folder: Path, images: Path, split: str, data: LabelledImages, samples: Sequence[Sample], form: str
+) -> str:
+    """Write the labels of one split; returns the value of its key in data.yaml."""
+    names = [sample.path.relative_to(images).as_posix() for sample in samples]
+    if form == "coco":
+        target = folder / "annotations" / f"instances_{split}.json"
+        coco.write(data, target, names)
+    elif form == "yolo":
+        yolo.write(samples, images, folder / yolo.FOLDER)
+        target = folder / f"{split}.txt"
+        target.write_text("".join(f"./images/{name}\n" for name in names), encoding="utf-8")
+    else:
+        voc.write(samples, data.names, images, folder / voc.FOLDER)
+        target = folder / "ImageSets" / "Main" / f"{split}.txt"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text("".join(f"{_stem(name)}\n" for name in names), encoding="utf-8")
+    return target.relative_to(folder).as_posix()
+
+
+def _file_names(splits: Mapping[str, LabelledImages]) -> tuple[dict[str, list[str]], int]:
+    """A name for each image, no two alike but for the suffix (label files differ in nothing else); how many are new."""
+    taken: set[str] = set()
+    names: dict[str, list[str]] = {split: [] for split in splits}
+    renamed = 0
+    for split, data in splits.items():
+        written = {image["id"]: image["file_name"] for image in data.ground_truth["images"]}
+        for sample in data.samples:
+            name = PurePosixPath(written.get(sample.image_id, sample.path.name).replace("\\", "/"))
+            if name.is_absolute() or ".." in name.parts:
+                name = PurePosixPath(sample.path.name)
+            chosen, count = name.as_posix(), 1
+            while _stem(chosen).casefold() in taken:
+                chosen = f"{split}{count if count > 1 else ''}/{name}"
+                count += 1
+            taken.add(_stem(chosen).casefold())
+            renamed += chosen != name.as_posix()
+            names[split].append(chosen)
+    return names, renamed
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).with_suffix("").as_posix()
+
+
+def _bring_images(pairs: Sequence[tuple[Path, Path]], *, copy: bool) -> str:
+    linked = 0
+    with Progress(len(pairs), "Bringing images") as progress:
+        for old, new in pairs:
+            new.parent.mkdir(parents=True, exist_ok=True)
+            if not copy and _link(old, new):
+                linked += 1
+            else:
+                shutil.copyfile(old, new)
+            progress.advance()
+    parts = [(linked, "hard-linked (one file under two names: do not edit in place)"), (len(pairs) - linked, "copied")]
+    return "Images: " + ", ".join(f"{count} {how}" for count, how in parts if count)
+
+
+def _link(old: Path, new: Path) -> bool:
+    try:
+        os.link(old.resolve(), new)
+    except OSError:  # another disk, or a file system without hard links
+        return False
+    return True
+
+
+def _losses(splits: Mapping[str, LabelledImages], form: str) -> list[str]:
+    """What of the ground truth the format cannot hold."""
+    if form == "coco":
+        return []
+    crowd = sum(int(sample.crowd.sum()) for data in splits.values() for sample in data.samples)
+    numbered = image_ids = areas = 0
+    keys: Counter[str] = Counter()
+    for data in splits.values():
+        truth = data.ground_truth
+        image_ids += sum(sample.image_id != place for place, sample in enumerate(data.samples, start=1))
+        numbered += sum(entry["id"] != place for place, entry in enumerate(truth["annotations"], start=1))
+        areas += sum(abs(entry["area"] - entry["bbox"][2] * entry["bbox"][3]) > 1e-6 for entry in truth["annotations"])
+        keys.update(f"'{key}' of annotations" for entry in truth["annotations"] for key in entry.keys() - ROW_KEYS)
+        keys.update(f"'{key}' of images" for entry in truth["images"] for key in entry.keys() - IMAGE_KEYS)
+        keys.update(f"'{key}' of a file" for key in truth.keys() - TOP_KEYS)
+    name = form.upper()
+    found = [
+        (crowd if form == "yolo" else 0, "crowd regions, left out: a row has no flag for them"),
+        (image_ids, f"image ids: {name} numbers images in the order of the split"),
+        (numbered, f"annotation ids: {name} has none"),
+        (areas, "areas of masks: width times height is taken, so small, medium and large may change"),
+        *((count, key) for key, count in sorted(keys.items())),
+    ]
+    return [f"{count} {what}" for count, what in found if count]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data.convert", description="Write a data set in another label format.", allow_abbrev=False
+    )
+    parser.add_argument("source", metavar="SRC", help="data YAML: a path, or a name in cfg/data/")
+    parser.add_argument("folder", metavar="DST", type=Path, help="new folder for the converted set")
+    parser.add_argument("--to", required=True, choices=FORMATS, help="label format to write")
+    parser.add_argument("--copy", action="store_true", help="copy images instead of hard-linking them")
+    args = parser.parse_args(argv)
+    setup_logging()
+    try:
+        splits = read_splits(load_data_config(args.source))
+        lines = write_dataset(splits, args.folder, args.to, copy=args.copy)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for split, data in splits.items():
+        objects = sum(len(sample.boxes) for sample in data.samples)
+        print(f"{split}: {len(data)} images, {objects} objects, {len(data.names)} classes")
+        if data.problems:
+            print(summarize(data.problems))
+    print("\n".join(lines))
+    print(f"Written: {args.folder / 'data.yaml'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""COCO JSON: one file a split, with images, annotations and categories; the ids stay inside this file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.formats.coco_annotations import Annotations
+from data.formats.json_file import Lines, as_id, collector_paused, load_coco, shorten
+from data.formats.listing import IMAGE_FOLDERS, Folders
+from data.formats.rows import BACKGROUND, ImageTable, Problems, to_labelled_images
+from utils.config import ConfigError
+from utils.structures import LabelledImages
+
+
+def read(file: Path, root: Path, *, images: Path | None = None, names: Sequence[str] | None = None) -> LabelledImages:
+    """A split in COCO form; class indices follow the ascending category ids.
+
+    `ground_truth` is the content of the file itself. Only what pycocotools cannot read is completed (area, iscrowd,
+    ids) or left out there; boxes that are clipped or left out of the samples stand in it unchanged.
+
+    Args:
+        root: where folders of images are looked for when `images` does not say it.
+        images: the folder that file_name is relative to.
+        names: names that replace the file's own; as many as it has categories.
+    Raises:
+        ConfigError: no COCO JSON, no categories or no images, or names that do not fit the categories.
+    """
+    with collector_paused():
+        return _read(file, root, images, names)
+
+
+def _read(file: Path, root: Path, images: Path | None, names: Sequence[str] | None) -> LabelledImages:
+    problems = Problems()
+    text, content = load_coco(file)
+    category_ids, own_names = _categories(file, content, problems)
+    chosen = own_names if names is None else _check_names(file, names, own_names, category_ids)
+    lines = Lines(file, text)
+    entries = _read_images(content["images"], lines, problems)
+    table, position = _find_images(file, root, images, entries, lines, problems)
+    listed = content.get("annotations")
+    source = Annotations(listed or [], entries.number, category_ids, lines, problems)
+    if listed is None:  # as in COCO's image_info_test
+        problems.add(file, "the file has no annotations", BACKGROUND)
+    annotations = source.complete(renumbered=entries.changed)
+    rows = source.rows(position)
+    if entries.changed or annotations is not listed:
+        categories = [{**entry, "id": as_id(entry["id"])} for entry in content["categories"]]
+        content = {**content, "images": entries.images, "annotations": annotations, "categories": categories}
+    return to_labelled_images(table, rows, chosen, category_ids, problems, ground_truth=content)
+
+
+def write(data: LabelledImages, file: Path, file_names: Sequence[str]) -> None:
+    """Write a split as COCO JSON: the images of `data.samples` with all that `data.ground_truth` says of them.
+
+    Args:
+        file_names: one for each sample, relative to the folder of images.
+    """
+    name_of = {sample.image_id: name for sample, name in zip(data.samples, file_names, strict=True)}
+    truth = data.ground_truth
+    images = [{**image, "file_name": name_of[image["id"]]} for image in truth["images"] if image["id"] in name_of]
+    annotations = [entry for entry in truth["annotations"] if entry["image_id"] in name_of]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**truth, "images": images, "annotations": annotations}, ensure_ascii=False)
+    file.write_text(text + "\n", encoding="utf-8")
+
+
+def _categories(file: Path, content: dict[str, Any], problems: Problems) -> tuple[list[int], list[str]]:
+    """Ids in ascending order and their names; a name that occurs twice gets its id behind it."""
+    categories = content.get("categories")
+    if not isinstance(categories, list) or not categories:
+        raise ConfigError(f"{file}: expected a list 'categories' with at least one entry, found {categories!r}")
+    names: dict[int, str] = {}
+    for entry in categories:
+        number = as_id(entry.get("id")) if isinstance(entry, dict) else None
+        if not isinstance(number, int) or not isinstance(entry.get("name"), str):
+            raise ConfigError(f"{file}: category {shorten(entry)}: expected a whole number 'id' and a text 'name'")
+        if number in names:
+            raise ConfigError(f"{file}: category id {number} stands twice ('{names[number]}' and '{entry['name']}')")
+        names[number] = entry["name"]
+    ids = sorted(names)
+    seen: set[str] = set()
+    for number in ids:
+        if names[number] in seen:
+            unique = f"{names[number]} ({number})"
+            problems.add(file, f"two categories are named '{names[number]}'", f"the second is called '{unique}'")
+            names[number] = unique
+        seen.add(names[number])
+    return ids, [names[number] for number in ids]
+
+
+def _check_names(file: Path, names: Sequence[str], own: list[str], ids: list[int]) -> list[str]:
+    if len(names) != len(own):
+        raise ConfigError(
+            f"{file}: {len(own)} categories, but {len(names)} names in the data YAML; "
+            "leave 'names' out there to take the names from the JSON"
+        )
+    if list(names) != own and sorted(names) == sorted(own):
+        first = next(i for i, (name, other) in enumerate(zip(names, own, strict=True)) if name != other)
+        raise ConfigError(
+            f"{file}: the names in the data YAML stand in another order: class {first} is '{names[first]}' there and "
+            f"'{own[first]}' here (category id {ids[first]}); number them by ascending category id, or leave them out"
+        )
+    return list(names)
+
+
+@dataclass(frozen=True, eq=False)
+class _Entries:
+    """The images of a file that can be told apart.
+
+    Args:
+        images: their entries, with whole numbers as ids.
+        number: id as written (as `as_id` reads it) -> id in `images`.
+        source: position of each in the file.
+        changed: whether `images` differs from the list in the file.
+    """
+
+    images: list[dict[str, Any]]
+    number: dict[int | str, int]
+    source: list[int]
+    changed: bool
+
+
+def _read_images(listed: list[Any], lines: Lines, problems: Problems) -> _Entries:
+    keys: dict[int | str, int] = {}
+    for index, entry in enumerate(listed):
+        key = as_id(entry.get("id")) if isinstance(entry, dict) else None
+        if key is None or not isinstance(entry.get("file_name"), str):
+            where = lines.where("images", index, entry)
+            problems.add(where, f"expected an 'id' and a 'file_name', found {shorten(entry)}")
+        elif key in keys:
+            first = listed[keys[key]]["file_name"]
+            problems.add(lines.where("images", index, entry), f"the image {first} has this id already")
+        else:
+            keys[key] = index
+    number = {key: key for key in keys}
+    odd = next((key for key in keys if not isinstance(key, int)), None)
+    if odd is not None:
+        number = {key: place for place, key in enumerate(keys, start=1)}
+        what = f"image ids such as {odd!r} are no whole numbers"
+        problems.add(lines.where("images", keys[odd], listed[keys[odd]]), what, "images are numbered 1, 2, ... instead")
+    images = [listed[index] for index in keys.values()]
+    changed = len(images) != len(listed) or any(type(entry["id"]) is not int for entry in images)
+    if changed:
+        images = [{**entry, "id": number[key]} for entry, key in zip(images, keys, strict=True)]
+    return _Entries(images, number, list(keys.values()), changed)
+
+
+def _find_images(
+    file: Path, root: Path, folder: Path | None, entries: _Entries, lines: Lines, problems: Problems
+) -> tuple[ImageTable, dict[int, int]]:
+    """The images on disk, and the position of each id among them."""
+    if not entries.images:
+        raise ConfigError(f"{file}: no images; expected entries with 'id' and 'file_name' in the list 'images'")
+    folders = Folders()
+    names = [entry["file_name"].replace("\\", "/") for entry in entries.images]
+    guesses = _image_folders(file, root)
+    guess = next((g for g in guesses if any(folders.has(g / name) for name in names[:20])), None)
+    if folder is None and guess is None:
+        tried = ", ".join(map(str, guesses))
+        raise ConfigError(f"{file}: its images (the first: {names[0]}) are in none of {tried}; set 'images'")
+    paths = [(folder or guess) / name for name in names]
+    present = [index for index, path in enumerate(paths) if folders.has(path)]
+    if not present:
+        hint = f"; they are in {guess}: set 'images' to it" if guess else "; check 'images' and 'path'"
+        raise ConfigError(f"{file}: none of its {len(names)} images exists, the first would be {paths[0]}{hint}")
+    for index in sorted(set(range(len(paths))) - set(present)):
+        where = lines.where("images", entries.source[index], entries.images[index])
+        problems.add(where, f"no such image: {paths[index]}")
+    ids = [entries.images[index]["id"] for index in present]
+    table = ImageTable([paths[index] for index in present], ids, [_size(entries.images[index]) for index in present])
+    return table, {number: place for place, number in enumerate(ids)}
+
+
+def _image_folders(file: Path, root: Path) -> list[Path]:
+    """Where the images of a JSON file usually are: images/, or a folder called as instances_train2017 after the _."""
+    split = file.stem.rpartition("_")[2]
+    bases = dict.fromkeys((root, file.parent, file.parent.parent))
+    inner = [Path(folder, name) for name in (split, "") for folder in (*IMAGE_FOLDERS, "")]
+    return list(dict.fromkeys(base / folder for base in bases for folder in inner))
+
+
+def _size(entry: dict[str, Any]) -> tuple[int, int] | None:
+    size = as_id(entry.get("height")), as_id(entry.get("width"))
+    return size if all(isinstance(side, int) and side > 0 for side in size) else None

@@ -1,0 +1,147 @@
+"""The annotations of a COCO JSON file: what of them can be used, as rows and as pycocotools wants them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from data.formats.json_file import Lines, as_id, shorten
+from data.formats.rows import COMPLETED, Problems, Rows
+from utils.boxes import xywh_to_xyxy
+
+KEPT_ANEW = "kept under a new id"
+
+
+class Annotations:
+    """The list `annotations` of a file, column by column; entries that can be used nowhere are reported at once.
+
+    Args:
+        listed: the list as it stands in the file.
+        image_number: image id as written -> the whole number that stands for it.
+        category_ids: ids of the classes in the order of their indices.
+    """
+
+    def __init__(
+        self,
+        listed: list[Any],
+        image_number: Mapping[int | str, int],
+        category_ids: Sequence[int],
+        lines: Lines,
+        problems: Problems,
+    ) -> None:
+        self.listed, self.lines, self.problems = listed, lines, problems
+        self.category_ids = category_ids
+        entries = [entry if isinstance(entry, dict) else {} for entry in listed]
+        self.boxes = _boxes(entries)
+        self.images = _look_up(image_number, [entry.get("image_id") for entry in entries])
+        label_of = {number: label for label, number in enumerate(category_ids)}
+        self.labels = _look_up(label_of, [entry.get("category_id") for entry in entries])
+        self.crowd = _look_up({None: 0, 0: 0, 1: 1}, [entry.get("iscrowd") for entry in entries])
+        wrong = self._mistakes()
+        for index, what in wrong.items():
+            problems.add(lines.where("annotations", index, listed[index]), what)
+        self.good = [index for index in range(len(listed)) if index not in wrong]
+
+    def rows(self, position: Mapping[int, int]) -> Rows:
+        """The usable objects of the images in `position` (image id -> index of the image)."""
+        chosen = [index for index in self.good if self.images[index] in position]
+        return Rows(
+            np.array([position[self.images[index]] for index in chosen], np.int64),
+            np.array([self.labels[index] for index in chosen], np.int64),
+            xywh_to_xyxy(self.boxes[np.array(chosen, np.int64)]),
+            np.array([self.crowd[index] for index in chosen], bool),
+            lambda row: self.lines.where("annotations", chosen[row], self.listed[chosen[row]]),
+        )
+
+    def complete(self, *, renumbered: bool) -> list[dict[str, Any]]:
+        """The usable annotations with all that pycocotools needs; `listed` itself where it is that already."""
+        if not renumbered and len(self.good) == len(self.listed) and _is_complete(self.listed):
+            return self.listed
+        result, taken, no_area = [], set(), 0
+        for index in self.good:
+            entry = self.listed[index]
+            number, area = as_id(entry.get("id")), entry.get("area")
+            if not isinstance(number, int) or number in taken:
+                if number is not None:
+                    what = "its id is taken" if number in taken else "its id is no whole number"
+                    self.problems.add(self.lines.where("annotations", index, entry), what, KEPT_ANEW)
+                number = None
+            taken.add(number)
+            if type(area) not in (int, float) or not math.isfinite(area):
+                area, no_area = float(self.boxes[index, 2] * self.boxes[index, 3]), no_area + 1
+            ids = {
+                "id": number,
+                "image_id": self.images[index],
+                "category_id": self.category_ids[self.labels[index]],
+            }
+            result.append({**entry, **ids, "area": area, "iscrowd": self.crowd[index]})
+        free = max(taken - {None}, default=0) + 1
+        for entry in result:
+            if entry["id"] is None:
+                entry["id"], free = free, free + 1
+        if no_area:
+            self.problems.add(self.lines.file, f"{no_area} annotations have no area", COMPLETED)
+        return result
+
+    def _mistakes(self) -> dict[int, str]:
+        """Position -> what is wrong, for annotations that can be used nowhere."""
+        finite = np.isfinite(self.boxes).all(axis=1)
+        columns = (self.images, self.labels, self.crowd)
+        if finite.all() and not any(None in column for column in columns):
+            return {}
+        found = {}
+        for index, (image, label, crowd, has_box) in enumerate(zip(*columns, finite.tolist(), strict=True)):
+            entry = self.listed[index]
+            if not isinstance(entry, dict):
+                found[index] = f"expected an object, found {shorten(entry)}"
+            elif image is None:
+                found[index] = f"image_id {shorten(entry.get('image_id'))} is not among the images"
+            elif label is None:
+                found[index] = f"category_id {shorten(entry.get('category_id'))} is not among the categories"
+            elif crowd is None:
+                found[index] = f"iscrowd is {shorten(entry.get('iscrowd'))}, expected 0 or 1"
+            elif not has_box:
+                found[index] = f"bbox is {shorten(entry.get('bbox'))}, expected [x, y, width, height], finite numbers"
+        return found
+
+
+def _is_complete(listed: list[dict[str, Any]]) -> bool:
+    """Whether pycocotools can read every annotation: whole and different ids, an area, iscrowd."""
+    try:
+        columns = [[entry[key] for entry in listed] for key in ("id", "image_id", "category_id", "iscrowd")]
+        areas = np.array([entry["area"] for entry in listed])
+    except (KeyError, ValueError):
+        return False
+    whole = all(set(map(type, column)) <= {int} for column in columns)
+    return whole and areas.dtype.kind in "if" and bool(np.isfinite(areas).all()) and len(set(columns[0])) == len(listed)
+
+
+def _look_up(table: Mapping[Any, int], values: Iterable[Any]) -> list[int | None]:
+    """`table[value]` of each value, also where an id is written as text or 12.0; None where there is no such key."""
+    found = []
+    for value in values:
+        try:
+            number = table.get(value)
+        except TypeError:  # a list or an object
+            number = None
+        found.append(table.get(as_id(value)) if number is None and value is not None else number)
+    return found
+
+
+def _boxes(entries: list[dict[str, Any]]) -> np.ndarray:
+    """(M, 4) float64 of each `bbox`; NaN for what is no list of four numbers."""
+    try:
+        boxes = np.array([entry["bbox"] for entry in entries])
+        if boxes.dtype.kind in "if" and boxes.shape == (len(entries), 4):
+            return boxes.astype(np.float64)
+    except (KeyError, ValueError):
+        pass  # one entry at a time, then
+    boxes = np.full((len(entries), 4), np.nan)
+    for index, entry in enumerate(entries):
+        box = entry.get("bbox")
+        if isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box):
+            boxes[index] = box
+    return boxes

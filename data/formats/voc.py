@@ -1,0 +1,182 @@
+"""PASCAL VOC labels: one XML file an image, boxes as the numbers of their first and last pixel."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data.formats.listing import Folders, report_orphans, report_unlabelled
+from data.formats.rows import KEPT, ImageTable, Problems, Rows, probe_sizes, to_labelled_images
+from utils.config import nearest
+from utils.structures import LabelledImages, Sample
+
+SUFFIX = ".xml"
+FOLDER = "Annotations"
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+def read(
+    images: Sequence[Path],
+    labels: Mapping[Path, Path],
+    names: Sequence[str],
+    *,
+    first_pixel: int = 1,
+    category_ids: Sequence[int] | None = None,
+    folders: Folders | None = None,
+    problems: Problems | None = None,
+) -> LabelledImages:
+    """A split in VOC form.
+
+    Images are numbered 1, 2, ... in their order, and class index i has the category id i + 1. `difficult` and
+    `truncated` objects are objects like any other; the tag `iscrowd`, which `write` adds, marks crowd regions.
+
+    Args:
+        images: image files in the order of the split.
+        labels: folder of images -> folder of its XML files.
+        first_pixel: the number of the leftmost pixel. 1 as in the VOC development kit: xmin and ymin are lowered by
+            one, so that a box of the whole image, 1 to width, is 0 to width here. 0 for tools that count from 0.
+        problems: what was found before, to be kept in order.
+    """
+    folders, problems = folders or Folders(), problems or Problems()
+    parsed = _Parsed(tuple(names), first_pixel, problems)
+    paths, files, unlabelled = [], [], []
+    for image in images:
+        file = labels[image.parent] / (image.stem + SUFFIX)
+        if not folders.has(file):
+            unlabelled.append(image)
+        elif not parsed.read_file(file, len(paths)):
+            continue  # whether the image shows objects is unknown: training on it as background would be wrong
+        paths.append(image)
+        files.append(file)
+    report_unlabelled(unlabelled, images, labels, problems)
+    report_orphans(labels, folders, problems, suffix=SUFFIX)
+    sizes = [None if isinstance(size, str) else size for size in probe_sizes(paths)]
+    for index, (written, size) in enumerate(zip((parsed.sizes.get(i) for i in range(len(paths))), sizes, strict=True)):
+        if written is not None and size is not None and written != size:
+            found = f"<size> says {written[1]}x{written[0]}, the upright image is {size[1]}x{size[0]}"
+            problems.add(files[index], found, KEPT)
+    rows = Rows(
+        np.array(parsed.image_index, np.int64),
+        np.array(parsed.labels, np.int64),
+        np.array(parsed.boxes, np.float64).reshape(-1, 4),
+        np.array(parsed.crowd, bool),
+        lambda row: f"{files[parsed.image_index[row]]}:{parsed.lines[row]}",
+    )
+    table = ImageTable(paths, range(1, len(paths) + 1), sizes)
+    return to_labelled_images(table, rows, names, category_ids or range(1, len(names) + 1), problems)
+
+
+class _Parsed:
+    """The objects of all XML files, column by column."""
+
+    def __init__(self, names: tuple[str, ...], first_pixel: int, problems: Problems) -> None:
+        self.label_of = {name: index for index, name in enumerate(names)}
+        self.first_pixel, self.problems = first_pixel, problems
+        self.sizes: dict[int, tuple[int, int]] = {}
+        self.image_index: list[int] = []
+        self.labels: list[int] = []
+        self.boxes: list[list[float]] = []
+        self.crowd: list[bool] = []
+        self.lines: list[int] = []
+
+    def read_file(self, file: Path, image_index: int) -> bool:
+        """Take in one XML file; False when it cannot be read at all."""
+        try:
+            data = file.read_bytes()
+            root = ET.fromstring(data)
+        except OSError as error:
+            self.problems.add(file, f"cannot be read ({error.strerror or error})", "its image is left out")
+            return False
+        except (ET.ParseError, ValueError, LookupError) as error:  # not well-formed; an unknown encoding
+            line = getattr(error, "position", (1, 0))[0]
+            self.problems.add(f"{file}:{line}", f"not valid XML ({error})", "its image is left out")
+            return False
+        self._read_size(root, image_index)
+        objects = root.findall("object")
+        starts = [match.start() for match in re.finditer(rb"<object[\s>/]", data)]
+        lines = [data.count(b"\n", 0, start) + 1 for start in starts]
+        if len(lines) != len(objects):  # an object in a comment, or UTF-16
+            lines = [1] * len(objects)
+        for line, element in zip(lines, objects, strict=True):
+            try:
+                label, box, crowd = self._parse(element)
+            except ValueError as error:
+                self.problems.add(f"{file}:{line}", str(error))
+                continue
+            self.image_index.append(image_index)
+            self.labels.append(label)
+            self.boxes.append(box)
+            self.crowd.append(crowd)
+            self.lines.append(line)
+        return True
+
+    def _read_size(self, root: ET.Element, image_index: int) -> None:
+        try:
+            size = (int(root.findtext("size/height", "")), int(root.findtext("size/width", "")))
+        except ValueError:
+            return  # <size> is not needed: the image itself is asked
+        if min(size) > 0:  # some tools write 0 for unknown
+            self.sizes[image_index] = size
+
+    def _parse(self, element: ET.Element) -> tuple[int, list[float], bool]:
+        name = (element.findtext("name") or "").strip()
+        if name not in self.label_of:
+            near = nearest(name, self.label_of)
+            hint = f" Did you mean '{near}'?" if near else ""
+            raise ValueError(f"class '{name}' is not among the names of the data set.{hint}")
+        box = []
+        for corner in CORNERS:
+            text = element.findtext(f"bndbox/{corner}")
+            try:
+                box.append(float(text))
+            except (TypeError, ValueError):
+                found = "nothing" if text is None else f"'{text.strip()}'"
+                raise ValueError(f"object '{name}': expected a number in <bndbox><{corner}>, found {found}") from None
+        box[0] -= self.first_pixel
+        box[1] -= self.first_pixel
+        return self.label_of[name], box, (element.findtext("iscrowd") or "0").strip() == "1"
+
+
+def find_names(images: Sequence[Path], labels: Mapping[Path, Path], *, limit: int = 200) -> list[str]:
+    """The class names in the XML files of the first `limit` images, sorted, to suggest for `names`."""
+    names = set()
+    for image in images[:limit]:
+        try:
+            root = ET.parse(labels[image.parent] / (image.stem + SUFFIX)).getroot()
+        except (OSError, ET.ParseError, ValueError, LookupError):
+            continue
+        names.update((element.text or "").strip() for element in root.findall("object/name"))
+    return sorted(names)
+
+
+def write(samples: Sequence[Sample], names: Sequence[str], images: Path, labels: Path) -> None:
+    """Write an XML file for each sample: `labels`/x/y.xml for the image `images`/x/y.jpg.
+
+    Pixels are counted from 1 and keep their fractions. A crowd region gets <iscrowd>1</iscrowd>, which `read` knows,
+    and <difficult>1</difficult>, VOC's own flag for what is neither to be found nor background.
+    """
+    for sample in samples:
+        root = ET.Element("annotation")
+        _texts(root, {"folder": sample.path.parent.name, "filename": sample.path.name})
+        _texts(ET.SubElement(root, "size"), {"width": sample.width, "height": sample.height, "depth": 3})
+        _texts(root, {"segmented": 0})
+        for box, label, crowd in zip(sample.boxes.tolist(), sample.labels.tolist(), sample.crowd.tolist(), strict=True):
+            element = ET.SubElement(root, "object")
+            _texts(element, {"name": names[label], "pose": "Unspecified", "truncated": 0, "difficult": int(crowd)})
+            if crowd:
+                _texts(element, {"iscrowd": 1})
+            corners = (box[0] + 1, box[1] + 1, box[2], box[3])
+            _texts(ET.SubElement(element, "bndbox"), {k: f"{v:.17g}" for k, v in zip(CORNERS, corners, strict=True)})
+        ET.indent(root)
+        file = (labels / sample.path.relative_to(images)).with_suffix(SUFFIX)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(ET.tostring(root, encoding="unicode") + "\n", encoding="utf-8")
+
+
+def _texts(parent: ET.Element, values: Mapping[str, object]) -> None:
+    for key, value in values.items():
+        ET.SubElement(parent, key).text = str(value)

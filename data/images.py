@@ -1,0 +1,152 @@
+"""The one decoder: every image of training, evaluation and detection is read here.
+
+Pillow, not OpenCV: its modes say what a file holds (palette, CMYK, 16 bit, alpha), a truncated file raises instead of
+coming back half grey, and the result does not change with the OpenCV release. The price is small: 2.2 ms against 1.8 ms
+an image over the 160 photos of coco_tiny, pixels identical (one core, Pillow 13, OpenCV 4.14).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+)
+"""Names in lower case that count as images in a folder; any file that Pillow knows may be named outright."""
+
+ORIENTATION = 0x0112
+"""The EXIF tag; 5 to 8 exchange height and width."""
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+NOT_IMAGES = {
+    b"version https://git-lfs": "a Git LFS pointer; fetch the file itself with 'git lfs pull'",
+    b"<!doctype html": "a web page; download the image again",
+    b"<html": "a web page; download the image again",
+}
+
+
+def read_image(path: Path) -> np.ndarray:
+    """The first image of a file, upright (EXIF orientation applied).
+
+    Grey and 1-bit become three equal channels, alpha and palette transparency are dropped, CMYK (Adobe's inverted JPEG
+    too) is converted, and of 16-bit values the high byte is kept, as Pillow and OpenCV do with 16-bit colour.
+
+    Returns:
+        (H, W, 3) uint8 RGB, contiguous and writable.
+    Raises:
+        ValueError: the file is missing, damaged, too large or no image; names it and says what to do.
+    """
+    return decode_image(_read_bytes(Path(path)), name=str(path))
+
+
+def decode_image(data: bytes, *, name: str = "image") -> np.ndarray:
+    """The image in the bytes of a file; see `read_image`. `name` is for messages."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            if image.format != "TIFF":  # Pillow turns TIFF by itself, and Pillow 10.0 would turn it twice
+                ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image)
+    except Exception as error:  # Pillow's parsers raise nearly anything on damaged bytes (struct.error, SyntaxError)
+        raise ValueError(_explain(error, data[:64], len(data), name)) from error
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) that `read_image` gives, from the header alone: pixels are not decoded.
+
+    Raises:
+        ValueError: the file is missing or no image.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            try:
+                with Image.open(file) as image:
+                    return _upright_size(image, file)
+            except Exception as error:
+                file.seek(0)
+                raise ValueError(_explain(error, file.read(64), path.stat().st_size, str(path))) from error
+    except OSError as error:
+        raise ValueError(_explain_os(error, path)) from None
+
+
+def _upright_size(image: Image.Image, file: BinaryIO) -> tuple[int, int]:
+    width, height = image.size
+    if image.format == "TIFF":  # image.size is upright already in some releases of Pillow, as stored in others
+        width, height, orientation = (image.tag_v2.get(tag, 1) for tag in (256, 257, ORIENTATION))
+    elif image.format == "PNG" and "exif" not in image.info and not _png_has_exif(file):
+        # PngImageFile.getexif would decode the pixels to see whether EXIF follows them
+        orientation = Image.Image.getexif(image).get(ORIENTATION, 1)
+    else:
+        orientation = image.getexif().get(ORIENTATION, 1)
+    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+
+
+def _png_has_exif(file: BinaryIO) -> bool:
+    """Whether an eXIf chunk stands anywhere in a PNG file, which some programs write behind the pixels."""
+    position = file.tell()
+    file.seek(len(PNG_SIGNATURE))
+    found = False
+    while len(header := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", header)
+        if kind in (b"eXIf", b"IEND"):
+            found = kind == b"eXIf"
+            break
+        file.seek(length + 4, io.SEEK_CUR)
+    file.seek(position)
+    return found
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        # 16 bit; older Pillow opens such PNG files as "I". convert("RGB") would clip at 255 instead of scaling.
+        high = (np.asarray(image) >> 8).astype(np.uint8)
+        return np.repeat(high[:, :, None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise ValueError("32-bit pixels have no agreed range; save the image with 8 or 16 bits a channel")
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    return np.array(image)
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(_explain_os(error, path)) from None
+
+
+def _explain_os(error: OSError, path: Path) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{path}: no such image file"
+    if isinstance(error, IsADirectoryError):
+        return f"{path}: a folder, expected an image file"
+    return f"{path}: cannot be read ({error.strerror or error})"
+
+
+def _explain(error: Exception, head: bytes, size: int, name: str) -> str:
+    """One message for everything that goes wrong while decoding."""
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return (
+            f"{name}: the header claims more pixels than are decoded ({error}). "
+            "Cut a genuine image of that size into tiles; delete anything else"
+        )
+    if isinstance(error, UnidentifiedImageError):
+        if size == 0:
+            return f"{name}: the file is empty; copy or download it again"
+        for start, what in NOT_IMAGES.items():
+            if head.lstrip().lower().startswith(start):
+                return f"{name}: not an image but {what}"
+        return (
+            f"{name}: not an image that Pillow knows ({size} bytes beginning with {head[:8]!r}); "
+            "save it as JPEG or PNG, or leave it out"
+        )
+    return (
+        f"{name}: cannot be decoded ({error or type(error).__name__}; {size} bytes); replace the file or leave it out"
+    )

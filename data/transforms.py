@@ -1,0 +1,170 @@
+"""From a decoded image to the network input: resize, random affine, colour, flips, and the albumentations pipeline."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+
+from utils.boxes import Letterbox, clip
+from utils.config import ConfigError, unknown_key
+from utils.training.config import AugmentConfig
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # the library would ask a server for its newest version
+import albumentations
+
+FILL = 114
+"""Grey level around letterboxed and augmented images."""
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """An image in memory with its labels.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        boxes: (N, 4) float32 xyxy pixels of this image; labels (N,) int64; crowd (N,) bool.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+
+
+def resize_image(image: np.ndarray, letterbox: Letterbox, size: tuple[int, int]) -> np.ndarray:
+    """The network input (H, W, 3) uint8 of an image: bilinear resize, then grey on the sides."""
+    height = round(letterbox.height * letterbox.scale_y)
+    width = round(letterbox.width * letterbox.scale_x)
+    if image.shape[:2] != (height, width):
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    if (height, width) == tuple(size):
+        return image
+    canvas = np.full((*size, 3), FILL, np.uint8)
+    top, left = int(letterbox.pad_y), int(letterbox.pad_x)
+    canvas[top : top + height, left : left + width] = image
+    return canvas
+
+
+def random_affine(
+    item: Labelled, centre: tuple[float, float], size: tuple[int, int], config: AugmentConfig, rng: np.random.Generator
+) -> Labelled:
+    """Rotate, scale, shear and shift about `centre` (x, y), which lands near the middle of an image of `size` (h, w)."""
+    height, width = size
+    angle = math.radians(rng.uniform(-config.degrees, config.degrees))
+    factor = rng.uniform(1 - config.scale, 1 + config.scale)
+    shear_x, shear_y = (math.tan(math.radians(a)) for a in rng.uniform(-config.shear, config.shear, 2))
+    shift_x, shift_y = rng.uniform(0.5 - config.translate, 0.5 + config.translate, 2)
+    rotation = factor * np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    linear = np.array([[1, shear_x], [shear_y, 1]]) @ rotation
+    offset = np.array([shift_x * width, shift_y * height]) - linear @ np.array(centre)
+    return warp(item, np.column_stack((linear, offset)), size, config)
+
+
+def warp(item: Labelled, matrix: np.ndarray, size: tuple[int, int], config: AugmentConfig) -> Labelled:
+    """Image and boxes through an affine map.
+
+    Args:
+        matrix: (2, 3), from pixels of the image to pixels of the result, edges at whole numbers.
+        size: (height, width) of the result.
+    """
+    # OpenCV counts from pixel centres, boxes count from pixel edges: half a pixel apart.
+    linear, half = matrix[:, :2], np.array([0.5, 0.5])
+    centred = np.column_stack((linear, matrix[:, 2] + linear @ half - half))
+    image = cv2.warpAffine(item.image, centred, (size[1], size[0]), flags=cv2.INTER_LINEAR, borderValue=(FILL,) * 3)
+    corners = item.boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2) @ linear.T + matrix[:, 2]
+    moved = np.concatenate((corners.min(axis=1), corners.max(axis=1)), axis=1)
+    return keep_visible(replace(item, image=image, boxes=moved), config)
+
+
+def keep_visible(item: Labelled, config: AugmentConfig) -> Labelled:
+    """Boxes clipped to the image, without those that have too little left (min_area, min_side)."""
+    height, width = item.image.shape[:2]
+    clipped = clip(item.boxes, height, width)
+    sides = clipped[:, 2:] - clipped[:, :2]
+    whole = np.prod(item.boxes[:, 2:] - item.boxes[:, :2], axis=1)
+    keep = (sides > config.min_side).all(axis=1) & (np.prod(sides, axis=1) > config.min_area * whole)
+    return Labelled(item.image, clipped[keep].astype(np.float32), item.labels[keep], item.crowd[keep])
+
+
+def random_flips(item: Labelled, config: AugmentConfig, rng: np.random.Generator) -> Labelled:
+    """Mirror images, left-right and upside-down."""
+    image, boxes = item.image, item.boxes
+    height, width = image.shape[:2]
+    left_right, upside_down = rng.random(2)
+    if left_right < config.flip_lr:
+        image, boxes = image[:, ::-1], np.stack((width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]), 1)
+    if upside_down < config.flip_ud:
+        image, boxes = image[::-1], np.stack((boxes[:, 0], height - boxes[:, 3], boxes[:, 2], height - boxes[:, 1]), 1)
+    return replace(item, image=np.ascontiguousarray(image), boxes=boxes)
+
+
+def random_hsv(image: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
+    """Hue, saturation and value, each times a factor from [1 - x, 1 + x]."""
+    factors = 1 + rng.uniform(-1, 1, 3) * (config.hue, config.saturation, config.value)
+    if not (config.hue or config.saturation or config.value):
+        return image
+    hue, saturation, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))
+    levels = np.arange(256)
+    tables = (levels * factors[0] % 180, np.clip(levels * factors[1], 0, 255), np.clip(levels * factors[2], 0, 255))
+    channels = [
+        cv2.LUT(channel, table.astype(np.uint8))
+        for channel, table in zip((hue, saturation, value), tables, strict=True)
+    ]
+    return cv2.cvtColor(cv2.merge(channels), cv2.COLOR_HSV2RGB)
+
+
+class AlbumentationsPipeline:
+    """Transforms of the albumentations library, written in the recipe as {type: NAME, argument: value, ...}.
+
+    Args:
+        specs: one mapping a transform, applied in this order.
+        where: the recipe key, for messages.
+    Raises:
+        ConfigError: an unknown transform or argument.
+    """
+
+    def __init__(self, specs: list[dict[str, Any]], *, where: str = "augment.albumentations") -> None:
+        transforms = [_transform(spec, where=f"{where}[{index}]") for index, spec in enumerate(specs)]
+        self.compose = albumentations.Compose(
+            transforms,
+            bbox_params=albumentations.BboxParams(format="pascal_voc", label_fields=["rows"], clip=True),
+        )
+        self.empty = not transforms
+
+    def __call__(self, item: Labelled, rng: np.random.Generator) -> Labelled:
+        """The item after all transforms; the image may change its size."""
+        if self.empty:
+            return item
+        self.compose.set_random_seed(int(rng.integers(2**31)))
+        result = self.compose(image=item.image, bboxes=item.boxes, rows=np.arange(len(item.boxes)))
+        rows = np.asarray(result["rows"], dtype=np.int64)
+        boxes = np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 4)
+        return Labelled(result["image"], boxes, item.labels[rows], item.crowd[rows])
+
+
+def _transform(spec: dict[str, Any], *, where: str) -> albumentations.BasicTransform:
+    known = {
+        name: kind
+        for name, kind in vars(albumentations).items()
+        if isinstance(kind, type) and issubclass(kind, albumentations.BasicTransform)
+    }
+    name = spec.get("type")
+    if name not in known:
+        message = (
+            unknown_key(where, f"type: {name}", known).split(" Known:")[0].replace("unknown key", "unknown transform")
+        )
+        raise ConfigError(f"{message} See the list of transforms in albumentations' documentation.")
+    arguments = {key: value for key, value in spec.items() if key != "type"}
+    accepted = set(known[name].InitSchema.model_fields) if hasattr(known[name], "InitSchema") else set(arguments)
+    for key in arguments:
+        if key not in accepted:
+            raise ConfigError(unknown_key(where, key, accepted - {"strict"}, owner=f" of albumentations' {name}"))
+    try:
+        return known[name](**arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: albumentations refuses {spec}: {error}") from None

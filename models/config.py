@@ -1,0 +1,97 @@
+"""ModelConfig: a checked cfg/<model>.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from utils.config import ROOT, ConfigError, apply_overrides, find_file, load_yaml, to_dataclass
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What inference needs to know of a model.
+
+    Args:
+        backbone, neck, head: each a mapping with `type`; the other keys are that type's keyword arguments. `neck: null`
+            joins head and backbone directly.
+        image_size: side or [height, width] of the network input in pixels; read it as `size`.
+        resize: how images get that size; 'letterbox' keeps the aspect, 'stretch' does not (darknet's default).
+        published: figures that others reported for this model, one mapping per `image_size`, shown beside ours.
+        name: the model's name, by default that of its file; it stands in messages.
+    """
+
+    backbone: dict[str, Any]
+    head: dict[str, Any]
+    neck: dict[str, Any] | None = None
+    image_size: int | list[int] = 416
+    resize: Literal["letterbox", "stretch"] = "letterbox"
+    published: list[dict[str, Any]] = field(default_factory=list)
+    name: str = "model"
+
+    def __post_init__(self) -> None:
+        sides = [self.image_size] * 2 if isinstance(self.image_size, int) else self.image_size
+        if len(sides) != 2 or min(sides) < 1:
+            raise ValueError(f"image_size: expected one side or [height, width], above 0, found {self.image_size}")
+        for figures in self.published:
+            if not isinstance(figures.get("image_size"), int):
+                raise ValueError(f"published: expected an image_size in pixels with every entry, found {figures}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the network input in pixels."""
+        if isinstance(self.image_size, int):
+            return self.image_size, self.image_size
+        height, width = self.image_size
+        return height, width
+
+
+def load_model_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> ModelConfig:
+    """A model file with its `base` files merged in.
+
+    Args:
+        name_or_path: a path, or the name of a file in cfg/.
+        overrides: `key.path=value` assignments, carried out last.
+    Raises:
+        ConfigError: no such file, or wrong keys or values in it.
+    """
+    path = find_file(str(name_or_path), [ROOT / "cfg"], what="model config")
+    values = apply_overrides(_load_with_base(path, ()), overrides)
+    return to_dataclass(ModelConfig, {"name": path.stem, **values}, where=f"{path}: model")
+
+
+def model_config_from(values: Mapping[str, Any], *, where: str) -> ModelConfig:
+    """A configuration from plain values, as a checkpoint or a run's config.yaml holds them."""
+    return to_dataclass(ModelConfig, values, where=where)
+
+
+def _load_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """The mapping in `path` over the one its key `base` names (a path relative to the file, or a name in cfg/)."""
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: base: this file is its own base, by way of {', '.join(map(str, seen))}")
+    values = load_yaml(path)
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: base: expected the name of a model file, found {base!r}")
+    beside = path.parent / base
+    file = find_file(str(beside if beside.is_file() else base), [path.parent, ROOT / "cfg"], what=f"{path}: base")
+    inherited = _load_with_base(file, (*seen, path.resolve()))
+    for own in ("published", "name"):  # they belong to that model, not to its variants
+        inherited.pop(own, None)
+    return _merge(inherited, values)
+
+
+def _merge(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` over `base`, mappings key by key; a mapping that names another `type` replaces the base's whole."""
+    merged = dict(base)
+    for key, value in values.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            same_type = value.get("type", old.get("type")) == old.get("type")
+            value = _merge(old, value) if same_type else value
+        merged[key] = value
+    return merged

@@ -1,0 +1,110 @@
+"""What every predictor has in common: ModelInfo, which exported files carry along, and predict()."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.build import nearest_multiple
+from utils.config import ConfigError
+
+_KEYS = ("names", "category_ids", "image_size", "resize", "stride")
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What must be known beside the weights.
+
+    Args:
+        names: class names by label; category_ids: the data set's own id of each.
+        image_size: (height, width) the model was trained or exported for.
+        resize: how images get that size, 'letterbox' or 'stretch'.
+        stride: both sides of an input are multiples of it.
+        fixed_size: whether inputs of `image_size` alone are taken.
+        data: the data it was trained on, a data YAML or 'shapes'; None where the file does not say.
+    """
+
+    names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    image_size: tuple[int, int]
+    resize: str
+    stride: int
+    fixed_size: bool = False
+    data: str | None = None
+
+    def check_size(self, size: tuple[int, int], *, where: str) -> None:
+        """Refuse a (height, width) that the model cannot take.
+
+        Args:
+            where: the option it came from.
+        Raises:
+            ConfigError: names a size that fits.
+        """
+        wanted = f"{size[0]} x {size[1]}"
+        if self.fixed_size and size != self.image_size:
+            raise ConfigError(
+                f"{where}: {wanted} pixels, but this file was exported for {self.image_size[0]} x {self.image_size[1]} "
+                f"alone; leave {where} out, or export again with that size or with --dynamic"
+            )
+        if min(size) < 1 or any(side % self.stride for side in size):
+            nearest = " x ".join(str(nearest_multiple(side, self.stride)) for side in size)
+            raise ConfigError(
+                f"{where}: expected multiples of {self.stride}, the model's coarsest stride, found {wanted}; "
+                f"the nearest is {nearest}"
+            )
+
+    def to_metadata(self) -> dict[str, str]:
+        """Key and JSON text, for the metadata of an exported file."""
+        return {key: json.dumps(getattr(self, key), ensure_ascii=False) for key in _KEYS}
+
+    @classmethod
+    def from_metadata(
+        cls, metadata: Mapping[str, str], *, shape: tuple[int | None, int | None], where: str
+    ) -> ModelInfo:
+        """What `to_metadata` wrote.
+
+        Args:
+            shape: (height, width) of the file's input, None where it takes any.
+        Raises:
+            ConfigError: a key is missing or unreadable: not an export of ours.
+        """
+        try:
+            names, ids, (height, width), resize, stride = (json.loads(metadata[key]) for key in _KEYS)
+            size = (shape[0] or int(height), shape[1] or int(width))
+            return cls(tuple(map(str, names)), tuple(ids), size, str(resize), int(stride), fixed_size=None not in shape)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{where}: not a detector exported by CSPDet, its metadata is missing or wrong "
+                f"({type(error).__name__}: {error}); export the checkpoint with export.py"
+            ) from None
+
+
+class Predictor(ABC):
+    """A model ready to run, whatever runs it.
+
+    Args:
+        info: classes, sizes and resize; each is an attribute here too.
+        device: where `predict` takes its images.
+        precision: 'fp32' or 'fp16'.
+        runtime: what runs the model and where, for `description`, one line for the output.
+    """
+
+    def __init__(self, info: ModelInfo, *, device: torch.device, precision: str, runtime: str) -> None:
+        self.info = info
+        self.names = info.names
+        self.category_ids = info.category_ids
+        self.image_size = info.image_size
+        self.resize = info.resize
+        self.stride = info.stride
+        self.device = device
+        self.precision = precision
+        self.description = f"{runtime}, {precision}, {len(info.names)} classes"
+
+    @abstractmethod
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) float RGB in [0, 1] -> boxes (B, N, 4) xyxy pixels of these images, scores (B, N, C) up to 1."""

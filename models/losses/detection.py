@@ -1,0 +1,168 @@
+"""AnchorLoss: raw maps and targets -> box, objectness and class terms."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torchvision.ops import box_iou
+
+from models.assigners.anchor_iou import AnchorIoUAssigner, Assignment
+from models.assigners.anchor_ratio import AnchorRatioAssigner
+from models.heads.anchor import AnchorHead
+from models.losses.iou import BOX_LOSSES, aligned_iou
+from utils.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from utils.config import build
+from utils.dist import sum_over_ranks
+from utils.structures import Targets
+
+ASSIGNERS = {"anchor_iou": AnchorIoUAssigner, "anchor_ratio": AnchorRatioAssigner}
+
+
+class AnchorLoss(nn.Module):
+    """The YOLO loss: box regression on positives, logistic cross-entropy for objectness and for each class.
+
+    Every term is a sum divided by the number of positives in the whole batch over all ranks, so the batch's split over
+    processes changes nothing. Crowd regions are neither objects nor background.
+
+    Args:
+        head: whose maps are judged; gives anchors, strides and the decode.
+        assigner: mapping {type: anchor_iou | anchor_ratio, ...}.
+        box: 'ciou', 'diou', 'giou', 'iou', or 'mse' (YOLOv3: squared error of the raw values, small boxes up to twice).
+        box_gain, objectness_gain, class_gain: weights of the terms.
+        level_gains: weight of each level's objectness, finest first; null weighs all levels alike.
+        objectness_target: 'iou' learns the IoU of the box, 'one' learns 1 (darknet).
+        ignore_thresh: no objectness loss where a box overlaps any object by more than this (spec 4.3 item 1); null: off.
+        label_smoothing: eps of y * (1 - eps) + eps / 2 on the class targets.
+    """
+
+    def __init__(
+        self,
+        *,
+        head: AnchorHead,
+        assigner: dict | None = None,
+        box: Literal["ciou", "diou", "giou", "iou", "mse"] = "ciou",
+        box_gain: float = 5.0,
+        objectness_gain: float = 1.0,
+        class_gain: float = 1.0,
+        level_gains: list[float] | None = None,
+        objectness_target: Literal["iou", "one"] = "iou",
+        ignore_thresh: float | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        levels = len(head.strides)
+        if level_gains is not None and len(level_gains) != levels:
+            raise ValueError(f"level_gains: {len(level_gains)} values for {levels} levels")
+        self.head = head
+        self.assigner = build(
+            ASSIGNERS, assigner or {"type": "anchor_ratio"}, where="loss.assigner", scale_xy=head.scale_xy
+        )
+        self.box = box
+        self.gains = {"box": box_gain, "objectness": objectness_gain, "class": class_gain}
+        self.level_gains = level_gains or [1.0] * levels
+        self.objectness_target = objectness_target
+        self.ignore_thresh = ignore_thresh
+        self.label_smoothing = label_smoothing
+
+    def forward(self, raw_maps: list[Tensor], targets: Targets) -> dict[str, Tensor]:
+        """The weighted terms 'box', 'objectness' and 'class'; the loss is their sum.
+
+        Args:
+            raw_maps: (B, A * (5 + C), h, w) a level.
+        """
+        raw_maps = [raw.float() for raw in raw_maps]
+        objects = targets.select(~targets.crowd)
+        assignments = self.assigner(
+            objects, self.head.anchors, self.head.strides, [tuple(raw.shape[2:]) for raw in raw_maps]
+        )
+        count = raw_maps[0].new_tensor(float(sum(map(len, assignments))))
+        positives = sum_over_ranks(count).clamp(min=1)
+        terms = {name: raw_maps[0].sum() * 0 for name in self.gains}  # zero, and joined to the graph on every rank
+        for level, (raw, assignment) in enumerate(zip(raw_maps, assignments, strict=True)):
+            for name, value in self._level(raw, level, assignment, objects, targets).items():
+                terms[name] = terms[name] + value * (self.gains[name] / positives)
+        return terms
+
+    def _level(
+        self, raw: Tensor, level: int, assignment: Assignment, objects: Targets, targets: Targets
+    ) -> dict[str, Tensor]:
+        """Sums over one level, before gains."""
+        head = self.head
+        values = head.split(raw, level)
+        place = (assignment.image, assignment.anchor, assignment.row, assignment.column)
+        found = values[place]
+        goals = objects.boxes[assignment.target]
+        anchors = head.anchors[level][assignment.anchor]
+        cells = torch.stack((assignment.column, assignment.row), dim=1).to(raw.dtype)
+        boxes = cxcywh_to_xyxy(head.decode_boxes(found[:, :4], cells, anchors, level))
+        if self.box == "mse":
+            box = self._squared_error(found[:, :4], cells, anchors, goals, level, raw.shape)
+        else:
+            box = BOX_LOSSES[self.box](boxes, goals)
+
+        quality = aligned_iou(boxes.detach(), goals) if self.objectness_target == "iou" else torch.ones_like(box)
+        wanted = torch.zeros(values.shape[:-1], device=raw.device)
+        # Two objects may share a prediction: the better fit is its objectness.
+        flat = _flat_index(place, wanted.shape)
+        wanted.view(-1).scatter_reduce_(0, flat, quality.detach(), reduce="amax")
+        weight = self._background_weight(raw, level, objects, targets)
+        if weight is not None:
+            weight.view(-1)[flat] = 1
+        objectness = binary_cross_entropy_with_logits(values[..., 4], wanted, weight=weight, reduction="sum")
+
+        classes = torch.full_like(found[:, 5:], self.label_smoothing / 2)
+        classes[torch.arange(len(found), device=raw.device), objects.labels[assignment.target]] = (
+            1 - self.label_smoothing / 2
+        )
+        return {
+            "box": box.sum(),
+            "objectness": objectness * self.level_gains[level],
+            "class": binary_cross_entropy_with_logits(found[:, 5:], classes, reduction="sum"),
+        }
+
+    def _squared_error(
+        self, values: Tensor, cells: Tensor, anchors: Tensor, goals: Tensor, level: int, shape: torch.Size
+    ) -> Tensor:
+        """YOLOv3's box loss (spec 4.3 item 5): squared error of x, y in the cell and of the log sizes, times 2 - area."""
+        goals = xyxy_to_cxcywh(goals)
+        stride, scale = self.head.strides[level], self.head.scale_xy[level]
+        offset = values[:, :2].sigmoid() * scale - 0.5 * (scale - 1)
+        predicted = self.head.decode_boxes(values, cells, anchors, level)[:, 2:]
+        error = (offset - (goals[:, :2] / stride - cells)) ** 2 + (predicted / goals[:, 2:]).log() ** 2
+        area = goals[:, 2:].prod(dim=1) / (shape[2] * shape[3] * stride**2)
+        return 0.5 * error.sum(dim=1) * (2 - area)
+
+    @torch.no_grad()
+    def _background_weight(self, raw: Tensor, level: int, objects: Targets, targets: Targets) -> Tensor | None:
+        """(B, A, h, w): 0 where a prediction is not to be called background, else 1; None when nothing is ignored."""
+        if self.ignore_thresh is None and not bool(targets.crowd.any()):
+            return None
+        boxes = cxcywh_to_xyxy(self.head.decode_level(raw, level))
+        weight = torch.ones(boxes.shape[:-1], device=raw.device)
+        crowd = targets.select(targets.crowd)
+        for image in range(len(boxes)):
+            candidates = boxes[image].reshape(-1, 4)
+            ignored = torch.zeros(len(candidates), dtype=torch.bool, device=raw.device)
+            mine = objects.boxes[objects.image_index == image]
+            if self.ignore_thresh is not None and len(mine):
+                ignored |= (box_iou(candidates, mine) > self.ignore_thresh).any(dim=1)
+            regions = crowd.boxes[crowd.image_index == image]
+            if len(regions):
+                ignored |= (_share_inside(candidates, regions) > 0.5).any(dim=1)
+            weight[image].view(-1)[ignored] = 0
+        return weight
+
+
+def _flat_index(place: tuple[Tensor, ...], shape: torch.Size) -> Tensor:
+    """Positions (image, anchor, row, column) as indices into the flattened map."""
+    image, anchor, row, column = place
+    return ((image * shape[1] + anchor) * shape[2] + row) * shape[3] + column
+
+
+def _share_inside(boxes: Tensor, regions: Tensor) -> Tensor:
+    """(N, M) share of each box's area that lies in each region, as COCO matches crowds."""
+    low, high = torch.maximum(boxes[:, None, :2], regions[:, :2]), torch.minimum(boxes[:, None, 2:], regions[:, 2:])
+    return (high - low).clamp(min=0).prod(dim=-1) / (boxes[:, 2:] - boxes[:, :2]).prod(dim=-1).clamp(min=1e-6)[:, None]

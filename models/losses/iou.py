@@ -1,0 +1,29 @@
+"""Box regression losses for aligned pairs of boxes, on torchvision's IoU losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
+
+
+def aligned_iou(boxes: Tensor, others: Tensor, *, eps: float = 1e-7) -> Tensor:
+    """IoU of pair i, i: (N, 4) and (N, 4) xyxy -> (N,) in [0, 1]."""
+    overlap = (boxes[:, 2:].minimum(others[:, 2:]) - boxes[:, :2].maximum(others[:, :2])).clamp(min=0).prod(dim=-1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=-1) + (others[:, 2:] - others[:, :2]).prod(dim=-1)
+    return overlap / (areas - overlap + eps)
+
+
+def iou_loss(boxes: Tensor, others: Tensor) -> Tensor:
+    """1 - IoU (Yu et al., arXiv:1608.01471 without the logarithm); no gradient where boxes do not meet."""
+    return 1 - aligned_iou(boxes, others)
+
+
+BOX_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "iou": iou_loss,
+    "giou": generalized_box_iou_loss,
+    "diou": distance_box_iou_loss,
+    "ciou": complete_box_iou_loss,
+}
+"""(N, 4) predicted and (N, 4) target xyxy in one unit -> (N,) loss; 'mse' works on raw values and lives in AnchorLoss."""

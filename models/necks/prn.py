@@ -1,0 +1,69 @@
+"""Partial residual network: levels joined by additions of leading channels (Wang et al., ICCVW 2019; spec 3.2)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from models.layers import Activation, ConvNormAct, Shortcut
+from utils.structures import Features
+
+
+class PRN(nn.Module):
+    """The neck of yolov3-tiny-prn on any backbone; three levels make it PRN-3l.
+
+    Args:
+        features: what the backbone gives; the coarsest `len(channels)` maps are used.
+        channels: width of each level, finest first.
+    """
+
+    def __init__(self, *, features: Features, channels: list[int], activation: Activation = "leaky") -> None:
+        super().__init__()
+        levels = len(channels)
+        if not 1 <= levels <= len(features.channels):
+            raise ValueError(
+                f"channels {channels}: expected 1 to {len(features.channels)} entries, "
+                f"one per level; the backbone gives strides {list(features.strides)}"
+            )
+        self.levels = levels
+        taps = features.channels[-levels:]
+        top = channels[-1]
+        self.reduce = ConvNormAct(taps[-1], top, activation=activation)
+        self.conv = ConvNormAct(top, top, 3, activation=activation)
+        self.shortcut = Shortcut(top, top, activation=activation)
+        self.finer = nn.ModuleList(
+            _FinerLevel(coarse, fine, tap, activation)
+            for (coarse, fine), tap in zip(pairwise(channels[::-1]), taps[-2::-1], strict=True)
+        )
+        self.features = Features(tuple(channels), features.strides[-levels:])
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """The backbone's maps -> one map per level, finest first."""
+        *finer, coarsest = maps[-self.levels :]
+        reduced = self.reduce(coarsest)
+        x = self.conv(reduced)
+        outputs = [self.shortcut(x, reduced)]
+        for level, tap in zip(self.finer, reversed(finer), strict=True):
+            x, output = level(x, tap)
+            outputs.append(output)
+        return outputs[::-1]
+
+
+class _FinerLevel(nn.Module):
+    """The coarser level's convolution (before its additions) upsampled and added to the leading channels of a tap."""
+
+    def __init__(self, coarse: int, width: int, tap: int, activation: Activation) -> None:
+        super().__init__()
+        self.reduce = ConvNormAct(coarse, width, activation=activation)
+        self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
+        self.join = Shortcut(width, tap, activation=activation)
+        self.conv = ConvNormAct(width, width, 3, activation=activation)
+        self.add_upsampled = Shortcut(width, width, activation=activation)
+        self.add_tap = Shortcut(width, tap, activation=activation)
+
+    def forward(self, coarse: Tensor, tap: Tensor) -> tuple[Tensor, Tensor]:
+        """The level's convolution, for the next level; and its output, for the head."""
+        upsampled = self.upsample(self.reduce(coarse))
+        x = self.conv(self.join(upsampled, tap))
+        return x, self.add_tap(self.add_upsampled(x, upsampled), tap)

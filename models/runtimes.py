@@ -1,0 +1,102 @@
+"""Predictors of exported files: ONNX Runtime and OpenVINO, both optional packages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.info import ModelInfo, Predictor
+from utils.config import ConfigError
+
+
+class OnnxPredictor(Predictor):
+    """An ONNX file: input 'images' (B, 3, H, W), outputs 'boxes' and 'scores'; metadata from ModelInfo.to_metadata."""
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise ConfigError(f"{path}: needs ONNX Runtime, which is not installed: pip install onnxruntime") from None
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if device.type == "cuda":
+            providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
+        if device.type == "mps" or (
+            device.type == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
+        ):
+            raise ConfigError(
+                f"{path}: this ONNX Runtime cannot use {device}; use --device cpu, or for CUDA install "
+                "onnxruntime-gpu in its place"
+            )
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), providers=providers)
+        except Exception as error:  # ONNX Runtime's own exceptions share no other base
+            raise ConfigError(f"{path}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from None
+        source = self.session.get_inputs()[0]
+        self.batch, *sides = (side if isinstance(side, int) else None for side in (source.shape[i] for i in (0, 2, 3)))
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        info = ModelInfo.from_metadata(metadata, shape=tuple(sides), where=str(path))
+        self.dtype = np.float16 if source.type == "tensor(float16)" else np.float32
+        precision = "fp16" if self.dtype is np.float16 else "fp32"
+        runtime = f"ONNX Runtime {onnxruntime.__version__} on {device}"
+        super().__init__(info, device=torch.device("cpu"), precision=precision, runtime=runtime)
+
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See Predictor."""
+
+        def run(part: np.ndarray) -> list[np.ndarray]:
+            return self.session.run(["boxes", "scores"], {"images": part.astype(self.dtype, copy=False)})
+
+        return _in_batches(run, images.numpy(), self.batch)
+
+
+class OpenVinoPredictor(Predictor):
+    """An OpenVINO .xml with its .bin, on the CPU: names as in ONNX; metadata in rt_info under 'cspdet'."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import openvino
+        except ImportError:
+            raise ConfigError(f"{path}: needs OpenVINO, which is not installed: pip install openvino") from None
+        core = openvino.Core()
+        try:
+            model = core.read_model(path)
+            # Without the hint some CPUs compute in bf16, and the figures would not be those of the other formats.
+            self.compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        except RuntimeError as error:
+            raise ConfigError(f"{path}: OpenVINO cannot load it: {str(error).strip().splitlines()[0]}") from None
+        keys = model.get_rt_info("cspdet").value if model.has_rt_info("cspdet") else {}
+        metadata = {key: model.get_rt_info(["cspdet", key]).value for key in keys}
+        shape = model.input(0).get_partial_shape()
+        self.batch, *sides = (shape[i].get_length() if shape[i].is_static else None for i in (0, 2, 3))
+        info = ModelInfo.from_metadata(metadata, shape=tuple(sides), where=str(path))
+        runtime = f"OpenVINO {openvino.__version__.split('-')[0]} on cpu"
+        super().__init__(info, device=torch.device("cpu"), precision="fp32", runtime=runtime)
+
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See Predictor."""
+
+        def run(part: np.ndarray) -> list[np.ndarray]:
+            found = self.compiled({"images": part})
+            return [found["boxes"], found["scores"]]
+
+        return _in_batches(run, images.numpy(), self.batch)
+
+
+def _in_batches(
+    run: Callable[[np.ndarray], Sequence[np.ndarray]], images: np.ndarray, size: int | None
+) -> tuple[Tensor, Tensor]:
+    """Boxes and scores of any number of images from a file that takes `size` at a time (None: as many as come)."""
+    parts = []
+    for start in range(0, len(images), size or max(len(images), 1)):
+        part = images[start : start + (size or len(images))]
+        count = len(part)
+        if size is not None and count < size:
+            part = np.concatenate((part, np.zeros((size - count, *part.shape[1:]), part.dtype)))
+        parts.append([output[:count] for output in run(part)])
+    boxes, scores = (torch.from_numpy(np.concatenate(outputs)).float() for outputs in zip(*parts, strict=True))
+    return boxes, scores

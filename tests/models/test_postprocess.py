@@ -1,0 +1,191 @@
+"""Postprocessing against a naive NumPy reference, against torchvision, and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from models.postprocess import NMS_KINDS, postprocess, suppress
+from utils.structures import Detections
+
+DEFAULTS = {"conf_thres": 0.1, "iou_thres": 0.5, "max_det": 100}
+
+
+def naive(boxes: np.ndarray, scores: np.ndarray, *, conf: float, iou: float, max_det: int, kind: str, beta: float):
+    """One class at a time, one pair at a time, in double precision; rows (score, box index, class) best first."""
+
+    def overlap(a: np.ndarray, b: np.ndarray) -> float:
+        width = min(a[2], b[2]) - max(a[0], b[0])
+        height = min(a[3], b[3]) - max(a[1], b[1])
+        shared = width * height if width > 0 and height > 0 else 0.0
+        union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
+        value = shared / union if union > 0 else 0.0
+        if kind == "default":
+            return value
+        d = ((a[0] + a[2]) / 2 - (b[0] + b[2]) / 2) ** 2 + ((a[1] + a[3]) / 2 - (b[1] + b[3]) / 2) ** 2
+        c = (max(a[2], b[2]) - min(a[0], b[0])) ** 2 + (max(a[3], b[3]) - min(a[1], b[1])) ** 2
+        return value - (d / c) ** (0.6 if kind == "greedynms" else beta) if c > 0 else value
+
+    rows = []
+    for label in range(scores.shape[1]):
+        order = sorted(np.flatnonzero(scores[:, label] > conf), key=lambda i: -scores[i, label])
+        kept: list[int] = []
+        for i in order:
+            if all(overlap(boxes[k].astype(float), boxes[i].astype(float)) <= iou for k in kept):
+                kept.append(i)
+        rows += [(float(scores[i, label]), int(i), label) for i in kept]
+    return sorted(rows, key=lambda row: (-row[0], row[1], row[2]))[:max_det]
+
+
+def crowded(seed: int, *, count: int = 250, classes: int = 4, size: float = 300) -> tuple[torch.Tensor, torch.Tensor]:
+    """Boxes that overlap a lot, scores with many ties, about half below the threshold."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.rand(1, count, 2, generator=generator) * size
+    sizes = torch.rand(1, count, 2, generator=generator) * size / 3 + 20
+    scores = (torch.rand(1, count, classes, generator=generator) * 0.2).mul(100).round().div(100)
+    return torch.cat((centres - sizes / 2, centres + sizes / 2), dim=-1), scores
+
+
+def test_nothing_in_nothing_out() -> None:
+    assert postprocess(torch.zeros(0, 5, 4), torch.zeros(0, 5, 3), **DEFAULTS) == []
+    for count, score in ((0, 0.0), (5, 0.05), (5, float("nan"))):
+        (found,) = postprocess(torch.rand(1, count, 4), torch.full((1, count, 3), score), **DEFAULTS)
+        assert found.boxes.shape == (0, 4)
+        assert found.scores.shape == found.labels.shape == (0,)
+        assert (found.boxes.dtype, found.labels.dtype) == (torch.float32, torch.int64)
+
+
+def test_one_box_may_have_several_classes() -> None:
+    box, scores = torch.tensor([[[1.0, 2, 3, 4]]]), torch.tensor([[[0.3, 0.05, 0.9]]])
+    (found,) = postprocess(box, scores, **DEFAULTS)
+    assert found.labels.tolist() == [2, 0]
+    assert found.scores.tolist() == pytest.approx([0.9, 0.3])
+    assert found.boxes.tolist() == [[1, 2, 3, 4]] * 2
+
+
+def test_a_score_at_the_threshold_does_not_count() -> None:
+    box, scores = torch.tensor([[[1.0, 2, 3, 4]]]), torch.tensor([[[0.5]]])
+    assert len(postprocess(box, scores, conf_thres=0.5, iou_thres=0.5, max_det=9)[0]) == 0
+    assert len(postprocess(box, scores, conf_thres=0.4999, iou_thres=0.5, max_det=9)[0]) == 1
+
+
+def test_an_overlap_at_the_threshold_stays() -> None:
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 5]]])
+    scores = torch.tensor([[[0.9], [0.8]]])
+    assert len(postprocess(boxes, scores, conf_thres=0.1, iou_thres=0.5, max_det=9)[0]) == 2
+    assert len(postprocess(boxes, scores, conf_thres=0.1, iou_thres=0.499, max_det=9)[0]) == 1
+
+
+@pytest.mark.parametrize("kind", NMS_KINDS)
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("max_det", [10, 1000])
+def test_equals_the_naive_reference(kind: str, seed: int, max_det: int) -> None:
+    boxes, scores = crowded(seed)
+    options = {"conf_thres": 0.1, "iou_thres": 0.45, "max_det": max_det}
+    (found,) = postprocess(boxes, scores, nms=kind, beta_nms=0.8, **options)
+    image_boxes, image_scores = boxes[0].numpy(), scores[0].numpy()
+    rows = naive(image_boxes, image_scores, conf=0.1, iou=0.45, max_det=max_det, kind=kind, beta=0.8)
+    assert 0 < len(rows) < (scores > 0.1).sum()
+    assert found.labels.tolist() == [label for _, _, label in rows]
+    assert found.boxes.tolist() == image_boxes[[i for _, i, _ in rows]].tolist()
+    assert found.scores.tolist() == [score for score, _, _ in rows]
+
+
+def test_the_kinds_differ_as_darknet_says() -> None:
+    """Two boxes of IoU 0.6 whose centres are apart: the distance term lets the second one stand."""
+    boxes, scores = torch.tensor([[[0.0, 0, 8, 8], [2, 0, 10, 8]]]), torch.tensor([[[0.9], [0.8]]])
+    distance = (4 / (100 + 64)) ** 0.6
+    for kind, threshold, count in (
+        ("default", 0.59, 1),
+        ("greedynms", 0.59, 2),
+        ("greedynms", 0.6 - distance - 1e-6, 1),
+        ("greedynms", 0.6 - distance + 1e-6, 2),
+    ):
+        found = postprocess(boxes, scores, conf_thres=0.1, iou_thres=threshold, max_det=9, nms=kind)
+        assert len(found[0]) == count, (kind, threshold)
+
+
+@pytest.mark.parametrize("shift", [0.0, 30_000.0])
+def test_equals_torchvision_class_by_class(shift: float) -> None:
+    """Far from the origin too, where shifting classes apart in single precision loses the low bits."""
+    boxes, scores = crowded(9, count=600)
+    order = scores[0, :, 0].argsort(descending=True, stable=True)
+    boxes, scores = boxes[0, order] + shift, scores[0, order, 0]
+    labels = torch.arange(600) % 3
+    expected = []
+    for label in range(3):
+        chosen = (labels == label).nonzero()[:, 0]
+        ranks = torch.arange(len(chosen), 0, -1, dtype=torch.float64)
+        expected += chosen[torchvision.ops.nms(boxes[chosen].double(), ranks, 0.5)].tolist()
+    assert suppress(boxes.numpy(), labels.numpy(), 0.5).tolist() == sorted(expected)
+    assert suppress(boxes.numpy(), labels.numpy(), 0.5, limit=7).tolist() == sorted(expected)[:7]
+
+
+def test_one_enormous_box_disturbs_no_other_class() -> None:
+    boxes, scores = crowded(2)
+    with_huge = torch.cat((boxes, torch.tensor([[[-1e30, -1e30, 1e30, 1e30]]])), dim=1)
+    lonely = torch.zeros(1, 251, 5)
+    lonely[:, :250, :4], lonely[:, 250, 4] = scores, 0.95
+    (found,) = postprocess(with_huge, lonely, **DEFAULTS)
+    (without,) = postprocess(boxes, scores, **DEFAULTS)
+    others = found.select(found.labels < 4)
+    assert (found.labels == 4).sum() == 1
+    assert len(others) == 99
+    assert torch.equal(others.boxes, without.boxes[:99])
+
+
+def test_boxes_that_are_not_finite_are_left_out() -> None:
+    boxes = torch.tensor([[[0.0, 0, 5, float("inf")], [0, 0, float("nan"), 5], [0, 0, 5, 5]]])
+    (found,) = postprocess(boxes, torch.full((1, 3, 1), 0.9), **DEFAULTS)
+    assert found.boxes.tolist() == [[0, 0, 5, 5]]
+
+
+def test_empty_boxes_in_one_place_do_not_suppress_each_other() -> None:
+    boxes = torch.tensor([[[3.0, 3, 3, 3], [3, 3, 3, 3]]])
+    for kind in NMS_KINDS:
+        assert len(postprocess(boxes, torch.full((1, 2, 1), 0.9), nms=kind, **DEFAULTS)[0]) == 2
+
+
+def test_classes_are_chosen_before_the_best_are() -> None:
+    boxes, scores = crowded(3)
+    (every,) = postprocess(boxes, scores, conf_thres=0.1, iou_thres=0.5, max_det=1000)
+    (some,) = postprocess(boxes, scores, conf_thres=0.1, iou_thres=0.5, max_det=5, classes=[3, 1, 3])
+    expected = every.select((every.labels == 1) | (every.labels == 3))
+    assert torch.equal(some.boxes, expected.boxes[:5])
+    assert torch.equal(some.labels, expected.labels[:5])
+    (none,) = postprocess(boxes, scores, **DEFAULTS, classes=[])
+    assert len(none) == 0
+
+
+@pytest.mark.parametrize("limit", [1, 17, 300, 5000])
+def test_candidates_are_the_best_and_ties_keep_their_order(limit: int) -> None:
+    boxes, scores = crowded(4)
+    boxes = boxes + torch.arange(250)[None, :, None] * 1000  # nothing overlaps: what comes out is what went in
+    options = {"conf_thres": 0.1, "iou_thres": 0.5, "max_det": 10_000}
+    (found,) = postprocess(boxes, scores, max_candidates=limit, **options)
+    (every,) = postprocess(boxes, scores, max_candidates=100_000, **options)
+    assert len(found) == min(limit, len(every))
+    assert torch.equal(found.boxes, every.boxes[:limit])
+    assert torch.equal(found.labels, every.labels[:limit])
+
+
+def test_images_of_a_batch_do_not_touch() -> None:
+    parts = [crowded(seed) for seed in range(3)]
+    together = postprocess(*(torch.cat(p) for p in zip(*parts, strict=True)), **DEFAULTS)
+    for found, (boxes, scores) in zip(together, parts, strict=True):
+        (alone,) = postprocess(boxes, scores, **DEFAULTS)
+        assert isinstance(alone, Detections)
+        assert torch.equal(found.boxes, alone.boxes)
+        assert torch.equal(found.scores, alone.scores)
+
+
+def test_wrong_options_are_refused() -> None:
+    boxes, scores = crowded(0)
+    with pytest.raises(ValueError, match="nms: 'softnms' is unknown; expected one of default, greedynms, diounms"):
+        postprocess(boxes, scores, nms="softnms", **DEFAULTS)
+    with pytest.raises(ValueError, match="expected numbers from 0 to 1"):
+        postprocess(boxes, scores, conf_thres=25, iou_thres=0.5, max_det=1)
+    with pytest.raises(ValueError, match="expected whole numbers from 1"):
+        postprocess(boxes, scores, conf_thres=0.1, iou_thres=0.5, max_det=0)

@@ -1,0 +1,319 @@
+"""val.py: figures against pycocotools run by itself, the way from pixels to original boxes, and the command."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor
+
+import val
+from data.config import load_data_config, read_split
+from data.loader import build_eval_loader
+from models.build import build_model
+from models.config import load_model_config
+from models.info import ModelInfo, Predictor
+from utils import dist
+from utils.config import ConfigError, to_plain
+from utils.metrics.coco import FIGURES
+from utils.metrics.detection import DetectionMetric
+from utils.structures import LabelledImages
+from utils.training.checkpoint import save_checkpoint
+
+NAMES = ("red", "green", "blue")
+CATEGORY_IDS = (3, 8, 20)
+PROTOCOL = {"conf_thres": 0.001, "iou_thres": 0.65, "max_det": 100}
+
+
+class ColourPredictor(Predictor):
+    """Finds the box around all strongly red, green and blue pixels: detection without a network."""
+
+    def __init__(self, size: tuple[int, int], resize: str) -> None:
+        info = ModelInfo(NAMES, CATEGORY_IDS, size, resize, stride=32)
+        super().__init__(info, device=torch.device("cpu"), precision="fp32", runtime="test")
+        self.calls: list[int] = []
+
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        self.calls.append(len(images))
+        boxes, scores = torch.zeros(len(images), 3, 4), torch.zeros(len(images), 3, 3)
+        for index, image in enumerate(images):
+            for label in range(3):
+                others = [other for other in range(3) if other != label]
+                hits = ((image[label] > 0.6) & (image[others] < 0.3).all(dim=0)).nonzero()
+                if len(hits):
+                    low, high = hits.min(dim=0).values, hits.max(dim=0).values + 1
+                    boxes[index, label] = torch.stack((low[1], low[0], high[1], high[0]))
+                    scores[index, label, label] = 0.9 - 0.01 * len(hits) / image[0].numel()
+        return boxes, scores
+
+
+def write_dataset(folder: Path, *, count: int = 7, category_ids: tuple[int, ...] = CATEGORY_IDS) -> Path:
+    """Grey images of many shapes with one rectangle of each of up to three colours; the last image is empty."""
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    images, annotations = [], []
+    for number in range(count):
+        height, width = ((120, 200), (260, 90), (101, 77), (160, 160))[number % 4]
+        pixels = np.full((height, width, 3), 90, np.uint8)
+        image_id = 1000 - 7 * number
+        for label in range(min(number, 3) if number < count - 1 else 0):
+            w, h = int(rng.integers(20, width // 3)), int(rng.integers(20, height // 3))
+            x, y = int(rng.integers(0, width // 3 - w + 1)) + label * width // 3, int(rng.integers(0, height - h))
+            pixels[y : y + h, x : x + w] = [255 if channel == label else 0 for channel in range(3)]
+            ids = {"id": len(annotations) + 1, "image_id": image_id, "category_id": category_ids[label]}
+            annotations.append({**ids, "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0})
+        Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
+        images.append({"id": image_id, "file_name": f"{number}.png", "width": width, "height": height})
+    categories = [{"id": i, "name": name} for i, name in zip(category_ids, NAMES, strict=True)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "val.json").write_text(json.dumps(content))
+    (folder / "data.yaml").write_text("val: val.json\nimages: images\n")
+    return folder / "data.yaml"
+
+
+def write_checkpoint(path: Path, *, names: tuple[str, ...] = NAMES, data: str = "shapes", size: int = 64) -> Path:
+    """A tiny detector with random weights and a lively head, so that it finds something everywhere."""
+    torch.manual_seed(3)
+    config = load_model_config(
+        "cspdet-n", [f"image_size={size}", "backbone.channels=[8, 16, 24, 32]", "neck.channels=[8, 16, 24]"]
+    )
+    model = build_model(config, len(names))
+    for conv in model.head.convs:
+        conv.bias.data.normal_(0, 1)
+    about = {"model": to_plain(config), "names": list(names), "category_ids": [1, 2, 3][: len(names)], "data": data}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {**about, "image_size": [size, size], "resize": "letterbox", "ema": model.state_dict()}
+    save_checkpoint(path, state)
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("weights") / "best.pt")
+
+
+@pytest.fixture(scope="module")
+def images(data: Path) -> LabelledImages:
+    return read_split(load_data_config(str(data)), "val")
+
+
+def new_metric(images: LabelledImages) -> DetectionMetric:
+    return DetectionMetric(images.ground_truth, images.category_ids, images.names)
+
+
+def evaluate_colours(images: LabelledImages, *, resize: str = "letterbox", batch_size: int = 3, ranks: int = 1, rank=0):
+    """Figures, metric and predictor of an evaluation at 128 x 192."""
+    size, metric = (128, 192), new_metric(images)
+    predictor = ColourPredictor(size, resize)
+    loader = build_eval_loader(
+        images, image_size=size, resize=resize, batch_size=batch_size, workers=0, rank=rank, world_size=ranks
+    )
+    return val.evaluate(predictor, loader, metric, **PROTOCOL), metric, predictor
+
+
+def independent(truth: Path, rows: Path) -> np.ndarray:
+    """The twelve figures of pycocotools, from the two files alone."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(truth))
+        evaluation = COCOeval(coco, coco.loadRes(str(rows)), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats
+
+
+def test_nothing_found_anywhere(images: LabelledImages) -> None:
+    class Blind(ColourPredictor):
+        def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.zeros(len(images), 0, 4), torch.zeros(len(images), 0, 3)
+
+    loader = build_eval_loader(images, image_size=(64, 64), resize="letterbox", batch_size=4, workers=0)
+    figures = val.evaluate(Blind((64, 64), "letterbox"), loader, new_metric(images), **PROTOCOL)
+    assert figures["AP"] == 0.0
+    assert figures["images"] == len(images) == 7
+
+
+@pytest.mark.parametrize("resize", ["letterbox", "stretch"])
+def test_pixels_of_the_input_map_back_to_the_original_boxes(images: LabelledImages, resize: str) -> None:
+    """Rectangles found in the network input agree with the labels of upright, wide and tall originals."""
+    figures, metric, _ = evaluate_colours(images, resize=resize)
+    assert figures["AP50"] == pytest.approx(1.0)
+    assert figures["AP75"] == pytest.approx(1.0)
+    assert figures["AR100"] > 0.8
+    labelled = sorted((a["image_id"], a["category_id"], a["bbox"]) for a in images.ground_truth["annotations"])
+    found = sorted((r["image_id"], r["category_id"], r["bbox"]) for r in metric.predictions())
+    assert [row[:2] for row in found] == [row[:2] for row in labelled]
+    largest = max(abs(np.subtract(one[2], other[2])).max() for one, other in zip(found, labelled, strict=True))
+    assert largest < 2.5, "more than the pixels of the network input can be off"
+
+
+def test_batch_size_changes_nothing_and_each_image_counts_once(images: LabelledImages) -> None:
+    results = [evaluate_colours(images, batch_size=size) for size in (1, 3, 7, 50)]
+    reference = results[0][1].predictions()
+    assert len(reference) == len(images.ground_truth["annotations"])
+    for figures, metric, predictor in results:
+        assert sum(predictor.calls) == len(images)
+        assert metric.predictions() == reference
+        assert {key: figures[key] for key in FIGURES} == {key: results[0][0][key] for key in FIGURES}
+        assert figures["images"] == len(images)
+        assert set(figures["speed_ms"]) == {"preprocess", "inference", "postprocess"}
+        assert all(value > 0 for value in figures["speed_ms"].values())
+
+
+def test_ranks_together_give_the_figures_of_one_process(
+    images: LabelledImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone, metric, _ = evaluate_colours(images)
+    (_, first, _), (_, second, _) = (evaluate_colours(images, ranks=2, rank=rank) for rank in range(2))
+    assert 0 < len(first.predictions()) < len(metric.predictions())
+    monkeypatch.setattr(dist, "gather", lambda rows: [rows, second.predictions()])
+    loader = build_eval_loader(
+        images, image_size=(128, 192), resize="letterbox", batch_size=2, workers=0, rank=0, world_size=2
+    )
+    predictor = ColourPredictor((128, 192), "letterbox")
+    merged = val.evaluate(predictor, loader, new_metric(images), over_ranks=True, **PROTOCOL)
+    assert {k: v for k, v in merged.items() if k != "speed_ms"} == {k: v for k, v in alone.items() if k != "speed_ms"}
+
+
+def test_classes_are_matched_by_name(images: LabelledImages) -> None:
+    predictor = ColourPredictor((64, 64), "letterbox")
+    assert val.match_classes(predictor, images) == CATEGORY_IDS
+    predictor.names = ("blue", "red", "green")
+    assert val.match_classes(predictor, images) == (20, 3, 8)
+    predictor.names = ("red", "green", "violet", "pink")
+    with pytest.raises(ConfigError, match=r"4 classes and the data 3; only the model knows pink, violet, only .* blue"):
+        val.match_classes(predictor, images)
+
+
+def test_command_writes_what_pycocotools_gives(
+    data: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["--weights", str(weights), "--data", str(data), "--device", "cpu", "--save-json", "--workers", "0"]
+    arguments += ["--project", str(tmp_path), "--max-det", "300", "--conf-thres", "0"]
+    assert val.main(arguments) == 0
+    printed = capsys.readouterr().out
+    metrics = json.loads((tmp_path / "exp" / "metrics.json").read_text())
+    rows = json.loads((tmp_path / "exp" / "predictions.json").read_text())
+    expected = independent(data.parent / "val.json", tmp_path / "exp" / "predictions.json")
+    assert expected[8] > 0, "the model finds nothing; the comparison would prove little"
+    np.testing.assert_allclose([metrics[key] for key in FIGURES], expected, rtol=0, atol=1e-9)
+    assert set(metrics) == {*FIGURES, "per_class", "images", "speed_ms", "protocol"}
+    assert list(metrics["per_class"]) == list(NAMES)
+    assert metrics["images"] == 7
+    assert metrics["protocol"]["image_size"] == [64, 64]
+    assert metrics["protocol"]["resize"] == "letterbox"
+    assert {row["image_id"] for row in rows} <= {1000 - 7 * number for number in range(7)}
+    assert {row["category_id"] for row in rows} <= set(CATEGORY_IDS)
+    assert max(sum(row["image_id"] == i for row in rows) for i in {row["image_id"] for row in rows}) > 100
+    assert (tmp_path / "exp" / "pr_curve.png").stat().st_size > 1000
+    lines = printed.splitlines()
+    assert " Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ]" in printed
+    assert "Protocol: conf 0, NMS IoU 0.65 (default), max-det 300, size 64x64, fp32, letterbox" in lines
+
+    assert val.main([*arguments, "--resize", "stretch", "--img-size", "96", "--batch-size", "1"]) == 0
+    again = json.loads((tmp_path / "exp2" / "metrics.json").read_text())
+    assert again["protocol"]["resize"] == "stretch"
+    assert again["protocol"]["image_size"] == [96, 96]
+    assert json.loads((tmp_path / "exp" / "metrics.json").read_text()) == metrics, "a run folder was written over"
+
+
+def test_command_maps_classes_in_another_order(weights: Path, data: Path, tmp_path: Path) -> None:
+    """The same images with other category ids, in another order: the same figures under the same names."""
+    other = write_dataset(tmp_path / "other", category_ids=(9, 2, 5))
+    for number, source in enumerate((data, other)):
+        arguments = ["--weights", str(weights), "--data", str(source), "--device", "cpu", "--workers", "0"]
+        assert val.main([*arguments, "--project", str(tmp_path / "runs"), "--name", f"run{number}"]) == 0
+    first, second = (json.loads((tmp_path / "runs" / f"run{n}" / "metrics.json").read_text()) for n in range(2))
+    assert first["per_class"] == second["per_class"]
+    assert first["AR100"] == pytest.approx(second["AR100"], abs=1e-12)
+
+
+def test_data_left_out_is_what_the_model_was_trained_on(data: Path, tmp_path: Path, capsys) -> None:
+    path = write_checkpoint(tmp_path / "own.pt", data=str(data))
+    rest = ["--device", "cpu", "--workers", "0", "--project", str(tmp_path)]
+    assert val.main(["--weights", str(path), *rest]) == 0
+    assert str(data) in capsys.readouterr().out
+    gone = write_checkpoint(tmp_path / "gone.pt", data=str(tmp_path / "no.yaml"))
+    assert val.main(["--weights", str(gone), *rest]) == 2
+    assert "is gone; name a data YAML" in capsys.readouterr().err
+
+
+def test_a_split_without_labels_and_missing_images(weights: Path, tmp_path: Path, capsys) -> None:
+    source = write_dataset(tmp_path / "data")
+    (tmp_path / "data" / "images" / "2.png").unlink()
+    arguments = ["--weights", str(weights), "--data", str(source), "--device", "cpu", "--project", str(tmp_path)]
+    assert val.main([*arguments, "--workers", "0", "--save-json"]) == 0
+    assert "1 images of the ground truth could not be read" in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "exp" / "metrics.json").read_text())
+    expected = independent(tmp_path / "data" / "val.json", tmp_path / "exp" / "predictions.json")
+    np.testing.assert_allclose([metrics[key] for key in FIGURES], expected, rtol=0, atol=1e-9)
+
+    content = json.loads((tmp_path / "data" / "val.json").read_text())
+    (tmp_path / "data" / "val.json").write_text(json.dumps({**content, "annotations": []}))
+    assert val.main([*arguments, "--workers", "0"]) == 0
+    assert json.loads((tmp_path / "exp2" / "metrics.json").read_text())["AP"] == -1.0
+
+
+def cut_off(path: Path, weights: Path) -> Path:
+    path.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p, w: ["--weights", str(p / "no.pt")], "no.pt: no such file"),
+        (lambda p, w: ["--weights", str(cut_off(p / "cut.pt", w))], "cut.pt: cannot be read as a checkpoint"),
+        (lambda p, w: ["--weights", str(p / "yolo.weights")], "darknet weights are not supported yet"),
+        (lambda p, w: ["--weights", str(p / "model.tflite")], "expected .pt, .onnx or .xml"),
+        (lambda p, w: ["--weights", str(write_checkpoint(p / "x.pt", names=("pink",)))], "only the model knows pink"),
+        (lambda p, w: ["--img-size", "100"], "--img-size: expected multiples of 32"),
+        (lambda p, w: ["--device", "0"], "Did you mean 'cuda:0'?"),
+        (lambda p, w: ["--device", "gpu"], "expected cpu, cuda, cuda:N or mps"),
+        (lambda p, w: ["--device", "cpu", "--half"], "--half: needs a CUDA GPU"),
+        (lambda p, w: ["--data", "cocoo"], "cocoo"),
+        (lambda p, w: ["--split", "test"], "has no split 'test', only val"),
+    ],
+)  # fmt: skip
+def test_bad_input_ends_in_one_message(
+    change: Callable, message: str, data: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    base = ["--weights", str(weights), "--data", str(data), "--device", "cpu", "--workers", "0"]
+    assert val.main([*base, "--project", str(tmp_path / "runs"), *change(tmp_path, weights)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("option", [["--conf-thres", "25"], ["--max-det", "0"], ["--img-size", "x"], ["--conf", "0.1"]])
+def test_wrong_values_end_in_status_2(option: list[str]) -> None:
+    with pytest.raises(SystemExit) as stopped, contextlib.redirect_stderr(io.StringIO()):
+        val.main(option)
+    assert stopped.value.code == 2
+
+
+def test_a_damaged_image_is_named_without_a_traceback(weights: Path, tmp_path: Path, capsys) -> None:
+    source = write_dataset(tmp_path / "data")
+    damaged = tmp_path / "data" / "images" / "1.png"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    arguments = ["--weights", str(weights), "--data", str(source), "--device", "cpu", "--project", str(tmp_path)]
+    assert val.main([*arguments, "--workers", "1"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {damaged}")
+    assert "Traceback" not in error

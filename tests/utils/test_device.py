@@ -1,0 +1,47 @@
+"""--device."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from utils.config import ConfigError
+from utils.device import describe_device, select_device
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_without_a_gpu() -> None:
+    assert select_device() == select_device("cpu") == torch.device("cpu")
+    assert describe_device(torch.device("cpu")).startswith("cpu (")
+    with pytest.raises(ConfigError, match="finds no CUDA GPU; use --device cpu"):
+        select_device("cuda:0")
+    with pytest.raises(ConfigError, match="no Apple GPU"):
+        select_device("mps")
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_with_two_gpus() -> None:
+    assert select_device() == select_device("cuda") == torch.device("cuda", 0)
+    assert select_device("cuda", local_rank=1) == select_device(local_rank=1) == torch.device("cuda", 1)
+    assert select_device("cuda:1") == torch.device("cuda", 1)
+    assert select_device("cpu") == torch.device("cpu")
+    with pytest.raises(ConfigError, match=r"has 2 GPU\(s\), cuda:0 to cuda:1"):
+        select_device("cuda:2")
+
+
+@pytest.mark.parametrize("name", ["", "0", "gpu", "cuda:", "cuda:x", "CUDA", "cpu:0"])
+def test_other_words_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="expected cpu, cuda, cuda:N or mps"):
+        select_device(name)

@@ -1,0 +1,73 @@
+"""utils/log.py: results.csv stays whole through kills and resumes."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from utils.log import MetricLog, Progress, duration
+
+
+def read(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "results.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_rows_read_back_exactly(tmp_path: Path) -> None:
+    log = MetricLog(tmp_path)
+    values = {"loss/box": 1 / 3, "AP": None, "lr": 1e-17, "images": 12}
+    log.log(1, values)
+    log.log(2, {**values, "AP": np.float64(0.1)})
+    log.close()
+    rows = read(tmp_path)
+    assert list(rows[0]) == ["epoch", *values]
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[0]["loss/box"]) == 1 / 3
+    assert float(rows[0]["lr"]) == 1e-17
+    assert rows[0]["AP"] == ""
+    assert float(rows[1]["AP"]) == 0.1
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+    assert not list(tmp_path.glob(".*")), "no temporary file is left"
+
+
+def test_rows_of_epochs_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
+    log = MetricLog(tmp_path)
+    for epoch in (1, 2, 3):
+        log.log(epoch, {"loss": float(epoch)})
+    log.close()
+    log = MetricLog(tmp_path, finished_epochs=1)
+    log.log(2, {"loss": 20.0, "AP": 0.5})
+    log.close()
+    rows = read(tmp_path)
+    assert [(row["epoch"], row["loss"], row["AP"]) for row in rows] == [("1", "1.0", ""), ("2", "20.0", "0.5")]
+
+
+def test_a_fresh_run_starts_a_fresh_table_and_a_damaged_one_is_mended(tmp_path: Path) -> None:
+    (tmp_path / "results.csv").write_text("epoch,loss\n1,0.5\n2,0.4\nthree,0.3\n,\n4\n")
+    log = MetricLog(tmp_path, finished_epochs=2)
+    log.log(3, {"loss": 0.2})
+    log.close()
+    assert [(row["epoch"], row["loss"]) for row in read(tmp_path)] == [("1", "0.5"), ("2", "0.4"), ("3", "0.2")]
+
+
+def test_progress_speaks_now_and_then_and_never_after_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "utils.log")
+    with Progress(4, "Work", start=1, every=0.0) as progress:
+        for _ in range(3):
+            progress.advance("note")
+    assert [record.getMessage().split(", ")[0] for record in caplog.records] == ["Work: 2/4", "Work: 3/4"]
+    caplog.clear()
+    with Progress(4, "Work", every=0.0, quiet=True) as progress:
+        progress.advance()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0s"), (9.4, "9s"), (59.6, "1m00s"), (245, "4m05s"), (3599.7, "1h00m"), (11221, "3h07m")]
+)
+def test_durations_read_naturally(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,60 @@
+"""utils/run.py: no run folder is overwritten, and --resume finds the run that is meant."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from utils.config import ConfigError
+from utils.run import Run, new_run_folder
+
+
+def test_names_count_up_and_nothing_is_overwritten(tmp_path: Path) -> None:
+    project = tmp_path / "runs" / "train"
+    assert new_run_folder(project, "exp") == project / "exp"
+    (project / "exp" / "kept.txt").write_text("mine")
+    (project / "exp2").write_text("a file of that name")
+    assert new_run_folder(project, "exp") == project / "exp3"
+    assert new_run_folder(project, "other") == project / "other"
+    assert (project / "exp" / "kept.txt").read_text() == "mine"
+
+
+def test_a_project_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="choose another --project"):
+        new_run_folder(tmp_path / "file", "exp")
+    with pytest.raises(ConfigError, match="choose another --project"):
+        new_run_folder(tmp_path / "file" / "deeper", "exp")
+
+
+def test_a_run_reads_back_its_configuration(tmp_path: Path) -> None:
+    config = {"model": {"name": "x"}, "amp": "off", "lr": 1e-05, "size": [1, 2], "data": None}
+    run = Run.create(tmp_path, "exp", config)
+    assert (run.folder / "weights").is_dir()
+    assert run.config() == config
+    assert run.last == run.folder / "weights" / "last.pt"
+    assert run.best == run.folder / "weights" / "best.pt"
+    assert [path.name for path in run.folder.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_run_is_found_by_folder_checkpoint_name_or_age(tmp_path: Path) -> None:
+    first, second = (Run.create(tmp_path, "exp", {"a": 1}) for _ in range(2))
+    first.last.touch()
+    os.utime(first.last, (2e9, 2e9))
+    assert Run.find(str(second.folder), tmp_path) == second
+    assert Run.find(str(first.last), tmp_path) == first
+    assert Run.find("exp2", tmp_path) == second
+    assert Run.find("", tmp_path) == first, "the one that was saved last"
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no run in .*; name one: --resume RUN"):
+        Run.find("", tmp_path)
+    with pytest.raises(ConfigError, match=r"--resume nowhere: .*has no config.yaml"):
+        Run.find("nowhere", tmp_path)
+    stray = tmp_path / "weights.pt"
+    stray.touch()
+    with pytest.raises(ConfigError, match="is not the folder of a run"):
+        Run.find(str(stray), tmp_path)

@@ -1,0 +1,47 @@
+"""Where a command computes: the --device option."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from utils.config import ConfigError
+
+CHOICES = "cpu, cuda, cuda:N or mps"
+
+
+def select_device(name: str | None = None, *, local_rank: int = 0) -> torch.device:
+    """The device that --device names; without a name the fastest there is: CUDA, else Apple's MPS, else the CPU.
+
+    Args:
+        local_rank: the GPU that 'cuda' without a number means (torchrun gives each process of a machine its own).
+    Raises:
+        ConfigError: no such device on this machine.
+    """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        hint = f" Did you mean 'cuda:{name}'?" if name.isdigit() else ""
+        raise ConfigError(f"--device {name}: expected {CHOICES}.{hint}")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("--device mps: PyTorch finds no Apple GPU here; use --device cpu")
+    if not name.startswith("cuda"):
+        return torch.device(name)
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"--device {name}: PyTorch {torch.__version__} finds no CUDA GPU; use --device cpu, or check the driver "
+            "and that this PyTorch was built for CUDA"
+        )
+    index = int(name[5:]) if ":" in name else local_rank
+    count = torch.cuda.device_count()
+    if index >= count:
+        raise ConfigError(f"--device cuda:{index}: this machine has {count} GPU(s), cuda:0 to cuda:{count - 1}")
+    return torch.device("cuda", index)
+
+
+def describe_device(device: torch.device) -> str:
+    """The device with its name, for the output."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)

@@ -1,0 +1,143 @@
+"""Logging: the logger's set-up, one place for scalars, and the progress of long work."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+
+class _TqdmHandler(logging.Handler):
+    """Writes log lines to standard output above a running progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
+def setup_logging(*, rank: int = 0) -> None:
+    """Plain lines on standard output; ranks other than 0 speak only of errors."""
+    handler = _TqdmHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO if rank == 0 else logging.ERROR)
+    for noisy in ("matplotlib", "PIL", "tensorboard", "albumentations", "faster_coco_eval"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+class Progress:
+    """A bar with the time left on a terminal; elsewhere a plain line now and then.
+
+    Args:
+        total: units of work.
+        title: what is being done.
+        start: units already done.
+        every: seconds between plain lines.
+        quiet: say nothing (ranks other than 0).
+    """
+
+    def __init__(self, total: int, title: str, *, start: int = 0, every: float = 30.0, quiet: bool = False) -> None:
+        self.total, self.title, self.done, self.every, self.quiet = total, title, start, every, quiet
+        self.begin = self.last = time.monotonic()
+        self.first = start
+        self.note = ""
+        on_terminal = sys.stderr.isatty() and not quiet
+        self.bar = (
+            tqdm(total=total, initial=start, desc=title, leave=False, dynamic_ncols=True) if on_terminal else None
+        )
+
+    def advance(self, note: str = "") -> None:
+        """One unit is done."""
+        self.done += 1
+        self.note = note
+        if self.bar is not None:
+            self.bar.set_postfix_str(note, refresh=False)
+            self.bar.update()
+        elif not self.quiet and time.monotonic() - self.last > self.every and self.done < self.total:
+            self.last = time.monotonic()
+            logger.info("%s: %d/%d, %s left%s", self.title, self.done, self.total, self._left(), note and f", {note}")
+
+    def _left(self) -> str:
+        spent = time.monotonic() - self.begin
+        return duration(spent / max(self.done - self.first, 1) * (self.total - self.done))
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self.bar is not None:
+            self.bar.close()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 9s, 4m05s or 3h07m."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+
+
+class MetricLog:
+    """One dict of scalars an epoch -> a row of results.csv and TensorBoard.
+
+    Args:
+        folder: of the run.
+        finished_epochs: rows of later epochs, written before a run was killed, are dropped.
+    """
+
+    def __init__(self, folder: Path, *, finished_epochs: int = 0) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # half a second to import, and only training needs it
+
+        self.path = folder / "results.csv"
+        self.rows = [row for row in self._read() if int(row["epoch"]) <= finished_epochs]
+        self.board = SummaryWriter(str(folder), purge_step=finished_epochs + 1 if finished_epochs else None)
+
+    def _read(self) -> list[dict[str, str]]:
+        if not self.path.is_file():
+            return []
+        with open(self.path, newline="", encoding="utf-8") as file:
+            return [row for row in csv.DictReader(file) if (row.get("epoch") or "").isdigit()]
+
+    def log(self, epoch: int, values: dict[str, float | None]) -> None:
+        """Add the row of `epoch` (counted from 1); None is an empty field."""
+        row = {"epoch": str(epoch)} | {key: "" if value is None else repr(value) for key, value in values.items()}
+        self.rows.append(row)
+        self._write()
+        for key, value in values.items():
+            if value is not None:
+                self.board.add_scalar(key, value, epoch)
+        self.board.flush()
+
+    def _write(self) -> None:
+        """The whole table, renamed into place, so that a kill leaves no half row."""
+        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(temporary, self.path)
+
+    def close(self) -> None:
+        """Finish the TensorBoard file."""
+        self.board.close()
+
+
+def error_text(error: Exception) -> str:
+    """The message for the user; what a loader process raised comes wrapped in its traceback, whose last line counts."""
+    text = str(error).strip()
+    return text.rpartition("Error: ")[2] if "Original Traceback" in text else text

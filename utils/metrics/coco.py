@@ -1,0 +1,155 @@
+"""COCO's figures from ground truth and result rows, by pycocotools or by its faster twin."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+"""The twelve lines of the COCO table, in its order."""
+
+BACKENDS = ("pycocotools", "faster")
+
+
+@dataclass(frozen=True, eq=False)
+class CocoResult:
+    """What COCOeval.accumulate() leaves, for T IoU thresholds, R recalls, K categories, A areas, M detection limits.
+
+    Args:
+        precision: (T, R, K, A, M); recall: (T, K, A, M); -1 where there are no objects.
+        iou_thresholds: (T,); recall_thresholds: (R,).
+        category_ids: K ids, ascending.
+    """
+
+    precision: np.ndarray
+    recall: np.ndarray
+    iou_thresholds: np.ndarray
+    recall_thresholds: np.ndarray
+    category_ids: tuple[Hashable, ...]
+
+    def average_precision(self, *, iou: float | None = None, area: int = 0) -> float:
+        """Mean precision at the largest detection limit; area 0 is all, then small, medium, large."""
+        values = self.precision[:, :, :, area, -1]
+        return _mean(values if iou is None else values[np.isclose(self.iou_thresholds, iou)])
+
+    def average_recall(self, *, limit: int = -1, area: int = 0) -> float:
+        """Mean recall; `limit` is the position of the detection limit."""
+        return _mean(self.recall[:, :, area, limit])
+
+    def category(self, category_id: Hashable) -> CocoResult:
+        """The part of one category; empty, so that every figure is -1, when the ground truth does not know it."""
+        mask = np.array([i == category_id for i in self.category_ids], dtype=bool)
+        parts = (self.precision[:, :, mask], self.recall[:, mask], self.iou_thresholds, self.recall_thresholds)
+        return CocoResult(*parts, tuple(i for i in self.category_ids if i == category_id))
+
+    def figures(self) -> dict[str, float]:
+        """The keys of FIGURES; 'AR100' is the recall at the largest detection limit."""
+        values = [self.average_precision(), self.average_precision(iou=0.5), self.average_precision(iou=0.75)]
+        values += [self.average_precision(area=area) for area in (1, 2, 3)]
+        values += [self.average_recall(limit=limit) for limit in (0, 1, -1)]
+        values += [self.average_recall(area=area) for area in (1, 2, 3)]
+        return dict(zip(FIGURES, values, strict=True))
+
+
+def evaluate_boxes(
+    ground_truth: dict[str, Any], rows: list[dict[str, Any]], image_ids: list[Hashable], *, max_det: int, backend: str
+) -> CocoResult:
+    """COCOeval over box detections.
+
+    Args:
+        ground_truth: from `box_ground_truth`; written into.
+        rows: a COCO results list; written into.
+        image_ids: the images that count.
+        max_det: best detections of an image and class that count, above 10.
+        backend: one of BACKENDS.
+    """
+    run = _run_pycocotools if backend == "pycocotools" else _run_faster
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        return run(ground_truth, rows, image_ids, [1, 10, max_det])
+
+
+def box_ground_truth(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a COCO dict with what the evaluation of boxes reads, and none of its polygons.
+
+    iscrowd left out is 0 and area left out is width * height, where pycocotools would stop with a KeyError. Annotation
+    ids that are no numbers, which it cannot use, become 1, 2, ...; numbers stay, with whatever follows from them.
+
+    Raises:
+        ValueError: an annotation without a box.
+    """
+    annotations = []
+    for position, annotation in enumerate(ground_truth.get("annotations") or ()):
+        box = annotation.get("bbox")
+        if box is None or len(box) != 4:
+            where = f"annotation {annotation.get('id', position)!r}"
+            raise ValueError(f"{where}: expected bbox [x, y, width, height], found {box!r}")
+        area = annotation.get("area")
+        annotations.append(
+            {
+                "id": annotation.get("id"),
+                "image_id": annotation["image_id"],
+                "category_id": annotation["category_id"],
+                "bbox": list(box),
+                "area": box[2] * box[3] if area is None else area,
+                "iscrowd": int(annotation.get("iscrowd") or 0),
+            }
+        )
+    ids = [annotation["id"] for annotation in annotations]
+    if not all(isinstance(i, (int, float)) and math.isfinite(i) for i in ids):
+        for position, annotation in enumerate(annotations, start=1):
+            annotation["id"] = position
+    elif 0 in ids:
+        logger.warning(
+            "the ground truth has an annotation with id 0, and pycocotools takes a match with it for a miss: "
+            "the figures come out slightly low; number the annotations from 1"
+        )
+    images = [{"id": image["id"]} for image in ground_truth.get("images") or ()]
+    categories = [{"id": c["id"], "name": str(c.get("name", c["id"]))} for c in ground_truth.get("categories") or ()]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _run_pycocotools(ground_truth: dict, rows: list[dict], image_ids: list, limits: list[int]) -> CocoResult:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    truth, results = COCO(), COCO()
+    truth.dataset = ground_truth
+    truth.createIndex()
+    if rows:
+        results = truth.loadRes(rows)
+    else:  # loadRes([]) fails, but nothing found is a result too
+        results.dataset = {**ground_truth, "annotations": []}
+        results.createIndex()
+    return _accumulate(COCOeval(truth, results, "bbox"), image_ids, limits)
+
+
+def _run_faster(ground_truth: dict, rows: list[dict], image_ids: list, limits: list[int]) -> CocoResult:
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    truth = COCO(ground_truth)
+    return _accumulate(COCOeval_faster(truth, truth.loadRes(rows), "bbox"), image_ids, limits)
+
+
+def _accumulate(evaluation: Any, image_ids: list, limits: list[int]) -> CocoResult:
+    """Run either package's COCOeval; both are set and read the same way."""
+    evaluation.params.imgIds = image_ids
+    evaluation.params.maxDets = limits
+    evaluation.evaluate()
+    evaluation.accumulate()
+    params, result = evaluation.params, evaluation.eval
+    precision, recall = np.asarray(result["precision"], np.float64), np.asarray(result["recall"], np.float64)
+    return CocoResult(precision, recall, params.iouThrs, params.recThrs, tuple(params.catIds))
+
+
+def _mean(values: np.ndarray) -> float:
+    valid = values[values > -1]
+    return float(valid.mean()) if valid.size else -1.0

@@ -1,0 +1,169 @@
+"""DetectionMetric: COCO average precision of a split, with pycocotools as the one definition of it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from utils.boxes import xyxy_to_xywh
+from utils.metrics.coco import BACKENDS, FIGURES, CocoResult, box_ground_truth, evaluate_boxes
+from utils.structures import Detections
+
+
+class DetectionMetric:
+    """COCO AP and AR over exactly the rows that `predictions` gives.
+
+    A figure is -1, as in pycocotools, where the ground truth has nothing to measure it on. The 100 best detections of
+    an image and class count, COCO's own limit, however many were kept.
+
+    Args:
+        ground_truth: the split as a COCO dict; not changed. iscrowd left out is 0, area left out is width * height.
+        category_ids: the category id of each label of the detections.
+        names: the class names, in the same order.
+        image_ids: the images to evaluate; None takes all of the ground truth, as pycocotools does.
+        max_det: best detections of an image and class that count; any other number than 100 leaves the COCO protocol,
+            and 'AR100', AP and the figures by size are then those at `max_det`.
+        backend: 'pycocotools', or 'faster' (faster-coco-eval, whole-number ids only): the same figures in less time.
+    Raises:
+        ValueError: ids that do not fit the ground truth, an annotation without a box, or an option out of its range.
+    """
+
+    def __init__(
+        self,
+        ground_truth: Mapping[str, Any],
+        category_ids: Sequence[Hashable],
+        names: Sequence[str],
+        *,
+        image_ids: Iterable[Hashable] | None = None,
+        max_det: int = 100,
+        backend: str = "pycocotools",
+    ) -> None:
+        if backend not in BACKENDS:
+            raise ValueError(f"backend: '{backend}' is unknown; expected one of {', '.join(BACKENDS)}")
+        if max_det <= 10:
+            raise ValueError(f"max_det: expected more than 10, found {max_det}; postprocess() is where fewer are kept")
+        self._ground_truth = box_ground_truth(ground_truth)
+        self._category_ids = _check_categories(category_ids, names, self._ground_truth)
+        self._names = _distinct(names, category_ids)
+        known = dict.fromkeys(image["id"] for image in self._ground_truth["images"])
+        self._image_ids = dict.fromkeys(known if image_ids is None else image_ids)
+        if missing := [i for i in self._image_ids if i not in known]:
+            raise ValueError(
+                f"image_ids: {len(missing)} not in the ground truth (the first is {missing[0]!r}); "
+                f"expected ids out of its {len(known)} images"
+            )
+        if backend == "faster" and not all(isinstance(i, int) for i in (*known, *category_ids)):
+            raise ValueError("backend 'faster': expected ids that are whole numbers; use 'pycocotools' for these")
+        self._max_det = max_det
+        self._backend = backend
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every detection."""
+        self._found: dict[Hashable, list[dict[str, Any]]] = {}
+        self._result: CocoResult | None = None
+
+    def update(self, image_ids: Sequence[Hashable], detections: Sequence[Detections]) -> None:
+        """Add the detections of images, each image once.
+
+        Args:
+            image_ids: ids of the ground truth.
+            detections: of each image, boxes in pixels of the original image.
+        Raises:
+            ValueError: an image that is not evaluated or was counted before, or a detection that is not finite.
+        """
+        for image_id, found in zip(image_ids, detections, strict=True):
+            if image_id not in self._image_ids:
+                raise ValueError(f"image {image_id!r} is not among the {len(self._image_ids)} images evaluated")
+            if image_id in self._found:
+                raise ValueError(f"image {image_id!r} was counted before; the loader may give each image once only")
+            self._found[image_id] = self._rows(image_id, found)
+        self._result = None
+
+    def extend(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add what `predictions` gave on another rank; rows of images that are already here are left out."""
+        added: dict[Hashable, list[dict[str, Any]]] = {}
+        for row in rows:
+            if row["image_id"] not in self._found:
+                added.setdefault(row["image_id"], []).append(dict(row))
+        self._found.update(added)
+        self._result = None
+
+    def predictions(self) -> list[dict[str, Any]]:
+        """A COCO results list: image_id, category_id, bbox [x, y, width, height] in original pixels, score.
+
+        Images in the order of the ground truth, best score first within each: no trace of batches or ranks is left.
+        Numbers are Python's own, so that JSON gives back exactly the same.
+        """
+        return [dict(row) for image_id in self._image_ids for row in self._found.get(image_id, ())]
+
+    def compute(self) -> dict[str, Any]:
+        """The keys of FIGURES, 'per_class' (name to AP and AP50) and 'images' (how many were evaluated)."""
+        result = self._evaluated()
+        per_class = {}
+        for name, category_id in zip(self._names, self._category_ids, strict=True):
+            part = result.category(category_id)
+            per_class[name] = {"AP": part.average_precision(), "AP50": part.average_precision(iou=0.5)}
+        return {**result.figures(), "per_class": per_class, "images": len(self._image_ids)}
+
+    def pr_curves(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """(101,) recall thresholds and, for each class that has objects, (101,) precision at IoU 0.5."""
+        result = self._evaluated()
+        curves = {}
+        for name, category_id in zip(self._names, self._category_ids, strict=True):
+            part = result.category(category_id)
+            if part.average_precision(iou=0.5) > -1:
+                curves[name] = part.precision[0, :, 0, 0, -1]
+        return result.recall_thresholds, curves
+
+    def table(self) -> str:
+        """The twelve lines that pycocotools prints, and one line for each class."""
+        figures = self.compute()
+        lines = []
+        for key in FIGURES:
+            title = "Average Precision  (AP)" if key.startswith("AP") else "Average Recall     (AR)"
+            iou = {"AP50": "0.50", "AP75": "0.75"}.get(key, "0.50:0.95")
+            area = {"s": "small", "m": "medium", "l": "large"}.get(key[-1], "all")
+            limit = {"AR1": 1, "AR10": 10}.get(key, self._max_det)
+            lines.append(f" {title} @[ IoU={iou:<9} | area={area:>6} | maxDets={limit:>3} ] = {figures[key]:0.3f}")
+        width = max(len(name) for name in ("class", *self._names))
+        lines += ["", f" {'class':<{width}}      AP   AP50"]
+        for name, row in figures["per_class"].items():
+            lines.append(f" {name:<{width}}  {row['AP']:6.3f} {row['AP50']:6.3f}")
+        return "\n".join(lines)
+
+    def _rows(self, image_id: Hashable, found: Detections) -> list[dict[str, Any]]:
+        boxes, scores = found.boxes.detach().cpu().double().numpy(), found.scores.detach().cpu().double().numpy()
+        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+            raise ValueError(f"image {image_id!r}: a detection is not finite; has the model diverged?")
+        parts = zip(found.labels.tolist(), xyxy_to_xywh(boxes).tolist(), scores.tolist(), strict=True)
+        return [
+            {"image_id": image_id, "category_id": self._category_ids[label], "bbox": box, "score": score}
+            for label, box, score in parts
+        ]
+
+    def _evaluated(self) -> CocoResult:
+        if self._result is None:
+            arguments = (self._ground_truth, self.predictions(), list(self._image_ids))
+            self._result = evaluate_boxes(*arguments, max_det=self._max_det, backend=self._backend)
+        return self._result
+
+
+def _check_categories(
+    category_ids: Sequence[Hashable], names: Sequence[str], ground_truth: Mapping[str, Any]
+) -> tuple[Hashable, ...]:
+    if len(category_ids) != len(names) or len(set(category_ids)) != len(category_ids):
+        raise ValueError(f"category_ids: expected {len(names)} different ids, one for each name, found {category_ids}")
+    known = [category["id"] for category in ground_truth["categories"]]
+    if known and not set(known) & set(category_ids):
+        found = f"{list(category_ids)[:5]} ..., while the ground truth has {known[:5]} ..."
+        raise ValueError(f"category_ids: none is in the ground truth; found {found}")
+    return tuple(category_ids)
+
+
+def _distinct(names: Sequence[str], category_ids: Sequence[Hashable]) -> tuple[str, ...]:
+    """The names, with the id behind those that stand twice, so that each can be a key."""
+    names = tuple(names)
+    return tuple(f"{n} ({i})" if names.count(n) > 1 else n for n, i in zip(names, category_ids, strict=True))

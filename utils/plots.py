@@ -1,0 +1,278 @@
+"""Pictures of a training run: labels, batches, predictions, curves. Each function writes one PNG and returns None."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from utils.draw import class_colour, draw_detections, image_grid, with_caption
+from utils.structures import Detections, LabelledImages, Sample, Targets
+
+INK, QUIET = "#262a33", "#6b7280"
+LINES = ("#2563eb", "#ea580c", "#16a34a", "#c026d3", "#0891b2", "#854d0e")
+_MAX_BARS = 40
+
+
+def plot_labels(images: LabelledImages, path: Path) -> None:
+    """How many objects each class has, where they are, and how large; crowd regions are left out."""
+    samples = images.samples
+    keep = [~sample.crowd for sample in samples]
+    labels = np.concatenate([np.empty(0, np.int64), *(s.labels[k] for s, k in zip(samples, keep, strict=True))])
+    boxes = np.concatenate([np.empty((0, 4)), *(s.boxes[k] for s, k in zip(samples, keep, strict=True))])
+    sides = np.repeat([(s.width, s.height) for s in samples] or np.empty((0, 2)), [k.sum() for k in keep], axis=0)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / sides.reshape(-1, 2)
+    sizes = (boxes[:, 2:] - boxes[:, :2]).clip(min=0)
+    counts = np.bincount(labels, minlength=len(images.names))
+    shown = min(len(counts), _MAX_BARS)
+    figure = Figure(figsize=(13, max(8.0, 1.5 + 0.24 * shown)), layout="constrained")
+    grid = figure.add_gridspec(2, 3, width_ratios=(1.3, 1, 1))
+    bars, areas = (grid[0, 0], grid[1, :]) if shown <= 12 else (grid[:, 0], grid[1, 1:])
+    figure.suptitle(
+        f"{len(labels):,} objects of {len(counts)} classes in {len(samples):,} images", color=INK, fontsize=14
+    )
+    _draw_counts(figure.add_subplot(bars), counts, images.names)
+    _draw_density(figure.add_subplot(grid[0, 1]), centres, "Centres", ("x / image width", "y / image height"))
+    relative = sizes / sides.reshape(-1, 2)
+    _draw_density(figure.add_subplot(grid[0, 2]), relative, "Sizes", ("width / image width", "height / image height"))
+    _draw_areas(figure.add_subplot(areas), np.sqrt(sizes.prod(axis=1)))
+    _save(figure, path)
+
+
+def plot_batch(images: Tensor, targets: Targets, names: Sequence[str], path: Path, *, limit: int = 16) -> None:
+    """The first images of a batch, as the network is shown them, with their boxes.
+
+    Args:
+        images: (B, 3, H, W) RGB, uint8 or float in [0, 1].
+        targets: boxes in pixels of `images`; crowd regions are left out.
+        limit: images in the picture.
+    """
+    pixels = images[:limit].detach().cpu()
+    if pixels.is_floating_point():
+        pixels = (pixels.float().clamp(0, 1) * 255).round().byte()
+    boxes, labels, owner = targets.boxes.cpu().numpy(), targets.labels.cpu().numpy(), targets.image_index.cpu().numpy()
+    visible = ~targets.crowd.cpu().numpy()
+    pictures = []
+    for index, image in enumerate(pixels.permute(0, 2, 3, 1).numpy()):
+        chosen = visible & (owner == index)
+        pictures.append(_drawn(image, boxes[chosen], labels[chosen], None, names, side=480))
+    _write(image_grid(pictures, math.ceil(math.sqrt(len(pictures)))), path)
+
+
+def plot_predictions(
+    items: Iterable[tuple[Sample, np.ndarray, Detections]], names: Sequence[str], path: Path, *, columns: int = 2
+) -> None:
+    """Images twice, side by side: with their ground truth and with what was found.
+
+    Args:
+        items: sample, its image (H, W, 3) uint8 RGB, and detections in pixels of it.
+        columns: pairs in a row.
+    """
+    pictures = []
+    for sample, image, found in items:
+        truth = _drawn(image, sample.boxes[~sample.crowd], sample.labels[~sample.crowd], None, names, side=560)
+        found = found.cpu()
+        arrays = (found.boxes.numpy(), found.labels.numpy(), found.scores.numpy())
+        guess = _drawn(image, *arrays, names, side=560)
+        captions = (f"{sample.path.name}: ground truth", f"found: {len(found)}")
+        pictures += [with_caption(truth, captions[0]), with_caption(guess, captions[1])]
+    _write(image_grid(pictures, 2 * columns), path)
+
+
+def plot_results(table: Path, path: Path) -> None:
+    """Curves of results.csv: loss terms, AP, learning rate and speed over the epochs; a blank field is a gap."""
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    columns = {key: np.array([_number(row[key]) for row in rows]) for key in (rows[0] if rows else ())}
+    epochs = columns.pop("epoch", np.arange(1, len(rows) + 1))
+    losses = {key.removeprefix("loss/"): values for key, values in columns.items() if key.startswith("loss/")}
+    if len(losses) > 1:
+        losses = {"sum": np.sum(list(losses.values()), axis=0)} | losses
+    figure = Figure(figsize=(13, 8), layout="constrained")
+    axes = figure.subplots(2, 2).ravel()
+    _draw_curves(axes[0], epochs, losses, "Loss")
+    scores = {key: columns[key] for key in ("AP", "AP50", "AP75") if key in columns}
+    _draw_curves(axes[1], epochs, scores, "Average precision on val")
+    _mark_best(axes[1], epochs, scores.get("AP", np.empty(0)))
+    _draw_curves(axes[2], epochs, _named(columns, lr="learning rate"), "Learning rate at the end of the epoch")
+    _draw_curves(axes[3], epochs, _named(columns, images_per_second="images/s"), "Speed in training")
+    if "data_wait_share" in columns:
+        _draw_wait(axes[3], epochs, columns["data_wait_share"])
+    for ax in axes:
+        ax.set_xlabel("epoch", color=QUIET)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        ax.set_xlim(epochs.min(initial=1) - 0.5, epochs.max(initial=1) + 0.5)
+    for ax in (axes[0], *axes[2:]):
+        ax.set_ylim(bottom=0)
+    axes[1].set_ylim(
+        0, min(1.02, max(0.1, np.nanmax([0.0, *(np.nan_to_num(v).max() for v in scores.values())]) * 1.12))
+    )
+    _save(figure, path)
+
+
+def plot_pr_curves(recall: np.ndarray, precision: Mapping[str, np.ndarray], path: Path, *, limit: int = 20) -> None:
+    """Precision over recall at IoU 0.5 of each class, and their mean.
+
+    Args:
+        recall: (R,) thresholds.
+        precision: (R,) by class name.
+        limit: classes named in the legend; of more, the best and the worst halves are.
+    """
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    ax = figure.add_subplot()
+    _style(ax, "Precision over recall at IoU 0.5")
+    ranked = sorted(precision, key=lambda name: -float(np.mean(precision[name])))
+    named = set(ranked if len(ranked) <= limit else ranked[: limit // 2] + ranked[-(limit // 2) :])
+    colours = {name: np.array(class_colour(index)) / 255 for index, name in enumerate(precision)}
+    for name in ranked:
+        label = f"{name}  {np.mean(precision[name]):.3f}" if name in named else None
+        ax.plot(recall, precision[name], color=colours[name], lw=1.4 if name in named else 0.8, alpha=0.9, label=label)
+    if precision:
+        mean = np.mean(list(precision.values()), axis=0)
+        ax.plot(recall, mean, color=INK, lw=3, label=f"all {len(precision)} classes  {mean.mean():.3f}")
+        ax.legend(title="AP50", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+    ax.set(xlim=(0, 1.005), ylim=(0, 1.02))
+    ax.set_xlabel("recall", color=QUIET)
+    ax.set_ylabel("precision", color=QUIET)
+    _save(figure, path)
+
+
+def _draw_counts(ax: Axes, counts: np.ndarray, names: Sequence[str]) -> None:
+    order = np.arange(len(counts))
+    title = "Objects by class"
+    if len(counts) > _MAX_BARS:
+        order = np.sort(np.argsort(-counts, kind="stable")[:_MAX_BARS])
+        title = f"Objects by class, the {_MAX_BARS} most frequent of {len(counts)}"
+    _style(ax, title)
+    ax.grid(False)
+    positions = np.arange(len(order))
+    ax.barh(positions, counts[order], color=[np.array(class_colour(int(label))) / 255 for label in order], height=0.72)
+    ax.set_yticks(positions, [_short(names[label]) for label in order], color=INK)
+    ax.set_ylim(max(len(order), 8) - 0.4, -0.6)  # a few bars stay bars
+    for position, count in zip(positions, counts[order], strict=True):
+        ax.annotate(
+            f"{count:,}", (count, position), (4, 0), textcoords="offset points", va="center", fontsize=8, color=QUIET
+        )
+    ax.set_xlim(0, max(counts.max(initial=0) * 1.16, 1))
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def _draw_density(ax: Axes, points: np.ndarray, title: str, axis_names: tuple[str, str]) -> None:
+    """(N, 2) fractions of the image as a heat map, y downwards as in the image."""
+    _style(ax, title)
+    ax.grid(False)
+    counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=40, range=((0, 1), (0, 1)))
+    ax.imshow(np.sqrt(counts), extent=(0, 1, 1, 0), cmap="Blues", interpolation="nearest", aspect="equal")
+    ax.set_xlabel(axis_names[0], color=QUIET)
+    ax.set_ylabel(axis_names[1], color=QUIET)
+
+
+def _draw_areas(ax: Axes, sides: np.ndarray) -> None:
+    """Side of the square of an object's area, with COCO's limits of small, medium and large."""
+    _style(ax, "Square root of the box area, pixels of the original image")
+    top = max(float(sides.max(initial=1)), 128.0)
+    low = max(float(np.quantile(sides, 0.002)) / 1.3, 1.0) if len(sides) else 1.0
+    ax.hist(sides.clip(min=low), bins=np.geomspace(low, top * 1.01, 60), color=LINES[0], alpha=0.85)
+    ax.set_xscale("log")
+    ax.set_xlim(low, top * 1.05)
+    ticks = [tick for tick in (1, 2, 4, 8, 16, 32, 64, 96, 128, 256, 512, 1024, 2048, 4096) if low <= tick <= top]
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.minorticks_off()
+    bounds = (0, 32, 96, math.inf)
+    for name, low, high in zip(("small", "medium", "large"), bounds, bounds[1:], strict=False):
+        share = np.mean((sides >= low) & (sides < high)) if len(sides) else 0.0
+        left, right = max(low, ax.get_xlim()[0]), min(high, ax.get_xlim()[1])
+        if left < right:
+            ax.text(
+                math.sqrt(left * right), 0.97, f"{name} {share:.0%}",
+                transform=ax.get_xaxis_transform(), ha="center", va="top", color=INK,
+            )  # fmt: skip
+        if low < high < top:
+            ax.axvline(high, color=QUIET, lw=1, ls=":")
+    ax.margins(y=0.15)
+
+
+def _draw_curves(ax: Axes, epochs: np.ndarray, curves: Mapping[str, np.ndarray], title: str) -> None:
+    _style(ax, title)
+    curves = {name: values for name, values in curves.items() if np.isfinite(values).any()}
+    for (name, values), colour in zip(curves.items(), LINES * 4, strict=False):
+        known = np.isfinite(values)  # epochs without an evaluation are skipped over
+        marker = "o" if known.sum() < 25 else None
+        ax.plot(epochs[known], values[known], color=colour, lw=2, marker=marker, ms=4, label=name)
+    if len(curves) > 1:
+        ax.legend(frameon=False, fontsize=9, labelcolor=INK)
+
+
+def _mark_best(ax: Axes, epochs: np.ndarray, values: np.ndarray) -> None:
+    if not np.isfinite(values).any():
+        return
+    best = int(np.nanargmax(values))
+    ax.plot(epochs[best], values[best], marker="*", ms=15, color=LINES[0], mec="white")
+    ax.set_title(f"best AP {values[best]:.3f}, epoch {int(epochs[best])}", loc="right", color=QUIET, fontsize=10)
+
+
+def _draw_wait(ax: Axes, epochs: np.ndarray, share: np.ndarray) -> None:
+    right = ax.twinx()
+    right.fill_between(epochs, 100 * share, color=LINES[1], alpha=0.2, lw=0)
+    right.set_ylim(0, 100)
+    right.set_ylabel("time spent waiting for data, %", color=LINES[1])
+    right.spines[["top", "left", "right", "bottom"]].set_visible(False)
+    right.tick_params(colors=QUIET, length=0, labelsize=9)
+    ax.set_ylabel("images/s", color=LINES[0])
+
+
+def _named(columns: Mapping[str, np.ndarray], **titles: str) -> dict[str, np.ndarray]:
+    """The columns that the table has, under a title for the legend."""
+    return {title: columns[key] for key, title in titles.items() if key in columns}
+
+
+def _style(ax: Axes, title: str) -> None:
+    ax.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold")
+    ax.grid(True, color="#e5e7eb", lw=0.8)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color("#9ca3af")
+    ax.tick_params(colors=QUIET, length=0, labelsize=9)
+
+
+def _drawn(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    scores: np.ndarray | None,
+    names: Sequence[str],
+    *,
+    side: int,
+) -> np.ndarray:
+    """Made smaller to `side` pixels at most first, so that text keeps its size."""
+    scale = min(side / max(image.shape[:2]), 1.0)
+    if scale < 1:
+        size = (max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return draw_detections(image, boxes * scale, labels, scores, names)
+
+
+def _number(text: str | None) -> float:
+    return float(text) if text else math.nan
+
+
+def _short(name: str, limit: int = 22) -> str:
+    return name if len(name) <= limit else f"{name[: limit - 1]}…"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    FigureCanvasAgg(figure).print_png(str(path), pil_kwargs={"optimize": True})
+
+
+def _write(image: np.ndarray, path: Path) -> None:
+    _, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    path.write_bytes(data.tobytes())

@@ -1,0 +1,92 @@
+"""Run: the folder of one run, as in docs/reference.md."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.config import ConfigError, dump_yaml, load_yaml
+
+
+def new_run_folder(project: Path, name: str) -> Path:
+    """Make PROJECT/NAME, or NAME2, NAME3, ... where that exists already.
+
+    Raises:
+        ConfigError: the folder cannot be made.
+    """
+    for number in itertools.count(1):
+        folder = project / (name if number == 1 else f"{name}{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if folder.exists() and project.is_dir():
+                continue
+            raise ConfigError(f"{project}: is a file, expected a folder for runs; choose another --project") from None
+        except OSError as error:
+            raise ConfigError(f"{folder}: cannot be made ({error.strerror}); choose another --project") from None
+        return folder
+    raise AssertionError("unreachable")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Paths of a training run.
+
+    Args:
+        folder: PROJECT/NAME.
+    """
+
+    folder: Path
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint to continue from."""
+        return self.folder / "weights" / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the best AP."""
+        return self.folder / "weights" / "best.pt"
+
+    @classmethod
+    def create(cls, project: Path, name: str, config: dict[str, Any]) -> Run:
+        """A new folder with config.yaml and weights/."""
+        run = cls(new_run_folder(project, name))
+        (run.folder / "weights").mkdir()
+        temporary = run.folder / ".config.yaml.tmp"
+        temporary.write_text(dump_yaml(config), encoding="utf-8")
+        os.replace(temporary, run.folder / "config.yaml")
+        return run
+
+    @classmethod
+    def find(cls, what: str, project: Path) -> Run:
+        """The run that --resume names: a folder, a checkpoint in it, or '' for the newest of `project`.
+
+        Raises:
+            ConfigError: no such run, or one without config.yaml.
+        """
+        if what:
+            path = Path(what)
+            folder = path.parent.parent if path.is_file() and path.parent.name == "weights" else path
+            if not folder.is_dir() and path.name == what and (project / what).is_dir():
+                folder = project / what
+        else:
+            runs = [config.parent for config in project.glob("*/config.yaml")]
+            if not runs:
+                raise ConfigError(f"--resume: no run in {project}; name one: --resume RUN")
+            folder = max(runs, key=_last_change)
+        if not (folder / "config.yaml").is_file():
+            raise ConfigError(f"--resume {what}: {folder} is not the folder of a run (it has no config.yaml)")
+        return cls(folder)
+
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration that the run was started with."""
+        return load_yaml(self.folder / "config.yaml")
+
+
+def _last_change(folder: Path) -> float:
+    checkpoint = folder / "weights" / "last.pt"
+    return (checkpoint if checkpoint.is_file() else folder / "config.yaml").stat().st_mtime
