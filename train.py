@@ -8,20 +8,18 @@ torchrun --nproc_per_node 8 train.py ...                          # on several G
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import json
 import logging
-import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from data.config import check_same_classes, load_data_config, read_split, summarize
@@ -29,52 +27,26 @@ from data.dataset import TrainDataset
 from data.images import read_image
 from data.loader import CACHE_BYTES, TrainSampler, build_eval_loader, build_train_loader, default_workers
 from models.build import build_criterion, build_model, check_image_size
-from models.config import ModelConfig, load_model_config, model_config_from
+from models.config import load_model_config, model_config_from
 from models.detector import Detector
 from models.predictor import ModelPredictor, open_predictor
+from models.pretrained import start_from_
 from utils import dist, plots
-from utils.boxes import xywh_to_xyxy
 from utils.config import ROOT, ConfigError, to_plain
 from utils.device import select_device
 from utils.log import MetricLog, Progress, duration, error_text, setup_logging
 from utils.metrics.detection import FIGURES, DetectionMetric
 from utils.run import Run
-from utils.structures import Batch, Detections, LabelledImages
-from utils.training.checkpoint import load_checkpoint, load_matching_, replace_with_link, save_checkpoint, versions
-from utils.training.config import RecipeConfig, load_recipe, recipe_from
+from utils.structures import LabelledImages
+from utils.training.checkpoint import load_checkpoint, replace_with_link, save_checkpoint, versions
+from utils.training.config import RecipeConfig, TrainConfig, load_recipe, saved_config
 from utils.training.optim import freeze_, keep_frozen_statistics_
-from utils.training.schedule import learning_rate_factor
 from utils.training.state import TrainState, amp_dtype
+from utils.training.step import Stepper, train_step
 from utils.training.stop import Stop, graceful_stop
 from val import evaluate
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """One run, resolved: what config.yaml in the run folder says.
-
-    Args:
-        model, recipe: what is trained and how.
-        data: path of the data YAML, or 'shapes'.
-        image_size: (height, width) of the network input.
-        weights: checkpoint to start from; None starts from random weights.
-        seed: of weights, order and augmentation.
-        workers: loader processes; changes speed only.
-    """
-
-    model: ModelConfig
-    recipe: RecipeConfig
-    data: str
-    image_size: tuple[int, int]
-    weights: str | None
-    seed: int
-    workers: int
-
-
-class TrainingDiverged(ValueError):
-    """A loss or gradient is not a finite number; raised before the optimizer moves."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -98,24 +70,26 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Options as in docs/reference.md."""
     parser = argparse.ArgumentParser(description="Train a detector.", allow_abbrev=False)
     parser.add_argument("--cfg", help="model: a path, or a name in cfg/")
-    parser.add_argument(
-        "--data", nargs="?", default="shapes", const="shapes", help="data YAML; default: the embedded set"
-    )
+    parser.add_argument("--data", nargs="?", const="shapes", help="data YAML (default: shapes, the embedded set)")
     parser.add_argument("--hyp", help="recipe: a path, or a name in cfg/train/ (default: default; for shapes: shapes)")
     parser.add_argument("--weights", help="checkpoint to start from")
     parser.add_argument("--epochs", type=int, help="passes over the training images")
     parser.add_argument("--batch-size", type=int, help="images in a batch, over all processes")
     parser.add_argument("--img-size", type=int, help="side of the network input in pixels")
-    parser.add_argument("--device", help="cpu, cuda, cuda:N or mps")
-    parser.add_argument("--workers", type=int, help="loader processes")
-    parser.add_argument("--seed", type=int, help="of weights, order and augmentation (default 0)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the fastest there is)")
+    parser.add_argument("--workers", type=int, help="loader processes (default: half the cores, at most 8)")
+    parser.add_argument("--threads", type=int, help="CPU threads of PyTorch (default: its own choice)")
+    parser.add_argument("--seed", type=int, help="of weights, order and augmentation (default: 0)")
     parser.add_argument("--resume", nargs="?", const="", metavar="RUN", help="continue a run (default: the newest)")
     parser.add_argument("--project", default=str(ROOT / "runs" / "train"), help="folder of runs")
-    parser.add_argument("--name", default="exp", help="folder of this run in PROJECT")
+    parser.add_argument("--name", default="exp", help="folder of this run in PROJECT; never overwritten")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="recipe key, e.g. optimizer.lr=0.01"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a key of the recipe (optimizer.lr=0.01) or of the model (model.neck.spp_kernels=null); may be repeated",
     )
-    parser.add_argument("--threads", type=int, help="CPU threads of PyTorch")
     return parser.parse_args(argv)
 
 
@@ -126,47 +100,25 @@ def resolve(args: argparse.Namespace) -> tuple[TrainConfig, Run | None]:
         ConfigError: anything wrong with the command line or a file that it names.
     """
     if args.resume is not None:
-        return resolve_resumed(args)
+        fixed = ("cfg", "data", "hyp", "weights", "epochs", "batch_size", "img_size", "seed", "set")
+        given = [f"--{name.replace('_', '-')}" for name in fixed if getattr(args, name) not in (None, [])]
+        if given:
+            raise ConfigError(f"--resume continues a run as it was started; leave out {', '.join(given)}")
+        run = Run.find(args.resume, Path(args.project))
+        return saved_config(run.folder / "config.yaml", workers=args.workers), run
     if args.cfg is None:
         known = ", ".join(sorted(path.name for path in (ROOT / "cfg").glob("*.yaml")))
         raise ConfigError(f"--cfg is missing: name a model, for example --cfg csppeleenet-prn.yaml. Known: {known}")
+    data = "shapes" if args.data in (None, "shapes") else str(load_data_config(args.data).source)
     for_model = [text.removeprefix("model.") for text in args.set if text.startswith("model.")]
     for_recipe = [text for text in args.set if not text.startswith("model.")]
     model = load_model_config(args.cfg, for_model)
-    recipe = load_recipe(args.hyp or ("shapes" if args.data == "shapes" else "default"), for_recipe)
+    recipe = load_recipe(args.hyp or ("shapes" if data == "shapes" else "default"), for_recipe)
     options = {"epochs": args.epochs, "batch_size": args.batch_size, "image_size": args.img_size}
     recipe = replace(recipe, **{key: value for key, value in options.items() if value is not None})
     size = (recipe.image_size, recipe.image_size) if recipe.image_size else model.size
     workers = default_workers() if args.workers is None else args.workers
-    data = args.data if args.data == "shapes" else str(load_data_config(args.data).source)
-    return TrainConfig(model, recipe, data, size, args.weights, args.seed or 0, workers), None
-
-
-def resolve_resumed(args: argparse.Namespace) -> tuple[TrainConfig, Run]:
-    """The configuration of the run that --resume names; only speed may be changed (--device, --workers, --threads)."""
-    fixed = ("cfg", "hyp", "weights", "epochs", "batch_size", "img_size", "seed")
-    changed = [f"--{name.replace('_', '-')}" for name in fixed if getattr(args, name) is not None]
-    if changed or args.set or args.data != "shapes":
-        named = ", ".join([*changed, *(["--set"] if args.set else []), *(["--data"] if args.data != "shapes" else [])])
-        raise ConfigError(
-            f"--resume continues a run as it was started; leave out {named}, or start a new run --weights"
-        )
-    run = Run.find(args.resume, Path(args.project))
-    saved = run.config()
-    where = str(run.folder / "config.yaml")
-    try:
-        config = TrainConfig(
-            model=model_config_from(saved["model"], where=f"{where}: model"),
-            recipe=recipe_from(saved["recipe"], where=f"{where}: recipe"),
-            data=saved["data"],
-            image_size=tuple(saved["image_size"]),
-            weights=saved["weights"],
-            seed=saved["seed"],
-            workers=saved["workers"] if args.workers is None else args.workers,
-        )
-    except KeyError as error:
-        raise ConfigError(f"{where}: key {error} is missing; this is not a run of train.py") from None
-    return config, run
+    return TrainConfig(to_plain(model), recipe, data, size, args.weights, args.seed or 0, workers), None
 
 
 def train(config: TrainConfig, run: Run | None, args: argparse.Namespace, device: torch.device, stop: Stop) -> int:
@@ -187,25 +139,24 @@ def train(config: TrainConfig, run: Run | None, args: argparse.Namespace, device
         log = MetricLog(run.folder, finished_epochs=state.epoch) if dist.rank() == 0 else None
         describe(job, state)
         for epoch in range(state.epoch, recipe.epochs):
+            if recipe.patience and epoch - state.best_epoch >= recipe.patience:
+                logger.info("No better AP for %d epochs: stopping early after epoch %d", recipe.patience, epoch)
+                break
             if not train_one_epoch(job, state, stop):
                 save(job, state)
                 logger.info("Stopped and saved. Continue with: python train.py --resume %s", run.folder)
                 return 128 + (stop.signal or 15)
-            figures = validate(job, state)
-            record(job, state, log, figures)
-            if recipe.patience and epoch + 1 - state.best_epoch >= recipe.patience:
-                logger.info("No better AP for %d epochs: stopping early after epoch %d", recipe.patience, epoch + 1)
-                break
+            record(job, state, log, validate(job, state))
         if dist.rank() == 0:
+            finish(job, log)
             log.close()
-            finish(job)
         dist.barrier()
     return 0
 
 
 @dataclass(frozen=True)
 class DataSplits:
-    """The two splits of a training run and what they are called."""
+    """The two splits of a training run."""
 
     train: LabelledImages
     val: LabelledImages
@@ -222,26 +173,23 @@ class Job:
     """What does not change during a run.
 
     Args:
-        forward: the model as it is called: in DDP, compiled, or itself.
+        stepper: forward pass, loss and recipe of each step.
         metric: of the validation split.
     """
 
     config: TrainConfig
     run: Run
     images: DataSplits
-    device: torch.device
+    stepper: Stepper
     loader: DataLoader
     sampler: TrainSampler
     val_loader: DataLoader
-    criterion: nn.Module
-    forward: Callable[[Tensor], list[Tensor]]
     metric: DetectionMetric
 
     @classmethod
     def create(cls, config: TrainConfig, run: Run, images: DataSplits, model: Detector, device: torch.device) -> Job:
         """Loaders, loss and metric of a run."""
-        recipe, size, resize = config.recipe, config.image_size, config.model.resize
-        ranks = {"rank": dist.rank(), "world_size": dist.world_size()}
+        recipe, size, resize = config.recipe, config.image_size, config.model["resize"]
         dataset = TrainDataset(images.train, recipe.augment, image_size=size, resize=resize, seed=config.seed)
         if recipe.cache:
             dataset.fill_cache(limit_bytes=CACHE_BYTES)
@@ -253,173 +201,89 @@ class Job:
             stride=model.stride,
             mix_epochs=recipe.mosaic_epochs,
             seed=config.seed,
-            **ranks,
+            rank=dist.rank(),
+            world_size=dist.world_size(),
         )
         forward: nn.Module = dist.wrap(model, device)
-        if recipe.compile:
-            forward = torch.compile(forward)
-        evaluation = recipe.evaluation
-        return cls(
-            config=config,
-            run=run,
-            images=images,
-            device=device,
-            loader=build_train_loader(dataset, sampler, workers=config.workers, pin_memory=device.type == "cuda"),
-            sampler=sampler,
-            val_loader=build_eval_loader(
-                images.val,
-                image_size=size,
-                resize=resize,
-                batch_size=recipe.batch_size,
-                workers=config.workers,
-                **ranks,
-            ),
+        stepper = Stepper(
+            forward=torch.compile(forward) if recipe.compile else forward,
             criterion=build_criterion(model, recipe.loss, where="recipe: loss"),
-            forward=forward,
-            metric=val_metric(images.val, evaluation.max_det, "faster" if evaluation.fast else "pycocotools"),
+            recipe=recipe,
+            steps_per_epoch=-(-sampler.batches // recipe.accumulate),
+            device=device,
         )
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer updates in an epoch."""
-        return -(-self.sampler.batches // self.config.recipe.accumulate)
+        loader = build_train_loader(dataset, sampler, workers=config.workers, pin_memory=device.type == "cuda")
+        val_loader = loader_of(images.val, config, rank=dist.rank(), world_size=dist.world_size())
+        return cls(config, run, images, stepper, loader, sampler, val_loader, metric_of(images.val, recipe))
 
 
 def train_one_epoch(job: Job, state: TrainState, stop: Stop) -> bool:
     """The rest of the current epoch; False when somebody asked to stop before its end."""
+    recipe, quiet = job.config.recipe, dist.rank() != 0
     state.model.train()
-    keep_frozen_statistics_(state.model, job.config.recipe.freeze)
+    keep_frozen_statistics_(state.model, recipe.freeze)
     job.sampler.set_position(state.epoch, state.batch)
-    title = f"Epoch {state.epoch + 1}/{job.config.recipe.epochs}"
-    last_save = waiting = time.monotonic()
-    quiet = dist.rank() != 0
+    title = f"Epoch {state.epoch + 1}/{recipe.epochs}"
+    last_save = mark = time.monotonic()
     with Progress(job.sampler.batches, title, start=state.batch, quiet=quiet) as progress:
-        for batches in grouped(job.loader, job.config.recipe.accumulate):
-            started = time.monotonic()
+        for batches in grouped(job.loader, recipe.accumulate):
+            begin = time.monotonic()
             if state.step < 3 and not quiet:
-                draw_batch(job, batches[0], state.step)
-            terms = train_step(job, state, batches)
+                picture = job.run.folder / f"train_batch{state.step}.png"
+                plots.plot_batch(batches[0].images, batches[0].targets, job.images.names, picture)
+            terms = train_step(job.stepper, state, batches)
             now = time.monotonic()
             state.batch += len(batches)
-            seen = len(batches) * job.config.recipe.batch_size
-            count_up_(
-                state.sums, {**terms, "steps": 1, "images": seen, "seconds": now - waiting, "wait": started - waiting}
-            )
-            waiting = now
+            state.count({f"loss/{name}": value for name, value in terms.items()})
+            state.count({"steps": 1, "images": len(batches) * recipe.batch_size})
+            state.count({"seconds": now - mark, "wait": begin - mark})
+            mark = now
             for _ in batches:
                 progress.advance(progress_note(state.sums))
-            if stop.requested(job.device):
+            if stop.requested(job.stepper.device):
                 return False
-            if now - last_save > 60 * job.config.recipe.save_minutes:
+            if now - last_save > 60 * recipe.save_minutes:
                 save(job, state)
                 last_save = now
     return True
 
 
-def train_step(job: Job, state: TrainState, batches: list[Batch]) -> dict[str, float]:
-    """One optimizer update from one or more batches; returns the loss terms, averaged over the batches.
-
-    Raises:
-        TrainingDiverged: a loss or gradient is not finite; weights, average and optimizer are as before.
-    """
-    config, recipe, device = job.config, job.config.recipe, job.device
-    factor = learning_rate_factor(
-        state.step,
-        total_steps=recipe.epochs * job.steps_per_epoch,
-        steps_per_epoch=job.steps_per_epoch,
-        config=recipe.schedule,
-    )
-    for group in state.optimizer.param_groups:
-        group["lr"] = recipe.optimizer.lr * factor
-    dtype = amp_dtype(recipe, device)
-    totals: dict[str, float] = {}
-    for index, batch in enumerate(batches):
-        batch = batch.to(device, channels_last=recipe.channels_last)
-        # Ranks exchange gradients once a step, at its last batch.
-        wait = index < len(batches) - 1 and hasattr(job.forward, "no_sync")
-        with job.forward.no_sync() if wait else contextlib.nullcontext():
-            with torch.autocast(device.type, dtype or torch.float32, enabled=dtype is not None):
-                raw_maps = job.forward(batch.images)
-            terms = job.criterion(raw_maps, batch.targets)
-            loss = torch.stack(list(terms.values())).sum()
-            values = dict(zip(terms, torch.stack(list(terms.values())).detach().tolist(), strict=True))
-            if not all(map(math.isfinite, values.values())):
-                raise TrainingDiverged(diverged(state, config, "loss", values, batch))
-            # The terms are divided by counts over all ranks and DDP averages over ranks: undo the average.
-            state.scaler.scale(loss * dist.world_size() / len(batches)).backward()
-        count_up_(totals, {name: value / len(batches) for name, value in values.items()})
-    state.scaler.unscale_(state.optimizer)
-    parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, recipe.optimizer.clip_norm or math.inf)
-    if not state.scaler.is_enabled() and not torch.isfinite(norm):  # the fp16 scaler skips such steps by itself
-        state.optimizer.zero_grad()
-        raise TrainingDiverged(diverged(state, config, "gradient", totals, batches[-1]))
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    state.optimizer.zero_grad()
-    state.ema.update_parameters(state.model)
-    state.step += 1
-    return totals
-
-
-def diverged(state: TrainState, config: TrainConfig, what: str, values: dict[str, float], batch: Batch) -> str:
-    """The message of TrainingDiverged."""
-    terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-    files = ", ".join(batch.paths[:4]) + (", ..." if len(batch) > 4 else "")
-    return (
-        f"the {what} of step {state.step + 1} (epoch {state.epoch + 1}) is not a finite number: {terms}; images {files}. "
-        f"No weight was changed by this step. Lower optimizer.lr (now {config.recipe.optimizer.lr:g}), lengthen the "
-        "warm-up, or set amp=off"
-    )
-
-
 def validate(job: Job, state: TrainState) -> dict[str, Any] | None:
     """Close the epoch and evaluate the averaged weights; None where the recipe skips this epoch."""
-    evaluation, recipe = job.config.recipe.evaluation, job.config.recipe
+    recipe = job.config.recipe
     state.epoch, state.batch = state.epoch + 1, 0
-    if state.epoch % evaluation.interval and state.epoch < recipe.epochs:
+    if state.epoch % recipe.evaluation.interval and state.epoch < recipe.epochs:
         return None
     predictor = ModelPredictor(
         state.ema.module,
         names=job.images.names,
         category_ids=job.images.train.category_ids,
         image_size=job.config.image_size,
-        resize=job.config.model.resize,
-        device=job.device,
+        resize=job.config.model["resize"],
+        device=job.stepper.device,
     )
     job.metric.reset()
     return evaluate(predictor, job.val_loader, job.metric, **protocol(recipe), over_ranks=dist.is_distributed())
 
 
-def protocol(recipe: RecipeConfig) -> dict[str, Any]:
-    """What `evaluate` is asked for."""
-    return {key: getattr(recipe.evaluation, key) for key in ("conf_thres", "iou_thres", "max_det")}
-
-
 def record(job: Job, state: TrainState, log: MetricLog | None, figures: dict[str, Any] | None) -> None:
     """Note the epoch in results.csv, TensorBoard and the console, then save last.pt and, if it is better, best.pt."""
-    sums = state.sums
+    sums, recipe = state.sums, job.config.recipe
     improved = figures is not None and figures["AP"] > state.best
     if improved:
         state.best, state.best_epoch = figures["AP"], state.epoch
-    row: dict[str, float | None] = {f"loss/{name}": value / sums["steps"] for name, value in losses(sums).items()}
-    row |= {key: figures[key] if figures else None for key in ("AP", "AP50", "AP75")}
-    row |= {
-        "lr": state.optimizer.param_groups[0]["lr"],
-        "seconds": sums["seconds"],
-        "images_per_second": sums["images"] / sums["seconds"],
-        "data_wait_share": sums["wait"] / sums["seconds"],
-    }
+    losses = {key: value / sums["steps"] for key, value in sums.items() if key.startswith("loss/")}
+    scores = {key: figures[key] if figures else None for key in ("AP", "AP50", "AP75")}
+    speed = {"seconds": sums["seconds"], "images_per_second": sums["images"] / sums["seconds"]}
+    share = {"data_wait_share": sums["wait"] / sums["seconds"]}
     if log is not None:
-        log.log(state.epoch, row)
-        recipe = job.config.recipe
-        left = duration((recipe.epochs - state.epoch) * (sums["seconds"] + (figures or {}).get("seconds", 0)))
-        scores = "  ".join(f"{key} {row[key]:.3f}" for key in ("AP", "AP50", "AP75")) if figures else "not evaluated"
-        terms = "  ".join(f"{name} {value / sums['steps']:.3f}" for name, value in losses(sums).items())
-        logger.info(
-            "Epoch %d/%d  %s  %s%s  %.1f images/s  %s left",
-            state.epoch, recipe.epochs, terms, scores, " *" if improved else "", row["images_per_second"], left,
-        )  # fmt: skip
+        log.log(state.epoch, {**losses, **scores, "lr": state.optimizer.param_groups[0]["lr"], **speed, **share})
+        shown = "  ".join(f"{key.removeprefix('loss/')} {value:.3f}" for key, value in losses.items())
+        found = "  ".join(f"{key} {value:.3f}" for key, value in scores.items()) if figures else "not evaluated"
+        pace = f"{speed['images_per_second']:.1f} images/s"
+        left = duration((recipe.epochs - state.epoch) * speed["seconds"])
+        star = " *" if improved else ""
+        logger.info("Epoch %d/%d  %s  %s%s  %s  %s left", state.epoch, recipe.epochs, shown, found, star, pace, left)
     state.sums = {}
     save(job, state, figures=figures)
     if improved and dist.rank() == 0:
@@ -430,84 +294,57 @@ def save(job: Job, state: TrainState, *, figures: dict[str, Any] | None = None) 
     """Write last.pt (rank 0)."""
     if dist.rank() != 0:
         return
-    config = job.config
-    about = {
-        "model": to_plain(config.model),
-        "recipe": to_plain(config.recipe),
-        "data": config.data,
+    about = to_plain(job.config) | {
         "names": list(job.images.names),
         "category_ids": list(job.images.train.category_ids),
-        "image_size": list(config.image_size),
-        "resize": config.model.resize,
-        "seed": config.seed,
+        "resize": job.config.model["resize"],
         "metrics": {key: figures[key] for key in FIGURES} if figures else None,
         "versions": versions(),
     }
     save_checkpoint(job.run.last, about | state.state_dict())
 
 
-def finish(job: Job) -> None:
+def finish(job: Job, log: MetricLog) -> None:
     """The COCO table of best.pt, metrics.json, the last pictures, and what to type next."""
-    run, evaluation = job.run, job.config.recipe.evaluation
-    plots.plot_results(run.folder / "results.csv", run.folder / "results.png")
-    predictor = open_predictor(run.best, device=job.device)
-    val = job.images.val
-    loader = build_eval_loader(
-        val,
-        image_size=job.config.image_size,
-        resize=job.config.model.resize,
-        batch_size=job.config.recipe.batch_size,
-        workers=job.config.workers,
-    )
-    metric = val_metric(val, evaluation.max_det, "pycocotools")
-    figures = evaluate(predictor, loader, metric, **protocol(job.config.recipe))
-    (run.folder / "metrics.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    folder, val, recipe = job.run.folder, job.images.val, job.config.recipe
+    predictor = open_predictor(job.run.best, device=job.stepper.device)
+    metric = metric_of(val, recipe, backend="pycocotools")
+    figures = evaluate(predictor, loader_of(val, job.config), metric, **protocol(recipe))
+    text = json.dumps({**figures, "protocol": protocol(recipe)}, indent=2, ensure_ascii=False)
+    (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    plots.plot_results(folder / "results.csv", folder / "results.png")
     recall, precision = metric.pr_curves()
-    plots.plot_pr_curves(recall, precision, run.folder / "pr_curve.png")
-    draw_predictions(job, metric)
-    print(f"\nbest.pt on {job.images.source} val, {len(val)} images, counted by pycocotools:\n{metric.table()}\n")
-    folder = val.samples[0].path.parent
-    print(f"Results: {run.folder}\nNext: python detect.py --weights {run.best} --source {folder}")
+    plots.plot_pr_curves(recall, precision, folder / "pr_curve.png")
+    pairs = (
+        (sample, read_image(sample.path), metric.detections(sample.image_id, min_score=0.25))
+        for sample in val.samples[:12]
+    )
+    plots.plot_predictions(pairs, val.names, folder / "val_predictions.png")
+    log.pictures(sorted(folder.glob("*.png")))
+    log.pr_curves(recall, precision)
+    print(f"\nbest.pt on {job.images.source}, val, {len(val)} images, counted by pycocotools:\n{metric.table()}\n")
+    source = val.samples[0].path.parent
+    print(f"Results: {folder}\nNext: python detect.py --weights {job.run.best} --source {source}")
 
 
-def draw_predictions(job: Job, metric: DetectionMetric, *, count: int = 12) -> None:
-    """val_predictions.png: the first validation images, ground truth beside what best.pt finds."""
-    val = job.images.val
-    found: dict[int, list[dict[str, Any]]] = {}
-    for row in metric.predictions():
-        found.setdefault(row["image_id"], []).append(row)
-    label_of = {category: label for label, category in enumerate(val.category_ids)}
-    pairs = []
-    for sample in val.samples[:count]:
-        rows = [row for row in found.get(sample.image_id, []) if row["score"] >= 0.25]
-        detections = Detections(
-            boxes=xywh_to_xyxy(torch.tensor([row["bbox"] for row in rows]).reshape(-1, 4)),
-            scores=torch.tensor([row["score"] for row in rows]),
-            labels=torch.tensor([label_of[row["category_id"]] for row in rows], dtype=torch.int64),
-        )
-        pairs.append((sample, read_image(sample.path), detections))
-    plots.plot_predictions(pairs, val.names, job.run.folder / "val_predictions.png")
-
-
-def draw_batch(job: Job, batch: Batch, number: int) -> None:
-    """train_batch0.png, ...: what the network is shown, with its boxes."""
-    path = job.run.folder / f"train_batch{number}.png"
-    plots.plot_batch(batch.images, batch.targets, job.images.names, path)
+def protocol(recipe: RecipeConfig) -> dict[str, Any]:
+    """The options of `evaluate`."""
+    return {key: getattr(recipe.evaluation, key) for key in ("conf_thres", "iou_thres", "max_det")}
 
 
 def read_data(source: str) -> DataSplits:
     """The training and validation split, with every bad label told.
 
     Raises:
-        ConfigError: a split that is missing or has no image, or two splits with other names.
+        ConfigError: a split that is missing or has no image, or two splits with other classes.
     """
     config = load_data_config(source)
-    train_images, val_images = (read_split(config, split) for split in ("train", "val"))
-    for split, images in (("train", train_images), ("val", val_images)):
+    splits = {split: read_split(config, split) for split in ("train", "val")}
+    for split, images in splits.items():
         if images.problems:
             logger.warning("%s: %s", split, summarize(images.problems))
-    check_same_classes(train_images, val_images)
-    return DataSplits(train_images, val_images, source)
+    check_same_classes(splits["train"], splits["val"])
+    return DataSplits(**splits, source=source)
 
 
 def start_run(config: TrainConfig, args: argparse.Namespace) -> Run:
@@ -520,7 +357,7 @@ def start_run(config: TrainConfig, args: argparse.Namespace) -> Run:
 
 def build_trainable(config: TrainConfig, num_classes: int, device: torch.device, *, fresh: bool) -> Detector:
     """The model on its device, with initial weights if `fresh`, frozen where the recipe says so."""
-    model = build_model(config.model, num_classes)
+    model = build_model(model_config_from(config.model, where="model"), num_classes)
     check_image_size(model, config.image_size, where="--img-size")
     if config.weights and fresh:
         start_from_(model, Path(config.weights))
@@ -529,78 +366,56 @@ def build_trainable(config: TrainConfig, num_classes: int, device: torch.device,
     return model.to(device, memory_format=memory_format)
 
 
-def start_from_(model: Detector, path: Path) -> None:
-    """Copy the weights of a checkpoint wherever name and shape agree, and say what that was.
+def loader_of(images: LabelledImages, config: TrainConfig, *, rank: int = 0, world_size: int = 1) -> DataLoader:
+    """Batches of a split as at inference."""
+    return build_eval_loader(
+        images,
+        image_size=config.image_size,
+        resize=config.model["resize"],
+        batch_size=config.recipe.batch_size,
+        workers=config.workers,
+        rank=rank,
+        world_size=world_size,
+    )
 
-    Raises:
-        ConfigError: not a checkpoint of ours, or nothing in it fits.
-    """
-    if path.suffix != ".pt":
-        raise ConfigError(f"--weights {path}: expected a checkpoint of CSPDet (.pt)")
-    weights = load_checkpoint(path)["ema"]
-    loaded, other_shape, absent = load_matching_(model, weights)
-    if not loaded:
-        raise ConfigError(f"--weights {path}: none of its {len(weights)} tensors fits this model; is it another --cfg?")
-    logger.info("Weights: %d of %d tensors loaded from %s", len(loaded), len(model.state_dict()), path)
-    for what, names in (("of another shape, left as initialised", other_shape), ("not in the file", absent)):
-        if names:
-            logger.info("  %d %s: %s%s", len(names), what, ", ".join(names[:6]), ", ..." if len(names) > 6 else "")
+
+def metric_of(images: LabelledImages, recipe: RecipeConfig, *, backend: str | None = None) -> DetectionMetric:
+    """The metric of a split; objects of images that could not be read count as not found."""
+    backend = backend or ("faster" if recipe.evaluation.fast else "pycocotools")
+    return DetectionMetric(images.ground_truth, images.category_ids, images.names, backend=backend)
 
 
 def describe(job: Job, state: TrainState) -> None:
     """Say what is about to happen, and draw labels.png."""
-    recipe, images = job.config.recipe, job.images
+    recipe, images, device = job.config.recipe, job.images, job.stepper.device
     count = sum(parameter.numel() for parameter in state.model.parameters() if parameter.requires_grad)
     boxes = sum(len(sample.boxes) for sample in images.train.samples)
+    height, width = job.config.image_size
+    batch = f"{recipe.batch_size} x {recipe.accumulate}" if recipe.accumulate > 1 else str(recipe.batch_size)
+    amp = amp_dtype(recipe, device)
+    precision = "full precision" if amp is None else str(amp).removeprefix("torch.")
+    where = f"{device} x {dist.world_size()}" if dist.world_size() > 1 else str(device)
     logger.info("Run folder: %s", job.run.folder)
-    logger.info("Model: %s, %.2f M trainable parameters", job.config.model.name, count / 1e6)
-    logger.info(
-        "Data: %s, %d training images with %d boxes of %d classes, %d validation images",
-        images.source, len(images.train), boxes, len(images.names), len(images.val),
-    )  # fmt: skip
-    amp = amp_dtype(recipe, job.device)
-    logger.info(
-        "Training: %d epochs of %d steps at %d x %d px, batch %d%s, %s, on %s%s",
-        recipe.epochs,
-        job.steps_per_epoch,
-        *job.config.image_size,
-        recipe.batch_size,
-        f" x {recipe.accumulate}" if recipe.accumulate > 1 else "",
-        "full precision" if amp is None else str(amp).removeprefix("torch."),
-        job.device,
-        f" x {dist.world_size()}" if dist.world_size() > 1 else "",
-    )
+    logger.info("Model: %s, %.2f M trainable parameters", job.config.model["name"], count / 1e6)
+    logger.info("Data: %s, %d classes", images.source, len(images.names))
+    logger.info("  %d training images with %d boxes, %d validation images", len(images.train), boxes, len(images.val))
+    logger.info("Training: %d epochs of %d steps, batch %s", recipe.epochs, job.stepper.steps_per_epoch, batch)
+    logger.info("  %d x %d px, %s, on %s", height, width, precision, where)
     if dist.rank() == 0 and state.step == 0:
         plots.plot_labels(images.train, job.run.folder / "labels.png")
 
 
-def val_metric(images: LabelledImages, max_det: int, backend: str) -> DetectionMetric:
-    """The metric of a split that was read from disk; objects of images that could not be read count as not found."""
-    return DetectionMetric(images.ground_truth, images.category_ids, images.names, max_det=max_det, backend=backend)
-
-
-def grouped(loader: DataLoader, size: int) -> Iterator[list[Batch]]:
+def grouped(loader: DataLoader, size: int) -> Iterator[list]:
     """Batches in groups of `size`; the last of an epoch may be smaller."""
     batches = iter(loader)
     while group := list(itertools.islice(batches, size)):
         yield group
 
 
-def count_up_(sums: dict[str, float], values: dict[str, float]) -> None:
-    """Add `values` to `sums`."""
-    for key, value in values.items():
-        sums[key] = sums.get(key, 0.0) + value
-
-
-def losses(sums: dict[str, float]) -> dict[str, float]:
-    """The loss terms among an epoch's sums."""
-    return {key: value for key, value in sums.items() if key not in ("steps", "images", "seconds", "wait")}
-
-
 def progress_note(sums: dict[str, float]) -> str:
     """Mean losses and speed of the epoch so far."""
-    terms = " ".join(f"{name} {value / sums['steps']:.3f}" for name, value in losses(sums).items())
-    return f"{terms}, {sums['images'] / sums['seconds']:.1f} images/s"
+    terms = (f"{key[5:]} {value / sums['steps']:.3f}" for key, value in sums.items() if key.startswith("loss/"))
+    return f"{' '.join(terms)}, {sums['images'] / sums['seconds']:.1f} images/s"
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 from data.formats import coco, listing, voc, yolo
@@ -75,7 +77,7 @@ def load_data_config(name: str | None = None) -> DataConfig:
 
 def read_data_config(source: Path) -> DataConfig:
     """The data YAML in a file; see `load_data_config`."""
-    source = source.resolve()
+    source = source.parent.resolve() / source.name
     values = load_yaml(source)
     if "source" in values:
         raise ConfigError(f"{source}.source: unknown key; leave it out")
@@ -89,24 +91,39 @@ def read_data_config(source: Path) -> DataConfig:
     return to_dataclass(DataConfig, {**values, "source": source}, where=str(source))
 
 
-def read_split(config: DataConfig, split: str) -> LabelledImages:
+def read_split(config: DataConfig, split: str, *, thorough: bool = False) -> LabelledImages:
     """The images and labels of one split.
 
+    Args:
+        thorough: also list objects that are used but look wrong (tiny, labelled twice).
     Raises:
         ConfigError: the split is not in the YAML or not on disk, nothing in it can be used, or `labels: error` and
             something is wrong.
     """
-    target = _target(config, split)
-    if target.suffix.lower() == ".json":
-        data = coco.read(target, config.path, images=config.images, names=config.names)
+    target, problems = _target(config, split), Problems(thorough)
+    if _is_json(target):
+        data = coco.read(target, config.path, images=config.images, names=config.names, problems=problems)
     else:
-        data = _read_images(config, target)
+        data = _read_images(config, target, problems)
     if config.nc not in (None, len(data.names)):
         raise ConfigError(f"{config.source}: nc is {config.nc}, but {target} has {len(data.names)} categories")
     bad = [problem for problem in data.problems if problem.action not in NOTES]
     if bad and config.labels == "error":
         raise ConfigError(f"{summarize(bad)}\nMend them, or set 'labels: warn' in {config.source} to go on without")
     return data
+
+
+def label_format(config: DataConfig, split: str) -> str:
+    """'coco', 'yolo' or 'voc': how the labels of a split are stored.
+
+    Raises:
+        ConfigError: as `read_split`.
+    """
+    target, folders = _target(config, split), listing.Folders()
+    if _is_json(target):
+        return "coco"
+    images = listing.list_images(target, config.path, folders, Problems())
+    return "yolo" if _find_labels(config, target, images, folders)[0] is yolo else "voc"
 
 
 def check_same_classes(first: LabelledImages, second: LabelledImages) -> None:
@@ -157,42 +174,59 @@ def _target(config: DataConfig, split: str) -> Path:
     for key, path in ((split, target), ("images", config.images)):
         if path is not None and not path.exists():
             raise ConfigError(f"{config.source}: {key}: no such file or folder: {path}{download}")
-    if target.is_file() and target.suffix.lower() not in (".json", ".txt"):
+    if target.is_file() and not _is_json(target) and target.suffix.lower() != ".txt":
         raise ConfigError(
             f"{config.source}: {split}: {target.name}: expected a COCO JSON file, a .txt list of images or a folder"
         )
     return target
 
 
-def _read_images(config: DataConfig, target: Path) -> LabelledImages:
-    folders, problems = listing.Folders(), Problems()
+def _read_images(config: DataConfig, target: Path, problems: Problems) -> LabelledImages:
+    folders = listing.Folders()
     images = listing.list_images(target, config.path, folders, problems)
+    form, labels = _find_labels(config, target, images, folders)
     options: dict[str, Any] = {"category_ids": config.category_ids, "folders": folders, "problems": problems}
-    for labelling in (yolo, voc):
-        labels = listing.find_labels(images, config.path, folders, name=labelling.FOLDER, suffix=labelling.SUFFIX)
-        if labels is None:
-            continue
-        if labelling is voc:
-            options["first_pixel"] = config.voc_first_pixel
-        return labelling.read(images, labels, _names_or_numbers(config, images, labels, labelling is voc), **options)
+    if form is voc:
+        return voc.read(images, labels, _voc_names(config, images, labels), config.voc_first_pixel, **options)
+    return yolo.read(images, labels, _yolo_names(config), **options)
+
+
+def _find_labels(
+    config: DataConfig, target: Path, images: list[Path], folders: listing.Folders
+) -> tuple[ModuleType, dict[Path, Path]]:
+    """The format of the labels (yolo or voc), and folder of images -> folder of labels."""
+    for form in (yolo, voc):
+        labels = listing.find_labels(images, config.path, folders, name=form.FOLDER, suffix=form.SUFFIX)
+        if labels is not None:
+            return form, labels
     raise ConfigError(
         f"{target}: no labels for {images[0]}: expected {yolo.FOLDER}/ with YOLO text files or {voc.FOLDER}/ with VOC "
         f"XML files beside {images[0].parent} or in {config.path}"
     )
 
 
-def _names_or_numbers(config: DataConfig, images: list[Path], labels: dict[Path, Path], is_voc: bool) -> list[str]:
+def _yolo_names(config: DataConfig) -> Sequence[str]:
     if config.names is not None:
-        return list(config.names)
-    if config.nc is not None and not is_voc:
+        return config.names
+    if config.nc is not None:
         return [str(index) for index in range(config.nc)]
-    found = f"; its XML files hold: names: {voc.find_names(images, labels)}" if is_voc else ""
-    raise ConfigError(f"{config.source}: expected 'names', the list of class names{found}")
+    raise ConfigError(f"{config.source}: expected 'names', the list of class names; rows of YOLO labels have none")
+
+
+def _voc_names(config: DataConfig, images: list[Path], labels: dict[Path, Path]) -> Sequence[str]:
+    if config.names is not None:
+        return config.names
+    found = voc.find_names(images, labels)
+    raise ConfigError(f"{config.source}: expected 'names', the list of class names; the XML files hold names: {found}")
+
+
+def _is_json(target: Path) -> bool:
+    return target.suffix.lower() == ".json"
 
 
 def _join(root: Path, value: Any) -> Any:
     """A path text relative to `root`; other values are left for the check of types."""
-    return (root / Path(value).expanduser()).absolute() if isinstance(value, str) else value
+    return Path(os.path.normpath(root / Path(value).expanduser())) if isinstance(value, str) else value
 
 
 def _names(value: Any, where: str) -> tuple[str, ...] | None:

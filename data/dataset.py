@@ -127,12 +127,14 @@ class TrainDataset(Dataset):
         return random_affine(item, (width / 2, height / 2), request.size, self.config, rng)
 
     def _run_pipeline(self, item: Labelled, size: tuple[int, int], rng: np.random.Generator) -> Labelled:
+        if self.pipeline.empty:
+            return item
         item = self.pipeline(item, rng)
         if item.image.shape[:2] == tuple(size):
-            return item
+            return keep_visible(item, self.config)
         box = plan_resize(*item.image.shape[:2], size, self.resize)
         matrix = np.array([[box.scale_x, 0, box.pad_x], [0, box.scale_y, box.pad_y]])
-        return keep_visible(warp(item, matrix, size, self.config), self.config)
+        return warp(item, matrix, size, self.config)
 
     def _load(self, index: int, size: tuple[int, int]) -> Labelled:
         """An image with its labels, resized as for an input of `size` but without the grey sides."""
@@ -195,9 +197,9 @@ def check_size(image: np.ndarray, height: int, width: int, path: str) -> None:
     """
     if image.shape[:2] != (height, width):
         raise ValueError(
-            f"{path}: the labels say {width} x {height} pixels, the upright image has {image.shape[1]} x {image.shape[0]}; "
-            "correct width and height in the annotation file (if the two are swapped, the boxes were drawn on the image "
-            "without its EXIF rotation)"
+            f"{path}: the labels say {width} x {height} pixels, the upright image has "
+            f"{image.shape[1]} x {image.shape[0]}; correct width and height in the annotation file (if the two are "
+            "swapped, the boxes were drawn on the image without its EXIF rotation)"
         )
 
 

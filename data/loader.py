@@ -20,7 +20,7 @@ CACHE_BYTES = 1_500_000_000
 class TrainSampler(Sampler[list[Request]]):
     """Batches of one epoch after another: which images, at which size; a pure function of (seed, epoch, batch).
 
-    The order is a permutation of all images; the last batch is filled from its start, so that all batches have one size.
+    The order is a permutation of all images; the last batch is filled from its start, so that all batches are full.
     Every rank takes its share of the same global batch.
 
     Args:
@@ -117,7 +117,7 @@ def default_workers() -> int:
 def build_train_loader(
     dataset: TrainDataset, sampler: TrainSampler, *, workers: int, pin_memory: bool = False
 ) -> DataLoader:
-    """Batches of the sampler's current epoch from its current position; set_position takes effect at the next iter()."""
+    """Batches of the sampler's epoch from its position on; set_position takes effect at the next iter()."""
     return DataLoader(
         dataset,
         batch_sampler=sampler,

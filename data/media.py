@@ -70,10 +70,13 @@ def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
-def natural_key(path: Path) -> tuple[object, ...]:
-    """Sorts 'frame2' before 'frame10'; text and numbers alternate, so that they never meet in a comparison."""
-    parts = re.split(r"(\d+)", str(path).casefold())
-    return tuple(int(part) if i % 2 else part for i, part in enumerate(parts))
+def natural_key(path: Path) -> tuple[tuple[object, ...], ...]:
+    """Sorts 'frame2' before 'frame10', folder by folder.
+
+    Text and numbers alternate within a part of the path, so that they never meet in a comparison.
+    """
+    parts = (re.split(r"(\d+)", part.casefold()) for part in path.parts)
+    return tuple(tuple(int(text) if i % 2 else text for i, text in enumerate(part)) for part in parts)
 
 
 def _files(paths: Iterable[Path], message: str) -> list[Media]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from data.transforms import FILL, Labelled, random_affine
+from data.transforms import FILL, Labelled, keep_visible, random_affine
 from utils.training.config import AugmentConfig
 
 
@@ -40,7 +40,8 @@ def mosaic(
         labels.append(item.labels)
         crowd.append(item.crowd)
     whole = Labelled(canvas, np.concatenate(boxes), np.concatenate(labels), np.concatenate(crowd))
-    return random_affine(whole, (width, height), size, config, rng)
+    # What the canvas cuts off must not come back as a box over grey when the crop is wider than the canvas.
+    return random_affine(keep_visible(whole, config), (width, height), size, config, rng)
 
 
 def paste(canvas: np.ndarray, image: np.ndarray, left: int, top: int) -> None:

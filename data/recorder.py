@@ -157,7 +157,8 @@ class Recorder:
             write_image(self._drawing, drawn)
             return
         if self._video is None:
-            self._video = VideoWriter(self._drawing, frame.media.fps or NOMINAL_FPS, *drawn.shape[:2])
+            fps, live = frame.media.fps or NOMINAL_FPS, frame.media.kind == "live"
+            self._video = VideoWriter(self._drawing, fps, *drawn.shape[:2], on_grid=live)
         self._video.write(drawn, frame.time)
 
     def _cut(self, frame: Frame, detections: Detections, stem: str) -> None:

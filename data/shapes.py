@@ -27,7 +27,7 @@ from utils.config import ROOT, ConfigError
 VERSION = 1
 """Raised whenever a byte of the set changes; a set of another version is drawn anew."""
 
-DIGEST = "0"
+DIGEST = "e8dc002a6551bf442def74b84279b5c38fa52025403a3c859878f23309f091ff"
 """`set_digest` of the whole set."""
 
 COUNTS = {"train": 1000, "val": 200}
@@ -86,13 +86,18 @@ def set_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def _marker() -> bytes:
+    """What the marker file of a complete set of this version says."""
+    return f"shapes {VERSION} {DIGEST}\n".encode()
+
+
 def _is_complete(folder: Path) -> bool:
     """Whether a set of this version lies there with all its files."""
     try:
-        if (folder / _MARKER).read_text(encoding="utf-8").split()[:2] != ["shapes", str(VERSION)]:
+        if (folder / _MARKER).read_bytes() != _marker():
             return False
         counts = {split: len(os.listdir(folder / "images" / split)) for split in COUNTS}
-    except (OSError, UnicodeDecodeError):
+    except OSError:
         return False
     files = ["data.yaml", *(f"annotations/instances_{split}.json" for split in COUNTS)]
     return counts == COUNTS and all((folder / name).is_file() for name in files)
@@ -124,8 +129,9 @@ def _draw_and_move(folder: Path, *, alone: bool) -> None:
     work = Path(tempfile.mkdtemp(prefix=".shapes-", dir=folder.parent))
     try:
         _draw_set(work / "set", shown_as=folder)
-        if folder.exists() and not _is_complete(folder):
-            os.replace(folder, work / "old")
+        if not _is_complete(folder):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(folder, work / "old")
         try:
             os.replace(work / "set", folder)
         except OSError:
@@ -158,7 +164,7 @@ def _draw_set(folder: Path, *, shown_as: Path) -> None:
             "may differ a little from published ones; please report this with your versions of Python and NumPy.",
             *(digest, DIGEST),
         )
-    (folder / _MARKER).write_bytes(f"shapes {VERSION} {digest}\n".encode())
+    (folder / _MARKER).write_bytes(_marker())
 
 
 def _draw_split(folder: Path, split: str, pool: ThreadPoolExecutor, progress: tqdm) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,7 +54,7 @@ def resize_image(image: np.ndarray, letterbox: Letterbox, size: tuple[int, int])
 def random_affine(
     item: Labelled, centre: tuple[float, float], size: tuple[int, int], config: AugmentConfig, rng: np.random.Generator
 ) -> Labelled:
-    """Rotate, scale, shear and shift about `centre` (x, y), which lands near the middle of an image of `size` (h, w)."""
+    """Rotate, scale, shear and shift about `centre` (x, y), which lands near the middle of the result."""
     height, width = size
     angle = math.radians(rng.uniform(-config.degrees, config.degrees))
     factor = rng.uniform(1 - config.scale, 1 + config.scale)
@@ -130,10 +131,12 @@ class AlbumentationsPipeline:
 
     def __init__(self, specs: list[dict[str, Any]], *, where: str = "augment.albumentations") -> None:
         transforms = [_transform(spec, where=f"{where}[{index}]") for index, spec in enumerate(specs)]
-        self.compose = albumentations.Compose(
-            transforms,
-            bbox_params=albumentations.BboxParams(format="pascal_voc", label_fields=["rows"], clip=True),
-        )
+        with warnings.catch_warnings():  # it warns where no transform moves boxes, which is no mistake
+            warnings.simplefilter("ignore", UserWarning)
+            self.compose = albumentations.Compose(
+                transforms,
+                bbox_params=albumentations.BboxParams(format="pascal_voc", label_fields=["rows"], clip=True),
+            )
         self.empty = not transforms
 
     def __call__(self, item: Labelled, rng: np.random.Generator) -> Labelled:
@@ -142,9 +145,16 @@ class AlbumentationsPipeline:
             return item
         self.compose.set_random_seed(int(rng.integers(2**31)))
         result = self.compose(image=item.image, bboxes=item.boxes, rows=np.arange(len(item.boxes)))
+        image = result["image"]
+        if getattr(image, "dtype", None) != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            found = f"{getattr(image, 'dtype', type(image).__name__)} {tuple(getattr(image, 'shape', ()))}"
+            raise ValueError(
+                f"augment.albumentations: expected uint8 images of three channels from these transforms, found {found}; "
+                "leave out Normalize, ToFloat, ToTensorV2 and the like"
+            )
         rows = np.asarray(result["rows"], dtype=np.int64)
         boxes = np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 4)
-        return Labelled(result["image"], boxes, item.labels[rows], item.crowd[rows])
+        return Labelled(image, boxes, item.labels[rows], item.crowd[rows])
 
 
 def _transform(spec: dict[str, Any], *, where: str) -> albumentations.BasicTransform:
@@ -154,7 +164,7 @@ def _transform(spec: dict[str, Any], *, where: str) -> albumentations.BasicTrans
         if isinstance(kind, type) and issubclass(kind, albumentations.BasicTransform)
     }
     name = spec.get("type")
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         message = (
             unknown_key(where, f"type: {name}", known).split(" Known:")[0].replace("unknown key", "unknown transform")
         )

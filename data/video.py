@@ -75,16 +75,19 @@ class VideoWriter:
         path: the file, which must end in .mp4.
         fps: frame rate.
         height, width: pixels of the frames; odd sizes grow by one, as 4:2:0 colour needs even ones.
+        on_grid: move every frame to the nearest free place of the grid (cameras, whose times jitter).
     Raises:
         ValueError: PyAV was built without any encoder for browsers.
     """
 
-    def __init__(self, path: Path, fps: Fraction, height: int, width: int) -> None:
+    def __init__(self, path: Path, fps: Fraction, height: int, width: int, *, on_grid: bool = False) -> None:
         encoder, options = _choose_encoder()
         self.path, self.height, self.width = path, height, width
         self._per_frame = fps.denominator * math.ceil(10_000 / fps.numerator)
         self._base = 1 / (fps * self._per_frame)
-        self._fps, self._start, self._last = fps, None, -1
+        self._fps, self._on_grid = fps, on_grid
+        self._start: float | None = None
+        self._last = -1
         self._container = av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
         self._stream = self._container.add_stream(encoder, rate=fps, options=dict(options))
         self._stream.width, self._stream.height = width + width % 2, height + height % 2
@@ -138,9 +141,11 @@ class VideoWriter:
         """The frame's time in ticks: on the grid of the frame rate if within a millisecond, the resolution of MKV."""
         self._start = time if self._start is None else self._start
         elapsed = time - self._start
-        tick, on_grid = round(elapsed / self._base), round(elapsed * self._fps) * self._per_frame
-        if abs(tick - on_grid) * self._base <= Fraction(11, 10_000):
-            tick = on_grid
+        tick, nearest = round(elapsed / self._base), round(elapsed * self._fps) * self._per_frame
+        if self._on_grid and self._last >= 0:
+            nearest = max(nearest, self._last + self._per_frame)
+        if self._on_grid or abs(tick - nearest) * self._base <= Fraction(11, 10_000):
+            tick = nearest
         self._last = max(tick, self._last + 1)
         return self._last
 

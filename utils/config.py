@@ -32,12 +32,15 @@ class _Loader(yaml.SafeLoader):
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: dict[Any, int] = {}
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
         line = key_node.start_mark.line + 1
-        if isinstance(key, (str, int)) and key in seen:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise ConfigError(f"line {line}: expected a word or number as key, found a group; put quotes around braces")
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
             raise ConfigError(f"line {line}: key '{key}' stands twice (first on line {seen[key]}); keep one of them")
-        if isinstance(key, (str, int)):
-            seen[key] = line
+        seen[key] = line
     loader.flatten_mapping(node)
     return {loader.construct_object(k, deep=True): loader.construct_object(v, deep=True) for k, v in node.value}
 
@@ -50,9 +53,15 @@ def _number(loader: _Loader, node: yaml.ScalarNode) -> Any:
         return value
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts like '1e-3', which `_Loader` would read as numbers."""
+
+
+_EXPONENT = ("!exponent", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-_Loader.add_implicit_resolver("!exponent", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
 _Loader.add_constructor("!exponent", _number)
+_Loader.add_implicit_resolver(*_EXPONENT)
+_Dumper.add_implicit_resolver(*_EXPONENT)
 
 
 def parse_yaml(text: str) -> Any:
@@ -91,8 +100,8 @@ def find_file(name: str, folders: Sequence[Path], *, suffix: str = ".yaml", what
         ConfigError: no such file; names the nearest known one.
     """
     typed = Path(name).expanduser()
-    candidates = [typed, typed.with_name(typed.name + suffix)]
-    if typed.name == str(typed):
+    candidates = [typed, typed.with_name(typed.name + suffix)] if typed.name else []
+    if typed.name and typed.name == str(typed):
         candidates += [folder / file for folder in folders for file in (name, name + suffix)]
     for candidate in candidates:
         if candidate.is_file():
@@ -132,7 +141,7 @@ def build(kinds: Mapping[str, Callable[..., T]], spec: Any, *, where: str, **der
     if not isinstance(spec, Mapping):
         raise ConfigError(f"{where}: expected a mapping with the key 'type' (one of {_list(kinds)}), found {spec!r}")
     kind = spec.get("type")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         if kind is None:
             close = next((key for key in spec if nearest(str(key), ["type"])), None)
             hint = f" Did you mean 'type' by '{close}'?" if close else ""
@@ -208,6 +217,8 @@ def check_value(value: Any, hint: Any, *, where: str) -> Any:
         return to_dataclass(target, value, where=where)
     if target is not None and dataclasses.is_dataclass(value):
         return value
+    if isinstance(value, bool) and (word := "on" if value else "off") in _words(hint):
+        return word  # YAML 1.1 reads these two words as true and false
     if _refuses_bool(hint) and isinstance(value, bool):
         raise ConfigError(f"{where}: expected {_describe(hint)}, found {value!r}")
     try:
@@ -260,7 +271,8 @@ def to_plain(value: Any) -> Any:
 
 def dump_yaml(value: Any) -> str:
     """YAML text of plain values, keys in their order."""
-    return yaml.safe_dump(to_plain(value), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+    options = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": 120}
+    return yaml.dump(to_plain(value), Dumper=_Dumper, **options)
 
 
 def _copy(value: Any) -> Any:
@@ -283,6 +295,11 @@ def _options(hint: Any) -> tuple[Any, ...]:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return typing.get_args(hint)
     return (hint,)
+
+
+def _words(hint: Any) -> tuple[Any, ...]:
+    """The values that a Literal lists; none for other hints."""
+    return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
 
 
 def _dataclass_in(hint: Any) -> type | None:

@@ -106,10 +106,20 @@ def with_caption(image: np.ndarray, text: str) -> np.ndarray:
     return np.vstack((above, image))
 
 
+def font_for(text: str) -> str:
+    """The file of a font that has the letters of `text`.
+
+    It is DejaVu Sans, which matplotlib brings along (OpenCV's fonts are ASCII only), else an installed one.
+    """
+    special = frozenset(letter for letter in text if not letter.isascii())
+    return _font_file(special) if special else _default_font()
+
+
 def _corners(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(N, 4) int64 pixels of first and last column and row; a box with NaN or outside sits at the edge."""
-    limit = np.array((width - 1, height - 1, width - 1, height - 1))
-    return np.clip(np.nan_to_num(np.rint(boxes)), 0, limit).astype(np.int64)
+    """(N, 4) int64 first and last column and row of each box; one with NaN or outside sits at the edge."""
+    pixels = np.rint(np.nan_to_num(boxes)) - (0, 0, 1, 1)  # from edges between pixels to pixels
+    pixels[:, 2:] = np.maximum(pixels[:, 2:], pixels[:, :2])
+    return np.clip(pixels, 0, (width - 1, height - 1, width - 1, height - 1)).astype(np.int64)
 
 
 def _outline_(canvas: np.ndarray, box: np.ndarray, colour: tuple[int, int, int], line: int) -> None:
@@ -143,7 +153,7 @@ def _overlaps(spot: tuple[int, int], height: int, width: int, taken: np.ndarray)
 @lru_cache(maxsize=4096)
 def _tag(text: str, size: int, colour: tuple[int, int, int], limit: int) -> np.ndarray:
     """(h, w, 3) text on a filled tag of at most `limit` pixels width; cached, as video shows the same ones again."""
-    font = _font(size, text)
+    font = _load_font(font_for(text), size)
     padding = max(size // 4, 2)
     if font.getlength(text) + 2 * padding > limit:
         while text and font.getlength(text + "…") + 2 * padding > limit:
@@ -159,12 +169,6 @@ def _tag(text: str, size: int, colour: tuple[int, int, int], limit: int) -> np.n
     luminance = float(np.dot(colour, (0.299, 0.587, 0.114)))
     paper, letters = np.array(colour, np.float32), np.float32(20 if luminance > 135 else 255)
     return np.rint(paper + alpha[..., None] * (letters - paper)).astype(np.uint8)[:, :limit]
-
-
-def _font(size: int, text: str) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib brings along (OpenCV's fonts are ASCII only), or one with the text's letters."""
-    special = frozenset(letter for letter in text if not letter.isascii())
-    return _load_font(_font_file(special) if special else _default_font(), size)
 
 
 @lru_cache(maxsize=64)

@@ -7,8 +7,11 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
@@ -114,7 +117,8 @@ class MetricLog:
 
     def log(self, epoch: int, values: dict[str, float | None]) -> None:
         """Add the row of `epoch` (counted from 1); None is an empty field."""
-        row = {"epoch": str(epoch)} | {key: "" if value is None else repr(value) for key, value in values.items()}
+        texts = {key: "" if value is None else repr(float(value)) for key, value in values.items()}
+        row = {"epoch": str(epoch), **texts}
         self.rows.append(row)
         self._write()
         for key, value in values.items():
@@ -131,6 +135,19 @@ class MetricLog:
             writer.writeheader()
             writer.writerows(self.rows)
         os.replace(temporary, self.path)
+
+    def pictures(self, paths: Sequence[Path]) -> None:
+        """Show PNG files in TensorBoard under their names."""
+        for path in paths:
+            with Image.open(path) as picture:
+                self.board.add_image(path.stem, np.asarray(picture.convert("RGB")), dataformats="HWC")
+
+    def pr_curves(self, recall: np.ndarray, precision: Mapping[str, np.ndarray]) -> None:
+        """Precision over recall in TensorBoard: (R,) recall, and (R,) precision of each class."""
+        unknown = np.zeros(len(recall))  # the counts behind the curve, which COCO's evaluation does not keep
+        for name, values in precision.items():
+            counts = (unknown, unknown, unknown, unknown)
+            self.board.add_pr_curve_raw(f"PR/{name}", *counts, values, recall, num_thresholds=len(recall))
 
     def close(self) -> None:
         """Finish the TensorBoard file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from utils.draw import class_colour, draw_detections, image_grid, with_caption
+from utils.draw import class_colour, draw_detections, font_for, image_grid, with_caption
 from utils.structures import Detections, LabelledImages, Sample, Targets
 
 INK, QUIET = "#262a33", "#6b7280"
@@ -270,7 +273,12 @@ def _short(name: str, limit: int = 22) -> str:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure).print_png(str(path), pil_kwargs={"optimize": True})
+    for text in figure.findobj(Text):
+        if not text.get_text().isascii():
+            text.set_fontproperties(FontProperties(fname=font_for(text.get_text()), size=text.get_fontsize()))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # font_for has said so
+        FigureCanvasAgg(figure).print_png(str(path))
 
 
 def _write(image: np.ndarray, path: Path) -> None:

@@ -21,12 +21,13 @@ ONE = 1 << 14
 EIGHTHS = 8
 """Positions are counted in eighths of a pixel."""
 
-FULL = 16
-"""Coverage of a pixel that lies wholly inside a figure: 4 x 4 points."""
+FULL, FULL_BITS = 16, 4
+"""Coverage of a pixel that lies wholly inside a figure, 4 x 4 points; and its logarithm."""
 
 _GRID = 250  # cells along the side of a stencil
 _REACH = 960  # half the side of a figure in stencil units; the stencil ends at 1000, and its rim stays empty
 _CELLS = _GRID * _REACH // 1000  # cells along the side of a figure
+_BITS = 15  # fraction of a cell's number; even a line of 1 x 160 pixels stays within 32 bits
 
 Window = tuple[int, int, int, int]  # x1, y1, x2, y2 in whole pixels
 
@@ -109,21 +110,19 @@ class Placement:
         return x1, y1, x2, y2
 
     def coverage(self) -> np.ndarray:
-        """(h, w) int64, 0 to FULL: how many of 4 x 4 points of each pixel of the window lie in the figure."""
+        """(h, w) int32, 0 to FULL: how many of 4 x 4 points of each pixel of the window lie in the figure."""
         x1, y1, x2, y2 = self.window()
-        dx = np.arange(4 * x1, 4 * x2, dtype=np.int64)[None, :] * 2 + 1 - self.x
-        dy = np.arange(4 * y1, 4 * y2, dtype=np.int64)[:, None] * 2 + 1 - self.y
-        column, row = (
-            np.clip((along + _GRID // 2 * 2**24) >> 24, 0, _GRID - 1)
-            for along in self._turn(dx, dy, (_CELLS << 10) // EIGHTHS)
-        )
+        dx = np.arange(4 * x1, 4 * x2, dtype=np.int32)[None, :] * 2 + 1 - self.x
+        dy = np.arange(4 * y1, 4 * y2, dtype=np.int32)[:, None] * 2 + 1 - self.y
+        u, v = self._along_axes(dx, dy)
+        column, row = (np.clip((along >> _BITS) + _GRID // 2, 0, _GRID - 1) for along in (u, v))
         inside = np.take(_stencil(self.name), row * _GRID + column)
         across = inside[:, 0::4] + inside[:, 1::4] + inside[:, 2::4] + inside[:, 3::4]
-        return (across[0::4] + across[1::4] + across[2::4] + across[3::4]).astype(np.int64)
+        return (across[0::4] + across[1::4] + across[2::4] + across[3::4]).astype(np.int32)
 
-    def _turn(self, dx: np.ndarray, dy: np.ndarray, scale: int) -> tuple[np.ndarray, np.ndarray]:
-        """Distances along the figure's own axes in units of its sides, times scale times ONE."""
-        cos, sin = cosine(self.angle) * scale, sine(self.angle) * scale
+    def _along_axes(self, dx: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Distances from the centre along the figure's own axes: from eighths of a pixel to cells times 2**_BITS."""
+        cos, sin = (function(self.angle) * (_CELLS << _BITS) // (EIGHTHS * ONE) for function in (cosine, sine))
         u = dx * (cos // self.width) + dy * (sin // self.width)
         v = dy * (cos // self.height) - dx * (sin // self.height)
         return u, v

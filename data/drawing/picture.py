@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.drawing.figures import EIGHTHS, FULL, NAMES, TURN, Placement, Window
+from data.drawing.figures import EIGHTHS, FULL, FULL_BITS, NAMES, TURN, Placement, Window
 from data.drawing.stream import Stream
 from data.drawing.textures import TEXTURES, Colour, blend, colour_beside, contrast, muted, random_colour, shade, texture
 
@@ -42,7 +42,7 @@ class Picture:
     Attributes:
         pixels: (H, W, 3) uint8 RGB.
         labels: class of each object, an index of `NAMES`, in the order of drawing.
-        owners: (H, W) int64: which object shows in a pixel (fills half of it or more), -1 for none.
+        owners: (H, W) int32: which object shows in a pixel (fills half of it or more), -1 for none.
     """
 
     pixels: np.ndarray
@@ -69,7 +69,7 @@ def draw(split: str, number: int) -> Picture:
     height, width = stream.pick(IMAGE_SIZES)
     pixels = _background(stream, height, width)
     _add_clutter_(pixels, stream)
-    owners = np.full((height, width), -1, dtype=np.int64)
+    owners = np.full((height, width), -1, dtype=np.int32)
     labels: list[int] = []
     areas: list[int] = []
     wanted, least = _how_many(stream), stream.pick(LEAST_VISIBLE)
@@ -85,7 +85,7 @@ def draw(split: str, number: int) -> Picture:
         if _hidden_too_much(now, [*areas, area], least):
             continue
         surface = _surface(stream, pixels[image], coverage, size=min(place.width, place.height))
-        pixels[image] = blend(pixels[image], surface, coverage, FULL)
+        pixels[image] = blend(pixels[image], surface, coverage, bits=FULL_BITS)
         owners = now
         labels.append(label)
         areas.append(area)
@@ -144,9 +144,9 @@ def _crop(window: Window, height: int, width: int) -> tuple[tuple[slice, slice],
 
 
 def _background(stream: Stream, height: int, width: int) -> np.ndarray:
-    """(height, width, 3) int64: one colour and shades of it in a gradient, clouds, a pattern and grain."""
+    """(height, width, 3) int32: one colour and shades of it in a gradient, clouds, a pattern and grain."""
     base = muted(random_colour(stream, 20, 235))
-    pixels = np.empty((height, width, 3), dtype=np.int64)
+    pixels = np.empty((height, width, 3), dtype=np.int32)
     pixels[:] = base
     for kind, period, most in (
         (stream.pick(("gradient", "gradient", "plain")), 1, 70),
@@ -154,9 +154,9 @@ def _background(stream: Stream, height: int, width: int) -> np.ndarray:
         (stream.pick(TEXTURES), stream.between(8, 24), 36),
         (stream.pick(("noise", "plain")), stream.between(2, 6), 30),
     ):
-        second = np.array(shade(stream, base, most), dtype=np.int64)
-        weight = texture(stream, kind, height, width, period) * stream.between(40, 80)
-        pixels = blend(pixels, second, weight, 256 * 100)
+        second = shade(stream, base, most)
+        weight = texture(stream, kind, height, width, period) * stream.between(100, 200)
+        pixels = blend(pixels, second, weight, bits=16)
     return pixels
 
 
@@ -170,12 +170,11 @@ def _add_clutter_(pixels: np.ndarray, stream: Stream) -> None:
         x, y = stream.below(width * EIGHTHS), stream.below(height * EIGHTHS)
         place = Placement(name, x, y, length, thick, stream.below(TURN))
         image, part = _crop(place.window(), height, width)
-        colour = np.array(random_colour(stream), dtype=np.int64)
-        pixels[image] = blend(pixels[image], colour, place.coverage()[part], FULL)
+        pixels[image] = blend(pixels[image], random_colour(stream), place.coverage()[part], bits=FULL_BITS)
 
 
 def _surface(stream: Stream, below: np.ndarray, coverage: np.ndarray, *, size: int) -> np.ndarray:
-    """(h, w, 3) int64: an object's one or two colours, which contrast with the (h, w, 3) picture below it."""
+    """(h, w, 3) int32: an object's one or two colours, which contrast with the (h, w, 3) picture below it."""
     beside = _quarters(below)
     first = colour_beside(stream, beside, 70)
     second = first
@@ -189,7 +188,7 @@ def _surface(stream: Stream, below: np.ndarray, coverage: np.ndarray, *, size: i
         weight = 256 - _without_edge(coverage, 1 + size // 40) * 256 // FULL
     else:
         weight = texture(stream, style, *coverage.shape, stream.between(5, max(6, min(size // 3, 18))))
-    return blend(np.array(first, dtype=np.int64), np.array(second, dtype=np.int64), weight, 256)
+    return blend(first, second, weight, bits=8)
 
 
 def _quarters(pixels: np.ndarray) -> list[Colour]:
@@ -218,11 +217,11 @@ def _photograph(stream: Stream, pixels: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8: the picture under uneven light, some a little out of focus, with the grain of a sensor."""
     height, width = pixels.shape[:2]
     light = 256 - texture(stream, "gradient", height, width, 1) * stream.between(0, 80) // 256
-    pixels = pixels * light[..., None] // 256
+    pixels = pixels * light[..., None] >> 8
     if stream.chance(40):
         wide = np.pad(pixels, ((1, 1), (1, 1), (0, 0)), mode="edge")
         wide = wide[:-2] + 2 * wide[1:-1] + wide[2:]
-        pixels = (wide[:, :-2] + 2 * wide[:, 1:-1] + wide[:, 2:] + 8) // 16
+        pixels = (wide[:, :-2] + 2 * wide[:, 1:-1] + wide[:, 2:] + 8) >> 4
     grain = stream.between(1, 12)
     noise = stream.grid(height, width * 3, 2 * grain + 1).reshape(height, width, 3) - grain
     return np.clip(pixels + noise, 0, 255).astype(np.uint8)

@@ -47,16 +47,17 @@ def muted(colour: Colour) -> Colour:
     return tuple((value + grey) // 2 for value in colour)
 
 
-def blend(below: np.ndarray, above: np.ndarray, weight: np.ndarray, full: int) -> np.ndarray:
-    """(h, w, 3) int64 between two colours or pictures: weight 0 is `below`, weight `full` is `above`."""
-    return below + ((above - below) * weight[..., None] + full // 2) // full
+def blend(below: np.ndarray | Colour, above: np.ndarray | Colour, weight: np.ndarray, *, bits: int) -> np.ndarray:
+    """(h, w, 3) int32 between two colours or pictures: weight 0 is `below`, weight 2**bits is `above`."""
+    below, above = np.asarray(below, dtype=np.int32), np.asarray(above, dtype=np.int32)
+    return below + (((above - below) * weight[..., None] + (1 << bits >> 1)) >> bits)
 
 
 def _noise(stream: Stream, height: int, width: int, cell: int) -> np.ndarray:
-    """(height, width) int64, 0 to 256: random values a cell apart with straight slopes between them."""
+    """(height, width) int32, 0 to 256: random values a cell apart with straight slopes between them."""
     rows, columns = height // cell + 2, width // cell + 2
     lattice = stream.grid(rows, columns, 257)
-    y, x = np.arange(height, dtype=np.int64), np.arange(width, dtype=np.int64)
+    y, x = np.arange(height, dtype=np.int32), np.arange(width, dtype=np.int32)
     top, left = y // cell, x // cell
     down, right = (y % cell)[:, None], (x % cell)[None, :]
     lines = lattice[top] * (cell - down) + lattice[top + 1] * down
@@ -64,18 +65,18 @@ def _noise(stream: Stream, height: int, width: int, cell: int) -> np.ndarray:
 
 
 def texture(stream: Stream, kind: str, height: int, width: int, period: int) -> np.ndarray:
-    """(height, width) int64 weights, 0 to 256, of a second colour: a pattern at a random angle.
+    """(height, width) int32 weights, 0 to 256, of a second colour: a pattern at a random angle.
 
     Args:
         period: pixels from one stripe, tile, dot or grain to the next.
     """
     if kind == "plain":
-        return np.zeros((height, width), dtype=np.int64)
+        return np.zeros((height, width), dtype=np.int32)
     if kind == "noise":
         return _noise(stream, height, width, period)
     angle = stream.below(TURN)
-    x = np.arange(width, dtype=np.int64)[None, :] - width // 2
-    y = np.arange(height, dtype=np.int64)[:, None] - height // 2
+    x = np.arange(width, dtype=np.int32)[None, :] - width // 2
+    y = np.arange(height, dtype=np.int32)[:, None] - height // 2
     u = x * cosine(angle) + y * sine(angle)
     v = y * cosine(angle) - x * sine(angle)
     if kind == "gradient":
@@ -87,5 +88,5 @@ def texture(stream: Stream, kind: str, height: int, width: int, period: int) -> 
         return ((u + shift) // half % 2 ^ (v + shift) // half % 2) * 256
     if kind == "dots":
         du, dv = (((along + shift) % (2 * half) - half) >> 8 for along in (u, v))
-        return (du * du + dv * dv < (half >> 8) ** 2 // 2).astype(np.int64) * 256
+        return (du * du + dv * dv < (half >> 8) ** 2 // 2).astype(np.int32) * 256
     raise ValueError(f"no texture '{kind}'")

@@ -1,1 +1,1 @@
-"""Labels on disk: one module per format, each with read() and write(); what they share is in rows.py and listing.py."""
+"""Labels on disk: coco.py, yolo.py and voc.py each have read() and write(); the other files are what they share."""

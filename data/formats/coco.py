@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from data.formats.assemble import to_labelled_images
 from data.formats.coco_annotations import Annotations
 from data.formats.json_file import Lines, as_id, collector_paused, load_coco, shorten
 from data.formats.listing import IMAGE_FOLDERS, Folders
-from data.formats.rows import BACKGROUND, ImageTable, Problems, to_labelled_images
+from data.formats.rows import BACKGROUND, ImageTable, Problems
+from utils.boxes import clip, xywh_to_xyxy, xyxy_to_xywh
 from utils.config import ConfigError
 from utils.structures import LabelledImages
 
 
-def read(file: Path, root: Path, *, images: Path | None = None, names: Sequence[str] | None = None) -> LabelledImages:
+def read(
+    file: Path,
+    root: Path,
+    *,
+    images: Path | None = None,
+    names: Sequence[str] | None = None,
+    problems: Problems | None = None,
+) -> LabelledImages:
     """A split in COCO form; class indices follow the ascending category ids.
 
     `ground_truth` is the content of the file itself. Only what pycocotools cannot read is completed (area, iscrowd,
@@ -26,15 +38,17 @@ def read(file: Path, root: Path, *, images: Path | None = None, names: Sequence[
         root: where folders of images are looked for when `images` does not say it.
         images: the folder that file_name is relative to.
         names: names that replace the file's own; as many as it has categories.
+        problems: where to report; a new list when None.
     Raises:
         ConfigError: no COCO JSON, no categories or no images, or names that do not fit the categories.
     """
     with collector_paused():
-        return _read(file, root, images, names)
+        return _read(file, root, images, names, problems or Problems())
 
 
-def _read(file: Path, root: Path, images: Path | None, names: Sequence[str] | None) -> LabelledImages:
-    problems = Problems()
+def _read(
+    file: Path, root: Path, images: Path | None, names: Sequence[str] | None, problems: Problems
+) -> LabelledImages:
     text, content = load_coco(file)
     category_ids, own_names = _categories(file, content, problems)
     chosen = own_names if names is None else _check_names(file, names, own_names, category_ids)
@@ -59,13 +73,48 @@ def write(data: LabelledImages, file: Path, file_names: Sequence[str]) -> None:
     Args:
         file_names: one for each sample, relative to the folder of images.
     """
-    name_of = {sample.image_id: name for sample, name in zip(data.samples, file_names, strict=True)}
+    samples = {sample.image_id: (sample, name) for sample, name in zip(data.samples, file_names, strict=True)}
     truth = data.ground_truth
-    images = [{**image, "file_name": name_of[image["id"]]} for image in truth["images"] if image["id"] in name_of]
-    annotations = [entry for entry in truth["annotations"] if entry["image_id"] in name_of]
+    images = []
+    for entry in truth["images"]:
+        if entry["id"] in samples:
+            sample, name = samples[entry["id"]]
+            images.append({**entry, "file_name": name, "height": sample.height, "width": sample.width})
+    annotations = [entry for entry in truth["annotations"] if entry["image_id"] in samples]
     file.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**truth, "images": images, "annotations": annotations}, ensure_ascii=False)
     file.write_text(text + "\n", encoding="utf-8")
+
+
+def mend(data: LabelledImages) -> LabelledImages:
+    """`data` with a ground truth of just the objects in its samples: what was left out goes, what was clipped is."""
+    samples = {sample.image_id: sample for sample in data.samples}
+    label_of = {number: label for label, number in enumerate(data.category_ids)}
+    left = {
+        number: Counter(map(_key, sample.boxes.tolist(), sample.labels.tolist(), sample.crowd.tolist()))
+        for number, sample in samples.items()
+    }
+    annotations = []
+    for entry in data.ground_truth["annotations"]:
+        sample = samples.get(entry["image_id"])
+        if sample is None:
+            continue
+        raw = xywh_to_xyxy(np.array(entry["bbox"], np.float64))
+        box = clip(raw, sample.height, sample.width)
+        key = _key(box.tolist(), label_of[entry["category_id"]], bool(entry["iscrowd"]))
+        if not left[entry["image_id"]][key]:
+            continue
+        left[entry["image_id"]][key] -= 1
+        if not np.array_equal(raw, box):
+            bbox = xyxy_to_xywh(box).tolist()
+            entry = {**entry, "bbox": bbox, "area": min(entry["area"], bbox[2] * bbox[3])}
+        annotations.append(entry)
+    images = [entry for entry in data.ground_truth["images"] if entry["id"] in samples]
+    return replace(data, ground_truth={**data.ground_truth, "images": images, "annotations": annotations})
+
+
+def _key(box: list[float], label: int, crowd: bool) -> tuple[float | int, ...]:
+    return (*box, label, crowd)
 
 
 def _categories(file: Path, content: dict[str, Any], problems: Problems) -> tuple[list[int], list[str]]:

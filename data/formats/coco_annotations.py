@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from data.formats.json_file import Lines, as_id, shorten
-from data.formats.rows import COMPLETED, Problems, Rows
+from data.formats.rows import COMPLETED, KEPT, Problems, Rows
 from utils.boxes import xywh_to_xyxy
 
 KEPT_ANEW = "kept under a new id"
@@ -43,6 +43,10 @@ class Annotations:
         wrong = self._mistakes()
         for index, what in wrong.items():
             problems.add(lines.where("annotations", index, listed[index]), what)
+        for index, entry in enumerate(entries):
+            if entry.get("id") == 0 and index not in wrong:
+                what = "pycocotools takes a match with id 0 for none and counts it as wrong; number from 1"
+                problems.add(lines.where("annotations", index, entry), what, KEPT)
         self.good = [index for index in range(len(listed)) if index not in wrong]
 
     def rows(self, position: Mapping[int, int]) -> Rows:

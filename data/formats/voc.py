@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from data.formats.assemble import probe_sizes, to_labelled_images
 from data.formats.listing import Folders, report_orphans, report_unlabelled
-from data.formats.rows import KEPT, ImageTable, Problems, Rows, probe_sizes, to_labelled_images
+from data.formats.rows import KEPT, ImageTable, Problems, Rows
 from utils.config import nearest
 from utils.structures import LabelledImages, Sample
 
@@ -23,8 +24,8 @@ def read(
     images: Sequence[Path],
     labels: Mapping[Path, Path],
     names: Sequence[str],
-    *,
     first_pixel: int = 1,
+    *,
     category_ids: Sequence[int] | None = None,
     folders: Folders | None = None,
     problems: Problems | None = None,
@@ -170,7 +171,8 @@ def write(samples: Sequence[Sample], names: Sequence[str], images: Path, labels:
             if crowd:
                 _texts(element, {"iscrowd": 1})
             corners = (box[0] + 1, box[1] + 1, box[2], box[3])
-            _texts(ET.SubElement(element, "bndbox"), {k: f"{v:.17g}" for k, v in zip(CORNERS, corners, strict=True)})
+            texts = (repr(corner).removesuffix(".0") for corner in corners)  # many tools read whole numbers only
+            _texts(ET.SubElement(element, "bndbox"), dict(zip(CORNERS, texts, strict=True)))
         ET.indent(root)
         file = (labels / sample.path.relative_to(images)).with_suffix(SUFFIX)
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from data.formats.assemble import probe_sizes, to_labelled_images
 from data.formats.listing import Folders, report_orphans, report_unlabelled
-from data.formats.rows import OUTLINES, ImageTable, Problems, Rows, probe_sizes, to_labelled_images
+from data.formats.rows import OUTLINES, ImageTable, Problems, Rows
 from utils.boxes import xyxy_to_cxcywh
 from utils.structures import LabelledImages, Sample
 

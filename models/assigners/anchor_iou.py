@@ -13,7 +13,7 @@ from utils.structures import Targets
 
 @dataclass(frozen=True, eq=False)
 class Assignment:
-    """The positives of one level: prediction (image, anchor, row, column) answers for object `target`; all (P,) int64."""
+    """Positives of one level: prediction (image, anchor, row, column) answers for object `target`; all (P,) int64."""
 
     image: Tensor
     anchor: Tensor
@@ -35,11 +35,11 @@ def locate(targets: Targets, chosen: Tensor, anchor: Tensor, cells: Tensor, map_
 class AnchorIoUAssigner:
     """Darknet's rule (spec 4.3, items 3 and 4).
 
-    An object belongs to the cell of its centre. Of all anchors of all levels the one with the best shape IoU answers for
-    it; so does every other anchor whose shape IoU is above `iou_thresh`.
+    An object belongs to the cell of its centre. Of all anchors of all levels the one with the best shape IoU answers
+    for it; so does every other anchor whose shape IoU is above `iou_thresh`.
 
-    Example: a 50 x 50 object and anchors 10 x 13 (IoU 0.05), 62 x 45 (0.75), 59 x 119 (0.36). With iou_thresh 1 only the
-    second is positive, with 0.213 (YOLOv4) the second and the third.
+    Example: a 50 x 50 object and anchors 10 x 13 (IoU 0.05), 62 x 45 (0.75), 59 x 119 (0.36). With iou_thresh 1 only
+    the second is positive, with 0.213 (YOLOv4) the second and the third.
 
     Args:
         iou_thresh: 1 turns the additional anchors off (YOLOv3).

@@ -31,8 +31,8 @@ class AnchorRatioAssigner:
         reach = min(scale_xy) >= 2
         if neighbours and not reach:
             raise ValueError(
-                f"neighbours: a neighbouring cell reaches the object's centre only with scale_xy of at least 2, and the "
-                f"head has {scale_xy}; set head.scale_xy to 2, or neighbours to false"
+                f"neighbours: a neighbouring cell reaches the object's centre only with scale_xy of at least 2, and "
+                f"the head has {scale_xy}; set head.scale_xy to 2, or neighbours to false"
             )
         self.factor = factor
         self.neighbours = reach if neighbours is None else neighbours

@@ -16,8 +16,8 @@ class AnchorHead(nn.Module):
     """One 1x1 convolution a level, and the decode of its output to boxes and scores.
 
     A raw map is (B, A * (5 + C), h, w), anchor-major as in darknet: tx, ty, tw, th, objectness, C classes.
-    With s = scale_xy and cell (i, j): centre = (i + s * sigmoid(tx) - (s - 1) / 2) * stride; size = anchor * exp(tw), or
-    anchor * (2 * sigmoid(tw))^2 for size='square' (Scaled-YOLOv4). Score of a class = its probability * objectness.
+    With s = scale_xy and cell (i, j): centre = (i + s * sigmoid(tx) - (s - 1) / 2) * stride; size = anchor * exp(tw),
+    or anchor * (2 * sigmoid(tw))^2 for size='square' (Scaled-YOLOv4). Score = class probability * objectness.
 
     Args:
         features: channels and strides of the neck's maps, finest first.
@@ -86,7 +86,7 @@ class AnchorHead(nn.Module):
     def split(self, raw: Tensor, level: int) -> Tensor:
         """(B, A * (5 + C), h, w) -> (B, A, h, w, 5 + C)."""
         batch, _, height, width = raw.shape
-        return raw.view(batch, self.anchor_counts[level], -1, height, width).permute(0, 1, 3, 4, 2)
+        return raw.view(batch, self.anchor_counts[level], 5 + self.num_classes, height, width).permute(0, 1, 3, 4, 2)
 
     def decode_boxes(self, values: Tensor, cells: Tensor, anchors: Tensor, level: int) -> Tensor:
         """Boxes of some predictions.
@@ -115,7 +115,7 @@ class AnchorHead(nn.Module):
         return self.decode_boxes(values[..., :4], cells, anchors, level)
 
     def decode(self, raw_maps: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Raw maps -> boxes (B, N, 4) xyxy pixels of the network input, scores (B, N, C); levels, anchors, rows, columns."""
+        """Raw maps -> boxes (B, N, 4) xyxy pixels, scores (B, N, C); ordered by level, anchor, row, column."""
         boxes, scores = [], []
         for level, raw in enumerate(raw_maps):
             values = self.split(raw, level)[..., 4:].sigmoid()

@@ -34,7 +34,7 @@ class AnchorLoss(nn.Module):
         box_gain, objectness_gain, class_gain: weights of the terms.
         level_gains: weight of each level's objectness, finest first; null weighs all levels alike.
         objectness_target: 'iou' learns the IoU of the box, 'one' learns 1 (darknet).
-        ignore_thresh: no objectness loss where a box overlaps any object by more than this (spec 4.3 item 1); null: off.
+        ignore_thresh: no objectness loss where a box overlaps an object by more than this (spec 4.3 item 1); null: off.
         label_smoothing: eps of y * (1 - eps) + eps / 2 on the class targets.
     """
 
@@ -97,7 +97,7 @@ class AnchorLoss(nn.Module):
         goals = objects.boxes[assignment.target]
         anchors = head.anchors[level][assignment.anchor]
         cells = torch.stack((assignment.column, assignment.row), dim=1).to(raw.dtype)
-        boxes = cxcywh_to_xyxy(head.decode_boxes(found[:, :4], cells, anchors, level))
+        boxes = cxcywh_to_xyxy(_with_area(head.decode_boxes(found[:, :4], cells, anchors, level)))
         if self.box == "mse":
             box = self._squared_error(found[:, :4], cells, anchors, goals, level, raw.shape)
         else:
@@ -126,7 +126,7 @@ class AnchorLoss(nn.Module):
     def _squared_error(
         self, values: Tensor, cells: Tensor, anchors: Tensor, goals: Tensor, level: int, shape: torch.Size
     ) -> Tensor:
-        """YOLOv3's box loss (spec 4.3 item 5): squared error of x, y in the cell and of the log sizes, times 2 - area."""
+        """YOLOv3's box loss (spec 4.3 item 5): squared error of x, y in the cell and of log sizes, times 2 - area."""
         goals = xyxy_to_cxcywh(goals)
         stride, scale = self.head.strides[level], self.head.scale_xy[level]
         offset = values[:, :2].sigmoid() * scale - 0.5 * (scale - 1)
@@ -154,6 +154,15 @@ class AnchorLoss(nn.Module):
                 ignored |= (_share_inside(candidates, regions) > 0.5).any(dim=1)
             weight[image].view(-1)[ignored] = 0
         return weight
+
+
+def _with_area(boxes: Tensor, *, least: float = 0.1) -> Tensor:
+    """cxcywh boxes with sides of at least `least` pixels, gradients as if nothing had been raised.
+
+    Early in training a side may shrink until both corners are the same float32; CIoU then has no finite gradient.
+    """
+    raised = torch.cat((boxes[:, :2], boxes[:, 2:].clamp(min=least)), dim=1)
+    return boxes + (raised - boxes).detach()
 
 
 def _flat_index(place: tuple[Tensor, ...], shape: torch.Size) -> Tensor:

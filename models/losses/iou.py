@@ -26,4 +26,4 @@ BOX_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "diou": distance_box_iou_loss,
     "ciou": complete_box_iou_loss,
 }
-"""(N, 4) predicted and (N, 4) target xyxy in one unit -> (N,) loss; 'mse' works on raw values and lives in AnchorLoss."""
+"""(N, 4) predicted and target xyxy in one unit -> (N,) loss; 'mse' works on raw values and lives in AnchorLoss."""

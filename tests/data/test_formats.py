@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 
 from data.config import load_data_config, read_split
 from data.formats import coco, voc, yolo
-from data.formats.rows import to_coco
+from data.formats.assemble import to_coco
 from tests.data.tiny_sets import (
     HEIGHT,
     NAMES,

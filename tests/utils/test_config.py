@@ -78,7 +78,7 @@ def test_an_empty_file_is_refused_in_words(tmp_path: Path) -> None:
         ("a: !!python/object/apply:os.getcwd []\n", "line 1: not valid YAML"),
         ("? [1, 2]\n: 3\n", "config.yaml, line 1: .*key"),
         ("a: {{b}}\n", "config.yaml, line 1: .*key"),
-        ("a: \tb\n\tc: d\n", "line 2: not valid YAML"),
+        ("a: b\n\tc: d\n", "line 2: not valid YAML"),
         ("&x a: *y\n", "not valid YAML"),
     ],
 )
@@ -201,7 +201,7 @@ def test_build_passes_on_only_what_a_type_takes() -> None:
         (None, r"w: expected a mapping with the key 'type' \(one of part, path\), found None"),
         ({}, "w.type: this key is missing. Choose one of: part, path"),
         ({"tpye": "part"}, r"w.type: this key is missing. Did you mean 'type' by 'tpye'\?"),
-        ({"type": "prat"}, r"w.type: 'prat' is unknown. Did you mean 'part'\? Known: part, path"),
+        ({"type": "parts"}, r"w.type: 'parts' is unknown. Did you mean 'part'\? Known: part, path"),
         ({"type": ["part"]}, r"w.type: .*\['part'\].*"),
         ({"type": "part", "width": 1}, "w.depths: this key is missing for type 'part'; expected a list"),
         ({"type": "part", "width": 1, "depth": [1]}, r"w.depth: unknown key for type 'part'. Did you mean 'depths'\?"),

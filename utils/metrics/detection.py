@@ -6,8 +6,9 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
-from utils.boxes import xyxy_to_xywh
+from utils.boxes import xywh_to_xyxy, xyxy_to_xywh
 from utils.metrics.coco import BACKENDS, FIGURES, CocoResult, box_ground_truth, evaluate_boxes
 from utils.structures import Detections
 
@@ -98,6 +99,13 @@ class DetectionMetric:
         Numbers are Python's own, so that JSON gives back exactly the same.
         """
         return [dict(row) for image_id in self._image_ids for row in self._found.get(image_id, ())]
+
+    def detections(self, image_id: Hashable, *, min_score: float = 0.0) -> Detections:
+        """What was found in one image, in pixels of the original."""
+        rows = [row for row in self._found.get(image_id, ()) if row["score"] >= min_score]
+        boxes = torch.tensor([row["bbox"] for row in rows], dtype=torch.float32).reshape(-1, 4)
+        labels = torch.tensor([self._category_ids.index(row["category_id"]) for row in rows], dtype=torch.int64)
+        return Detections(xywh_to_xyxy(boxes), torch.tensor([row["score"] for row in rows]), labels)
 
     def compute(self) -> dict[str, Any]:
         """The keys of FIGURES, 'per_class' (name to AP and AP50) and 'images' (how many were evaluated)."""

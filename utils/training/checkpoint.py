@@ -56,8 +56,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ) from None
     except (RuntimeError, EOFError, IndexError, OSError, ValueError, zipfile.BadZipFile) as error:
         size = path.stat().st_size
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"{path}: cannot be read as a checkpoint ({size:,} bytes; {(str(error) or type(error).__name__).splitlines()[0]}). "
+            f"{path}: cannot be read as a checkpoint ({size:,} bytes; {reason}). "
             "The file is cut off or of another kind; use another checkpoint of the run (last.pt, best.pt)"
         ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
@@ -67,7 +68,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_matching_(model: nn.Module, weights: dict[str, Tensor]) -> tuple[list[str], list[str], list[str]]:
-    """Copy the tensors whose name and shape agree; returns (loaded, left out for another shape, absent from `weights`)."""
+    """Copy the tensors whose name and shape agree.
+
+    Returns:
+        Names of those loaded, of those left out for another shape, and of the model's own that `weights` lacks.
+    """
     own = model.state_dict()
     loaded = [name for name, value in weights.items() if name in own and own[name].shape == value.shape]
     other_shape = [name for name, value in weights.items() if name in own and own[name].shape != value.shape]

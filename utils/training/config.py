@@ -41,7 +41,7 @@ class ScheduleConfig:
 
     Args:
         type: 'cosine' falls to `final` times the peak; 'step' multiplies by `factor` at each share in `milestones`.
-        warmup_epochs, warmup_steps: the rate rises over the longer of the two, but over at most a fifth of the training.
+        warmup_epochs, warmup_steps: the rate rises over the longer of the two, at most a fifth of the training.
         warmup_power: 1 rises in a line; 4 is darknet's burn-in.
         final: last rate of 'cosine' as a share of the peak.
         milestones: shares of the training at which 'step' falls.
@@ -92,9 +92,9 @@ class AugmentConfig:
         scale: size factor drawn from [1 - scale, 1 + scale].
         flip_lr, flip_ud: probability of a mirror image, left-right and upside-down.
         hue, saturation, value: largest change of each, as a share.
-        multi_scale: input size drawn from [1 - multi_scale, 1 + multi_scale] for every batch, in multiples of the stride.
+        multi_scale: each batch's size drawn from [1 - multi_scale, 1 + multi_scale], in multiples of the stride.
         min_area, min_side: an object stays if at least this share of its area, and this many pixels a side, are left.
-        albumentations: list of {type: NAME, argument: value, ...}, any transforms of that library, applied in this order.
+        albumentations: list of {type: NAME, argument: value, ...}, transforms of that library, in this order.
     """
 
     mosaic: float = 1.0
@@ -195,6 +195,28 @@ class RecipeConfig:
         return self.epochs - round(self.epochs * self.augment.close_mosaic)
 
 
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run, resolved: what config.yaml in its folder says.
+
+    Args:
+        model: plain values of a ModelConfig.
+        data: path of the data YAML, or 'shapes'.
+        image_size: (height, width) of the network input.
+        weights: checkpoint to start from; None starts from random weights.
+        seed: of weights, order and augmentation.
+        workers: loader processes; changes speed only.
+    """
+
+    model: dict[str, Any]
+    recipe: RecipeConfig
+    data: str
+    image_size: tuple[int, int]
+    weights: str | None
+    seed: int
+    workers: int
+
+
 def load_recipe(name: str, overrides: list[str] | None = None) -> RecipeConfig:
     """The recipe in a YAML file or of a bare name in cfg/train/, with --set assignments carried out."""
     path = find_file(name, [RECIPES], what="--hyp")
@@ -204,6 +226,18 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> RecipeConfig:
 def recipe_from(mapping: dict[str, Any], *, where: str) -> RecipeConfig:
     """A recipe from plain values, as a YAML file or a checkpoint holds them."""
     return to_dataclass(RecipeConfig, mapping, where=where)
+
+
+def saved_config(path: Path, *, workers: int | None = None) -> TrainConfig:
+    """The configuration in a run's config.yaml, with another number of loader processes if one is given.
+
+    Raises:
+        ConfigError: not a file that train.py wrote.
+    """
+    saved = load_yaml(path)
+    if workers is not None:
+        saved["workers"] = workers
+    return to_dataclass(TrainConfig, saved, where=str(path))
 
 
 def _require(condition: bool, name: str, expected: str, found: object) -> None:

@@ -10,7 +10,7 @@ from utils.training.config import OptimizerConfig
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """SGD or AdamW over the trainable parameters; weight decay on weights of two dimensions or more (darknet, spec 7.2)."""
+    """SGD or AdamW over the trainable parameters; decay on weights of two dimensions or more (darknet, spec 7.2)."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},

@@ -8,7 +8,7 @@ from utils.training.config import ScheduleConfig
 
 
 def learning_rate_factor(step: int, *, total_steps: int, steps_per_epoch: int, config: ScheduleConfig) -> float:
-    """What the peak learning rate is multiplied by at `step` (0-based; the first step has the smallest rate of warm-up).
+    """What the peak learning rate is multiplied by at `step`, counted from 0.
 
     Args:
         total_steps: of the whole training.

@@ -43,6 +43,11 @@ class TrainState:
         scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype(recipe, device) is torch.float16)
         return cls(model, build_ema(model, recipe.ema), build_optimizer(model, recipe.optimizer), scaler)
 
+    def count(self, values: dict[str, float]) -> None:
+        """Add to the epoch's totals."""
+        for key, value in values.items():
+            self.sums[key] = self.sums.get(key, 0.0) + value
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only."""
         return {
@@ -75,7 +80,7 @@ class TrainState:
 def amp_dtype(recipe: RecipeConfig, device: torch.device) -> torch.dtype | None:
     """The type of mixed precision, None for full precision.
 
-    'auto' takes what the device is fast at: bf16 on newer GPUs and on CPUs with instructions for it, fp16 on older GPUs.
+    'auto' takes what the device is fast at: bf16 on newer GPUs and CPUs with instructions for it, fp16 on older GPUs.
     """
     if recipe.amp == "auto":
         if device.type == "cuda":

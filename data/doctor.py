@@ -1,0 +1,215 @@
+"""Command: what is wrong with a data set, all of it, with file and line: `python -m data.doctor DATA`.
+
+Beside what every run reports (see `data.config.read_split`) it decodes every image, compares the pixels of all splits,
+and lists objects that are tiny or labelled twice and classes without objects.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from data.config import SPLITS, DataConfig, check_same_classes, label_format, load_data_config, read_split
+from data.convert import write_dataset
+from data.doctor_html import to_html
+from data.doctor_images import compare_images, examine_images
+from data.formats import coco
+from data.formats.rows import BACKGROUND, CLIPPED, COMPLETED, KEPT, OUTLINES, SUSPECT
+from utils.config import ConfigError
+from utils.log import setup_logging
+from utils.structures import LabelledImages, LabelProblem
+
+EXIT_STATUS = {"clean": 0, "warnings": 1, "errors": 2}
+SEVERITY = {
+    **dict.fromkeys((CLIPPED, KEPT, BACKGROUND), "warning"),
+    **dict.fromkeys((SUSPECT, OUTLINES, COMPLETED), "note"),
+}
+"""By what a run does about a problem; everything else is left out or changed, which is an error."""
+
+SMALL, MEDIUM = 32**2, 96**2
+"""COCO's limits of area in pixels, small objects below and medium objects below."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: how bad, in which split, where, what, and what a run does about it."""
+
+    severity: Literal["error", "warning", "note"]
+    split: str
+    where: str
+    what: str
+    action: str
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.split}: {self.where}: {self.what}; {self.action}"
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """What a split holds, without crowd regions: objects and images by class, objects by COCO's sizes."""
+
+    images: int
+    objects: int
+    crowd: int
+    background: int
+    sizes: dict[str, int]
+    classes: dict[str, dict[str, int]]
+
+
+@dataclass
+class Report:
+    """All that was found in a data set."""
+
+    source: str
+    splits: dict[str, SplitFacts] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def status(self) -> str:
+        """'errors', 'warnings' or 'clean'; notes do not count."""
+        found = {finding.severity for finding in self.findings}
+        return "errors" if "error" in found else "warnings" if "warning" in found else "clean"
+
+    def add(self, split: str, problem: LabelProblem, severity: str | None = None) -> None:
+        """Take in a problem; its severity follows from what was done about it."""
+        severity = severity or SEVERITY.get(problem.action, "error")
+        self.findings.append(Finding(severity, split, problem.where, problem.what, problem.action))
+
+    def as_dict(self) -> dict:
+        """Plain values for --json."""
+        counts = Counter(finding.severity for finding in self.findings)
+        return {
+            "source": self.source,
+            "status": self.status,
+            **{f"{severity}s": counts[severity] for severity in ("error", "warning", "note")},
+            "splits": {split: asdict(facts) for split, facts in self.splits.items()},
+            "findings": [asdict(finding) for finding in self.findings],
+        }
+
+
+def examine(config: DataConfig) -> tuple[Report, dict[str, LabelledImages]]:
+    """Everything that is wrong with a data set, and its splits without the images that cannot be used."""
+    report, splits = Report(str(config.source)), {}
+    lenient = replace(config, labels="warn")
+    digests: dict[str, list[bytes]] = {}
+    for split in SPLITS:
+        if getattr(config, split) is None:
+            continue
+        try:
+            data = read_split(lenient, split, thorough=True)
+        except ConfigError as error:
+            report.add(split, LabelProblem(str(config.source), str(error), "the split cannot be used"))
+            continue
+        checks = examine_images(data.samples, title=f"Examining {split}")
+        for problem in (*data.problems, *checks.problems):
+            report.add(split, problem)
+        samples = tuple(s for s, digest in zip(data.samples, checks.digests, strict=True) if digest is not None)
+        digests[split] = [digest for digest in checks.digests if digest is not None]
+        splits[split] = replace(data, samples=samples)
+        report.splits[split] = count(splits[split])
+    _compare_splits(splits, report)
+    for split, problem in compare_images({split: data.samples for split, data in splits.items()}, digests):
+        report.add(split, problem, "warning")
+    return report, splits
+
+
+def count(data: LabelledImages) -> SplitFacts:
+    """The facts of one split."""
+    labels = [sample.labels[~sample.crowd] for sample in data.samples]
+    objects = np.bincount(np.concatenate([np.zeros(0, np.int64), *labels]), minlength=len(data.names)).tolist()
+    images = Counter(label for found in labels for label in set(found.tolist()))
+    boxes = np.concatenate([np.zeros((0, 4)), *(sample.boxes[~sample.crowd] for sample in data.samples)])
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    small, large = int((areas < SMALL).sum()), int((areas >= MEDIUM).sum())
+    return SplitFacts(
+        images=len(data),
+        objects=sum(objects),
+        crowd=sum(int(sample.crowd.sum()) for sample in data.samples),
+        background=sum(len(sample.boxes) == 0 for sample in data.samples),
+        sizes={"small": small, "medium": len(areas) - small - large, "large": large},
+        classes={name: {"objects": objects[label], "images": images[label]} for label, name in enumerate(data.names)},
+    )
+
+
+def _compare_splits(splits: dict[str, LabelledImages], report: Report) -> None:
+    """Classes that differ between splits, and classes that nothing can be learned or measured about."""
+    first = next(iter(splits.values()), None)
+    for split, data in splits.items():
+        try:
+            check_same_classes(first, data)
+        except ConfigError as error:
+            report.add(split, LabelProblem(report.source, str(error), "the splits cannot be used together"))
+    for split, facts in report.splits.items():
+        empty = [name for name, counts in facts.classes.items() if counts["objects"] == 0]
+        if empty and facts.objects:
+            what = f"{len(empty)} of {len(facts.classes)} classes have no object: {', '.join(empty)}"
+            report.add(split, LabelProblem(report.source, what, KEPT))
+
+
+def fix(config: DataConfig, splits: dict[str, LabelledImages], folder: Path) -> list[str]:
+    """Write the data set without what is wrong into a new folder, in its own label format.
+
+    Boxes are clipped or left out as the findings say, and so are images that cannot be used. What only looks wrong
+    (tiny boxes, doubles, the same picture twice) stays: that takes eyes.
+    """
+    if not splits:
+        raise ConfigError(f"{config.source}: no split can be used, so there is nothing to write")
+    form = label_format(config, next(iter(splits)))
+    return write_dataset({split: coco.mend(data) for split, data in splits.items()}, folder, form)
+
+
+def to_text(report: Report) -> str:
+    """The report for a terminal: every finding on a line, then the classes of each split."""
+    lines = [str(finding) for finding in report.findings]
+    for split, facts in report.splits.items():
+        lines.append(
+            f"\n{split}: {facts.images} images ({facts.background} without objects), {facts.objects} objects "
+            f"({', '.join(f'{number} {size}' for size, number in facts.sizes.items())}), {facts.crowd} crowd regions"
+        )
+        width = max(map(len, facts.classes))
+        for name, counts in facts.classes.items():
+            share = counts["objects"] / max(facts.objects, 1)
+            lines.append(f"  {name:{width}}  {counts['objects']:8} objects {share:6.1%}  in {counts['images']} images")
+    totals = report.as_dict()
+    lines.append(
+        f"\n{report.source}: {totals['errors']} errors, {totals['warnings']} warnings, {totals['notes']} notes"
+    )
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns 0 for a clean data set, 1 for warnings, 2 for errors."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data.doctor", description="Say what is wrong with a data set.", allow_abbrev=False
+    )
+    parser.add_argument("data", metavar="DATA", help="data YAML: a path, or a name in cfg/data/")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.add_argument("--html", metavar="FILE", type=Path, help="also write a report as one HTML file")
+    parser.add_argument("--fix", metavar="FOLDER", type=Path, help="also write a cleaned copy into a new folder")
+    args = parser.parse_args(argv)
+    setup_logging(rank=1 if args.json else 0)  # nothing but JSON on standard output
+    try:
+        config = load_data_config(args.data)
+        report, splits = examine(config)
+        print(json.dumps(report.as_dict(), indent=1, ensure_ascii=False) if args.json else to_text(report))
+        if args.html:
+            args.html.parent.mkdir(parents=True, exist_ok=True)
+            args.html.write_text(to_html(report.as_dict()), encoding="utf-8")
+        lines = fix(config, splits, args.fix) if args.fix else []
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_STATUS["errors"]
+    for line in lines:
+        print(line, file=sys.stderr if args.json else sys.stdout)
+    return EXIT_STATUS[report.status]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

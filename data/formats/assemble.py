@@ -1,0 +1,158 @@
+"""From rows to LabelledImages: sizes of images, checks of boxes, samples, and the COCO form of the ground truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.formats.rows import CLIPPED, ImageTable, Problems, Rows, show_box
+from data.formats.suspects import report_suspects
+from data.images import image_size
+from utils.boxes import xyxy_to_xywh
+from utils.config import ConfigError
+from utils.structures import LabelledImages, Sample
+
+TOLERANCE = 0.05
+"""Pixels that a box may stick out by rounding (COCO writes 2 decimals) and be clipped without a word."""
+
+
+def probe_sizes(paths: Sequence[Path], *, threads: int = 16) -> list[tuple[int, int] | str]:
+    """(height, width) of each image from its header, or what is wrong with the file."""
+
+    def probe(path: Path) -> tuple[int, int] | str:
+        try:
+            return image_size(path)
+        except ValueError as error:
+            return str(error).removeprefix(f"{path}: ")
+
+    if not paths:
+        return []
+    with ThreadPoolExecutor(min(threads, len(paths))) as pool:
+        return list(pool.map(probe, paths, chunksize=64))
+
+
+def to_labelled_images(
+    images: ImageTable,
+    rows: Rows,
+    names: Sequence[str],
+    category_ids: Sequence[int],
+    problems: Problems,
+    *,
+    ground_truth: dict[str, Any] | None = None,
+) -> LabelledImages:
+    """A split from its images and rows: unreadable images and unusable boxes left out, the rest clipped.
+
+    Args:
+        ground_truth: the COCO dict to hand on; built from the checked boxes when None.
+    """
+    sizes, keep_image = _known_sizes(images, problems)
+    boxes, keep = _check_rows(rows, sizes, keep_image, problems)
+    if problems.thorough:
+        report_suspects(rows, boxes, keep, names, problems)
+    order = np.flatnonzero(keep)
+    order = order[np.argsort(rows.image_index[order], kind="stable")]
+    boxes, labels, crowd = boxes[order], rows.labels[order], rows.crowd[order]
+    ends = np.searchsorted(rows.image_index[order], np.arange(len(images.paths) + 1))
+    samples = tuple(
+        Sample(path, image_id, height, width, boxes[start:end], labels[start:end], crowd[start:end])
+        for path, image_id, (height, width), kept, start, end in zip(
+            images.paths,
+            images.ids,
+            sizes.tolist(),
+            keep_image.tolist(),
+            ends[:-1].tolist(),
+            ends[1:].tolist(),
+            strict=False,
+        )
+        if kept
+    )
+    if ground_truth is None:
+        ground_truth = to_coco(samples, names, category_ids)
+    return LabelledImages(samples, tuple(names), tuple(category_ids), ground_truth, tuple(problems.found))
+
+
+def to_coco(samples: Sequence[Sample], names: Sequence[str], category_ids: Sequence[int]) -> dict[str, Any]:
+    """The COCO dict of samples: area is width times height, annotation ids count from 1, file_name is the path."""
+    images, annotations = [], []
+    for sample in samples:
+        images.append(
+            {"id": sample.image_id, "file_name": str(sample.path), "width": sample.width, "height": sample.height}
+        )
+        boxes = xyxy_to_xywh(sample.boxes).tolist()
+        for box, label, crowd in zip(boxes, sample.labels.tolist(), sample.crowd.tolist(), strict=True):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": sample.image_id,
+                    "category_id": category_ids[label],
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": int(crowd),
+                }
+            )
+    categories = [{"id": number, "name": name} for number, name in zip(category_ids, names, strict=True)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _known_sizes(images: ImageTable, problems: Problems) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes (K, 2) of all images, and which of them (K,) can be used."""
+    sizes = list(images.sizes)
+    unknown = [index for index, size in enumerate(sizes) if size is None]
+    usable = np.ones(len(sizes), bool)
+    for index, size in zip(unknown, probe_sizes([images.paths[index] for index in unknown]), strict=True):
+        if isinstance(size, str):
+            problems.add(images.paths[index], size)
+            sizes[index], usable[index] = (0, 0), False
+        else:
+            sizes[index] = size
+    if len(sizes) and not usable.any():
+        raise ConfigError(f"none of the {len(sizes)} images can be read; the first: {problems.found[-len(sizes)]}")
+    return np.array(sizes, np.int64).reshape(-1, 2), usable
+
+
+def _check_rows(
+    rows: Rows, sizes: np.ndarray, keep_image: np.ndarray, problems: Problems
+) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes cut to their images, and which rows are usable; every other row is reported, in the order of the rows."""
+    keep = keep_image[rows.image_index]
+    limits = sizes[rows.image_index]
+    raw = rows.boxes
+    with np.errstate(invalid="ignore"):
+        finite = np.isfinite(raw).all(axis=1)
+        positive = (raw[:, 2:] > raw[:, :2]).all(axis=1)
+        bounds = np.concatenate((limits[:, ::-1], limits[:, ::-1]), axis=1).astype(np.float64)
+        boxes = np.minimum(np.maximum(raw, 0.0), bounds)
+        inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        excess = np.abs(raw - boxes).max(axis=1, initial=0.0)
+    usable = finite & positive & inside
+    duplicates = _duplicates(rows, boxes, keep & usable)
+    for row in np.flatnonzero(keep & (~usable | duplicates | (excess > TOLERANCE))).tolist():
+        where, box = rows.where(row), show_box(raw[row])
+        height, width = limits[row].tolist()
+        if not finite[row]:
+            problems.add(where, f"box {box} holds a value that is no finite number")
+        elif not positive[row]:
+            problems.add(where, f"box {box} (x1, y1, x2, y2) has no area")
+        elif not inside[row]:
+            problems.add(where, f"box {box} (x1, y1, x2, y2) lies outside the {width}x{height} image")
+        elif duplicates[row]:
+            problems.add(where, f"box {box} (x1, y1, x2, y2) of the same class stands in this image already")
+        else:
+            out = f"by {excess[row]:.4g} px"
+            problems.add(where, f"box {box} (x1, y1, x2, y2) sticks out of the {width}x{height} image {out}", CLIPPED)
+    return boxes, keep & usable & ~duplicates
+
+
+def _duplicates(rows: Rows, boxes: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """(M,) bool: rows whose image, class, crowd flag and box an earlier usable row has too."""
+    found = np.zeros(len(usable), bool)
+    index = np.flatnonzero(usable)
+    keys = np.column_stack((rows.image_index[index], rows.labels[index], rows.crowd[index], boxes[index]))
+    order = np.lexsort(keys.T[::-1])  # stable: equal rows stay in the order of the file
+    same = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
+    found[index[order[1:][same]]] = True
+    return found

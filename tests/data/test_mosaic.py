@@ -1,0 +1,107 @@
+"""Mosaic and mixup: boxes stay on what they enclose."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from data.mosaic import mixup, mosaic, paste
+from data.transforms import FILL, Labelled
+from tests.data.test_transforms import COLOURS, OFF, painted_box
+
+SIZE = (96, 128)
+COUNT = 9
+
+
+def load(index: int) -> Labelled:
+    """Image `index`, of one of several sizes up to SIZE; every third has no object, the others one of colour index % 3."""
+    height, width = ((96, 128), (96, 60), (40, 128), (96, 128))[index % 4]
+    image = np.zeros((height, width, 3), np.uint8)
+    if index % 3 == 0:
+        return Labelled(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool))
+    generator = np.random.default_rng(index)
+    x1, y1 = generator.integers(0, width // 2), generator.integers(0, height // 2)
+    x2, y2 = generator.integers(x1 + 12, width + 1), generator.integers(y1 + 10, height + 1)
+    image[y1:y2, x1:x2] = COLOURS[index % 3]
+    return Labelled(image, np.array([[x1, y1, x2, y2]], np.float32), np.array([index % 3]), np.array([index == 4]))
+
+
+def empty(index: int) -> Labelled:
+    return load(3)
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("change", [{}, {"scale": 0.5, "translate": 0.1}, {"scale": 0.9, "translate": 0.3}])
+def test_boxes_are_tight_around_their_colours(seed: int, change: dict) -> None:
+    config = replace(OFF, min_side=1, **change)
+    item = mosaic(load, seed % COUNT, COUNT, SIZE, config, np.random.default_rng(seed))
+    assert item.image.shape == (*SIZE, 3)
+    for label in (1, 2):
+        mine = item.boxes[item.labels == label]
+        bright = item.image[..., label].astype(int) - np.delete(item.image, label, axis=2).max(axis=2) > 128
+        if len(mine) == 0:
+            assert bright.sum() <= 2 * max(SIZE), "at most a sliver is left without a box"
+            continue
+        found = painted_box(item.image, label)
+        hull = np.concatenate((mine[:, :2].min(axis=0), mine[:, 2:].max(axis=0)))
+        assert np.abs(found - hull).max() <= 2
+        for box in mine:  # full of its colour: nothing of it hangs over grey or over a neighbour
+            x1, y1, x2, y2 = np.round(box).astype(int)
+            inner = bright[y1 + 2 : max(y2 - 2, 0), x1 + 2 : max(x2 - 2, 0)]
+            assert inner.size == 0 or inner.mean() > 0.95
+
+
+def test_four_images_without_objects_are_a_mosaic_too() -> None:
+    item = mosaic(empty, 0, 1, SIZE, OFF, np.random.default_rng(0))
+    assert item.boxes.shape == (0, 4)
+    assert item.labels.shape == item.crowd.shape == (0,)
+
+
+def test_the_first_image_is_the_one_that_was_asked_for_and_three_are_drawn_from_all() -> None:
+    asked: list[int] = []
+
+    def remember(index: int) -> Labelled:
+        asked.append(index)
+        return load(index)
+
+    for seed in range(40):
+        mosaic(remember, 5, COUNT, SIZE, OFF, np.random.default_rng(seed))
+    assert asked[::4] == [5] * 40
+    assert set(asked) == set(range(COUNT))
+
+
+def test_a_mosaic_is_a_function_of_its_generator() -> None:
+    config = replace(OFF, scale=0.5, translate=0.1)
+    one, two, three = (mosaic(load, 1, COUNT, SIZE, config, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    assert np.array_equal(one.image, two.image)
+    assert np.array_equal(one.boxes, two.boxes)
+    assert not np.array_equal(one.image, three.image)
+
+
+@pytest.mark.parametrize(("left", "top"), [(0, 0), (-4, -3), (7, 6), (-20, 0), (0, 30), (10, 8)])
+def test_paste_copies_what_falls_on_the_canvas(left: int, top: int) -> None:
+    image = np.random.default_rng(1).integers(0, 255, (5, 6, 3), dtype=np.uint8)
+    canvas = np.full((8, 10, 3), FILL, np.uint8)
+    expected = canvas.copy()
+    for y in range(5):
+        for x in range(6):
+            if 0 <= top + y < 8 and 0 <= left + x < 10:
+                expected[top + y, left + x] = image[y, x]
+    paste(canvas, image, left, top)
+    assert np.array_equal(canvas, expected)
+
+
+def test_mixup_blends_about_half_and_half_and_keeps_all_boxes() -> None:
+    one = Labelled(np.full((4, 4, 3), 200, np.uint8), np.ones((2, 4), np.float32), np.array([0, 1]), np.array([0, 1], bool))
+    two = Labelled(np.full((4, 4, 3), 100, np.uint8), np.zeros((1, 4), np.float32), np.array([2]), np.array([False]))
+    both = mixup(one, two, np.random.default_rng(0))
+    assert both.image.dtype == np.uint8
+    assert 120 < both.image[0, 0, 0] < 180
+    assert (both.image == both.image[0, 0, 0]).all()
+    assert both.labels.tolist() == [0, 1, 2]
+    assert both.crowd.tolist() == [False, True, False]
+    assert both.boxes.shape == (3, 4)
+    none = replace(two, boxes=np.zeros((0, 4), np.float32), labels=np.zeros(0, np.int64), crowd=np.zeros(0, bool))
+    assert mixup(none, none, np.random.default_rng(0)).boxes.shape == (0, 4)

@@ -1,0 +1,269 @@
+"""Boxes follow their pixels: every geometric step is checked on painted rectangles."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from data.transforms import (
+    FILL,
+    AlbumentationsPipeline,
+    Labelled,
+    keep_visible,
+    random_affine,
+    random_flips,
+    random_hsv,
+    resize_image,
+    warp,
+)
+from utils.boxes import plan_resize
+from utils.config import ConfigError
+from utils.training.config import AugmentConfig
+
+OFF = AugmentConfig(
+    mosaic=0, translate=0, scale=0, flip_lr=0, flip_ud=0, hue=0, saturation=0, value=0, min_area=0, min_side=0
+)
+COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
+RECTANGLES = ((20, 30, 60, 50), (80, 10, 100, 70), (10, 60, 40, 78))
+
+
+def painted(height: int = 90, width: int = 120, rectangles: tuple = RECTANGLES) -> Labelled:
+    """Black, with one rectangle a colour; label k has colour k."""
+    image = np.zeros((height, width, 3), np.uint8)
+    for colour, (x1, y1, x2, y2) in zip(COLOURS, rectangles, strict=False):
+        image[y1:y2, x1:x2] = colour
+    count = len(rectangles)
+    boxes = np.array(rectangles, np.float32).reshape(-1, 4)
+    return Labelled(image, boxes, np.arange(count), np.zeros(count, bool))
+
+
+def painted_box(image: np.ndarray, label: int) -> np.ndarray:
+    """xyxy of the pixels of a label's colour, edges where the colour is half as strong."""
+    strength = image[..., label].astype(float) - np.delete(image, label, axis=2).max(axis=2)
+    result = []
+    for axis in (0, 1):
+        profile = strength.max(axis=axis) / 255
+        inside = np.flatnonzero(profile > 0.5)
+        first, last = inside[0], inside[-1]
+        low = first - profile[first - 1] if first > 0 else first
+        high = last + 1 + profile[last + 1] if last + 1 < len(profile) else last + 1
+        result.append((low, high))
+    (x1, x2), (y1, y2) = result
+    return np.array([x1, y1, x2, y2])
+
+
+def check_boxes(item: Labelled, *, within: float = 1.0) -> None:
+    for box, label in zip(item.boxes, item.labels, strict=True):
+        assert np.abs(painted_box(item.image, label) - box).max() <= within, label
+
+
+def empty_item() -> Labelled:
+    return painted(rectangles=())
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+def test_an_image_without_objects_goes_through_every_step() -> None:
+    config = AugmentConfig(degrees=10, shear=5, flip_lr=1, flip_ud=1)
+    for item in (
+        random_affine(empty_item(), (60, 45), (64, 96), config, rng()),
+        random_flips(empty_item(), config, rng()),
+        keep_visible(empty_item(), config),
+        AlbumentationsPipeline([{"type": "HorizontalFlip", "p": 1.0}])(empty_item(), rng()),
+    ):
+        assert item.boxes.shape == (0, 4)
+        assert item.boxes.dtype == np.float32
+        assert item.labels.shape == item.crowd.shape == (0,)
+
+
+# Resize
+
+
+@pytest.mark.parametrize("mode", ["letterbox", "stretch"])
+@pytest.mark.parametrize("size", [(96, 96), (180, 240), (64, 160), (90, 120)])
+def test_resize_moves_rectangles_as_the_letterbox_says(size: tuple[int, int], mode: str) -> None:
+    item = painted()
+    box = plan_resize(90, 120, size, mode)
+    image = resize_image(item.image, box, size)
+    assert image.shape == (*size, 3)
+    assert image.dtype == np.uint8
+    check_boxes(replace(item, image=image, boxes=box.apply(item.boxes)))
+
+
+def test_the_sides_of_a_letterbox_are_grey_and_the_image_is_untouched_at_its_own_size() -> None:
+    item = painted()
+    image = resize_image(item.image, plan_resize(90, 120, (120, 120), "letterbox"), (120, 120))
+    assert (image[:15] == FILL).all()
+    assert (image[105:] == FILL).all()
+    assert np.array_equal(image[15:105], item.image)
+
+
+# Affine
+
+
+def test_the_identity_changes_nothing() -> None:
+    item = painted()
+    same = warp(item, np.array([[1.0, 0, 0], [0, 1, 0]]), (90, 120), OFF)
+    assert np.array_equal(same.image, item.image)
+    assert np.array_equal(same.boxes, item.boxes)
+
+
+def test_doubling_follows_the_half_pixel_rule() -> None:
+    """Pixel edges at whole numbers: [20, 60) becomes [40, 120) exactly, without a shift of half a pixel."""
+    item = painted()
+    double = warp(item, np.array([[2.0, 0, 0], [0, 2, 0]]), (180, 240), OFF)
+    assert double.boxes.tolist() == (item.boxes * 2).tolist()
+    for box, label in zip(double.boxes, double.labels, strict=True):
+        np.testing.assert_allclose(painted_box(double.image, label), box, atol=0.3)
+    expected = cv2.resize(item.image, (240, 180), interpolation=cv2.INTER_LINEAR)
+    difference = np.abs(double.image.astype(int) - expected)[1:-1, 1:-1]
+    assert difference.max() <= 4, "as OpenCV resizes, whose pixel centres lie at halves too"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_scales_and_shifts_keep_boxes_tight(seed: int) -> None:
+    config = replace(OFF, scale=0.4, translate=0.1)
+    item = random_affine(painted(), (60, 45), (150, 200), config, np.random.default_rng(seed))
+    assert len(item.boxes) >= 2
+    check_boxes(item)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rotation_and_shear_enclose_the_rectangles(seed: int) -> None:
+    config = replace(OFF, degrees=30, shear=10, scale=0.2)
+    item = random_affine(painted(), (60, 45), (200, 220), config, np.random.default_rng(seed))
+    assert len(item.boxes) == 3
+    for box, label in zip(item.boxes, item.labels, strict=True):
+        found = painted_box(item.image, label)
+        assert (found[:2] >= box[:2] - 1).all()
+        assert (found[2:] <= box[2:] + 1).all()
+        assert np.abs(found - box).max() <= 3, "corners are drawn faintly"
+
+
+def test_a_rotation_turns_the_picture_about_the_centre() -> None:
+    item = painted(rectangles=((70, 40, 90, 50),))
+    angle = math.radians(90)
+    linear = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    offset = np.array([60, 60]) - linear @ np.array([60, 45])
+    turned = warp(item, np.column_stack((linear, offset)), (120, 120), OFF)
+    np.testing.assert_allclose(turned.boxes, [[55, 30, 65, 50]], atol=1e-4)
+    check_boxes(turned)
+
+
+def test_what_leaves_the_image_is_clipped_or_dropped() -> None:
+    item = painted()
+    shifted = np.array([[1.0, 0, -50], [0, 1, 0]])
+    moved = warp(item, shifted, (90, 120), OFF)
+    assert moved.labels.tolist() == [0, 1]
+    assert moved.boxes.tolist() == [[0, 30, 10, 50], [30, 10, 50, 70]]
+    assert warp(item, shifted, (90, 120), replace(OFF, min_area=0.3)).labels.tolist() == [1]
+    assert (moved.image[:, 71:] == FILL).all()
+
+
+def test_keep_visible_looks_at_the_share_of_area_and_at_the_sides() -> None:
+    boxes = np.array([[-10, 0, 10, 10], [-30, 0, 10, 10], [5, 5, 6.5, 20], [5, 5, 5, 5], [-9, -9, -1, -1]], np.float32)
+    item = Labelled(np.zeros((40, 40, 3), np.uint8), boxes, np.arange(5), np.array([True, False, True, False, False]))
+    kept = keep_visible(item, replace(OFF, min_area=0.3, min_side=2))
+    assert kept.labels.tolist() == [0]
+    assert kept.crowd.tolist() == [True]
+    assert kept.boxes.tolist() == [[0, 0, 10, 10]]
+    assert keep_visible(item, OFF).labels.tolist() == [0, 1, 2], "boxes without area never stay"
+
+
+# Flips and colour
+
+
+def test_flips_mirror_image_and_boxes_alike() -> None:
+    for config in (replace(OFF, flip_lr=1), replace(OFF, flip_ud=1), replace(OFF, flip_lr=1, flip_ud=1)):
+        item = random_flips(painted(), config, rng())
+        check_boxes(item, within=0)
+        assert item.image.flags["C_CONTIGUOUS"]
+        again = random_flips(item, config, rng())
+        assert np.array_equal(again.image, painted().image)
+        assert np.array_equal(again.boxes, painted().boxes)
+    assert np.array_equal(random_flips(painted(), OFF, rng()).image, painted().image)
+
+
+def test_flips_happen_as_often_as_asked() -> None:
+    generator = rng()
+    item = Labelled(np.arange(6, dtype=np.uint8).reshape(1, 2, 3), np.zeros((0, 4)), np.zeros(0), np.zeros(0))
+    flipped = [random_flips(item, replace(OFF, flip_lr=0.3), generator).image[0, 0, 0] != 0 for _ in range(1000)]
+    assert 0.25 < np.mean(flipped) < 0.35
+
+
+def test_colour_is_left_alone_at_zero_and_changes_as_little_as_asked() -> None:
+    image = np.random.default_rng(0).integers(0, 180, (30, 40, 3), dtype=np.uint8)
+    before = image.copy()
+    assert np.array_equal(random_hsv(image, OFF, rng()), image)
+    changed = random_hsv(image, replace(OFF, value=0.4), np.random.default_rng(3))
+    assert np.array_equal(image, before), "the input stays as it is"
+    assert changed.shape == image.shape
+    assert changed.dtype == np.uint8
+    bright = image.max(axis=2) > 100
+    ratio = changed.max(axis=2)[bright] / image.max(axis=2)[bright]
+    assert ratio.std() < 0.05, "one factor for the whole image"
+    assert 0.6 < ratio.mean() < 1.4
+    assert abs(ratio.mean() - 1) > 0.02
+    grey = np.full((4, 4, 3), 90, np.uint8)
+    assert np.array_equal(random_hsv(grey, replace(OFF, hue=0.5, saturation=0.5), rng()), grey)
+
+
+# Albumentations
+
+
+def test_no_transforms_is_no_change() -> None:
+    item = painted()
+    assert AlbumentationsPipeline([])(item, rng()) is item
+
+
+def test_boxes_labels_and_crowd_follow_the_transforms() -> None:
+    item = replace(painted(), crowd=np.array([False, True, False]))
+    specs = [{"type": "HorizontalFlip", "p": 1.0}, {"type": "Crop", "x_min": 0, "y_min": 0, "x_max": 75, "y_max": 90}]
+    result = AlbumentationsPipeline(specs)(item, rng())
+    assert result.image.shape == (90, 75, 3)
+    assert result.labels.tolist() == [0, 1], "the third lies outside the crop"
+    assert result.crowd.tolist() == [False, True]
+    np.testing.assert_allclose(result.boxes, [[60, 30, 75, 50], [20, 10, 40, 70]], atol=1e-3)
+
+
+def test_transforms_draw_from_the_generator_they_are_given() -> None:
+    specs = [{"type": "RandomBrightnessContrast", "p": 1.0}, {"type": "GaussNoise", "p": 0.5}, {"type": "ISONoise"}]
+    first, second = AlbumentationsPipeline(specs), AlbumentationsPipeline(specs)
+    images = []
+    for pipeline in (first, second, first):
+        pipeline(painted(), np.random.default_rng(99))  # what was drawn before must not matter
+        images.append(pipeline(painted(), np.random.default_rng(5)).image)
+    assert np.array_equal(images[0], images[1])
+    assert np.array_equal(images[0], images[2])
+    assert not np.array_equal(images[0], first(painted(), np.random.default_rng(6)).image)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"type": "HorizontalFilp"}, r"augment.albumentations\[1\].*HorizontalFilp: unknown transform.*'HorizontalFlip'"),
+        ({"p": 0.5}, r"augment.albumentations\[1\].*type"),
+        ({"type": "Blur", "blur_limt": 3}, r"augment.albumentations\[1\].blur_limt: unknown key.*'blur_limit'"),
+        ({"type": "HorizontalFlip", "p": 7}, r"augment.albumentations\[1\]: albumentations refuses .*p"),
+        ({"type": "Blur", "blur_limit": "much"}, r"augment.albumentations\[1\]: albumentations refuses"),
+        ({"type": "Crop", "x_min": 5, "x_max": 2}, r"augment.albumentations\[1\]: albumentations refuses"),
+        ({"type": 3}, r"augment.albumentations\[1\].*3: unknown transform"),
+        ({"type": ["Blur"]}, r"augment.albumentations\[1\].*unknown transform"),
+    ],
+)
+def test_a_wrong_transform_or_argument_is_named(spec: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        AlbumentationsPipeline([{"type": "Blur", "p": 0.1}, spec])
+    assert len(str(caught.value)) < 1500
+
+
+def test_transforms_that_make_something_else_than_an_image_are_refused() -> None:
+    pipeline = AlbumentationsPipeline([{"type": "Normalize", "p": 1.0}])
+    with pytest.raises(ValueError, match=r"augment.albumentations: .*uint8.*found float32.*leave out Normalize"):
+        pipeline(painted(), rng())
