@@ -48,7 +48,7 @@ class DetectOptions:
     Args:
         image_size: (height, width) of the network input.
         resize: 'letterbox' or 'stretch'.
-        conf_thres, iou_thres, max_det, nms, classes: as in `postprocess`.
+        conf_thres, iou_thres, max_det, nms, classes: as in `postprocess`; nms None takes the model's own kind.
         batch_size: frames at a time.
         every_frame: look at every frame of a camera or stream; else at the newest, and late ones are dropped.
     """
@@ -58,7 +58,7 @@ class DetectOptions:
     conf_thres: float = 0.25
     iou_thres: float = 0.45
     max_det: int = 300
-    nms: str = "default"
+    nms: str | None = None
     classes: tuple[int, ...] | None = None
     batch_size: int = 1
     every_frame: bool = False
@@ -90,7 +90,8 @@ def detect(predictor: Predictor, source: Source, options: DetectOptions) -> Iter
                 conf_thres=options.conf_thres,
                 iou_thres=options.iou_thres,
                 max_det=options.max_det,
-                nms=options.nms,
+                nms=options.nms or predictor.info.nms,
+                beta_nms=predictor.info.beta_nms,
                 classes=options.classes,
             )
             for frame, letterbox, detections in zip(frames, letterboxes, found, strict=True):
@@ -271,12 +272,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--source", nargs="+", required=True, metavar="SOURCE",
         help="image, video, folder, 'glob' in quotes, .txt list, camera number, or rtsp:// or http:// stream",
     )  # fmt: skip
-    parser.add_argument("--weights", help=".pt, .onnx or OpenVINO .xml (default: newest runs/train/*/weights/best.pt)")
-    parser.add_argument("--cfg", help="model config, for darknet .weights only")
+    parser.add_argument(
+        "--weights", help=".pt, .weights, .onnx or OpenVINO .xml (default: newest runs/train/*/weights/best.pt)"
+    )
+    parser.add_argument("--cfg", help="darknet .cfg or model config, for darknet .weights only")
     parser.add_argument("--conf-thres", type=_share, default=0.25, help="detections score more than this (0 to 1)")
     parser.add_argument("--iou-thres", type=_share, default=0.45, help="NMS removes overlaps above this IoU (0 to 1)")
     parser.add_argument("--max-det", type=_count, default=300, help="detections kept in an image")
-    parser.add_argument("--nms", choices=NMS_KINDS, default="default", help="kind of non-maximum suppression")
+    parser.add_argument("--nms", choices=NMS_KINDS, help="kind of non-maximum suppression (default: the model's)")
     parser.add_argument("--classes", nargs="+", metavar="ID_OR_NAME", help="look for these classes only")
     parser.add_argument("--img-size", type=_count, help="side of the network input in pixels (default: the model's)")
     parser.add_argument("--resize", choices=("letterbox", "stretch"), help="how images get their size")

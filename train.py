@@ -72,7 +72,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--cfg", help="model: a path, or a name in cfg/")
     parser.add_argument("--data", nargs="?", const="shapes", help="data YAML (default: shapes, the embedded set)")
     parser.add_argument("--hyp", help="recipe: a path, or a name in cfg/train/ (default: default; for shapes: shapes)")
-    parser.add_argument("--weights", help="checkpoint to start from")
+    parser.add_argument("--weights", help="checkpoint, or darknet .weights or .conv.N file, to start from")
     parser.add_argument("--epochs", type=int, help="passes over the training images")
     parser.add_argument("--batch-size", type=int, help="images in a batch, over all processes")
     parser.add_argument("--img-size", type=int, help="side of the network input in pixels")
@@ -260,6 +260,7 @@ def validate(job: Job, state: TrainState) -> dict[str, Any] | None:
         category_ids=job.images.train.category_ids,
         image_size=job.config.image_size,
         resize=job.config.model["resize"],
+        nms=job.config.model.get("nms", "default"),
         device=job.stepper.device,
     )
     job.metric.reset()

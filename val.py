@@ -37,7 +37,7 @@ def evaluate(
     conf_thres: float,
     iou_thres: float,
     max_det: int,
-    nms: str = "default",
+    nms: str | None = None,
     over_ranks: bool = False,
 ) -> dict[str, Any]:
     """The figures of a metric over the images of a loader, and what they cost in time.
@@ -45,7 +45,7 @@ def evaluate(
     Args:
         loader: Batches with letterboxes, each image once.
         metric: without detections yet; it has them all afterwards.
-        conf_thres, iou_thres, max_det, nms: as in `postprocess`.
+        conf_thres, iou_thres, max_det, nms: as in `postprocess`; None takes the model's own kind.
         over_ranks: the loaders of all ranks together give each image once, and every rank calls this; every rank then
             gets the figures of all.
     Returns:
@@ -63,6 +63,8 @@ def evaluate(
         now = time.perf_counter()
         seconds[part], mark = seconds[part] + now - mark, now
 
+    options = {"conf_thres": conf_thres, "iou_thres": iou_thres, "max_det": max_det}
+    options |= {"nms": nms or predictor.info.nms, "beta_nms": predictor.info.beta_nms}
     quiet = over_ranks and dist.rank() != 0
     with torch.inference_mode(), Progress(len(loader), "Evaluating", quiet=quiet) as progress:
         for batch in loader:
@@ -70,7 +72,7 @@ def evaluate(
             lap("preprocess")
             boxes, scores = predictor.predict(images)
             lap("inference")
-            found = postprocess(boxes, scores, conf_thres=conf_thres, iou_thres=iou_thres, max_det=max_det, nms=nms)
+            found = postprocess(boxes, scores, **options)
             originals = [each.to_original(box) for each, box in zip(found, batch.letterboxes, strict=True)]
             metric.update(batch.image_ids, originals)
             count += len(batch)
@@ -86,11 +88,13 @@ def evaluate(
 
 
 def match_classes(predictor: Predictor, images: LabelledImages) -> tuple[int, ...]:
-    """The data set's category id of each label of the model, by name.
+    """The data set's category id of each label of the model, by name; by position where the model has no own names.
 
     Raises:
         ConfigError: model and data do not have the same classes.
     """
+    if not predictor.info.named and len(predictor.names) == len(images.names):
+        return images.category_ids
     if sorted(predictor.names) != sorted(images.names):
         only_model = sorted(set(predictor.names) - set(images.names))
         only_data = sorted(set(images.names) - set(predictor.names))
@@ -129,12 +133,13 @@ def run(args: argparse.Namespace) -> Path:
     print(f"Data: {config.source}, {args.split}: {len(images)} images, {len(images.names)} classes")
     if images.problems:
         print(summarize(images.problems))
-    metric = DetectionMetric(
-        images.ground_truth, match_classes(predictor, images), predictor.names, backend=args.backend
-    )
+    category_ids = match_classes(predictor, images)
+    names = predictor.names if predictor.info.named else images.names
+    metric = DetectionMetric(images.ground_truth, category_ids, names, backend=args.backend)
     loader = build_eval_loader(images, image_size=size, resize=resize, batch_size=args.batch_size, workers=args.workers)
     folder = new_run_folder(Path(args.project), args.name)
-    options = {"conf_thres": args.conf_thres, "iou_thres": args.iou_thres, "max_det": args.max_det, "nms": args.nms}
+    options = {"conf_thres": args.conf_thres, "iou_thres": args.iou_thres, "max_det": args.max_det}
+    options["nms"] = args.nms or predictor.info.nms
     figures = evaluate(predictor, loader, metric, **options)
     figures["protocol"] = {
         **options,
@@ -175,8 +180,10 @@ def describe(figures: dict[str, Any]) -> str:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Options as in docs/reference.md."""
     parser = argparse.ArgumentParser(description="Evaluate a detector with COCO's figures.", allow_abbrev=False)
-    parser.add_argument("--weights", help=".pt, .onnx or OpenVINO .xml (default: newest runs/train/*/weights/best.pt)")
-    parser.add_argument("--cfg", help="model config, for darknet .weights only")
+    parser.add_argument(
+        "--weights", help=".pt, .weights, .onnx or OpenVINO .xml (default: newest runs/train/*/weights/best.pt)"
+    )
+    parser.add_argument("--cfg", help="darknet .cfg or model config, for darknet .weights only")
     parser.add_argument(
         "--data", nargs="?", const="shapes", help="data YAML: a path, or a name in cfg/data/ (default: the model's own)"
     )
@@ -186,7 +193,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--conf-thres", type=_share, default=0.001, help="detections score more than this (0 to 1)")
     parser.add_argument("--iou-thres", type=_share, default=0.65, help="NMS removes overlaps above this IoU (0 to 1)")
     parser.add_argument("--max-det", type=_count, default=100, help="detections kept in an image")
-    parser.add_argument("--nms", choices=NMS_KINDS, default="default", help="kind of non-maximum suppression")
+    parser.add_argument("--nms", choices=NMS_KINDS, help="kind of non-maximum suppression (default: the model's)")
     parser.add_argument("--resize", choices=("letterbox", "stretch"), help="how images get their size")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the fastest there is)")
     parser.add_argument("--half", action="store_true", help="fp16, on CUDA")

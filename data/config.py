@@ -72,7 +72,11 @@ def load_data_config(name: str | None = None) -> DataConfig:
         from data.shapes import ensure_shapes  # drawing is only needed for this one data set
 
         return read_data_config(ensure_shapes())
-    return read_data_config(find_file(str(name), [ROOT / "cfg" / "data"], what="data set"))
+    try:
+        source = find_file(str(name), [ROOT / "cfg" / "data"], what="data set")
+    except ConfigError as error:
+        raise ConfigError(f"{error}, and the embedded set 'shapes'") from None
+    return read_data_config(source)
 
 
 def read_data_config(source: Path) -> DataConfig:

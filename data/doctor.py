@@ -105,7 +105,8 @@ def examine(config: DataConfig) -> tuple[Report, dict[str, LabelledImages]]:
         try:
             data = read_split(lenient, split, thorough=True)
         except ConfigError as error:
-            report.add(split, LabelProblem(str(config.source), str(error), "the split cannot be used"))
+            what = str(error).removeprefix(f"{config.source}: ")
+            report.add(split, LabelProblem(str(config.source), what, "the split cannot be used"))
             continue
         checks = examine_images(data.samples, title=f"Examining {split}")
         for problem in (*data.problems, *checks.problems):

@@ -149,7 +149,7 @@ class AlbumentationsPipeline:
         if getattr(image, "dtype", None) != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             found = f"{getattr(image, 'dtype', type(image).__name__)} {tuple(getattr(image, 'shape', ()))}"
             raise ValueError(
-                f"augment.albumentations: expected uint8 images of three channels from these transforms, found {found}; "
+                f"augment.albumentations: expected uint8 images of three channels from the transforms, found {found}; "
                 "leave out Normalize, ToFloat, ToTensorV2 and the like"
             )
         rows = np.asarray(result["rows"], dtype=np.int64)

@@ -158,8 +158,9 @@ def exact_fps(value: float) -> Fraction | None:
 
 
 def _open_capture(source: str | int, timeout_s: float) -> cv2.VideoCapture:
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(0)  # its own messages come beside ours and name no file
+    log = getattr(cv2.utils, "logging", cv2)  # where the functions are depends on the release
+    level = log.getLogLevel()
+    log.setLogLevel(0)  # its own messages come beside ours and name no file
     try:
         if isinstance(source, int):
             capture = cv2.VideoCapture(source)
@@ -169,7 +170,7 @@ def _open_capture(source: str | int, timeout_s: float) -> cv2.VideoCapture:
             capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, limits)
         opened = capture.isOpened()
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        log.setLogLevel(level)
     if not opened:
         capture.release()
         if isinstance(source, str) and "://" not in source and not Path(source).is_file():

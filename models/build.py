@@ -10,6 +10,7 @@ from models.backbones.darknet import Darknet
 from models.backbones.densenet import PeleeNet
 from models.backbones.resnet import ResNet
 from models.config import ModelConfig
+from models.darknet.graph import DarknetGraph
 from models.detector import Detector, PassThrough
 from models.heads.anchor import AnchorHead
 from models.losses.detection import AnchorLoss
@@ -17,7 +18,12 @@ from models.necks.panet import PANet
 from models.necks.prn import PRN
 from utils.config import ConfigError, build
 
-BACKBONES: dict[str, type[nn.Module]] = {"darknet": Darknet, "resnet": ResNet, "peleenet": PeleeNet}
+BACKBONES: dict[str, type[nn.Module]] = {
+    "darknet": Darknet,
+    "resnet": ResNet,
+    "peleenet": PeleeNet,
+    "darknet_cfg": DarknetGraph,
+}
 NECKS: dict[str, type[nn.Module]] = {"panet": PANet, "prn": PRN}
 HEADS: dict[str, type[nn.Module]] = {"anchor": AnchorHead}
 CRITERIA: dict[type[nn.Module], type[nn.Module]] = {AnchorHead: AnchorLoss}
@@ -29,7 +35,7 @@ def build_model(config: ModelConfig, num_classes: int) -> Detector:
     Raises:
         ConfigError: wrong keys or values, or an image size that the coarsest map does not divide.
     """
-    where = f"{config.name}.yaml: "
+    where = f"{config.file}: "
     backbone = build(BACKBONES, config.backbone, where=where + "backbone")
     neck = PassThrough(features=backbone.features)
     if config.neck is not None:

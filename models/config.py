@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from models.darknet.cfg import model_values, read_cfg
 from utils.config import ROOT, ConfigError, apply_overrides, find_file, load_yaml, to_dataclass
 
 
@@ -19,6 +20,7 @@ class ModelConfig:
             joins head and backbone directly.
         image_size: side or [height, width] of the network input in pixels; read it as `size`.
         resize: how images get that size; 'letterbox' keeps the aspect, 'stretch' does not (darknet's default).
+        nms, beta_nms: kind of non-maximum suppression, as in `postprocess`.
         published: figures that others reported for this model, one mapping per `image_size`, shown beside ours.
         name: the model's name, by default that of its file; it stands in messages.
     """
@@ -28,6 +30,8 @@ class ModelConfig:
     neck: dict[str, Any] | None = None
     image_size: int | list[int] = 416
     resize: Literal["letterbox", "stretch"] = "letterbox"
+    nms: Literal["default", "greedynms", "diounms"] = "default"
+    beta_nms: float = 0.6
     published: list[dict[str, Any]] = field(default_factory=list)
     name: str = "model"
 
@@ -40,6 +44,11 @@ class ModelConfig:
                 raise ValueError(f"published: expected an image_size in pixels with every entry, found {figures}")
 
     @property
+    def file(self) -> str:
+        """The name of the model's file, for messages."""
+        return f"{self.name}.cfg" if self.backbone.get("type") == "darknet_cfg" else f"{self.name}.yaml"
+
+    @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the network input in pixels."""
         if isinstance(self.image_size, int):
@@ -49,22 +58,35 @@ class ModelConfig:
 
 
 def load_model_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> ModelConfig:
-    """A model file with its `base` files merged in.
+    """A model file with its `base` files merged in, or the network of a darknet cfg.
 
     Args:
-        name_or_path: a path, or the name of a file in cfg/.
+        name_or_path: a path, or the name of a file in cfg/ or cfg/darknet/.
         overrides: `key.path=value` assignments, carried out last.
     Raises:
         ConfigError: no such file, or wrong keys or values in it.
     """
-    path = find_file(str(name_or_path), [ROOT / "cfg"], what="model config")
-    values = apply_overrides(_load_with_base(path, ()), overrides)
+    suffix = ".cfg" if str(name_or_path).lower().endswith(".cfg") else ".yaml"
+    folders = [ROOT / "cfg" / "darknet"] if suffix == ".cfg" else [ROOT / "cfg"]
+    path = find_file(str(name_or_path), folders, suffix=suffix, what="model config")
+    values = _load_darknet(path) if suffix == ".cfg" else _load_with_base(path, ())
+    values = apply_overrides(values, overrides)
     return to_dataclass(ModelConfig, {"name": path.stem, **values}, where=f"{path}: model")
 
 
 def model_config_from(values: Mapping[str, Any], *, where: str) -> ModelConfig:
     """A configuration from plain values, as a checkpoint or a run's config.yaml holds them."""
     return to_dataclass(ModelConfig, values, where=where)
+
+
+def _load_darknet(path: Path) -> dict[str, Any]:
+    """The values of a darknet cfg."""
+    try:
+        return model_values(read_cfg(path))
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _load_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 
 from utils.structures import Features
+
+if TYPE_CHECKING:
+    from models.darknet.weights import WeightsHeader
 
 
 class Detector(nn.Module):
@@ -21,11 +26,12 @@ class Detector(nn.Module):
         self.backbone = backbone
         self.neck = neck
         self.head = head
+        self.darknet_header: WeightsHeader | None = None  # of the .weights file that this model is, for writing it again
 
     @property
     def stride(self) -> int:
-        """Pixels per cell of the coarsest map; both sides of the images are multiples of it."""
-        return max(self.neck.features.strides)
+        """Pixels per cell of the coarsest map there is; both sides of the images are multiples of it."""
+        return max(*self.neck.features.strides, getattr(self.backbone, "stride", 1))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) RGB in [0, 1] -> the head's raw maps, finest stride first."""

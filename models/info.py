@@ -14,6 +14,7 @@ from models.build import nearest_multiple
 from utils.config import ConfigError
 
 _KEYS = ("names", "category_ids", "image_size", "resize", "stride")
+_OPTIONAL = ("nms", "beta_nms")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class ModelInfo:
         stride: both sides of an input are multiples of it.
         fixed_size: whether inputs of `image_size` alone are taken.
         data: the data it was trained on, a data YAML or 'shapes'; None where the file does not say.
+        nms, beta_nms: kind of non-maximum suppression, as in `postprocess`.
+        named: whether the names come with the model; those of darknet weights may be guessed from their number.
     """
 
     names: tuple[str, ...]
@@ -36,6 +39,9 @@ class ModelInfo:
     stride: int
     fixed_size: bool = False
     data: str | None = None
+    nms: str = "default"
+    beta_nms: float = 0.6
+    named: bool = True
 
     def check_size(self, size: tuple[int, int], *, where: str) -> None:
         """Refuse a (height, width) that the model cannot take.
@@ -60,7 +66,7 @@ class ModelInfo:
 
     def to_metadata(self) -> dict[str, str]:
         """Key and JSON text, for the metadata of an exported file."""
-        return {key: json.dumps(getattr(self, key), ensure_ascii=False) for key in _KEYS}
+        return {key: json.dumps(getattr(self, key), ensure_ascii=False) for key in (*_KEYS, *_OPTIONAL)}
 
     @classmethod
     def from_metadata(
@@ -76,7 +82,9 @@ class ModelInfo:
         try:
             names, ids, (height, width), resize, stride = (json.loads(metadata[key]) for key in _KEYS)
             size = (shape[0] or int(height), shape[1] or int(width))
-            return cls(tuple(map(str, names)), tuple(ids), size, str(resize), int(stride), fixed_size=None not in shape)
+            rest = {key: json.loads(metadata[key]) for key in _OPTIONAL if key in metadata}
+            names, fixed = tuple(map(str, names)), None not in shape
+            return cls(names, tuple(ids), size, str(resize), int(stride), fixed_size=fixed, **rest)
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"{where}: not a detector exported by CSPDet, its metadata is missing or wrong "

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from models.build import build_model
-from models.config import model_config_from
+from models.config import load_model_config, model_config_from
+from models.darknet.cfg import declared_classes
+from models.darknet.names import known_names, names_beside
+from models.darknet.weights import classes_in_file, count_floats_in, load_weights_
 from models.detector import Detector
 from models.info import ModelInfo, Predictor
 from models.runtimes import OnnxPredictor, OpenVinoPredictor
@@ -28,6 +31,7 @@ class ModelPredictor(Predictor):
         model: put into evaluation mode and onto `device`.
         half: convolutions in fp16. Boxes are decoded in fp32 all the same: fp16 knows half pixels only, from 512 on.
         data: what the model was trained on.
+        nms, beta_nms, named: as in ModelInfo.
     Raises:
         ConfigError: `half` without CUDA.
     """
@@ -43,10 +47,14 @@ class ModelPredictor(Predictor):
         device: torch.device,
         half: bool = False,
         data: str | None = None,
+        nms: str = "default",
+        beta_nms: float = 0.6,
+        named: bool = True,
     ) -> None:
         if half and device.type != "cuda":
             raise ConfigError(f"--half: needs a CUDA GPU, and the device is {device}; leave it out")
-        info = ModelInfo(tuple(names), tuple(category_ids), image_size, resize, model.stride, data=data)
+        options = {"data": data, "nms": nms, "beta_nms": beta_nms, "named": named}
+        info = ModelInfo(tuple(names), tuple(category_ids), image_size, resize, model.stride, **options)
         precision = "fp16" if half else "fp32"
         super().__init__(info, device=device, precision=precision, runtime=f"PyTorch on {describe_device(device)}")
         self.model = model.eval().to(device)
@@ -62,31 +70,35 @@ class ModelPredictor(Predictor):
 def open_predictor(
     weights: Path | str, *, cfg: Path | str | None = None, device: torch.device | str | None = None, half: bool = False
 ) -> Predictor:
-    """The predictor for a file of weights, by its suffix: .pt, .onnx or .xml (OpenVINO).
+    """The predictor for a file of weights, by its suffix: .pt, .weights (darknet), .onnx or .xml (OpenVINO).
 
     Args:
-        cfg: model config of darknet .weights; the other files carry their own.
-        device: where to compute; None is the fastest for a .pt and the CPU for the others.
-        half: fp16 convolutions, for a .pt on CUDA; an exported file has the precision it was exported with.
+        cfg: the darknet .cfg or our model file of darknet .weights, by default the .cfg of that name beside them; the
+            other files carry their own.
+        device: where to compute; None is the fastest for .pt and .weights and the CPU for the others.
+        half: fp16 convolutions, for .pt and .weights on CUDA; an exported file has the precision it was exported with.
     Raises:
         ConfigError: a missing, foreign or unreadable file, a missing package, or a device that cannot be used.
     """
     path = Path(weights)
     kind = path.suffix.lower()
-    if kind == ".weights" or ".conv." in path.name:
-        raise ConfigError(f"{path}: darknet weights are not supported yet; expected .pt, .onnx or .xml")
-    if kind not in (".pt", ".onnx", ".xml"):
-        raise ConfigError(f"{path}: expected .pt, .onnx or .xml (OpenVINO), found the suffix '{kind}'")
+    if ".conv." in path.name:
+        raise ConfigError(f"{path}: holds the first layers of a network alone; start a training from it, with train.py")
+    if kind not in (".pt", ".weights", ".onnx", ".xml"):
+        raise ConfigError(f"{path}: expected .pt, .weights, .onnx or .xml (OpenVINO), found the suffix '{kind}'")
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; check --weights, or leave it out for the newest training run")
-    if cfg is not None:
+    in_memory = kind in (".pt", ".weights")
+    if cfg is not None and kind != ".weights":
         logger.warning("--cfg %s is not used: %s says itself what model it holds", cfg, path.name)
-    if half and kind != ".pt":
+    if half and not in_memory:
         raise ConfigError(f"--half: {path.name} has the precision it was exported with; use export.py --half instead")
     if not isinstance(device, torch.device):
-        device = select_device("cpu" if device is None and kind != ".pt" else device)
+        device = select_device("cpu" if device is None and not in_memory else device)
     if kind == ".pt":
         return _open_checkpoint(path, device, half)
+    if kind == ".weights":
+        return _open_darknet(path, cfg, device, half)
     if kind == ".onnx":
         return OnnxPredictor(path, device)
     if device.type != "cpu":
@@ -128,4 +140,23 @@ def _open_checkpoint(path: Path, device: torch.device, half: bool) -> ModelPredi
             "the checkpoint was changed, or comes from another version of CSPDet"
         ) from None
     options = {"image_size": (height, width), "resize": resize, "device": device, "half": half}
+    options |= {"nms": config.nms, "beta_nms": config.beta_nms}
     return ModelPredictor(model, names=names, category_ids=category_ids, data=state.get("data"), **options)
+
+
+def _open_darknet(path: Path, cfg: Path | str | None, device: torch.device, half: bool) -> ModelPredictor:
+    """Darknet weights in the network of a cfg, or in a model of ours with the same layers."""
+    beside = path.with_suffix(".cfg")
+    if cfg is None and not beside.is_file():
+        raise ConfigError(f"{path}: darknet weights hold no network; name its file with --cfg (there is no {beside})")
+    config = load_model_config(cfg or beside)
+    classes = declared_classes(config.backbone)
+    if classes is None:  # our files are for any number of classes; the size of the file tells
+        classes = classes_in_file(build_model(config, 80), count_floats_in(path)) or 80
+    model = build_model(config, classes)
+    load_weights_(model, path)
+    names = names_beside(classes, (path, cfg or beside))
+    named, names = names is not None, names or known_names(classes)
+    options = {"image_size": config.size, "resize": config.resize, "device": device, "half": half}
+    options |= {"nms": config.nms, "beta_nms": config.beta_nms, "named": named}
+    return ModelPredictor(model, names=names, category_ids=range(1, classes + 1), **options)

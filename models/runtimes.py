@@ -1,9 +1,12 @@
-"""Predictors of exported files: ONNX Runtime and OpenVINO, both optional packages."""
+"""Predictors of exported files: ONNX Runtime, OpenVINO and TorchScript."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,10 @@ from torch import Tensor
 
 from models.info import ModelInfo, Predictor
 from utils.config import ConfigError
+from utils.device import describe_device
+
+# Name of the metadata inside a TorchScript file, JSON: torch.jit.load(path, _extra_files={SCRIPT_METADATA: ""}).
+SCRIPT_METADATA = "cspdet.json"
 
 
 class OnnxPredictor(Predictor):
@@ -40,16 +47,14 @@ class OnnxPredictor(Predictor):
         self.batch, *sides = (side if isinstance(side, int) else None for side in (source.shape[i] for i in (0, 2, 3)))
         metadata = self.session.get_modelmeta().custom_metadata_map
         info = ModelInfo.from_metadata(metadata, shape=tuple(sides), where=str(path))
-        self.dtype = np.float16 if source.type == "tensor(float16)" else np.float32
-        precision = "fp16" if self.dtype is np.float16 else "fp32"
         runtime = f"ONNX Runtime {onnxruntime.__version__} on {device}"
-        super().__init__(info, device=torch.device("cpu"), precision=precision, runtime=runtime)
+        super().__init__(info, device=torch.device("cpu"), precision=_precision(metadata), runtime=runtime)
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """See Predictor."""
 
         def run(part: np.ndarray) -> list[np.ndarray]:
-            return self.session.run(["boxes", "scores"], {"images": part.astype(self.dtype, copy=False)})
+            return self.session.run(["boxes", "scores"], {"images": part})
 
         return _in_batches(run, images.numpy(), self.batch)
 
@@ -59,7 +64,7 @@ class OpenVinoPredictor(Predictor):
 
     def __init__(self, path: Path) -> None:
         try:
-            import openvino
+            openvino = import_openvino()
         except ImportError:
             raise ConfigError(f"{path}: needs OpenVINO, which is not installed: pip install openvino") from None
         core = openvino.Core()
@@ -75,7 +80,7 @@ class OpenVinoPredictor(Predictor):
         self.batch, *sides = (shape[i].get_length() if shape[i].is_static else None for i in (0, 2, 3))
         info = ModelInfo.from_metadata(metadata, shape=tuple(sides), where=str(path))
         runtime = f"OpenVINO {openvino.__version__.split('-')[0]} on cpu"
-        super().__init__(info, device=torch.device("cpu"), precision="fp32", runtime=runtime)
+        super().__init__(info, device=torch.device("cpu"), precision=_precision(metadata), runtime=runtime)
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """See Predictor."""
@@ -85,6 +90,46 @@ class OpenVinoPredictor(Predictor):
             return [found["boxes"], found["scores"]]
 
         return _in_batches(run, images.numpy(), self.batch)
+
+
+class TorchScriptPredictor(Predictor):
+    """A TorchScript file, which takes any batch and size; metadata in the extra file 'cspdet.json'."""
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        extra = {SCRIPT_METADATA: ""}
+        try:
+            self.module = torch.jit.load(str(path), map_location=device, _extra_files=extra).eval()
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(f"{path}: PyTorch cannot load it: {str(error).strip().splitlines()[0]}") from None
+        metadata = json.loads(extra[SCRIPT_METADATA] or "{}")
+        info = ModelInfo.from_metadata(metadata, shape=(None, None), where=str(path))
+        runtime = f"TorchScript on {describe_device(device)}"
+        super().__init__(info, device=device, precision=_precision(metadata), runtime=runtime)
+
+    @torch.inference_mode()
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See Predictor."""
+        return self.module(images)
+
+
+def import_openvino() -> ModuleType:
+    """The package openvino, kept from the network.
+
+    Its import would send a message to a usage counter and make a folder in the user's home, by openvino_telemetry, which
+    pip installs along with it. Without that package it does neither.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
+def _precision(metadata: Mapping[str, str]) -> str:
+    """What the file was exported with; fp32 where it does not say."""
+    return str(metadata.get("precision", "fp32"))
 
 
 def _in_batches(

@@ -39,7 +39,8 @@ TINY_COLOURS = ((220, 40, 30), (30, 60, 220))
 """Of the classes 'red' and 'blue' in `tiny_coco`."""
 
 TINY_MODEL = """\
-backbone: {type: darknet, stem_channels: 8, stem_stride: 2, depths: [0, 1, 1], channels: [16, 24, 32], activation: swish}
+backbone:
+  {type: darknet, stem_channels: 8, stem_stride: 2, depths: [0, 1, 1], channels: [16, 24, 32], activation: swish}
 neck: {type: panet, channels: [24, 32], out_channels: [24, 32], csp: {ratio: 0.5}, activation: swish}
 head: {type: anchor, anchors: [[12, 12, 20, 32, 32, 20], [24, 24, 40, 40, 60, 60]], scale_xy: 2.0, size: square}
 image_size: 64

@@ -56,12 +56,6 @@ class Window:
         self._label.configure(image=self._photo)
         self._root.update()
 
-    def wait(self) -> None:
-        """Keep the last picture until the user closes the window."""
-        while self.open:
-            self._root.update()
-            self._root.after(20)
-
     def close(self) -> None:
         """Remove the window."""
         self.open = False

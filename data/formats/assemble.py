@@ -20,7 +20,7 @@ TOLERANCE = 0.05
 """Pixels that a box may stick out by rounding (COCO writes 2 decimals) and be clipped without a word."""
 
 
-def probe_sizes(paths: Sequence[Path], *, threads: int = 16) -> list[tuple[int, int] | str]:
+def probe_sizes(paths: Sequence[Path], *, threads: int = 16, chunk: int = 64) -> list[tuple[int, int] | str]:
     """(height, width) of each image from its header, or what is wrong with the file."""
 
     def probe(path: Path) -> tuple[int, int] | str:
@@ -29,10 +29,9 @@ def probe_sizes(paths: Sequence[Path], *, threads: int = 16) -> list[tuple[int, 
         except ValueError as error:
             return str(error).removeprefix(f"{path}: ")
 
-    if not paths:
-        return []
-    with ThreadPoolExecutor(min(threads, len(paths))) as pool:
-        return list(pool.map(probe, paths, chunksize=64))
+    chunks = [paths[start : start + chunk] for start in range(0, len(paths), chunk)]
+    with ThreadPoolExecutor(threads) as pool:  # for slow disks: one thread waits while another reads
+        return [size for sizes in pool.map(lambda part: [probe(path) for path in part], chunks) for size in sizes]
 
 
 def to_labelled_images(

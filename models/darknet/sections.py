@@ -37,7 +37,7 @@ class Section:
 
     kind: str
     line: int
-    options: Mapping[str, str | int]
+    options: dict[str, str | int]
 
     @property
     def where(self) -> str:
@@ -76,19 +76,19 @@ class Section:
 
     def to_plain(self) -> dict[str, str | int]:
         """A mapping for YAML files and checkpoints."""
-        return {"type": self.kind, "line": self.line, **self.options}
+        return {"section": self.kind, "line": self.line, **self.options}
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> Section:
         """What `to_plain` gave.
 
         Raises:
-            ValueError: no known type.
+            ValueError: no known kind.
         """
-        kind = values.get("type")
+        kind = values.get("section")
         if kind not in KINDS:
-            raise ValueError(f"sections: expected the 'type' of a darknet section, found {kind!r}")
-        options = {key: value for key, value in values.items() if key not in ("type", "line")}
+            raise ValueError(f"sections: expected the key 'section' with a kind of darknet section, found {kind!r}")
+        options = {key: value for key, value in values.items() if key not in ("section", "line")}
         return cls(kind, int(values.get("line", 0)), options)
 
 
@@ -127,9 +127,10 @@ _NET = Keys(
         "max_batches burn_in power policy step steps scale scales seq_scales gamma warmup max_chart_loss loss_scale "
         "adam B1 B2 eps inputs max_crop min_crop center flip angle aspect saturation exposure hue blur gaussian_noise "
         "mixup cutmix mosaic mosaic_bound contrastive contrastive_jit_flip contrastive_color contrastive_min_step "
-        "label_smooth_eps resize_step attention adversarial_lr ema_alpha equidistant_point try_fix_nan num_sigmas_reject_"
-        "badlabels badlabels_rejection_percentage badlabels_reject_threshold weights_reject_freq state_constrain "
-        "use_cuda_graph sequential_subdivisions show_receptive_field unsupervised full_batch no_augment hierarchy"
+        "label_smooth_eps resize_step attention adversarial_lr ema_alpha equidistant_point try_fix_nan "
+        "num_sigmas_reject_badlabels badlabels_rejection_percentage badlabels_reject_threshold weights_reject_freq "
+        "state_constrain use_cuda_graph sequential_subdivisions show_receptive_field unsupervised full_batch "
+        "no_augment hierarchy"
     ).split(),
 )
 
@@ -188,7 +189,7 @@ _FROM_MAP = {"from": "int", "activation": ACTIVATIONS}
 KINDS: dict[str, Keys] = {
     "net": _NET,
     "convolutional": _CONVOLUTIONAL,
-    "route": Keys(used={"layers": "ints", "groups": "int", "group_id": "int"}, neutral={"stream": ("0",)}),
+    "route": Keys(used={"layers": "ints", "groups": "int", "group_id": "int"}),
     "shortcut": Keys(
         used={
             "from": "ints",

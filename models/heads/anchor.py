@@ -25,6 +25,7 @@ class AnchorHead(nn.Module):
         anchors: for each level (finest first) width, height, width, height, ... in pixels of the network input.
         scale_xy: how far a centre may leave its cell, one for all levels or one a level; 1 is YOLOv3.
         size: 'exp' (YOLOv3, YOLOv4) or 'square' (at most four times the anchor).
+        box_loss: what its boxes are trained with where the recipe does not say; a darknet cfg's iou_loss.
     Raises:
         ValueError: a level without anchors, an odd count, or another number of levels than the neck has.
     """
@@ -37,6 +38,7 @@ class AnchorHead(nn.Module):
         anchors: list[list[float]],
         scale_xy: float | list[float] = 1.0,
         size: Literal["exp", "square"] = "exp",
+        box_loss: Literal["ciou", "diou", "giou", "iou", "mse"] = "ciou",
     ) -> None:
         super().__init__()
         levels = len(features.strides)
@@ -53,6 +55,7 @@ class AnchorHead(nn.Module):
         self.num_classes = num_classes
         self.scale_xy = tuple(float(scale) for scale in scales)
         self.size = size
+        self.box_loss = box_loss
         self.anchor_counts = tuple(len(level) // 2 for level in anchors)
         for index, level in enumerate(anchors):
             # In the checkpoint, so that anchors fitted to a data set travel with the weights.

@@ -30,7 +30,8 @@ class AnchorLoss(nn.Module):
     Args:
         head: whose maps are judged; gives anchors, strides and the decode.
         assigner: mapping {type: anchor_iou | anchor_ratio, ...}.
-        box: 'ciou', 'diou', 'giou', 'iou', or 'mse' (YOLOv3: squared error of the raw values, small boxes up to twice).
+        box: 'ciou', 'diou', 'giou', 'iou', or 'mse' (YOLOv3: squared error of the raw values, small boxes up to twice);
+            null: the head's own, which is 'ciou' unless the model file says otherwise.
         box_gain, objectness_gain, class_gain: weights of the terms.
         level_gains: weight of each level's objectness, finest first; null weighs all levels alike.
         objectness_target: 'iou' learns the IoU of the box, 'one' learns 1 (darknet).
@@ -43,7 +44,7 @@ class AnchorLoss(nn.Module):
         *,
         head: AnchorHead,
         assigner: dict | None = None,
-        box: Literal["ciou", "diou", "giou", "iou", "mse"] = "ciou",
+        box: Literal["ciou", "diou", "giou", "iou", "mse"] | None = None,
         box_gain: float = 5.0,
         objectness_gain: float = 1.0,
         class_gain: float = 1.0,
@@ -60,7 +61,7 @@ class AnchorLoss(nn.Module):
         self.assigner = build(
             ASSIGNERS, assigner or {"type": "anchor_ratio"}, where="loss.assigner", scale_xy=head.scale_xy
         )
-        self.box = box
+        self.box = box or head.box_loss
         self.gains = {"box": box_gain, "objectness": objectness_gain, "class": class_gain}
         self.level_gains = level_gains or [1.0] * levels
         self.objectness_target = objectness_target

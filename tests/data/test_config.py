@@ -90,7 +90,9 @@ def test_finding_data_sets(tmp_path: Path) -> None:
     assert load_data_config(str(tmp_path / "data")).val == tmp_path / "a"
     assert load_data_config("coco").names[79] == "toothbrush"
     assert load_data_config("voc.yaml").nc == 20
-    with pytest.raises(ConfigError, match=r"data set 'cocoa': no such file.*Did you mean 'coco.yaml'"):
+    with pytest.raises(
+        ConfigError, match=r"data set 'cocoa': no such file.*Did you mean 'coco.yaml'.*embedded set 'shapes'"
+    ):
         load_data_config("cocoa")
 
 

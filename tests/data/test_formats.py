@@ -537,3 +537,19 @@ def test_ground_truth_of_samples_is_read_by_pycocotools() -> None:
     first, second = truth.loadAnns(truth.getAnnIds([4]))
     assert (first["id"], first["bbox"], first["area"], first["category_id"]) == (1, [1, 2, 10, 5], 50, 9)
     assert (second["id"], second["iscrowd"]) == (2, 1)
+
+
+def test_lines_in_a_file_with_keys_in_any_order(tmp_path: Path) -> None:
+    make_image(tmp_path / "images" / "a.png")
+    text = """{"info": {"annotations": [1, 2], "said": "\\"annotations\\": ["},
+    "categories": [{"id": 1, "name": "cat"}], "annotations" :
+    [ {"id": 1, "image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4]}, {"id": 2, "image_id": 8},
+
+      {"id": 3, "image_id": 9}], "images": [{"id": 7,
+      "file_name": "a.png"}, 5]
+    }
+    """
+    (tmp_path / "val.json").write_text(text)
+    data = read(make_config(tmp_path, "val: val.json"))
+    places = [problem.where.removeprefix(str(tmp_path / "val.json")) for problem in data.problems]
+    assert places[:3] == [":6: images[1]", ":3: annotation 2", ":5: annotation 3"]

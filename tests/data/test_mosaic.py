@@ -16,7 +16,7 @@ COUNT = 9
 
 
 def load(index: int) -> Labelled:
-    """Image `index`, of one of several sizes up to SIZE; every third has no object, the others one of colour index % 3."""
+    """Image `index`, of a size up to SIZE; every third has no object, the others one of colour index % 3."""
     height, width = ((96, 128), (96, 60), (40, 128), (96, 128))[index % 4]
     image = np.zeros((height, width, 3), np.uint8)
     if index % 3 == 0:
@@ -94,7 +94,9 @@ def test_paste_copies_what_falls_on_the_canvas(left: int, top: int) -> None:
 
 
 def test_mixup_blends_about_half_and_half_and_keeps_all_boxes() -> None:
-    one = Labelled(np.full((4, 4, 3), 200, np.uint8), np.ones((2, 4), np.float32), np.array([0, 1]), np.array([0, 1], bool))
+    one = Labelled(
+        np.full((4, 4, 3), 200, np.uint8), np.ones((2, 4), np.float32), np.array([0, 1]), np.array([0, 1], bool)
+    )
     two = Labelled(np.full((4, 4, 3), 100, np.uint8), np.zeros((1, 4), np.float32), np.array([2]), np.array([False]))
     both = mixup(one, two, np.random.default_rng(0))
     assert both.image.dtype == np.uint8

@@ -247,7 +247,10 @@ def test_transforms_draw_from_the_generator_they_are_given() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"type": "HorizontalFilp"}, r"augment.albumentations\[1\].*HorizontalFilp: unknown transform.*'HorizontalFlip'"),
+        (
+            {"type": "HorizontalFilp"},
+            r"augment.albumentations\[1\].*HorizontalFilp: unknown transform.*'HorizontalFlip'",
+        ),
         ({"p": 0.5}, r"augment.albumentations\[1\].*type"),
         ({"type": "Blur", "blur_limt": 3}, r"augment.albumentations\[1\].blur_limt: unknown key.*'blur_limit'"),
         ({"type": "HorizontalFlip", "p": 7}, r"augment.albumentations\[1\]: albumentations refuses .*p"),

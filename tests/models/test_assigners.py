@@ -129,7 +129,14 @@ def test_the_example_of_the_ratio_rule() -> None:
 @pytest.mark.parametrize("assigner", ASSIGNERS)
 def test_objects_at_the_edge_stay_inside_the_map(assigner: AnchorIoUAssigner | AnchorRatioAssigner) -> None:
     w, h = WIDTH, HEIGHT
-    boxes = [[0, 0, 12, 14], [w - 12, h - 14, w, h], [w - 1e-3, h - 1e-3, w, h], [0, 0, w, h], [w, h, w, h], [0, 0, 0, 0]]
+    boxes = [
+        [0, 0, 12, 14],
+        [w - 12, h - 14, w, h],
+        [w - 1e-3, h - 1e-3, w, h],
+        [0, 0, w, h],
+        [w, h, w, h],
+        [0, 0, 0, 0],
+    ]
     boxes += [[w - 30, 0, w, 30], [0, h - 30, 30, h], [-20, -30, 4, 5], [w - 4, h - 4, w + 30, h + 40]]
     targets = make_targets(boxes)
     for level, (row, column) in zip(assigner(targets, ANCHORS, STRIDES, MAP_SIZES), MAP_SIZES, strict=True):
@@ -170,7 +177,7 @@ def test_arguments_out_of_range_are_refused() -> None:
             AnchorIoUAssigner(iou_thresh=thresh)
     with pytest.raises(ValueError, match="factor: expected a number above 1"):
         AnchorRatioAssigner(scale_xy=(1.0,), factor=1.0)
-    with pytest.raises(ValueError, match="set head.scale_xy to 2, or neighbours to false"):
+    with pytest.raises(ValueError, match=r"set head\.scale_xy to 2, or neighbours to false"):
         AnchorRatioAssigner(scale_xy=(2.0, 1.5), neighbours=True)
     assert not AnchorRatioAssigner(scale_xy=(2.0, 1.5)).neighbours
     assert AnchorRatioAssigner(scale_xy=(2.0, 2.5)).neighbours

@@ -50,7 +50,7 @@ def test_a_run_is_found_by_folder_checkpoint_name_or_age(tmp_path: Path) -> None
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no run in .*; name one: --resume RUN"):
+    with pytest.raises(ConfigError, match=r"no run in .*; name one: --resume RUN"):
         Run.find("", tmp_path)
     with pytest.raises(ConfigError, match=r"--resume nowhere: .*has no config.yaml"):
         Run.find("nowhere", tmp_path)

@@ -7,7 +7,6 @@ import pickle
 import platform
 import shutil
 import subprocess
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: not a checkpoint of CSPDet: loading it would run code from the file, which is refused. "
             "Save the state_dict of that model with the program that made it, and start from that with --weights"
         ) from None
-    except (RuntimeError, EOFError, IndexError, OSError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged file can end in any exception, as the documentation of pickle says
         size = path.stat().st_size
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ConfigError(
@@ -110,3 +109,4 @@ def replace_with_link(path: Path, source: Path) -> None:
     except OSError:
         shutil.copyfile(source, temporary)
     os.replace(temporary, path)
+    temporary.unlink(missing_ok=True)  # renaming a link to the same file leaves both

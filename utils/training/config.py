@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from utils.config import ROOT, ConfigError, apply_overrides, find_file, load_yaml, to_dataclass
+from utils.config import ROOT, apply_overrides, find_file, load_yaml, to_dataclass
 
 RECIPES = ROOT / "cfg" / "train"
 
@@ -33,6 +33,8 @@ class OptimizerConfig:
         _require(self.lr > 0, "lr", "a number above 0", self.lr)
         _require(0 <= self.momentum < 1, "momentum", "a number in [0, 1)", self.momentum)
         _require(self.weight_decay >= 0, "weight_decay", "a number of at least 0", self.weight_decay)
+        clip = self.clip_norm
+        _require(clip is None or clip > 0, "clip_norm", "a number above 0, or null", clip)
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,10 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         _require(0 <= self.final <= 1, "final", "a share in [0, 1]", self.final)
-        _require(self.warmup_epochs >= 0 and self.warmup_steps >= 0, "warmup", "at least 0", self.warmup_epochs)
+        for name in ("warmup_epochs", "warmup_steps"):
+            _require(getattr(self, name) >= 0, name, "a number of at least 0", getattr(self, name))
+        for name in ("warmup_power", "factor"):
+            _require(getattr(self, name) > 0, name, "a number above 0", getattr(self, name))
         _require(all(0 < m < 1 for m in self.milestones), "milestones", "shares in (0, 1)", self.milestones)
 
 
@@ -68,15 +73,16 @@ class EmaConfig:
 
     Args:
         decay: share of the old average kept at a step, late in training; 0 turns averaging off.
-        ramp: steps over which the average grows that long: decay * (1 - exp(-step / ramp)).
+        ramp: the average grows with the training: after n steps it keeps (1 + n) / (ramp + n), so that it covers
+            about the last 1 / ramp of them, until `decay` is reached.
     """
 
     decay: float = 0.9998
-    ramp: float = 2000.0
+    ramp: float = 10.0
 
     def __post_init__(self) -> None:
         _require(0 <= self.decay < 1, "decay", "a number in [0, 1)", self.decay)
-        _require(self.ramp > 0, "ramp", "a number above 0", self.ramp)
+        _require(self.ramp >= 1, "ramp", "a number of at least 1", self.ramp)
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,8 @@ class AugmentConfig:
             _require(0 <= getattr(self, name) <= 1, name, "a share in [0, 1]", getattr(self, name))
         for name in ("scale", "multi_scale"):
             _require(0 <= getattr(self, name) < 1, name, "a share in [0, 1)", getattr(self, name))
+        for name in ("degrees", "shear", "translate", "hue", "saturation", "value", "min_side"):
+            _require(getattr(self, name) >= 0, name, "a number of at least 0", getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -138,6 +146,9 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         _require(self.interval >= 1, "interval", "a whole number of at least 1", self.interval)
+        for name in ("conf_thres", "iou_thres"):
+            _require(0 <= getattr(self, name) <= 1, name, "a share in [0, 1]", getattr(self, name))
+        _require(self.max_det > 10, "max_det", "more than 10, which AR10 looks at", self.max_det)
 
 
 @dataclass(frozen=True)
@@ -153,6 +164,7 @@ class RecipeConfig:
         cache: keep small training sets in memory (changes speed only).
         channels_last: memory format of images and weights.
         compile: run the model through torch.compile.
+        norm_momentum: weight of a new batch in the statistics of batch normalisation, after the first steps.
         freeze: prefixes of parameter names that stay as they are, for example [backbone].
         patience: stop after this many epochs without a better AP; null: never.
         save_minutes: write last.pt in the middle of an epoch when this many minutes have passed since the last time.
@@ -167,6 +179,7 @@ class RecipeConfig:
     cache: bool = True
     channels_last: bool = True
     compile: bool = False
+    norm_momentum: float = 0.03
     freeze: list[str] = field(default_factory=list)
     patience: int | None = None
     save_minutes: float = 10.0
@@ -183,6 +196,8 @@ class RecipeConfig:
         _require(self.image_size is None or self.image_size >= 32, "image_size", "at least 32 pixels", self.image_size)
         nominal = self.nominal_batch_size
         _require(nominal is None or nominal >= 1, "nominal_batch_size", "at least 1, or null", nominal)
+        _require(self.patience is None or self.patience >= 1, "patience", "at least 1, or null", self.patience)
+        _require(self.save_minutes >= 0, "save_minutes", "a number of at least 0", self.save_minutes)
 
     @property
     def accumulate(self) -> int:
@@ -242,7 +257,7 @@ def saved_config(path: Path, *, workers: int | None = None) -> TrainConfig:
 
 def _require(condition: bool, name: str, expected: str, found: object) -> None:
     if not condition:
-        raise ConfigError(f"{name}: expected {expected}, found {found!r}")
+        raise ValueError(f"{name}: expected {expected}, found {found!r}")
 
 
 def _short(path: Path) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -31,4 +29,4 @@ def build_ema(model: nn.Module, config: EmaConfig) -> AveragedModel:
 
 def decay_at(updates: int, config: EmaConfig) -> float:
     """Share of the old average that is kept after `updates` steps."""
-    return config.decay * (1 - math.exp(-updates / config.ramp))
+    return min(config.decay, (1 + updates) / (config.ramp + updates))

@@ -28,7 +28,7 @@ def freeze_(model: nn.Module, prefixes: list[str]) -> int:
     Their batch normalisation keeps its statistics too: see `keep_frozen_statistics_`.
 
     Raises:
-        ConfigError: a prefix that no parameter has.
+        ConfigError: a prefix that no parameter has, or nothing left to train.
     """
     names = [name for name, _ in model.named_parameters()]
     for prefix in prefixes:
@@ -39,12 +39,23 @@ def freeze_(model: nn.Module, prefixes: list[str]) -> int:
             raise ConfigError(
                 f"freeze: no parameter's name starts with '{prefix}'.{hint} Known: {', '.join(known[:20])}"
             )
-    count = 0
-    for name, parameter in model.named_parameters():
-        if any(_has_prefix(name, prefix) for prefix in prefixes):
-            parameter.requires_grad_(False)
-            count += 1
-    return count
+    frozen = [name for name in names if any(_has_prefix(name, prefix) for prefix in prefixes)]
+    if len(frozen) == len(names):
+        raise ConfigError(f"freeze: {', '.join(prefixes)} are all parameters; nothing is left to train")
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
+    return len(frozen)
+
+
+def set_norm_momentum_(model: nn.Module, step: int, least: float) -> None:
+    """Weight of a new batch in the running statistics of batch normalisation: a plain mean at first, then `least`.
+
+    Statistics start at mean 0 and variance 1. Without the plain mean that start would stay in them for some 100 steps,
+    and a deep network evaluated on them finds nothing.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = max(least, 1 / (step + 1))
 
 
 def keep_frozen_statistics_(model: nn.Module, prefixes: list[str]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from utils.dist import world_size
 from utils.structures import Batch, Targets
 from utils.training.config import RecipeConfig
+from utils.training.optim import set_norm_momentum_
 from utils.training.schedule import learning_rate_factor
 from utils.training.state import TrainState, amp_dtype
 
@@ -46,6 +47,7 @@ def train_step(stepper: Stepper, state: TrainState, batches: list[Batch]) -> dic
     """
     recipe = stepper.recipe
     set_learning_rate_(state, stepper)
+    set_norm_momentum_(state.model, state.step, recipe.norm_momentum)
     totals: dict[str, float] = {}
     for index, batch in enumerate(batches):
         # Ranks exchange gradients once a step, at its last batch.

@@ -1,0 +1,194 @@
+"""Darknet's cfg files: text <-> sections, and the model configuration of a cfg."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.darknet.graph import plan_levels
+from models.darknet.plan import plan_layers
+from models.darknet.sections import ALIASES, KINDS, REFUSED, Section, convert, known_keys
+from models.darknet.trace import write_sections
+from models.detector import Detector
+from utils.config import ConfigError, nearest
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_SIZE = (416, 416)
+
+
+def read_cfg(path: Path) -> list[Section]:
+    """The sections of a cfg file, [net] first.
+
+    Raises:
+        ConfigError: the file cannot be read, or everything that is wrong in it, with line numbers.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="replace")  # comments come in many encodings
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
+    return parse_cfg(text, where=str(path))
+
+
+def parse_cfg(text: str, *, where: str) -> list[Section]:
+    """The sections of a cfg text, [net] first.
+
+    Lines are `[section]`, `key=value`, blank, or comments after # or ;. As in darknet, spaces mean nothing and the first
+    of two equal keys counts. Keys that darknet does not know are ignored, with a warning.
+
+    Args:
+        where: the file, for messages.
+    Raises:
+        ConfigError: everything that is wrong, with line numbers.
+    """
+    sections: list[Section] = []
+    problems: list[str] = []
+    options: dict[str, str | int] | None = None  # of the section being read; None while that one is refused
+    for number, raw in enumerate(text.splitlines(), 1):
+        line = "".join(raw.split("#")[0].split(";")[0].split())
+        try:
+            if line.startswith("["):
+                options = None
+                section = Section(_kind(line, first=not sections), number, {})
+                sections.append(section)
+                options = section.options
+            elif line and not sections:
+                raise ValueError(f"expected [net] before anything else, found '{raw.strip()}'")
+            elif line and options is not None:
+                _add_option_(options, sections[-1].kind, line, f"{where}, line {number}")
+        except ValueError as error:
+            problems.append(f"{where}, line {number}: {error}")
+            if not sections:  # nothing after it can be understood
+                break
+    if not sections and not problems:
+        problems.append(f"{where}: expected darknet sections like [net] and [convolutional], found none")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    if len(sections) == 1:
+        raise ConfigError(f"{where}: expected layers after [net], found none")
+    return sections
+
+
+def _kind(line: str, *, first: bool) -> str:
+    """The kind of section that a line opens.
+
+    Raises:
+        ValueError: a kind that is not known or not supported, or [net] in the wrong place.
+    """
+    word = line.strip("[]")
+    kind = ALIASES.get(word, word)
+    if not line.endswith("]"):
+        raise ValueError(f"expected a section like [convolutional], found '{line}'")
+    if first != (kind == "net"):
+        raise ValueError(f"expected [net] {'first' if first else 'once, at the top'}, found [{word}]")
+    if kind in REFUSED:
+        raise ValueError(f"[{word}] is a section of darknet that is not supported here; supported: {_list(KINDS)}")
+    if kind not in KINDS:
+        near = nearest(word, (*KINDS, *REFUSED))
+        hint = f" Did you mean [{near}]?" if near else ""
+        raise ValueError(f"[{word}] is no section of darknet.{hint} Supported: {_list(KINDS)}")
+    return kind
+
+
+def _add_option_(options: dict[str, str | int], kind: str, line: str, where: str) -> None:
+    """Read `key=value` into `options`.
+
+    Raises:
+        ValueError: no such form, a value of the wrong type, or one that asks for something not supported.
+    """
+    key, equals, value = line.partition("=")
+    if not equals or not key:
+        raise ValueError(f"expected key=value or [section], found '{line}'")
+    known, neutral = known_keys(kind), KINDS[kind].neutral
+    if key not in known:
+        near = nearest(key, known)
+        hint = f" Did you mean '{near}'?" if near else ""
+        logger.warning("%s: [%s] knows no key '%s'; it is ignored, as darknet does.%s", where, kind, key, hint)
+        return
+    if key in options:
+        logger.warning("%s: '%s' stands twice in this section; the first counts, as in darknet", where, key)
+        return
+    try:
+        convert(value, known[key])
+    except ValueError as error:
+        raise ValueError(f"[{kind}] {key}: {error}") from None
+    if key in neutral and value not in neutral[key]:
+        raise ValueError(f"[{kind}] {key}={value} is not supported; leave this key out")
+    options[key] = _plain(value)
+
+
+def _plain(value: str) -> str | int:
+    """Whole numbers as int where that loses nothing, so that a configuration file reads well."""
+    return int(value) if value.lstrip("-").isdecimal() and str(int(value)) == value else value
+
+
+def format_cfg(sections: Sequence[Section]) -> str:
+    """The text of a cfg file."""
+    blocks = (
+        "\n".join((f"[{section.kind}]", *(f"{key}={value}" for key, value in section.options.items())))
+        for section in sections
+    )
+    return "\n\n".join(blocks) + "\n"
+
+
+def model_values(sections: Sequence[Section]) -> dict[str, Any]:
+    """The configuration of a detector from its cfg, as plain values: the keys of ModelConfig.
+
+    The convolution before each yolo layer becomes the head's; the rest is the backbone. The values hold the sections
+    themselves, so a checkpoint needs no cfg beside it.
+
+    Raises:
+        ValueError: layers that do not fit together, or no yolo layer.
+    """
+    net = sections[0]
+    with torch.device("meta"):  # shapes are enough here
+        levels = plan_levels(sections, plan_layers(sections))
+    if not levels:
+        raise ValueError("expected at least one [yolo] section, found none: a classifier is no detector")
+    width, height = net.integer("width"), net.integer("height")
+    last = levels[-1].yolo
+    anchors = [[int(value) if value.is_integer() else value for value in level.anchors] for level in levels]
+    head = {
+        "type": "anchor",
+        "anchors": anchors,
+        "scale_xy": [level.yolo.number("scale_x_y", 1.0) for level in levels],
+        "size": "square" if last.text("new_coords", "0") == "1" else "exp",
+        "box_loss": last.text("iou_loss", "mse"),
+    }
+    return {
+        "backbone": {"type": "darknet_cfg", "sections": [section.to_plain() for section in sections]},
+        "neck": None,
+        "head": head,
+        "image_size": width if width == height else [height, width],
+        "resize": "letterbox" if net.text("letter_box", "0") == "1" else "stretch",
+        "nms": last.text("nms_kind", "default"),
+        "beta_nms": last.number("beta_nms", 0.6),
+    }
+
+
+def declared_classes(backbone: Mapping[str, Any]) -> int | None:
+    """The number of classes that a cfg is written for, from its backbone's configuration; None for other backbones."""
+    if backbone.get("type") != "darknet_cfg":
+        return None
+    yolos = [Section.from_plain(values) for values in backbone["sections"] if values.get("section") == "yolo"]
+    return yolos[0].integer("classes", 20)
+
+
+def cfg_text(model: Detector, *, image_size: tuple[int, int] | None = None, resize: str | None = None) -> str:
+    """The text of a cfg file for a detector: from a cfg, or from a YAML model of layers that darknet has.
+
+    Args:
+        image_size: (height, width) for [net]; by default that of the model's own cfg, else 416 x 416.
+        resize: 'letterbox' or 'stretch' for [net]; by default that of the model's own cfg, else stretch.
+    Raises:
+        ConfigError: the model has a part that no darknet section describes.
+    """
+    return format_cfg(write_sections(model, image_size=image_size, resize=resize))
+
+
+def _list(kinds: Mapping[str, object]) -> str:
+    return ", ".join(f"[{kind}]" for kind in kinds)

@@ -1,0 +1,196 @@
+"""Layers that only darknet cfgs need, by darknet's rules (spec 5.2 to 5.6)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import DropBlock2d
+
+from models.layers import make_activation
+
+
+def make_darknet_activation(name: str) -> nn.Module:
+    """The activation of that name, those of `make_activation` and a few more."""
+    if name == "logistic":
+        return nn.Sigmoid()
+    if name == "relu6":
+        return nn.ReLU6()
+    if name == "tanh":
+        return nn.Tanh()
+    return make_activation(name)
+
+
+class Convolution(nn.Module):
+    """Convolution, batch normalisation or bias, activation.
+
+    Args:
+        stride, padding, dilation: (y, x) or one number for both.
+        normalize: batch normalisation in place of the bias.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        stride: int | tuple[int, int] = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        normalize: bool = True,
+        activation: str = "leaky",
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            bias=not normalize,
+        )
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+        self.norm = nn.BatchNorm2d(out_channels, eps=1e-5, momentum=0.03) if normalize else nn.Identity()
+        self.act = make_darknet_activation(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(self.conv(x)))
+
+
+class Route(nn.Module):
+    """Maps side by side by channel; with groups, only chunk `group_id` of each of them."""
+
+    def __init__(self, *, groups: int = 1, group_id: int = 0) -> None:
+        super().__init__()
+        self.groups = groups
+        self.group_id = group_id
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        if self.groups > 1:
+            maps = tuple(x.chunk(self.groups, dim=1)[self.group_id] for x in maps)
+        return torch.cat(maps, dim=1) if len(maps) > 1 else maps[0]
+
+
+class WeightedShortcut(nn.Module):
+    """A shortcut of several sources, or with learned weights (BiFPN's fusion), or both.
+
+    Each source is added to the leading channels, as in `Shortcut`. Weights: one for the map itself and one for each
+    source, for the whole map ('per_feature') or for each channel; 'relu' and 'softmax' make them sum to 1.
+
+    Args:
+        channels: of the map; `source_channels`: of each source.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        source_channels: list[int],
+        *,
+        weights_type: str = "none",
+        normalization: str = "none",
+        activation: str = "linear",
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.source_channels = tuple(source_channels)
+        self.normalization = normalization.removeprefix("avg_")
+        self.weights = None
+        if weights_type != "none":
+            columns = channels if weights_type == "per_channel" else 1
+            self.weights = nn.Parameter(torch.ones(len(source_channels) + 1, columns))
+        self.act = make_darknet_activation(activation)
+
+    def shares(self) -> Tensor | None:
+        """(1 + sources, 1 or channels) factors of the map and its sources."""
+        if self.weights is None or self.normalization == "none":
+            return self.weights
+        positive = self.weights.relu() if self.normalization == "relu" else self._exponentials()
+        return positive / (positive.sum(dim=0, keepdim=True) + 1e-4)
+
+    def _exponentials(self) -> Tensor:
+        return (self.weights - self.weights.amax(dim=0, keepdim=True)).exp()
+
+    def forward(self, x: Tensor, *sources: Tensor) -> Tensor:
+        """(B, channels, H, W) and sources of the same H and W."""
+        shares = self.shares()
+        total = x if shares is None else x * shares[0].view(1, -1, 1, 1)
+        for index, source in enumerate(sources, 1):
+            source = source[:, : self.channels]
+            source = F.pad(source, (0, 0, 0, 0, 0, self.channels - source.shape[1]))
+            total = total + (source if shares is None else source * shares[index].view(1, -1, 1, 1))
+        return self.act(total)
+
+
+class DepthMaxPool(nn.Module):
+    """Maxout over channels: output g is the largest of the channels g, g + out_channels, g + 2 * out_channels, ..."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+        self.rounds = math.ceil(in_channels / out_channels)
+        self.missing = self.rounds * out_channels - in_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, out_channels, H, W)."""
+        if self.missing:
+            x = F.pad(x, (0, 0, 0, 0, 0, self.missing), value=-math.inf)
+        return x.unflatten(1, (self.rounds, self.out_channels)).amax(dim=1)
+
+
+class Product(nn.Module):
+    """Two maps multiplied; one of them may have a single channel (a mask), or a single position (channel weights)."""
+
+    def __init__(self, *, activation: str = "linear") -> None:
+        super().__init__()
+        self.act = make_darknet_activation(activation)
+
+    def forward(self, x: Tensor, source: Tensor) -> Tensor:
+        return self.act(x * source)
+
+
+class Upsample(nn.Module):
+    """Every cell repeated in a square of `stride`, times `scale`."""
+
+    def __init__(self, stride: int, *, scale: float = 1.0) -> None:
+        super().__init__()
+        self.upsample = nn.Upsample(scale_factor=stride, mode="nearest")
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.upsample(x)
+        return x if self.scale == 1 else x * self.scale
+
+
+def max_pool(size: int, stride: tuple[int, int], padding: int) -> nn.Module:
+    """Darknet's max pool: `padding` is that of both sides together, the odd one goes right and below (spec 5.5)."""
+    if stride[0] == stride[1]:
+        if (size, stride[0], padding) == (2, 2, 1):
+            return nn.MaxPool2d(2, ceil_mode=True)
+        if padding % 2 == 0 and padding <= size:
+            return nn.MaxPool2d(size, stride[0], padding=padding // 2)
+    before, after = padding // 2, padding - padding // 2
+    return nn.Sequential(nn.ConstantPad2d((before, after, before, after), -math.inf), nn.MaxPool2d(size, stride))
+
+
+def average_pool(size: int, stride: tuple[int, int], padding: int) -> nn.Module:
+    """Darknet's local average pool: windows as in `max_pool`, the mean of the cells inside of the map.
+
+    Raises:
+        ValueError: an odd padding of another shape than size 2, stride 2.
+    """
+    if (size, stride, padding) == (2, (2, 2), 1):
+        return nn.AvgPool2d(2, ceil_mode=True)
+    if padding % 2:
+        raise ValueError(f"size {size} with padding {padding}: expected an even padding, or size 2 with stride 2")
+    return nn.AvgPool2d(size, stride, padding=padding // 2, count_include_pad=False)
+
+
+def drop_block(probability: float, size: int) -> nn.Module:
+    """[dropout] with dropblock=1: squares of `size` cells go, in training."""
+    return DropBlock2d(probability, size)

@@ -1,0 +1,276 @@
+"""Sections -> layers: the module, the sources and the output's shape of each section, in the file's order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from models.darknet.layers import (
+    Convolution,
+    DepthMaxPool,
+    Product,
+    Route,
+    Upsample,
+    WeightedShortcut,
+    average_pool,
+    drop_block,
+    make_darknet_activation,
+    max_pool,
+)
+from models.darknet.sections import Section
+from models.layers import Shortcut
+
+IMAGE = -1
+"""The index of the network's input among the sources of a layer."""
+
+
+@dataclass(frozen=True)
+class Map:
+    """The shape of a layer's output at the cfg's own image size."""
+
+    channels: int
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.channels} x {self.height} x {self.width}"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.height, self.width
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One section, ready to run.
+
+    Args:
+        sources: indices of the layers whose outputs it takes, `IMAGE` for the image.
+    """
+
+    section: Section
+    module: nn.Module
+    sources: tuple[int, ...]
+    output: Map
+
+
+def plan_layers(sections: Sequence[Section]) -> list[Layer]:
+    """The layers of a network.
+
+    Args:
+        sections: [net] first.
+    Raises:
+        ValueError: layers that do not fit together, with the line.
+    """
+    planner = _Planner(sections[0])
+    for section in sections[1:]:
+        planner.add(section)
+    return planner.layers
+
+
+class _Planner:
+    """Goes through the sections and keeps the shape of every output."""
+
+    def __init__(self, net: Section) -> None:
+        self.layers: list[Layer] = []
+        self.image = Map(net.integer("channels", 3), net.integer("height"), net.integer("width"))
+        if self.image.channels != 3:
+            raise net.error(f"channels: expected 3, images are RGB here; found {self.image.channels}")
+        if min(self.image.size) < 1:
+            raise net.error(f"expected a width and height above 0, found {self.image.width} x {self.image.height}")
+
+    def add(self, section: Section) -> None:
+        """Plan one more layer."""
+        sources, module, output = _PLANNERS[section.kind](self, section)
+        if min(output.channels, output.height, output.width) < 1:
+            raise section.error(f"its output would be {output} (channels x height x width): the map is used up")
+        self.layers.append(Layer(section, module, sources, output))
+
+    @property
+    def last(self) -> int:
+        """Index of the layer before the next one."""
+        return len(self.layers) - 1
+
+    def shape(self, index: int) -> Map:
+        return self.image if index == IMAGE else self.layers[index].output
+
+    def resolve(self, section: Section, key: str, reference: int) -> int:
+        """The index of a layer named by an absolute number, or by a negative one counted back from this layer."""
+        current = len(self.layers)
+        index = reference if reference >= 0 else current + reference
+        if not 0 <= index < current:
+            raise section.error(
+                f"{key}={reference} from layer {current} is layer {index}; expected an earlier one, 0 to {current - 1}"
+            )
+        return index
+
+
+Plan = tuple[tuple[int, ...], nn.Module, Map]
+"""Sources, module and output of a layer."""
+
+
+def _convolutional(planner: _Planner, section: Section) -> Plan:
+    source = planner.shape(planner.last)
+    size, stride, dilation = (section.integer(key, 1) for key in ("size", "stride", "dilation"))
+    strides = _strides(section, stride)
+    filters, groups = section.integer("filters", 1), section.integer("groups", 1)
+    padding = size // 2 if section.integer("pad", 0) else section.integer("padding", 0)
+    if min(size, dilation, groups, filters) < 1 or padding < 0:
+        raise section.error("expected size, dilation, groups and filters above 0")
+    for name, channels in (("filters", filters), ("input channels", source.channels)):
+        if channels % groups:
+            raise section.error(f"groups={groups} does not divide the {channels} {name}")
+    normalize = bool(section.integer("batch_normalize", 0) or section.integer("cbn", 0))
+    activation = section.text("activation", "logistic")
+    module = Convolution(
+        source.channels,
+        filters,
+        size,
+        stride=strides,
+        padding=padding * dilation,
+        dilation=dilation,
+        groups=groups,
+        normalize=normalize,
+        activation=activation,
+    )
+    reach = dilation * (size - 1 - 2 * padding)
+    height, width = ((side - reach - 1) // step + 1 for side, step in zip(source.size, strides, strict=True))
+    return (planner.last,), module, Map(filters, height, width)
+
+
+def _strides(section: Section, stride: int) -> tuple[int, int]:
+    """(y, x)."""
+    strides = section.integer("stride_y", stride), section.integer("stride_x", stride)
+    if min(strides) < 1:
+        raise section.error(f"stride: expected at least 1, found {min(strides)}")
+    return strides
+
+
+def _route(planner: _Planner, section: Section) -> Plan:
+    sources = tuple(planner.resolve(section, "layers", number) for number in section.integers("layers"))
+    groups, group_id = section.integer("groups", 1), section.integer("group_id", 0)
+    maps = [planner.shape(index) for index in sources]
+    if not 0 <= group_id < groups:
+        raise section.error(f"group_id={group_id}: expected 0 to {groups - 1}, as groups={groups}")
+    for index, found in zip(sources, maps, strict=True):
+        if found.size != maps[0].size:
+            raise section.error(
+                f"maps of different size cannot be joined: layer {sources[0]} is {maps[0]}, layer {index} is {found}"
+            )
+        if found.channels % groups:
+            raise section.error(f"groups={groups} does not divide the {found.channels} channels of layer {index}")
+    channels = sum(found.channels // groups for found in maps)
+    return sources, Route(groups=groups, group_id=group_id), Map(channels, *maps[0].size)
+
+
+def _shortcut(planner: _Planner, section: Section) -> Plan:
+    current = planner.shape(planner.last)
+    others = tuple(planner.resolve(section, "from", number) for number in section.integers("from"))
+    weights_type = section.text("weights_type", "none")
+    activation = section.text("activation", "linear")
+    output = Map(current.channels, *current.size)
+    steps = {_sampling(section, planner.shape(index), current, index) for index in others}
+    channels = [planner.shape(index).channels for index in others]
+    if len(others) == 1 and weights_type == "none":
+        module: nn.Module = Shortcut(current.channels, channels[0], stride=steps.pop())
+        module.act = make_darknet_activation(activation)
+    elif steps == {1}:
+        normalization = section.text("weights_normalization", "none")
+        module = WeightedShortcut(
+            current.channels, channels, weights_type=weights_type, normalization=normalization, activation=activation
+        )
+    else:
+        raise section.error("sources of another size are supported for a single source without weights only")
+    return (planner.last, *others), module, output
+
+
+def _sampling(section: Section, source: Map, current: Map, index: int) -> int:
+    """Every how many pixels a source is read so that it has the current size."""
+    step = source.height // current.height
+    if step < 1 or source.size != (current.height * step, current.width * step):
+        raise section.error(f"layer {index} is {source}, which cannot be added to {current}")
+    return step
+
+
+def _pool(planner: _Planner, section: Section) -> Plan:
+    source = planner.shape(planner.last)
+    stride = section.integer("stride", 1)
+    strides, size = _strides(section, stride), section.integer("size", stride)
+    if section.kind == "maxpool" and section.text("maxpool_depth", "0") == "1":
+        channels = section.integer("out_channels", 1)
+        if strides != (1, 1) or not 1 <= channels <= source.channels:
+            raise section.error(f"maxpool_depth: expected stride=1 and out_channels from 1 to {source.channels}")
+        return (planner.last,), DepthMaxPool(source.channels, channels), Map(channels, *source.size)
+    padding = section.integer("padding", size - 1)
+    if size < 1 or padding < 0:
+        raise section.error(f"expected a size above 0 and a padding from 0, found {size} and {padding}")
+    height, width = ((side + padding - size) // step + 1 for side, step in zip(source.size, strides, strict=True))
+    try:
+        module = (max_pool if section.kind == "maxpool" else average_pool)(size, strides, padding)
+    except ValueError as error:
+        raise section.error(str(error)) from None
+    return (planner.last,), module, Map(source.channels, height, width)
+
+
+def _upsample(planner: _Planner, section: Section) -> Plan:
+    source, stride = planner.shape(planner.last), section.integer("stride", 2)
+    if stride < 1:
+        raise section.error(f"stride: expected at least 1, found {stride}")
+    module = Upsample(stride, scale=section.number("scale", 1.0))
+    return (planner.last,), module, Map(source.channels, source.height * stride, source.width * stride)
+
+
+def _product(planner: _Planner, section: Section) -> Plan:
+    """[sam] and [scale_channels]."""
+    current = planner.shape(planner.last)
+    index = planner.resolve(section, "from", section.integer("from"))
+    source = planner.shape(index)
+    expected = source
+    if section.kind == "scale_channels":
+        masks = section.text("scale_wh", "0") == "1"
+        expected = Map(1, *source.size) if masks else Map(source.channels, 1, 1)
+    if current != expected:
+        raise section.error(f"layer {index} is {source}, so a map of {expected} is expected here, found {current}")
+    module = Product(activation=section.text("activation", "linear"))
+    return (planner.last, index), module, source
+
+
+def _avgpool(planner: _Planner, section: Section) -> Plan:
+    return (planner.last,), nn.AdaptiveAvgPool2d(1), Map(planner.shape(planner.last).channels, 1, 1)
+
+
+def _dropout(planner: _Planner, section: Section) -> Plan:
+    source = planner.shape(planner.last)
+    probability = section.number("probability", 0.5)
+    if not 0 <= probability < 1:
+        raise section.error(f"probability: expected a share from 0 to below 1, found {probability}")
+    module: nn.Module = nn.Dropout(probability)
+    if section.text("dropblock", "0") == "1":
+        share = section.number("dropblock_size_rel", 0.0)
+        size = round(share * source.width) if share else section.integer("dropblock_size_abs", 7)
+        module = drop_block(probability, max(min(size, *source.size), 1))
+    return (planner.last,), module, source
+
+
+def _unchanged(planner: _Planner, section: Section) -> Plan:
+    """[yolo] is the head's part; [softmax] and [cost] end a classifier, whose output here are the logits."""
+    return (planner.last,), nn.Identity(), planner.shape(planner.last)
+
+
+_PLANNERS: dict[str, Callable[[_Planner, Section], Plan]] = {
+    "convolutional": _convolutional,
+    "route": _route,
+    "shortcut": _shortcut,
+    "maxpool": _pool,
+    "local_avgpool": _pool,
+    "upsample": _upsample,
+    "sam": _product,
+    "scale_channels": _product,
+    "avgpool": _avgpool,
+    "dropout": _dropout,
+    "softmax": _unchanged,
+    "cost": _unchanged,
+    "yolo": _unchanged,
+}

@@ -1,0 +1,183 @@
+"""Training samples are functions of (seed, epoch, index) alone; evaluation images are what inference sees."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.config import load_data_config, read_split
+from data.dataset import EvalDataset, Item, Request, TrainDataset, check_size
+from data.images import read_image
+from utils.config import ConfigError
+from utils.structures import LabelledImages
+from utils.training.config import AugmentConfig
+
+SIZE = (64, 64)
+ALL = AugmentConfig(
+    mosaic=0.6,
+    mixup=0.5,
+    degrees=10,
+    shear=3,
+    flip_ud=0.5,
+    albumentations=[{"type": "GaussNoise", "p": 0.7}, {"type": "RandomSizedBBoxSafeCrop", "height": 48, "width": 80}],
+)
+PLAIN = AugmentConfig(mosaic=0, translate=0, scale=0, flip_lr=0, hue=0, saturation=0, value=0, min_area=0, min_side=0)
+
+
+@pytest.fixture(scope="module")
+def images(tiny_coco: Path) -> LabelledImages:
+    return read_split(load_data_config(str(tiny_coco)), "train")
+
+
+def make(
+    images: LabelledImages, config: AugmentConfig = ALL, *, seed: int = 0, resize: str = "letterbox"
+) -> TrainDataset:
+    return TrainDataset(images, config, image_size=SIZE, resize=resize, seed=seed)
+
+
+def same(one: Item, two: Item) -> bool:
+    tensors = all(torch.equal(a, b) for a, b in zip(one[:4], two[:4], strict=True))
+    return tensors and one[4:] == two[4:]
+
+
+REQUESTS = [
+    Request(epoch, index, size, mix, repeat)
+    for epoch, index, size, mix, repeat in (
+        (0, 0, SIZE, True, 0),
+        (0, 1, SIZE, True, 0),
+        (3, 2, (96, 96), True, 0),
+        (3, 5, (32, 64), False, 0),
+        (9, 7, SIZE, True, 2),
+    )
+]
+
+
+def test_a_sample_depends_on_seed_epoch_index_and_repeat_alone(images: LabelledImages) -> None:
+    first = [make(images)[request] for request in REQUESTS]
+    dataset = make(images)
+    np.random.seed(1)  # noqa: NPY002 - the global generator must not matter
+    again = [dataset[request] for request in reversed(REQUESTS)][::-1]
+    assert all(map(same, first, again))
+    base = REQUESTS[0]
+    for other in (base._replace(epoch=1), base._replace(repeat=1), base._replace(index=3)):
+        assert not torch.equal(dataset[other].image, dataset[base].image)
+    assert not torch.equal(make(images, seed=1)[base].image, dataset[base].image)
+
+
+def test_the_cache_changes_speed_only(images: LabelledImages) -> None:
+    cached, plain = make(images), make(images)
+    cached.fill_cache(limit_bytes=10**9)
+    assert cached.cache is not None
+    assert all(same(cached[request], plain[request]) for request in REQUESTS)
+    too_large = make(images)
+    too_large.fill_cache(limit_bytes=1000)
+    assert too_large.cache is None
+
+
+def test_augmentation_leaves_cache_and_labels_untouched(images: LabelledImages) -> None:
+    dataset = make(images)
+    dataset.fill_cache(limit_bytes=10**9)
+    before = [image.copy() for image in dataset.cache]
+    boxes = [sample.boxes.copy() for sample in images.samples]
+    for request in REQUESTS:
+        item = dataset[request]
+        item.image.zero_()
+        item.boxes.zero_()
+        item.labels.fill_(7)
+    assert all(np.array_equal(a, b) for a, b in zip(before, dataset.cache, strict=True))
+    assert all(np.array_equal(a, sample.boxes) for a, sample in zip(boxes, images.samples, strict=True))
+    labels = np.concatenate([sample.labels for sample in images.samples])
+    assert set(labels.tolist()) == {0, 1}
+
+
+def test_a_dataset_goes_to_a_spawned_process_and_back(images: LabelledImages) -> None:
+    dataset = make(images)
+    dataset.fill_cache(limit_bytes=10**9)
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert all(same(copy[request], dataset[request]) for request in REQUESTS)
+
+
+@pytest.mark.parametrize("config", [ALL, PLAIN, replace(ALL, albumentations=[]), replace(ALL, mosaic=1.0, mixup=1.0)])
+@pytest.mark.parametrize("resize", ["letterbox", "stretch"])
+def test_items_have_the_size_that_was_asked_for_and_boxes_inside(
+    images: LabelledImages, config: AugmentConfig, resize: str
+) -> None:
+    dataset = make(images, config, resize=resize)
+    for request in REQUESTS:
+        item = dataset[request]
+        assert item.image.dtype == torch.uint8
+        assert item.image.shape == (3, *request.size)
+        assert item.boxes.dtype == torch.float32
+        assert item.labels.dtype == torch.int64
+        assert item.crowd.dtype == torch.bool
+        assert len(item.boxes) == len(item.labels) == len(item.crowd)
+        assert (item.boxes >= 0).all()
+        assert (item.boxes[:, 2:] > item.boxes[:, :2]).all()
+        assert (item.boxes[:, 2] <= request.size[1]).all()
+        assert (item.boxes[:, 3] <= request.size[0]).all()
+        assert item.image_id == images.samples[request.index].image_id
+
+
+def test_without_augmentation_training_sees_what_evaluation_sees(images: LabelledImages) -> None:
+    """Up to half a pixel: an odd margin cannot be halved in whole pixels."""
+    train, evaluation = make(images, PLAIN), EvalDataset(images, image_size=SIZE, resize="letterbox")
+    for index in range(len(images)):
+        one, two = train[Request(0, index, SIZE, False)], evaluation[index]
+        assert torch.equal(one.labels, two.labels)
+        assert torch.equal(one.crowd, two.crowd)
+        torch.testing.assert_close(one.boxes, two.boxes, atol=0.51, rtol=0)
+        assert (one.image.float() - two.image.float()).abs().mean() < 12
+
+
+def test_mosaic_and_mixup_stop_when_they_are_told_to(images: LabelledImages) -> None:
+    config = replace(PLAIN, mosaic=1.0, mixup=1.0)
+    dataset = make(images, config)
+    single = make(images, PLAIN)
+    closed = dataset[Request(0, 4, SIZE, False)]
+    assert same(closed, single[Request(0, 4, SIZE, False)])
+    assert not torch.equal(dataset[Request(0, 4, SIZE, True)].image, closed.image)
+
+
+def test_the_two_images_of_a_mixup_are_not_the_same_augmentation(images: LabelledImages) -> None:
+    """An image may be drawn as its own partner; it is then augmented in another way."""
+    one = replace(images, samples=images.samples[2:3])
+    dataset = make(one, replace(PLAIN, mixup=1.0, scale=0.3, translate=0.2))
+    boxes = dataset[Request(0, 0, SIZE, True)].boxes
+    count = len(one.samples[0].boxes)
+    assert len(boxes) == 2 * count
+    assert (boxes[:count] - boxes[count:]).abs().max() > 1
+
+
+def test_evaluation_images_come_with_the_way_back(images: LabelledImages) -> None:
+    for resize in ("letterbox", "stretch"):
+        dataset = EvalDataset(images, image_size=(64, 96), resize=resize)
+        for index, sample in enumerate(images.samples):
+            item = dataset[index]
+            assert item.image.shape == (3, 64, 96)
+            np.testing.assert_allclose(item.letterbox.invert(item.boxes.numpy()), sample.boxes, atol=1e-3)
+            assert (item.image_id, item.path) == (sample.image_id, str(sample.path))
+
+
+def test_an_image_of_another_size_than_its_labels_is_refused(images: LabelledImages) -> None:
+    sample = images.samples[1]
+    image = read_image(sample.path)
+    check_size(image, sample.height, sample.width, "x")
+    turned = replace(sample, height=sample.width, width=sample.height)
+    wrong = replace(images, samples=(turned,))
+    message = r"1.png: the labels say 96 x 72 pixels, the upright image has 72 x 96; .*EXIF"
+    with pytest.raises(ValueError, match=message):
+        make(wrong)[Request(0, 0, SIZE, False)]
+    with pytest.raises(ValueError, match=message):
+        EvalDataset(wrong, image_size=SIZE, resize="letterbox")[0]
+    with pytest.raises(ValueError, match=message):
+        make(wrong).fill_cache(limit_bytes=10**9)
+
+
+def test_a_wrong_transform_is_told_when_the_set_is_made(images: LabelledImages) -> None:
+    with pytest.raises(ConfigError, match=r"augment.albumentations\[0\].*'GaussNoise'"):
+        make(images, replace(ALL, albumentations=[{"type": "GausNoise"}]))
