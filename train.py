@@ -139,7 +139,8 @@ def train(config: TrainConfig, run: Run | None, args: argparse.Namespace, device
         log = MetricLog(run.folder, finished_epochs=state.epoch) if dist.rank() == 0 else None
         describe(job, state)
         for epoch in range(state.epoch, recipe.epochs):
-            if recipe.patience and epoch - state.best_epoch >= recipe.patience:
+            evaluated = epoch % recipe.evaluation.interval == 0
+            if recipe.patience and evaluated and epoch - state.best_epoch >= recipe.patience:
                 logger.info("No better AP for %d epochs: stopping early after epoch %d", recipe.patience, epoch)
                 break
             if not train_one_epoch(job, state, stop):
@@ -224,15 +225,15 @@ def train_one_epoch(job: Job, state: TrainState, stop: Stop) -> bool:
     keep_frozen_statistics_(state.model, recipe.freeze)
     job.sampler.set_position(state.epoch, state.batch)
     title = f"Epoch {state.epoch + 1}/{recipe.epochs}"
-    last_save = mark = time.monotonic()
+    last_save = mark = time.perf_counter()
     with Progress(job.sampler.batches, title, start=state.batch, quiet=quiet) as progress:
         for batches in grouped(job.loader, recipe.accumulate):
-            begin = time.monotonic()
+            begin = time.perf_counter()
             if state.step < 3 and not quiet:
                 picture = job.run.folder / f"train_batch{state.step}.png"
                 plots.plot_batch(batches[0].images, batches[0].targets, job.images.names, picture)
             terms = train_step(job.stepper, state, batches)
-            now = time.monotonic()
+            now = time.perf_counter()
             state.batch += len(batches)
             state.count({f"loss/{name}": value for name, value in terms.items()})
             state.count({"steps": 1, "images": len(batches) * recipe.batch_size})
@@ -254,6 +255,8 @@ def validate(job: Job, state: TrainState) -> dict[str, Any] | None:
     state.epoch, state.batch = state.epoch + 1, 0
     if state.epoch % recipe.evaluation.interval and state.epoch < recipe.epochs:
         return None
+    # Each rank has its own statistics of batch normalisation; those of rank 0 are saved, so they are evaluated.
+    dist.copy_from_first_rank_(state.ema.module.buffers())
     predictor = ModelPredictor(
         state.ema.module,
         names=job.images.names,
@@ -345,7 +348,8 @@ def read_data(source: str) -> DataSplits:
         if images.problems:
             logger.warning("%s: %s", split, summarize(images.problems))
     check_same_classes(splits["train"], splits["val"])
-    return DataSplits(**splits, source=source)
+    # Only validation needs its ground truth; COCO's segmentations would fill the memory of every loader process.
+    return DataSplits(replace(splits["train"], ground_truth={}), splits["val"], source)
 
 
 def start_run(config: TrainConfig, args: argparse.Namespace) -> Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import cv2
@@ -124,7 +125,7 @@ def build_train_loader(
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin_memory,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
         generator=torch.Generator().manual_seed(sampler.seed),
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
@@ -149,12 +150,13 @@ def build_eval_loader(
         sampler=range(rank, len(dataset), world_size),
         num_workers=workers,
         collate_fn=collate,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
         generator=torch.Generator().manual_seed(0),
     )
 
 
-def _one_thread(_: int) -> None:
-    """Loader processes are many; each works with one thread."""
+def _start_worker(_: int) -> None:
+    """Loader processes are many: each works with one thread, and Ctrl-C is for the process that trains."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

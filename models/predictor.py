@@ -1,4 +1,4 @@
-"""open_predictor(): one predict() over PyTorch, ONNX Runtime and OpenVINO."""
+"""open_predictor(): one predict() over PyTorch, ONNX Runtime, OpenVINO and TorchScript."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from models.darknet.names import known_names, names_beside
 from models.darknet.weights import classes_in_file, count_floats_in, load_weights_
 from models.detector import Detector
 from models.info import ModelInfo, Predictor
-from models.runtimes import OnnxPredictor, OpenVinoPredictor
+from models.runtimes import OnnxPredictor, OpenVinoPredictor, TorchScriptPredictor
 from utils.config import ROOT, ConfigError
 from utils.device import describe_device, select_device
 from utils.training.checkpoint import load_checkpoint
@@ -70,7 +70,7 @@ class ModelPredictor(Predictor):
 def open_predictor(
     weights: Path | str, *, cfg: Path | str | None = None, device: torch.device | str | None = None, half: bool = False
 ) -> Predictor:
-    """The predictor for a file of weights, by its suffix: .pt, .weights (darknet), .onnx or .xml (OpenVINO).
+    """The predictor for a file of weights, by its suffix: .pt, .weights (darknet), .onnx, .xml (OpenVINO), .torchscript.
 
     Args:
         cfg: the darknet .cfg or our model file of darknet .weights, by default the .cfg of that name beside them; the
@@ -84,8 +84,10 @@ def open_predictor(
     kind = path.suffix.lower()
     if ".conv." in path.name:
         raise ConfigError(f"{path}: holds the first layers of a network alone; start a training from it, with train.py")
-    if kind not in (".pt", ".weights", ".onnx", ".xml"):
-        raise ConfigError(f"{path}: expected .pt, .weights, .onnx or .xml (OpenVINO), found the suffix '{kind}'")
+    if kind not in (".pt", ".weights", ".onnx", ".xml", ".torchscript"):
+        raise ConfigError(
+            f"{path}: expected .pt, .weights, .onnx, .xml (OpenVINO) or .torchscript, found the suffix '{kind}'"
+        )
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; check --weights, or leave it out for the newest training run")
     in_memory = kind in (".pt", ".weights")
@@ -101,6 +103,8 @@ def open_predictor(
         return _open_darknet(path, cfg, device, half)
     if kind == ".onnx":
         return OnnxPredictor(path, device)
+    if kind == ".torchscript":
+        return TorchScriptPredictor(path, device)
     if device.type != "cpu":
         raise ConfigError(f"{path}: OpenVINO runs on the CPU here, and the device is {device}; use --device cpu")
     return OpenVinoPredictor(path)

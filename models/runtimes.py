@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -98,7 +99,9 @@ class TorchScriptPredictor(Predictor):
     def __init__(self, path: Path, device: torch.device) -> None:
         extra = {SCRIPT_METADATA: ""}
         try:
-            self.module = torch.jit.load(str(path), map_location=device, _extra_files=extra).eval()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # newer PyTorch would rather have torch.export, which needs our code
+                self.module = torch.jit.load(str(path), map_location=device, _extra_files=extra).eval()
         except (RuntimeError, ValueError) as error:
             raise ConfigError(f"{path}: PyTorch cannot load it: {str(error).strip().splitlines()[0]}") from None
         metadata = json.loads(extra[SCRIPT_METADATA] or "{}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -90,6 +90,13 @@ def broadcast(value: Any) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def copy_from_first_rank_(tensors: Iterable[Tensor]) -> None:
+    """Overwrite tensors with those of rank 0."""
+    if is_distributed():
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
 
 
 def barrier() -> None:

@@ -256,11 +256,10 @@ def _drawn(
     *,
     side: int,
 ) -> np.ndarray:
-    """Made smaller to `side` pixels at most first, so that text keeps its size."""
-    scale = min(side / max(image.shape[:2]), 1.0)
-    if scale < 1:
-        size = (max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    """With its longer side near `side` pixels before it is drawn on, so that boxes and text keep their size."""
+    scale = min(side / max(image.shape[:2]), 2.0)
+    size = (max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1))
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     return draw_detections(image, boxes * scale, labels, scores, names)
 
 

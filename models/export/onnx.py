@@ -1,20 +1,22 @@
-"""ONNX: one file for ONNX Runtime, TensorRT and others."""
+"""ONNX: one file for ONNX Runtime, OpenVINO, TensorRT and others."""
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from models.detector import Detector
 from models.export.network import INPUT, OUTPUTS, ExportNetwork, ExportSpec
 
-# Known to every runtime since 2022; nothing newer is needed.
 OPSET = 17
+"""Known to every runtime since 2022; nothing newer is needed."""
 
 
-def write_onnx(network: ExportNetwork, path: Path, spec: ExportSpec) -> None:
-    """Write `path`, checked by ONNX itself, with the model's metadata.
+def write_onnx(model: Detector, path: Path, spec: ExportSpec) -> None:
+    """Write `path` with the model's metadata, checked by ONNX itself.
 
     Input 'images' (B, 3, H, W) float32; outputs 'boxes' (B, N, 4) and 'scores' (B, N, C) float32.
 
@@ -25,21 +27,38 @@ def write_onnx(network: ExportNetwork, path: Path, spec: ExportSpec) -> None:
 
     axes = {INPUT: {0: "batch", 2: "height", 3: "width"}}
     axes |= {name: {0: "batch", 1: "predictions"} for name in OUTPUTS}
-    with torch.inference_mode(), warnings.catch_warnings():
-        # The tracer warns of every shape that Python looks at; the comparison at other sizes tells whether it matters.
+    with torch.no_grad(), warnings.catch_warnings():
+        # The tracer warns of every size that Python looks at; the comparison at other sizes tells whether it matters.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            network,
+            ExportNetwork(model),
             (spec.example(),),
             str(path),
             input_names=[INPUT],
             output_names=list(OUTPUTS),
             dynamic_axes=axes if spec.dynamic else None,
             opset_version=OPSET,
-            # The newer exporter needs another package and twenty times the time, for the same graph.
+            # The newer exporter writes the same graph in twenty times the time, and needs another package.
             dynamo=False,
         )
-    model = onnx.load(str(path))
-    onnx.helper.set_model_props(model, spec.metadata)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, str(path))
+    graph = onnx.load(str(path))
+    if spec.half:
+        halve_weights_(graph)
+    onnx.helper.set_model_props(graph, spec.metadata)
+    onnx.checker.check_model(graph, full_check=True)
+    onnx.save(graph, str(path))
+
+
+def halve_weights_(model: onnx.ModelProto) -> None:  # noqa: F821 - the package is imported where it is needed
+    """Store the convolutions' weights in fp16; a Cast after each, which runtimes do once, gives fp32 to compute with."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    casts = []
+    for weight in model.graph.initializer:
+        if weight.data_type == TensorProto.FLOAT and len(weight.dims) == 4:
+            name = weight.name
+            weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float16), f"{name}.fp16"))
+            casts.append(helper.make_node("Cast", [weight.name], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)

@@ -7,16 +7,39 @@ import warnings
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
+from models.detector import Detector
 from models.export.network import ExportNetwork, ExportSpec
 from models.runtimes import SCRIPT_METADATA
 
-def write_torchscript(network: ExportNetwork, path: Path, spec: ExportSpec) -> None:
-    """Write `path`, traced; a trace keeps its sizes open, so the file takes any batch and size with or without --dynamic.
 
-    Scripting would refuse much of the Python in the models; a network here has no branch that depends on values.
+def write_torchscript(model: Detector, path: Path, spec: ExportSpec) -> None:
+    """Write `path`, a trace, with the model's metadata as extra file 'cspdet.json'.
+
+    A trace keeps sizes open: with or without `dynamic` the file takes any batch and size. Scripting would refuse much of
+    the models' Python, and nothing in them branches on values.
     """
+    network = ExportNetwork(model)
+    if spec.half:
+        halve_weights_(network)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(network, (spec.example(),), check_trace=False)
         torch.jit.save(traced, str(path), _extra_files={SCRIPT_METADATA: json.dumps(spec.metadata)})
+
+
+def halve_weights_(network: nn.Module) -> None:
+    """Store the convolutions' weights in fp16; each is turned into fp32 where it is used."""
+    for module in list(network.modules()):
+        if isinstance(module, nn.Conv2d):
+            parametrize.register_parametrization(module, "weight", _ToFloat(), unsafe=True)
+            module.parametrizations.half()
+
+
+class _ToFloat(nn.Module):
+    """A parametrization: whatever is stored, fp32 in use."""
+
+    def forward(self, stored: Tensor) -> Tensor:
+        return stored.float()

@@ -43,7 +43,10 @@ class AnchorHead(nn.Module):
         super().__init__()
         levels = len(features.strides)
         if len(anchors) != levels:
-            raise ValueError(f"anchors: {len(anchors)} lists for {levels} levels (strides {features.strides})")
+            raise ValueError(
+                f"anchors: {len(anchors)} lists for {levels} levels (strides {features.strides}); "
+                "give one list for each level of the neck"
+            )
         if any(len(level) < 2 or len(level) % 2 or min(level) <= 0 for level in anchors):
             raise ValueError(f"anchors: expected width, height pairs above 0 for every level, found {anchors}")
         scales = scale_xy if isinstance(scale_xy, list) else [scale_xy] * levels
@@ -111,8 +114,9 @@ class AnchorHead(nn.Module):
         """All boxes of one level: (B, A, h, w, 4) cxcywh pixels of the network input."""
         values = self.split(raw, level)
         _, _, height, width, _ = values.shape
-        rows = torch.arange(height, device=raw.device, dtype=values.dtype)
-        columns = torch.arange(width, device=raw.device, dtype=values.dtype)
+        # type_as, because a trace (TorchScript) keeps the device of arange and must follow the images all the same.
+        rows = torch.arange(height, device=raw.device).type_as(values)
+        columns = torch.arange(width, device=raw.device).type_as(values)
         cells = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
         anchors = self.anchors[level].to(values.dtype).view(1, -1, 1, 1, 2)
         return self.decode_boxes(values[..., :4], cells, anchors, level)

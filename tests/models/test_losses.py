@@ -375,7 +375,7 @@ def test_half_precision_maps_are_judged_in_full_precision() -> None:
     ("spec", "message"),
     [
         ({"boxx": "ciou"}, r"r.boxx: unknown key.* Did you mean 'box'\?"),
-        ({"box": "siou"}, "r.box: expected one of ciou, diou, giou, iou, mse, found 'siou'"),
+        ({"box": "siou"}, "r.box: expected one of ciou, diou, giou, iou, mse or null, found 'siou'"),
         ({"level_gains": [1.0]}, "level_gains: 1 values for 2 levels"),
         (
             {"assigner": {"type": "anchor_iuo"}},

@@ -231,6 +231,10 @@ class TrainConfig:
     seed: int
     workers: int
 
+    def __post_init__(self) -> None:
+        for name in ("seed", "workers"):
+            _require(getattr(self, name) >= 0, name, "a whole number of at least 0", getattr(self, name))
+
 
 def load_recipe(name: str, overrides: list[str] | None = None) -> RecipeConfig:
     """The recipe in a YAML file or of a bare name in cfg/train/, with --set assignments carried out."""

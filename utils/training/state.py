@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +34,7 @@ class TrainState:
     step: int = 0
     epoch: int = 0
     batch: int = 0
-    best: float = -1.0
+    best: float = -math.inf
     best_epoch: int = 0
     sums: dict[str, float] = field(default_factory=dict)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from utils.dist import world_size
+from utils.dist import sum_over_ranks, world_size
 from utils.structures import Batch, Targets
 from utils.training.config import RecipeConfig
 from utils.training.optim import set_norm_momentum_
@@ -40,10 +40,10 @@ class Stepper:
 
 
 def train_step(stepper: Stepper, state: TrainState, batches: list[Batch]) -> dict[str, float]:
-    """One optimizer update from one or more batches; returns the loss terms, averaged over the batches.
+    """One optimizer update from one or more batches; returns the loss terms of all ranks, averaged over the batches.
 
     Raises:
-        TrainingDiverged: a loss or gradient is not finite; weights and average are as before.
+        TrainingDiverged: a loss or gradient is not finite, on any rank; weights and average are as before.
     """
     recipe = stepper.recipe
     set_learning_rate_(state, stepper)
@@ -54,7 +54,7 @@ def train_step(stepper: Stepper, state: TrainState, batches: list[Batch]) -> dic
         wait = index < len(batches) - 1 and hasattr(stepper.forward, "no_sync")
         with stepper.forward.no_sync() if wait else contextlib.nullcontext():
             terms = loss_terms(stepper, batch)
-            values = dict(zip(terms, torch.stack(list(terms.values())).detach().tolist(), strict=True))
+            values = dict(zip(terms, sum_over_ranks(torch.stack(list(terms.values()))).tolist(), strict=True))
             if not all(map(math.isfinite, values.values())):
                 raise TrainingDiverged(_message(state, recipe, "loss", values, batch))
             # The terms are divided by counts over all ranks, and DDP averages over ranks: undo the average.

@@ -1,0 +1,82 @@
+"""What the darknet tests share: models from cfg texts, random weights of sane scale, OpenCV's raw maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.build import build_model
+from models.config import ModelConfig
+from models.darknet.cfg import model_values, parse_cfg
+from models.darknet.graph import DarknetGraph
+from models.darknet.weights import save_weights
+from models.detector import Detector
+from tests.models.darknet.cfgs import Cfg
+
+Model = Detector | DarknetGraph
+
+
+def build_text(text: str, *, num_classes: int | None = None) -> Model:
+    """The detector or classifier of a cfg text."""
+    sections = parse_cfg(text, where="test.cfg")
+    yolos = [section for section in sections if section.kind == "yolo"]
+    if not yolos:
+        return DarknetGraph(sections=[section.to_plain() for section in sections])
+    classes = num_classes or yolos[0].integer("classes", 20)
+    return build_model(ModelConfig(**model_values(sections), name="test"), classes)
+
+
+@torch.no_grad()
+def randomise_(model: nn.Module, *, seed: int = 0) -> None:
+    """Random weights that keep the size of the values through many layers."""
+    torch.manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                module.bias.normal_(0, 0.1)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.weight.uniform_(0.4, 1.0)
+            module.bias.normal_(0, 0.2)
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+
+
+def opencv_maps(cfg: Cfg, weights: Path, images: Tensor) -> list[np.ndarray]:
+    """What OpenCV computes for the convolutions before the yolo layers in the file's order, or for the logits."""
+    if not hasattr(cv2.dnn, "readNetFromDarknet"):
+        pytest.skip("this OpenCV has no darknet reader (OpenCV 5); the comparison needs OpenCV 4")
+    net = cv2.dnn.readNetFromDarknet(
+        np.frombuffer(cfg.text().encode(), np.uint8), np.fromfile(weights, np.uint8)
+    )
+    net.setInput(np.ascontiguousarray(images.numpy()))
+    kinds = [block.partition("]")[0].strip("[") for block in cfg.blocks]
+    yolos = [f"conv_{index - 1}" for index, kind in enumerate(kinds) if kind == "yolo"]
+    before = len(kinds) - 2  # of a classifier: the layer before the softmax
+    return list(net.forward(yolos or [f"{'conv' if kinds[before] == 'convolutional' else 'avgpool'}_{before}"]))
+
+
+def our_maps(model: Model, images: Tensor) -> list[np.ndarray]:
+    """The raw maps in the file's order, or the logits."""
+    model.eval()
+    with torch.no_grad():
+        maps = [raw.numpy() for raw in model(images)]
+    graph = model if isinstance(model, DarknetGraph) else model.backbone
+    order = sorted(range(len(maps)), key=lambda i: graph.levels[i].conv) if graph.levels else [0]
+    return [maps[index] for index in order]
+
+
+def difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference, as a share of the largest value."""
+    return float(np.abs(found - expected.reshape(found.shape)).max() / np.abs(expected).max())
+
+
+def saved(model: Model, folder: Path) -> Path:
+    """The model's weights file."""
+    save_weights(model, folder / "test.weights")
+    return folder / "test.weights"

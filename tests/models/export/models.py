@@ -1,0 +1,101 @@
+"""What the export tests share: small detectors of every kind, with statistics as after a training."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from models.build import build_model
+from models.config import ModelConfig, load_model_config
+from models.darknet.cfg import model_values, parse_cfg
+from models.detector import Detector
+from models.export.network import ExportSpec
+from models.info import ModelInfo
+from models.predictor import ModelPredictor
+
+NAMES = ("cat", 'süß "dog"', "<&>")
+INFO = ModelInfo(NAMES, (1, 7, 90), (64, 96), "stretch", 32)
+
+SMALL = {
+    "cspdet-n": ["backbone.channels=[8, 16, 24, 32]", "neck.channels=[8, 16, 24]", "neck.out_channels=[8, 8, 8]"],
+    "csppeleenet-prn": ["backbone.depths=[1, 1, 1, 1]", "head.scale_xy=1.1"],
+    "cspresnext50-panet-spp": [
+        "backbone.depths=[1, 1, 1, 1]",
+        "backbone.channels=[16, 16, 32, 32]",
+        "backbone.hidden_channels=[8, 8, 16, 16]",
+        "backbone.groups=4",
+        "neck.channels=[8, 16, 24]",
+        "head.size=square",
+    ],
+    "cspdarknet53-panet-spp": [
+        "backbone.depths=[1, 1, 1, 1, 1]",
+        "backbone.channels=[8, 8, 16, 16, 24]",
+        "backbone.activation=mish",
+        "neck.channels=[8, 16, 24]",
+    ],
+}
+"""Model files of ours, and what makes each small."""
+
+CFG = """
+[net]
+width=96
+height=64
+channels=3
+letter_box=1
+{conv} filters=8 size=3 stride=2 pad=1 activation=mish
+[maxpool] size=2 stride=2
+{conv} filters=12 size=3 stride=2 pad=1 activation=swish
+[route] layers=-1 groups=2 group_id=1
+[maxpool] size=3 stride=1
+{conv} filters=6 size=1 activation=relu6
+[shortcut] from=-3,-2 activation=leaky weights_type=per_channel weights_normalization=softmax
+[route] layers=-1,-5
+{conv} filters=9 size=1 activation=leaky
+[avgpool]
+{conv} filters=9 size=1 activation=logistic
+[scale_channels] from=-3
+[maxpool] maxpool_depth=1 out_channels=5 stride=1
+[local_avgpool] size=2 stride=2
+[upsample] stride=2 scale=0.5
+{conv} filters=5 size=1 activation=logistic
+[sam] from=-2
+[route] layers=-1,-11
+[convolutional] filters=16 size=1 activation=linear
+[yolo] mask=0,1 anchors=10,14,23,27,37,58 classes=3 num=3 scale_x_y=1.05
+"""
+"""The layers that only darknet's cfgs have."""
+
+
+def darknet_config() -> ModelConfig:
+    """The model of CFG, one section a line spread over lines."""
+    conv = "[convolutional] batch_normalize=1"
+    lines = CFG.replace("{conv}", conv).replace(" ", "\n")
+    return ModelConfig(**model_values(parse_cfg(lines, where="test.cfg")), name="test")
+
+
+def small_model(name: str) -> Detector:
+    """A model of SMALL, or 'darknet'; lively weights, and norms that are not the identity."""
+    torch.manual_seed(1)
+    config = darknet_config() if name == "darknet" else load_model_config(name, SMALL[name])
+    model = build_model(config, len(NAMES)).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.2)
+            nn.init.normal_(module.running_mean, 0, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    for conv in model.head.convs:
+        nn.init.normal_(conv.bias, 0, 1)
+    return model
+
+
+def spec_of(model: Detector, **options: object) -> ExportSpec:
+    """64 x 96 pixels."""
+    info = ModelInfo(INFO.names, INFO.category_ids, INFO.image_size, INFO.resize, model.stride)
+    return ExportSpec(info, **options)
+
+
+def predictor_of(model: Detector) -> ModelPredictor:
+    """The original."""
+    about = {"names": NAMES, "category_ids": INFO.category_ids, "image_size": INFO.image_size, "resize": INFO.resize}
+    return ModelPredictor(model, device=torch.device("cpu"), **about)

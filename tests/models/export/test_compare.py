@@ -1,0 +1,70 @@
+"""compare: the largest difference, whatever the predictors give."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.export.compare import Difference, compare, made_up_images
+from models.info import Predictor
+from tests.models.export.models import INFO
+
+SHAPES = [(1, 64, 96), (3, 32, 64)]
+
+
+class Fixed(Predictor):
+    """The same boxes and scores for every image."""
+
+    def __init__(self, boxes: Tensor, scores: Tensor) -> None:
+        super().__init__(INFO, device=torch.device("cpu"), precision="fp32", runtime="test")
+        self.boxes, self.scores = boxes, scores
+
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.boxes.expand(len(images), -1, -1), self.scores.expand(len(images), -1, -1)
+
+
+def test_no_boxes_at_all() -> None:
+    nothing = Fixed(torch.zeros(1, 0, 4), torch.zeros(1, 0, 2))
+    assert compare(nothing, nothing, SHAPES) == Difference(0, 0, 0)
+
+
+def test_differences_are_shares_of_the_image_or_of_a_larger_box() -> None:
+    boxes, scores = torch.tensor([[[1.0, 2, 3, 4], [0, 0, 960, 10]]]), torch.tensor([[[0.5, 0.25], [0, 1]]])
+    original = Fixed(boxes, scores)
+    assert compare(original, Fixed(boxes, scores), SHAPES) == Difference(0, 0, 0)
+    small, large = boxes.clone(), boxes.clone()
+    small[0, 0, 0] += 1.5
+    large[0, 1, 2] -= 96
+    found = compare(original, Fixed(small, scores - 0.125), SHAPES[:1])
+    assert found == Difference(1.5, pytest.approx(1.5 / 96), 0.125)
+    assert compare(original, Fixed(small, scores), SHAPES).boxes == pytest.approx(1.5 / 64)
+    assert compare(original, Fixed(large, scores), SHAPES[:1]) == Difference(96, pytest.approx(0.1), 0)
+    assert found.within(0.125)
+    assert not found.within(0.12)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_no_number_or_has_another_shape_is_infinitely_far(value: float) -> None:
+    boxes, scores = torch.ones(1, 5, 4), torch.ones(1, 5, 2)
+    broken = scores.clone()
+    broken[0, 2, 1] = value
+    for found in (
+        compare(Fixed(boxes, scores), Fixed(boxes, broken), SHAPES),
+        compare(Fixed(boxes, broken), Fixed(boxes, broken), SHAPES),
+        compare(Fixed(boxes, scores), Fixed(boxes[:, :4], scores[:, :4]), SHAPES),
+    ):
+        assert found.scores == math.inf
+        assert not found.within(1e9)
+
+
+def test_images_differ_within_a_batch_and_between_seeds_and_are_made_again() -> None:
+    images = made_up_images((2, 64, 96), seed=0)
+    assert images.shape == (2, 3, 64, 96)
+    assert 0 <= float(images.min()) < 0.3
+    assert 0.7 < float(images.max()) <= 1
+    assert not torch.equal(images[0], images[1])
+    assert torch.equal(images, made_up_images((2, 64, 96), seed=0))
+    assert not torch.equal(images, made_up_images((2, 64, 96), seed=1))

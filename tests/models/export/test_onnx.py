@@ -1,0 +1,86 @@
+"""ONNX files against PyTorch: networks of every kind, fixed and open sizes, weights in fp16."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.export.compare import compare
+from models.export.onnx import OPSET, write_onnx
+from models.predictor import open_predictor
+from tests.models.export.models import SMALL, predictor_of, small_model, spec_of
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+
+def sizes_of(values: list) -> list[list[int | str]]:
+    return [[side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim] for value in values]
+
+
+@pytest.mark.parametrize("name", [*SMALL, "darknet"])
+def test_open_sizes_give_what_pytorch_gives(name: str, tmp_path: Path) -> None:
+    model = small_model(name)
+    spec = spec_of(model, dynamic=True)
+    write_onnx(model, tmp_path / "m.onnx", spec)
+    predictor = open_predictor(tmp_path / "m.onnx")
+    assert predictor.info == spec.info
+    stride = model.stride
+    shapes = [(1, 64, 96), (3, 64, 96), (2, 2 * stride, stride), (1, 160, 128)]
+    difference = compare(predictor_of(model), predictor, shapes)
+    assert difference.within(2e-5), difference
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    assert sizes_of(graph.input) == [["batch", 3, "height", "width"]]
+    assert sizes_of(graph.output) == [["batch", "predictions", 4], ["batch", "predictions", 3]]
+
+
+@pytest.mark.parametrize("name", ["cspdet-n", "csppeleenet-prn", "darknet"])
+def test_a_fixed_size_leaves_nothing_to_be_worked_out(name: str, tmp_path: Path) -> None:
+    model = small_model(name)
+    write_onnx(model, tmp_path / "m.onnx", spec_of(model, batch_size=2))
+    predictor = open_predictor(tmp_path / "m.onnx")
+    assert predictor.info.fixed_size
+    assert compare(predictor_of(model), predictor, [(2, 64, 96), (3, 64, 96)]).within(2e-5)
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    count = sum(size[0] * size[1] * n for size, n in zip(grids(model), model.head.anchor_counts, strict=True))
+    assert sizes_of(graph.input) == [[2, 3, 64, 96]]
+    assert sizes_of(graph.output) == [[2, count, 4], [2, count, 3]]
+    kinds = {node.op_type for node in graph.node}
+    assert "BatchNormalization" not in kinds
+    assert not kinds & {"Range", "NonZero", "If", "Loop"}
+
+
+def grids(model) -> list[tuple[int, int]]:  # noqa: ANN001
+    return [(64 // stride, 96 // stride) for stride in model.head.strides]
+
+
+def test_metadata_names_and_types(tmp_path: Path) -> None:
+    model = small_model("cspdet-n")
+    write_onnx(model, tmp_path / "m.onnx", spec_of(model))
+    file = onnx.load(tmp_path / "m.onnx")
+    assert [(entry.domain, entry.version) for entry in file.opset_import] == [("", OPSET)]
+    assert {entry.key: entry.value for entry in file.metadata_props} == spec_of(model).metadata
+    assert [value.name for value in file.graph.input] == ["images"]
+    assert [value.name for value in file.graph.output] == ["boxes", "scores"]
+    types = {value.type.tensor_type.elem_type for value in (*file.graph.input, *file.graph.output)}
+    assert types == {onnx.TensorProto.FLOAT}
+    assert not file.functions
+
+
+def test_weights_in_fp16_are_those_of_the_model_rounded(tmp_path: Path) -> None:
+    model = small_model("cspdet-n")
+    for name, half in (("full", False), ("half", True)):
+        write_onnx(model, tmp_path / f"{name}.onnx", spec_of(model, dynamic=True, half=half))
+    full, half = ({w.name: w for w in onnx.load(tmp_path / f"{n}.onnx").graph.initializer} for n in ("full", "half"))
+    rounded = [name for name in full if f"{name}.fp16" in half]
+    assert len(rounded) == sum(1 for m in model.modules() if type(m).__name__ == "Conv2d")
+    for name in rounded:
+        wanted = onnx.numpy_helper.to_array(full[name]).astype(np.float16)
+        assert np.array_equal(onnx.numpy_helper.to_array(half[f"{name}.fp16"]), wanted)
+    predictor = open_predictor(tmp_path / "half.onnx")
+    assert predictor.precision == "fp32 (fp16 weights)"
+    difference = compare(predictor_of(model), predictor, [(2, 64, 96), (1, 32, 32)])
+    assert 1e-6 < difference.boxes < 5e-3, difference
+    assert 1e-6 < difference.scores < 5e-3, difference

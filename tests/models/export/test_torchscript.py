@@ -1,0 +1,87 @@
+"""TorchScript files: what PyTorch gives, without our code, on whatever device."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.export.compare import compare
+from models.export.torchscript import write_torchscript
+from models.predictor import open_predictor
+from tests.models.export.models import SMALL, predictor_of, small_model, spec_of
+from utils.config import ConfigError
+
+
+@pytest.mark.parametrize("name", [*SMALL, "darknet"])
+def test_any_batch_and_size_give_what_pytorch_gives(name: str, tmp_path: Path) -> None:
+    model = small_model(name)
+    spec = spec_of(model)
+    write_torchscript(model, tmp_path / "m.torchscript", spec)
+    predictor = open_predictor(tmp_path / "m.torchscript")
+    assert predictor.info == spec.info
+    assert predictor.description.startswith("TorchScript on cpu")
+    difference = compare(predictor_of(model), predictor, [(1, 64, 96), (3, 32, 32), (2, 96, 64)])
+    assert difference.within(2e-5), difference
+
+
+def test_it_runs_where_our_code_is_not(tmp_path: Path) -> None:
+    model = small_model("cspdet-n")
+    write_torchscript(model, tmp_path / "m.torchscript", spec_of(model))
+    images = torch.rand(2, 3, 64, 64)
+    boxes, scores = predictor_of(model).predict(images)
+    torch.save({"images": images, "boxes": boxes, "scores": scores}, tmp_path / "expected.pt")
+    code = """
+import json, sys, torch
+sys.path = [path for path in sys.path if path]
+extra = {"cspdet.json": ""}
+module = torch.jit.load("m.torchscript", _extra_files=extra)
+expected = torch.load("expected.pt", weights_only=True)
+boxes, scores = module(expected["images"])
+torch.testing.assert_close(boxes, expected["boxes"], rtol=1e-4, atol=1e-3)
+torch.testing.assert_close(scores, expected["scores"], rtol=1e-4, atol=1e-5)
+assert not [name for name in sys.modules if name.split(".")[0] in ("models", "utils", "data")]
+print(json.dumps(json.loads(extra["cspdet.json"])))
+"""
+    command = [sys.executable, "-W", "ignore", "-P", "-c", code] if sys.version_info >= (3, 11) else None
+    command = command or [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={"PATH": ""}, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == spec_of(model).metadata
+
+
+def test_nothing_in_the_file_holds_to_the_cpu(tmp_path: Path) -> None:
+    """A trace notes the device of new tensors; ours follow the images at once (type_as), so a GPU works too."""
+    model = small_model("cspdet-n")
+    write_torchscript(model, tmp_path / "m.torchscript", spec_of(model))
+    graph = torch.jit.load(str(tmp_path / "m.torchscript")).inlined_graph
+    devices = [node.output() for node in graph.findAllNodes("prim::Constant") if str(node.output().type()) == "Device"]
+    users = [use.user for device in devices for use in device.uses()]
+    assert {user.kind() for user in users} == {"aten::arange"}
+    assert {use.user.kind() for user in users for use in user.output().uses()} == {"aten::type_as"}
+
+
+def test_weights_in_fp16(tmp_path: Path) -> None:
+    model = small_model("cspdet-n")
+    for name, half in (("full", False), ("half", True)):
+        write_torchscript(model, tmp_path / f"{name}.torchscript", spec_of(model, half=half))
+    module = torch.jit.load(str(tmp_path / "half.torchscript"))
+    types = {parameter.dtype for parameter in module.parameters() if parameter.ndim == 4}
+    assert types == {torch.float16}
+    predictor = open_predictor(tmp_path / "half.torchscript")
+    assert predictor.precision == "fp32 (fp16 weights)"
+    difference = compare(predictor_of(model), predictor, [(2, 64, 96)])
+    assert 1e-6 < difference.scores < 5e-3, difference
+
+
+def test_files_of_others_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "broken.torchscript").write_bytes(b"no module")
+    with pytest.raises(ConfigError, match=r"broken.torchscript: PyTorch cannot load it"):
+        open_predictor(tmp_path / "broken.torchscript")
+    torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.zeros(1)), str(tmp_path / "other.torchscript"))
+    with pytest.raises(ConfigError, match="not a detector exported by CSPDet"):
+        open_predictor(tmp_path / "other.torchscript")

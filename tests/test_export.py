@@ -1,0 +1,212 @@
+"""export.py: every format gives the figures and detections of the checkpoint; and the command's refusals."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import detect
+import export
+import val
+from models.export.compare import Difference, compare
+from models.predictor import open_predictor
+from tests.test_val import CATEGORY_IDS, NAMES, write_checkpoint, write_dataset
+from utils.metrics.coco import FIGURES
+
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".torchscript", "darknet": ".weights"}
+PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("weights") / "best.pt")
+
+
+@pytest.fixture(scope="module")
+def figures(data: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """The checkpoint's own."""
+    return evaluate(weights, data, tmp_path_factory.mktemp("original"))
+
+
+def needs(kind: str) -> None:
+    """Skip where a format's packages are missing; OpenVINO is not imported before our own guard."""
+    for package in PACKAGES.get(kind, ()):
+        try:
+            export.import_package(package)
+        except ImportError:
+            pytest.skip(f"{package} is not installed")
+
+
+def evaluate(weights: Path, data: Path, folder: Path) -> dict:
+    arguments = ["--weights", str(weights), "--data", str(data), "--device", "cpu", "--workers", "0"]
+    assert val.main([*arguments, "--project", str(folder), "--batch-size", "3", "--conf-thres", "0"]) == 0
+    return json.loads((folder / "exp" / "metrics.json").read_text())
+
+
+def find(weights: Path, data: Path, folder: Path) -> list[dict]:
+    arguments = ["--weights", str(weights), "--source", str(data.parent / "images"), "--device", "cpu", "--save-json"]
+    # One image at a time everywhere, no grey area: what is compared is the model.
+    assert detect.main([*arguments, "--no-save", "--project", str(folder), "--conf-thres", "0.2"]) == 0
+    return json.loads((folder / "exp" / "detections.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("onnx", []),
+        ("onnx", ["--dynamic"]),
+        ("openvino", ["--batch-size", "2"]),
+        ("torchscript", []),
+        ("darknet", []),
+    ],
+)
+def test_figures_and_detections_are_those_of_the_checkpoint(
+    kind: str, options: list[str], data: Path, weights: Path, figures: dict, tmp_path: Path, capsys
+) -> None:
+    needs(kind)
+    output = tmp_path / f"new folder/model{SUFFIXES[kind]}"
+    assert export.main(["--weights", str(weights), "--format", kind, "--output", str(output), *options]) == 0
+    printed = capsys.readouterr().out
+    assert "Largest difference from the original: " in printed
+    assert f"Wrote {output}" in printed
+    predictor = open_predictor(output, device="cpu")
+    assert predictor.names == NAMES
+    assert (predictor.image_size, predictor.resize, predictor.stride) == ((64, 64), "letterbox", 32)
+    assert predictor.info.fixed_size is (kind in ("onnx", "openvino") and "--dynamic" not in options)
+    original = open_predictor(weights, device="cpu")
+    assert compare(original, predictor, [(1, 64, 64), (5, 64, 64)]).within(1e-4)
+
+    found = evaluate(output, data, tmp_path / "val")
+    assert figures["AR100"] > 0, "the model finds nothing; the comparison would prove little"
+    np.testing.assert_allclose([found[key] for key in FIGURES], [figures[key] for key in FIGURES], atol=1e-4)
+    assert list(found["per_class"]) == list(NAMES)
+    wanted, rows = find(weights, data, tmp_path / "wanted"), find(output, data, tmp_path / "found")
+    assert len(wanted) == len(rows) > 10
+    for one, other in zip(wanted, rows, strict=True):
+        assert [one[key] for key in ("source", "frame", "name")] == [other[key] for key in ("source", "frame", "name")]
+        assert one["score"] == pytest.approx(other["score"], abs=1e-3)
+        assert one["box"] == pytest.approx(other["box"], abs=0.1)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino", "torchscript"])
+def test_half_and_dynamic_together(kind: str, weights: Path, tmp_path: Path) -> None:
+    needs(kind)
+    output = tmp_path / f"best{SUFFIXES[kind]}"
+    arguments = ["--weights", str(weights), "--format", kind, "--half", "--dynamic", "--output", str(tmp_path)]
+    assert export.main([*arguments, "--img-size", "96"]) == 0
+    predictor = open_predictor(output)
+    assert predictor.image_size == (96, 96)
+    assert not predictor.info.fixed_size
+    assert predictor.precision == "fp32 (fp16 weights)"
+    difference = compare(open_predictor(weights, device="cpu"), predictor, [(2, 96, 96), (1, 32, 64)])
+    assert 0 < difference.scores < 0.01
+
+
+def test_darknet_files_name_the_classes_and_come_back(weights: Path, tmp_path: Path) -> None:
+    assert export.main(["--weights", str(weights), "--format", "darknet", "--output", str(tmp_path)]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.cfg", "best.names", "best.weights"]
+    assert (tmp_path / "best.names").read_text().split() == list(NAMES)
+    assert export.main(["--weights", str(tmp_path / "best.weights"), "--format", "torchscript"]) == 0
+    again = open_predictor(tmp_path / "best.torchscript")
+    assert again.names == NAMES
+    assert compare(open_predictor(weights, device="cpu"), again, [(2, 64, 64)]).within(1e-5)
+
+
+def test_metadata_of_the_checkpoint_travel(weights: Path, tmp_path: Path) -> None:
+    assert export.main(["--weights", str(weights), "--format", "torchscript", "--output", str(tmp_path)]) == 0
+    found, wanted = open_predictor(tmp_path / "best.torchscript").info, open_predictor(weights, device="cpu").info
+    assert found.category_ids == wanted.category_ids == tuple(range(1, len(CATEGORY_IDS) + 1))
+    assert (found.nms, found.beta_nms, found.stride) == (wanted.nms, wanted.beta_nms, wanted.stride)
+
+
+def test_a_difference_above_the_tolerance_fails_and_leaves_the_older_file(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    (tmp_path / "best.torchscript").write_text("older")
+    monkeypatch.setattr(export, "compare", lambda *_: Difference(3.0, 0.01, 0.5))
+    assert export.main(["--weights", str(weights), "--format", "torchscript", "--output", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path / 'best.torchscript'}: the exported model differs from the original by 3 ")
+    assert "Nothing was written" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["best.torchscript"]
+    assert (tmp_path / "best.torchscript").read_text() == "older"
+
+
+def test_a_model_that_gives_no_numbers_fails(tmp_path: Path, capsys) -> None:
+    path = write_checkpoint(tmp_path / "best.pt")
+    state = torch.load(path, weights_only=True)
+    next(value for key, value in state["ema"].items() if key.endswith("conv.weight")).fill_(float("nan"))
+    torch.save(state, path)
+    assert export.main(["--weights", str(path), "--format", "torchscript"]) == 1
+    assert "inf" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["best.pt"]
+
+
+def test_weights_left_out_are_the_newest_training(weights: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(export, "default_weights", lambda: weights)
+    assert export.main(["--format", "torchscript", "--output", str(tmp_path / "m.torchscript")]) == 0
+    assert f"Weights: {weights} (" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: ["--weights", str(p / "no.pt")], "no.pt: no such file"),
+        (lambda p: ["--img-size", "100"], "--img-size: expected multiples of 32"),
+        (lambda p: ["--output", str(p / "model.onnx")], "expected a folder, or a file model.torchscript"),
+        (lambda p: ["--weights", str(p / "x.h5")], "expected .pt, .weights"),
+        (lambda p: ["--format", "darknet", "--half"], "--half: darknet's files know no such thing"),
+        (lambda p: ["--format", "darknet", "--dynamic"], "--dynamic: darknet's files know no such thing"),
+        (lambda p: ["--output", str(p / "file" / "m.torchscript")], "file"),
+    ],
+)
+def test_bad_input_ends_in_one_message(change: Callable, message: str, weights: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").write_text("a file where a folder should be")
+    base = ["--weights", str(weights), "--format", "torchscript", "--output", str(tmp_path)]
+    assert export.main([*base, *change(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert "Traceback" not in error
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_exporting_an_export_or_onto_itself_is_refused(weights: Path, tmp_path: Path, capsys) -> None:
+    assert export.main(["--weights", str(weights), "--format", "torchscript", "--output", str(tmp_path)]) == 0
+    script = str(tmp_path / "best.torchscript")
+    assert export.main(["--weights", script, "--format", "torchscript", "--output", str(tmp_path / "x.torchscript")]) == 2
+    assert "is an exported file; name the checkpoint" in capsys.readouterr().err
+    assert export.main(["--weights", script, "--format", "torchscript"]) == 2
+    assert "is what is to be exported; name another file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "package"), [("onnx", "onnx"), ("onnx", "onnxruntime"), ("openvino", "openvino"), ("openvino", "onnx")]
+)
+def test_a_missing_package_is_named_with_its_pip_line(
+    kind: str, package: str, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    needs(kind)
+    monkeypatch.setitem(sys.modules, package, None)
+    assert export.main(["--weights", str(weights), "--format", kind, "--output", str(tmp_path)]) == 2
+    wanted = f"error: --format {kind}: needs {package}, which is not installed: pip install {package}\n"
+    assert capsys.readouterr().err == wanted
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", [["--format", "tflite"], [], ["--format", "onnx", "--batch-size", "0"]])
+def test_a_wrong_command_line_ends_in_status_2(option: list[str], capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        export.main(option)
+    assert stopped.value.code == 2
