@@ -80,9 +80,10 @@ def export(original: ModelPredictor, kind: str, output: Path, spec: ExportSpec) 
         difference = compare(original, exported, shapes_to_compare(spec, FORMATS[kind]))
         del exported  # it may hold the file open
         if not difference.within(tolerance):
+            remedy = "Leave --half out" if spec.half else "Try another --format"
             raise ExportError(
                 f"{output}: the exported model differs from the original by {difference}; allowed is {tolerance:.0e}. "
-                f"Nothing was written. {'Leave --half out' if spec.half else 'Try another --format'}, and please report it"
+                f"Nothing was written. {remedy}, and please report it"
             )
         # The file that is named comes last: when it is there, so are those beside it.
         files = sorted(Path(folder).iterdir(), key=lambda file: file.name == output.name)

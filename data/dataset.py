@@ -14,7 +14,6 @@ from torch.utils.data import Dataset
 from data.images import read_image
 from data.mosaic import mixup, mosaic
 from data.transforms import (
-    AlbumentationsPipeline,
     Labelled,
     keep_visible,
     random_affine,
@@ -78,7 +77,11 @@ class TrainDataset(Dataset):
         self.image_size = image_size
         self.resize = resize
         self.seed = seed
-        self.pipeline = AlbumentationsPipeline(config.albumentations)
+        self.pipeline = None
+        if config.albumentations:
+            from data.pipeline import AlbumentationsPipeline  # the library takes a second or two to import
+
+            self.pipeline = AlbumentationsPipeline(config.albumentations)
         self.cache: list[np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -127,7 +130,7 @@ class TrainDataset(Dataset):
         return random_affine(item, (width / 2, height / 2), request.size, self.config, rng)
 
     def _run_pipeline(self, item: Labelled, size: tuple[int, int], rng: np.random.Generator) -> Labelled:
-        if self.pipeline.empty:
+        if self.pipeline is None:
             return item
         item = self.pipeline(item, rng)
         if item.image.shape[:2] == tuple(size):

@@ -1,22 +1,15 @@
-"""From a decoded image to the network input: resize, random affine, colour, flips, and the albumentations pipeline."""
+"""From a decoded image to the network input: resize, random affine, colour, flips."""
 
 from __future__ import annotations
 
 import math
-import os
-import warnings
 from dataclasses import dataclass, replace
-from typing import Any
 
 import cv2
 import numpy as np
 
 from utils.boxes import Letterbox, clip
-from utils.config import ConfigError, unknown_key
 from utils.training.config import AugmentConfig
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # the library would ask a server for its newest version
-import albumentations
 
 FILL = 114
 """Grey level around letterboxed and augmented images."""
@@ -117,64 +110,3 @@ def random_hsv(image: np.ndarray, config: AugmentConfig, rng: np.random.Generato
         for channel, table in zip((hue, saturation, value), tables, strict=True)
     ]
     return cv2.cvtColor(cv2.merge(channels), cv2.COLOR_HSV2RGB)
-
-
-class AlbumentationsPipeline:
-    """Transforms of the albumentations library, written in the recipe as {type: NAME, argument: value, ...}.
-
-    Args:
-        specs: one mapping a transform, applied in this order.
-        where: the recipe key, for messages.
-    Raises:
-        ConfigError: an unknown transform or argument.
-    """
-
-    def __init__(self, specs: list[dict[str, Any]], *, where: str = "augment.albumentations") -> None:
-        transforms = [_transform(spec, where=f"{where}[{index}]") for index, spec in enumerate(specs)]
-        with warnings.catch_warnings():  # it warns where no transform moves boxes, which is no mistake
-            warnings.simplefilter("ignore", UserWarning)
-            self.compose = albumentations.Compose(
-                transforms,
-                bbox_params=albumentations.BboxParams(format="pascal_voc", label_fields=["rows"], clip=True),
-            )
-        self.empty = not transforms
-
-    def __call__(self, item: Labelled, rng: np.random.Generator) -> Labelled:
-        """The item after all transforms; the image may change its size."""
-        if self.empty:
-            return item
-        self.compose.set_random_seed(int(rng.integers(2**31)))
-        result = self.compose(image=item.image, bboxes=item.boxes, rows=np.arange(len(item.boxes)))
-        image = result["image"]
-        if getattr(image, "dtype", None) != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            found = f"{getattr(image, 'dtype', type(image).__name__)} {tuple(getattr(image, 'shape', ()))}"
-            raise ValueError(
-                f"augment.albumentations: expected uint8 images of three channels from the transforms, found {found}; "
-                "leave out Normalize, ToFloat, ToTensorV2 and the like"
-            )
-        rows = np.asarray(result["rows"], dtype=np.int64)
-        boxes = np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 4)
-        return Labelled(image, boxes, item.labels[rows], item.crowd[rows])
-
-
-def _transform(spec: dict[str, Any], *, where: str) -> albumentations.BasicTransform:
-    known = {
-        name: kind
-        for name, kind in vars(albumentations).items()
-        if isinstance(kind, type) and issubclass(kind, albumentations.BasicTransform)
-    }
-    name = spec.get("type")
-    if not isinstance(name, str) or name not in known:
-        message = (
-            unknown_key(where, f"type: {name}", known).split(" Known:")[0].replace("unknown key", "unknown transform")
-        )
-        raise ConfigError(f"{message} See the list of transforms in albumentations' documentation.")
-    arguments = {key: value for key, value in spec.items() if key != "type"}
-    accepted = set(known[name].InitSchema.model_fields) if hasattr(known[name], "InitSchema") else set(arguments)
-    for key in arguments:
-        if key not in accepted:
-            raise ConfigError(unknown_key(where, key, accepted - {"strict"}, owner=f" of albumentations' {name}"))
-    try:
-        return known[name](**arguments)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: albumentations refuses {spec}: {error}") from None

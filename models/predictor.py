@@ -70,7 +70,7 @@ class ModelPredictor(Predictor):
 def open_predictor(
     weights: Path | str, *, cfg: Path | str | None = None, device: torch.device | str | None = None, half: bool = False
 ) -> Predictor:
-    """The predictor for a file of weights, by its suffix: .pt, .weights (darknet), .onnx, .xml (OpenVINO), .torchscript.
+    """The predictor for a file, by its suffix: .pt, .weights (darknet), .onnx, .xml (OpenVINO) or .torchscript.
 
     Args:
         cfg: the darknet .cfg or our model file of darknet .weights, by default the .cfg of that name beside them; the

@@ -100,7 +100,7 @@ class TorchScriptPredictor(Predictor):
         extra = {SCRIPT_METADATA: ""}
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # newer PyTorch would rather have torch.export, which needs our code
+                warnings.simplefilter("ignore")  # newer PyTorch recommends torch.export
                 self.module = torch.jit.load(str(path), map_location=device, _extra_files=extra).eval()
         except (RuntimeError, ValueError) as error:
             raise ConfigError(f"{path}: PyTorch cannot load it: {str(error).strip().splitlines()[0]}") from None
@@ -118,8 +118,8 @@ class TorchScriptPredictor(Predictor):
 def import_openvino() -> ModuleType:
     """The package openvino, kept from the network.
 
-    Its import would send a message to a usage counter and make a folder in the user's home, by openvino_telemetry, which
-    pip installs along with it. Without that package it does neither.
+    Its import would send a message to a usage counter and make a folder in the user's home, by openvino_telemetry,
+    which pip installs along with it. Without that package it does neither.
 
     Raises:
         ImportError: it is not installed.

@@ -63,7 +63,7 @@ class ExportNetwork(nn.Module):
 
 
 def merge_norms_(model: nn.Module) -> None:
-    """Merge every batch norm that follows a convolution into it: the same function of the images, in evaluation mode."""
+    """Merge each batch norm after a convolution into that convolution; in evaluation mode it is the same function."""
     for module in model.modules():
         if isinstance(module, (ConvNormAct, Convolution)) and isinstance(module.norm, nn.BatchNorm2d):
             module.conv = fuse_conv_bn_eval(module.conv, module.norm)

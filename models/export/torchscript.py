@@ -18,8 +18,8 @@ from models.runtimes import SCRIPT_METADATA
 def write_torchscript(model: Detector, path: Path, spec: ExportSpec) -> None:
     """Write `path`, a trace, with the model's metadata as extra file 'cspdet.json'.
 
-    A trace keeps sizes open: with or without `dynamic` the file takes any batch and size. Scripting would refuse much of
-    the models' Python, and nothing in them branches on values.
+    A trace keeps sizes open: with or without `dynamic` the file takes any batch and size. Scripting would refuse much
+    of the models' Python, and nothing in them branches on values.
     """
     network = ExportNetwork(model)
     if spec.half:

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
+from data.pipeline import AlbumentationsPipeline
 from data.transforms import (
     FILL,
-    AlbumentationsPipeline,
     Labelled,
     keep_visible,
     random_affine,

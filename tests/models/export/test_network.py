@@ -20,8 +20,8 @@ def test_merged_norms_change_nothing_but_the_original_keeps_its_own(name: str) -
     assert not [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     images = torch.rand(2, 3, 64, 96)
     with torch.inference_mode():
-        for found, wanted in zip(network(images), model.predict(images), strict=True):
-            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+        for found, wanted, atol in zip(network(images), model.predict(images), (1e-2, 1e-5), strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-3, atol=atol)
     assert list(model.state_dict()) == list(state)
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert all(parameter.requires_grad for parameter in model.parameters())

@@ -52,7 +52,7 @@ def test_a_fixed_size_leaves_nothing_to_be_worked_out(name: str, tmp_path: Path)
     assert not kinds & {"Range", "NonZero", "If", "Loop"}
 
 
-def grids(model) -> list[tuple[int, int]]:  # noqa: ANN001
+def grids(model) -> list[tuple[int, int]]:
     return [(64 // stride, 96 // stride) for stride in model.head.strides]
 
 

@@ -1,0 +1,76 @@
+"""The albumentations pipeline of a recipe; the library is imported here alone, because it takes a second or two."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+import numpy as np
+
+from data.transforms import Labelled
+from utils.config import ConfigError, unknown_key
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # the library would ask a server for its newest version
+import albumentations
+
+
+class AlbumentationsPipeline:
+    """Transforms of the albumentations library, written in the recipe as {type: NAME, argument: value, ...}.
+
+    Args:
+        specs: one mapping a transform, applied in this order.
+        where: the recipe key, for messages.
+    Raises:
+        ConfigError: an unknown transform or argument.
+    """
+
+    def __init__(self, specs: list[dict[str, Any]], *, where: str = "augment.albumentations") -> None:
+        transforms = [_transform(spec, where=f"{where}[{index}]") for index, spec in enumerate(specs)]
+        with warnings.catch_warnings():  # it warns where no transform moves boxes, which is no mistake
+            warnings.simplefilter("ignore", UserWarning)
+            self.compose = albumentations.Compose(
+                transforms,
+                bbox_params=albumentations.BboxParams(format="pascal_voc", label_fields=["rows"], clip=True),
+            )
+        self.empty = not transforms
+
+    def __call__(self, item: Labelled, rng: np.random.Generator) -> Labelled:
+        """The item after all transforms; the image may change its size."""
+        if self.empty:
+            return item
+        self.compose.set_random_seed(int(rng.integers(2**31)))
+        result = self.compose(image=item.image, bboxes=item.boxes, rows=np.arange(len(item.boxes)))
+        image = result["image"]
+        if getattr(image, "dtype", None) != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            found = f"{getattr(image, 'dtype', type(image).__name__)} {tuple(getattr(image, 'shape', ()))}"
+            raise ValueError(
+                f"augment.albumentations: expected uint8 images of three channels from the transforms, found {found}; "
+                "leave out Normalize, ToFloat, ToTensorV2 and the like"
+            )
+        rows = np.asarray(result["rows"], dtype=np.int64)
+        boxes = np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 4)
+        return Labelled(image, boxes, item.labels[rows], item.crowd[rows])
+
+
+def _transform(spec: dict[str, Any], *, where: str) -> albumentations.BasicTransform:
+    known = {
+        name: kind
+        for name, kind in vars(albumentations).items()
+        if isinstance(kind, type) and issubclass(kind, albumentations.BasicTransform)
+    }
+    name = spec.get("type")
+    if not isinstance(name, str) or name not in known:
+        message = (
+            unknown_key(where, f"type: {name}", known).split(" Known:")[0].replace("unknown key", "unknown transform")
+        )
+        raise ConfigError(f"{message} See the list of transforms in albumentations' documentation.")
+    arguments = {key: value for key, value in spec.items() if key != "type"}
+    accepted = set(known[name].InitSchema.model_fields) if hasattr(known[name], "InitSchema") else set(arguments)
+    for key in arguments:
+        if key not in accepted:
+            raise ConfigError(unknown_key(where, key, accepted - {"strict"}, owner=f" of albumentations' {name}"))
+    try:
+        return known[name](**arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: albumentations refuses {spec}: {error}") from None
