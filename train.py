@@ -13,7 +13,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -128,15 +128,17 @@ def train(config: TrainConfig, run: Run | None, args: argparse.Namespace, device
     recipe = config.recipe
     images = read_data(config.data)  # before the process group starts: scanning may take long
     with dist.process_group(device):
-        run = run or start_run(config, args)
+        fresh = run is None or not run.last.is_file()
         torch.manual_seed(config.seed)
-        model = build_trainable(config, len(images.names), device, fresh=not run.last.is_file())
+        model = build_trainable(config, len(images.names), device, fresh=fresh)
         state = TrainState.create(model, recipe, device)
-        if run.last.is_file():
-            state.load_state_dict(load_checkpoint(run.last))
-            logger.info("Continuing %s after epoch %d, batch %d", run.folder, state.epoch, state.batch)
-        job = Job.create(config, run, images, model, device)
-        log = MetricLog(run.folder, finished_epochs=state.epoch) if dist.rank() == 0 else None
+        # The folder comes last: a mistake in the configuration leaves none behind.
+        job = Job.create(config, images, model, device, open_run=lambda: run or start_run(config, args))
+        folder = job.run.folder
+        if not fresh:
+            state.load_state_dict(load_checkpoint(job.run.last))
+            logger.info("Continuing %s after epoch %d, batch %d", folder, state.epoch, state.batch)
+        log = MetricLog(folder, finished_epochs=state.epoch) if dist.rank() == 0 else None
         describe(job, state)
         for epoch in range(state.epoch, recipe.epochs):
             evaluated = epoch % recipe.evaluation.interval == 0
@@ -145,7 +147,7 @@ def train(config: TrainConfig, run: Run | None, args: argparse.Namespace, device
                 break
             if not train_one_epoch(job, state, stop):
                 save(job, state)
-                logger.info("Stopped and saved. Continue with: python train.py --resume %s", run.folder)
+                logger.info("Stopped and saved. Continue with: python train.py --resume %s", folder)
                 return 128 + (stop.signal or 15)
             record(job, state, log, validate(job, state))
         if dist.rank() == 0:
@@ -188,8 +190,16 @@ class Job:
     metric: DetectionMetric
 
     @classmethod
-    def create(cls, config: TrainConfig, run: Run, images: DataSplits, model: Detector, device: torch.device) -> Job:
-        """Loaders, loss and metric of a run."""
+    def create(
+        cls,
+        config: TrainConfig,
+        images: DataSplits,
+        model: Detector,
+        device: torch.device,
+        *,
+        open_run: Callable[[], Run],
+    ) -> Job:
+        """Loaders, loss and metric of a run, and last its folder."""
         recipe, size, resize = config.recipe, config.image_size, config.model["resize"]
         dataset = TrainDataset(images.train, recipe.augment, image_size=size, resize=resize, seed=config.seed)
         if recipe.cache:
@@ -215,7 +225,8 @@ class Job:
         )
         loader = build_train_loader(dataset, sampler, workers=config.workers, pin_memory=device.type == "cuda")
         val_loader = loader_of(images.val, config, rank=dist.rank(), world_size=dist.world_size())
-        return cls(config, run, images, stepper, loader, sampler, val_loader, metric_of(images.val, recipe))
+        metric = metric_of(images.val, recipe)
+        return cls(config, open_run(), images, stepper, loader, sampler, val_loader, metric)
 
 
 def train_one_epoch(job: Job, state: TrainState, stop: Stop) -> bool:

@@ -50,7 +50,7 @@ def write_onnx(model: Detector, path: Path, spec: ExportSpec) -> None:
 
 
 def halve_weights_(model: onnx.ModelProto) -> None:  # noqa: F821 - the package is imported where it is needed
-    """Store the convolutions' weights in fp16, each with a Cast to fp32, which runtimes carry out once, when loading."""
+    """Store the convolutions' weights in fp16, each with a Cast to fp32 that runtimes carry out once, when loading."""
     from onnx import TensorProto, helper, numpy_helper
 
     casts = []

@@ -179,7 +179,7 @@ class RecipeConfig:
     cache: bool = True
     channels_last: bool = True
     compile: bool = False
-    norm_momentum: float = 0.03
+    norm_momentum: float = 0.1
     freeze: list[str] = field(default_factory=list)
     patience: int | None = None
     save_minutes: float = 10.0

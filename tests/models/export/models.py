@@ -9,6 +9,7 @@ from models.build import build_model
 from models.config import ModelConfig, load_model_config
 from models.darknet.cfg import model_values, parse_cfg
 from models.detector import Detector
+from models.export.compare import made_up_images
 from models.export.network import ExportSpec
 from models.info import ModelInfo
 from models.predictor import ModelPredictor
@@ -77,16 +78,17 @@ def small_model(name: str) -> Detector:
     """A model of SMALL, or 'darknet'; lively weights, and norms that are not the identity."""
     torch.manual_seed(1)
     config = darknet_config() if name == "darknet" else load_model_config(name, SMALL[name])
-    model = build_model(config, len(NAMES)).eval()
+    model = build_model(config, len(NAMES))
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, 0, 0.2)
-            nn.init.normal_(module.running_mean, 0, 0.2)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.train()(made_up_images((4, 64, 96), seed=9))  # sets the statistics of the norms
     for conv in model.head.convs:
         nn.init.normal_(conv.bias, 0, 1)
-    return model
+    return model.eval()
 
 
 def spec_of(model: Detector, **options: object) -> ExportSpec:

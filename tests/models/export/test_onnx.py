@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.detector import Detector
 from models.export.compare import compare
 from models.export.onnx import OPSET, write_onnx
 from models.predictor import open_predictor
@@ -52,7 +53,7 @@ def test_a_fixed_size_leaves_nothing_to_be_worked_out(name: str, tmp_path: Path)
     assert not kinds & {"Range", "NonZero", "If", "Loop"}
 
 
-def grids(model) -> list[tuple[int, int]]:
+def grids(model: Detector) -> list[tuple[int, int]]:
     return [(64 // stride, 96 // stride) for stride in model.head.strides]
 
 
