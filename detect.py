@@ -30,6 +30,7 @@ from data.sources import Frame, Source, open_source
 from data.transforms import resize_image
 from models.postprocess import NMS_KINDS, postprocess
 from models.predictor import Predictor, default_weights, open_predictor
+from utils.arguments import share, whole_number
 from utils.boxes import Letterbox, plan_resize
 from utils.config import ROOT, ConfigError, nearest
 from utils.draw import draw_detections
@@ -276,14 +277,16 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--weights", help=".pt, .weights, .onnx or OpenVINO .xml (default: newest runs/train/*/weights/best.pt)"
     )
     parser.add_argument("--cfg", help="darknet .cfg or model config, for darknet .weights only")
-    parser.add_argument("--conf-thres", type=_share, default=0.25, help="detections score more than this (0 to 1)")
-    parser.add_argument("--iou-thres", type=_share, default=0.45, help="NMS removes overlaps above this IoU (0 to 1)")
-    parser.add_argument("--max-det", type=_count, default=300, help="detections kept in an image")
+    parser.add_argument("--conf-thres", type=share, default=0.25, help="detections score more than this (0 to 1)")
+    parser.add_argument("--iou-thres", type=share, default=0.45, help="NMS removes overlaps above this IoU (0 to 1)")
+    parser.add_argument("--max-det", type=whole_number, default=300, help="detections kept in an image")
     parser.add_argument("--nms", choices=NMS_KINDS, help="kind of non-maximum suppression (default: the model's)")
     parser.add_argument("--classes", nargs="+", metavar="ID_OR_NAME", help="look for these classes only")
-    parser.add_argument("--img-size", type=_count, help="side of the network input in pixels (default: the model's)")
+    parser.add_argument(
+        "--img-size", type=whole_number, help="side of the network input in pixels (default: the model's)"
+    )
     parser.add_argument("--resize", choices=("letterbox", "stretch"), help="how images get their size")
-    parser.add_argument("--batch-size", type=_count, default=1, help="frames at a time")
+    parser.add_argument("--batch-size", type=whole_number, default=1, help="frames at a time")
     parser.add_argument("--every-frame", action="store_true", help="drop no late frames of cameras and streams")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the fastest there is)")
     parser.add_argument("--half", action="store_true", help="fp16, on CUDA")
@@ -296,20 +299,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--project", default=str(ROOT / "runs" / "detect"), help="folder of runs")
     parser.add_argument("--name", default="exp", help="folder of this run in PROJECT; never overwritten")
     return parser.parse_args(argv)
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text}")
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text}")
-    return value
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from models.export.openvino import write_openvino
 from models.export.torchscript import write_torchscript
 from models.predictor import ModelPredictor, default_weights, open_predictor
 from models.runtimes import import_openvino
+from utils.arguments import whole_number
 from utils.config import ConfigError
 from utils.log import error_text, setup_logging
 
@@ -198,19 +199,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--weights", help=".pt or darknet .weights (default: newest runs/train/*/weights/best.pt)")
     parser.add_argument("--cfg", help="model config, for darknet .weights only")
     parser.add_argument("--format", choices=tuple(FORMATS), required=True, help="what to write")
-    parser.add_argument("--img-size", type=_count, help="side of the network input in pixels (default: the model's)")
-    parser.add_argument("--batch-size", type=_count, default=1, help="images at a time")
+    parser.add_argument(
+        "--img-size", type=whole_number, help="side of the network input in pixels (default: the model's)"
+    )
+    parser.add_argument("--batch-size", type=whole_number, default=1, help="images at a time")
     parser.add_argument("--dynamic", action="store_true", help="take any batch, and any size that the stride divides")
     parser.add_argument("--half", action="store_true", help="store weights in fp16: half the size, computed in fp32")
     parser.add_argument("--output", help="file or folder to write (default: beside the weights)")
     return parser.parse_args(argv)
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text}")
-    return value
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from models.detector import Detector
 from models.predictor import ModelPredictor, open_predictor
 from models.pretrained import start_from_
 from utils import dist, plots
+from utils.arguments import whole_number
 from utils.config import ROOT, ConfigError, to_plain
 from utils.device import select_device
 from utils.log import MetricLog, Progress, duration, error_text, setup_logging
@@ -73,12 +74,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", nargs="?", const="shapes", help="data YAML (default: shapes, the embedded set)")
     parser.add_argument("--hyp", help="recipe: a path, or a name in cfg/train/ (default: default; for shapes: shapes)")
     parser.add_argument("--weights", help="checkpoint, or darknet .weights or .conv.N file, to start from")
-    parser.add_argument("--epochs", type=int, help="passes over the training images")
-    parser.add_argument("--batch-size", type=int, help="images in a batch, over all processes")
-    parser.add_argument("--img-size", type=int, help="side of the network input in pixels")
+    parser.add_argument("--epochs", type=whole_number, help="passes over the training images")
+    parser.add_argument("--batch-size", type=whole_number, help="images in a batch, over all processes")
+    parser.add_argument("--img-size", type=whole_number, help="side of the network input in pixels")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the fastest there is)")
     parser.add_argument("--workers", type=int, help="loader processes (default: half the cores, at most 8)")
-    parser.add_argument("--threads", type=int, help="CPU threads of PyTorch (default: its own choice)")
+    parser.add_argument("--threads", type=whole_number, help="CPU threads of PyTorch (default: its own choice)")
     parser.add_argument("--seed", type=int, help="of weights, order and augmentation (default: 0)")
     parser.add_argument("--resume", nargs="?", const="", metavar="RUN", help="continue a run (default: the newest)")
     parser.add_argument("--project", default=str(ROOT / "runs" / "train"), help="folder of runs")

@@ -21,6 +21,7 @@ from data.loader import build_eval_loader, default_workers
 from models.postprocess import NMS_KINDS, postprocess
 from models.predictor import Predictor, default_weights, open_predictor
 from utils import dist, plots
+from utils.arguments import share, whole_number
 from utils.config import ROOT, ConfigError
 from utils.log import Progress, error_text, setup_logging
 from utils.metrics.coco import BACKENDS
@@ -188,11 +189,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--data", nargs="?", const="shapes", help="data YAML: a path, or a name in cfg/data/ (default: the model's own)"
     )
     parser.add_argument("--split", choices=("val", "test", "train"), default="val", help="part of the data")
-    parser.add_argument("--img-size", type=_count, help="side of the network input in pixels (default: the model's)")
-    parser.add_argument("--batch-size", type=_count, default=16, help="images at a time; changes no figure")
-    parser.add_argument("--conf-thres", type=_share, default=0.001, help="detections score more than this (0 to 1)")
-    parser.add_argument("--iou-thres", type=_share, default=0.65, help="NMS removes overlaps above this IoU (0 to 1)")
-    parser.add_argument("--max-det", type=_count, default=100, help="detections kept in an image")
+    parser.add_argument(
+        "--img-size", type=whole_number, help="side of the network input in pixels (default: the model's)"
+    )
+    parser.add_argument("--batch-size", type=whole_number, default=16, help="images at a time; changes no figure")
+    parser.add_argument("--conf-thres", type=share, default=0.001, help="detections score more than this (0 to 1)")
+    parser.add_argument("--iou-thres", type=share, default=0.65, help="NMS removes overlaps above this IoU (0 to 1)")
+    parser.add_argument("--max-det", type=whole_number, default=100, help="detections kept in an image")
     parser.add_argument("--nms", choices=NMS_KINDS, help="kind of non-maximum suppression (default: the model's)")
     parser.add_argument("--resize", choices=("letterbox", "stretch"), help="how images get their size")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the fastest there is)")
@@ -220,20 +223,6 @@ def _write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "nothing more"
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text}")
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text}")
-    return value
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from torch import nn
 from models.build import build_model
 from models.config import ModelConfig, load_model_config
 from models.flops import count_bflops
+from utils.arguments import whole_number
 from utils.config import ROOT, ConfigError
 from utils.device import CHOICES, select_device
 
@@ -111,21 +112,14 @@ def _peak_memory(device: torch.device) -> float | None:
     return None if kilobytes is None else round(int(kilobytes) * 1024 / 1e6, 1)
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text}")
-    return value
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m models.benchmark", description=__doc__)
     parser.add_argument("cfg", nargs="*", metavar="CFG", help="model files or names in cfg/ (default: all of them)")
-    parser.add_argument("--img-size", type=_count, metavar="N", help="side in pixels (default: the model's own)")
-    parser.add_argument("--batch-size", type=_count, default=1, metavar="N", help="images per run (default 1)")
-    parser.add_argument("--num-classes", type=_count, default=80, metavar="N", help="default 80, as COCO")
+    parser.add_argument("--img-size", type=whole_number, metavar="N", help="side in pixels (default: the model's own)")
+    parser.add_argument("--batch-size", type=whole_number, default=1, metavar="N", help="images per run (default 1)")
+    parser.add_argument("--num-classes", type=whole_number, default=80, metavar="N", help="default 80, as COCO")
     parser.add_argument("--device", help=f"{CHOICES} (default: the fastest there is)")
-    parser.add_argument("--threads", type=_count, metavar="N", help="CPU threads (default: torch's choice)")
+    parser.add_argument("--threads", type=whole_number, metavar="N", help="CPU threads (default: torch's choice)")
     parser.add_argument("--json", action="store_true", help="print JSON, one object a model")
     args = parser.parse_args(argv)
     if args.threads:

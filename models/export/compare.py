@@ -57,7 +57,7 @@ def compare(original: Predictor, exported: Predictor, shapes: Sequence[tuple[int
 
 
 def made_up_images(shape: tuple[int, int, int], *, seed: int) -> Tensor:
-    """(B, 3, H, W) in [0, 1]: clouds of colour of several sizes and a little noise, more like photos than plain noise."""
+    """(B, 3, H, W) in [0, 1]: clouds of colour and a little noise, nearer to photos than plain noise."""
     batch, height, width = shape
     generator = torch.Generator().manual_seed(seed)
     images = 0.1 * torch.rand(batch, 3, height, width, generator=generator)

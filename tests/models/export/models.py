@@ -9,7 +9,6 @@ from models.build import build_model
 from models.config import ModelConfig, load_model_config
 from models.darknet.cfg import model_values, parse_cfg
 from models.detector import Detector
-from models.export.compare import made_up_images
 from models.export.network import ExportSpec
 from models.info import ModelInfo
 from models.predictor import ModelPredictor
@@ -55,12 +54,11 @@ letter_box=1
 [avgpool]
 {conv} filters=9 size=1 activation=logistic
 [scale_channels] from=-3
-[maxpool] maxpool_depth=1 out_channels=5 stride=1
 [local_avgpool] size=2 stride=2
 [upsample] stride=2 scale=0.5
-{conv} filters=5 size=1 activation=logistic
+{conv} filters=9 size=1 activation=logistic
 [sam] from=-2
-[route] layers=-1,-11
+[route] layers=-1,-10
 [convolutional] filters=16 size=1 activation=linear
 [yolo] mask=0,1 anchors=10,14,23,27,37,58 classes=3 num=3 scale_x_y=1.05
 """
@@ -81,11 +79,10 @@ def small_model(name: str) -> Detector:
     model = build_model(config, len(NAMES))
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.4, 1.0)
             nn.init.normal_(module.bias, 0, 0.2)
-            module.momentum = 1.0
-    with torch.no_grad():
-        model.train()(made_up_images((4, 64, 96), seed=9))  # sets the statistics of the norms
+            nn.init.normal_(module.running_mean, 0, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
     for conv in model.head.convs:
         nn.init.normal_(conv.bias, 0, 1)
     return model.eval()

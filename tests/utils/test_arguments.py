@@ -1,0 +1,28 @@
+"""Option types: what is wrong is said by argparse, with the value."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from utils.arguments import share, whole_number
+
+
+def test_values_in_range_pass() -> None:
+    assert whole_number("1") == 1
+    assert [share(text) for text in ("0", "1e-3", "1")] == [0.0, 0.001, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"), [(whole_number, "0"), (whole_number, "2.5"), (whole_number, ""), (share, "-0.1")]
+)
+@pytest.mark.parametrize("extra", ["", "x"])
+def test_others_are_refused_by_name(kind: object, text: str, extra: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="found"):
+        kind(text + extra)
+
+
+def test_not_a_number_is_no_share() -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        share("nan")
