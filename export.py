@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 from models.detector import Detector
-from models.export.compare import TOLERANCE, TOLERANCE_HALF, Difference, compare
+from models.export.compare import TOLERANCE, TOLERANCE_HALF, Difference, ExportError, compare
 from models.export.darknet import write_darknet
 from models.export.network import ExportSpec
 from models.export.onnx import write_onnx
@@ -55,10 +55,6 @@ FORMATS = {
 }
 
 
-class ExportError(Exception):
-    """The exported model does not give what the original gives."""
-
-
 def export(original: ModelPredictor, kind: str, output: Path, spec: ExportSpec) -> tuple[Difference, list[Path]]:
     """Write a model, run it beside the original, and put it in place when both agree.
 
@@ -68,7 +64,8 @@ def export(original: ModelPredictor, kind: str, output: Path, spec: ExportSpec) 
     Returns:
         The largest difference, and the files, `output` first.
     Raises:
-        ExportError: they differ by more than the tolerance; nothing is written then, and an older file stays.
+        ExportError: it does not run, or they differ by more than the tolerance; then nothing is written, and an older
+            file stays.
         ConfigError: the format cannot hold the model.
     """
     tolerance = TOLERANCE_HALF if spec.half else TOLERANCE
@@ -81,11 +78,7 @@ def export(original: ModelPredictor, kind: str, output: Path, spec: ExportSpec) 
         difference = compare(original, exported, shapes_to_compare(spec, FORMATS[kind]))
         del exported  # it may hold the file open
         if not difference.within(tolerance):
-            remedy = "Leave --half out" if spec.half else "Try another --format"
-            raise ExportError(
-                f"{output}: the exported model differs from the original by {difference}; allowed is {tolerance:.0e}. "
-                f"Nothing was written. {remedy}, and please report it"
-            )
+            raise ExportError(f"it differs from the original by {difference}; allowed is {tolerance:.0e}")
         # The file that is named comes last: when it is there, so are those beside it.
         files = sorted(Path(folder).iterdir(), key=lambda file: file.name == output.name)
         for file in files:
@@ -110,7 +103,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run(args)
     except ExportError as error:
-        print(f"error: {error}", file=sys.stderr)
+        options = [f"--{option}" for option in ("half", "dynamic") if getattr(args, option)]
+        remedy = f"Leave {' and '.join(options)} out" if options else "Try another --format"
+        print(f"error: --format {args.format}: {error}. Nothing was written. {remedy}", file=sys.stderr)
         return 1
     except (ConfigError, ValueError, OSError) as error:
         print(f"error: {error_text(error)}", file=sys.stderr)

@@ -39,6 +39,7 @@ def evaluate(
     iou_thres: float,
     max_det: int,
     nms: str | None = None,
+    clip: bool = True,
     over_ranks: bool = False,
 ) -> dict[str, Any]:
     """The figures of a metric over the images of a loader, and what they cost in time.
@@ -47,6 +48,7 @@ def evaluate(
         loader: Batches with letterboxes, each image once.
         metric: without detections yet; it has them all afterwards.
         conf_thres, iou_thres, max_det, nms: as in `postprocess`; None takes the model's own kind.
+        clip: cut boxes to the image.
         over_ranks: the loaders of all ranks together give each image once, and every rank calls this; every rank then
             gets the figures of all.
     Returns:
@@ -74,7 +76,8 @@ def evaluate(
             boxes, scores = predictor.predict(images)
             lap("inference")
             found = postprocess(boxes, scores, **options)
-            originals = [each.to_original(box) for each, box in zip(found, batch.letterboxes, strict=True)]
+            pairs = zip(found, batch.letterboxes, strict=True)
+            originals = [each.to_original(letterbox, clipped=clip) for each, letterbox in pairs]
             metric.update(batch.image_ids, originals)
             count += len(batch)
             progress.advance()
@@ -140,7 +143,7 @@ def run(args: argparse.Namespace) -> Path:
     loader = build_eval_loader(images, image_size=size, resize=resize, batch_size=args.batch_size, workers=args.workers)
     folder = new_run_folder(Path(args.project), args.name)
     options = {"conf_thres": args.conf_thres, "iou_thres": args.iou_thres, "max_det": args.max_det}
-    options["nms"] = args.nms or predictor.info.nms
+    options |= {"nms": args.nms or predictor.info.nms, "clip": not args.no_clip}
     figures = evaluate(predictor, loader, metric, **options)
     figures["protocol"] = {
         **options,
@@ -173,6 +176,7 @@ def describe(figures: dict[str, Any]) -> str:
         f"size {height}x{width}",
         protocol["precision"],
         protocol["resize"],
+        *(() if protocol.get("clip", True) else ("boxes uncut",)),
     )
     times = ", ".join(f"{part} {value:.1f}" for part, value in speed.items())
     return f"Protocol: {', '.join(parts)}\nSpeed: {times} ms an image, {figures['images']} images"
@@ -197,6 +201,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--iou-thres", type=share, default=0.65, help="NMS removes overlaps above this IoU (0 to 1)")
     parser.add_argument("--max-det", type=whole_number, default=100, help="detections kept in an image")
     parser.add_argument("--nms", choices=NMS_KINDS, help="kind of non-maximum suppression (default: the model's)")
+    parser.add_argument("--no-clip", action="store_true", help="count boxes as the model gives them, uncut by the image")
     parser.add_argument("--resize", choices=("letterbox", "stretch"), help="how images get their size")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the fastest there is)")
     parser.add_argument("--half", action="store_true", help="fp16, on CUDA")

@@ -18,6 +18,7 @@ from torch import nn
 
 from models.build import build_model
 from models.config import ModelConfig, load_model_config
+from models.darknet.cfg import declared_classes
 from models.flops import count_bflops
 from utils.arguments import whole_number
 from utils.config import ROOT, ConfigError
@@ -37,7 +38,7 @@ def benchmark(config: ModelConfig, *, num_classes: int, batch_size: int, device:
     model = build_model(config, num_classes).eval()
     height, width = config.size
     row = {
-        "cfg": f"{config.name}.yaml",
+        "cfg": config.file,
         "params": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "bflops": round(count_bflops(model, config.size), 3),
         "img_size": height if height == width else [height, width],
@@ -114,10 +115,10 @@ def _peak_memory(device: torch.device) -> float | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m models.benchmark", description=__doc__)
-    parser.add_argument("cfg", nargs="*", metavar="CFG", help="model files or names in cfg/ (default: all of them)")
+    parser.add_argument("cfg", nargs="*", metavar="CFG", help="models or darknet .cfg files (default: all in cfg/)")
     parser.add_argument("--img-size", type=whole_number, metavar="N", help="side in pixels (default: the model's own)")
     parser.add_argument("--batch-size", type=whole_number, default=1, metavar="N", help="images per run (default 1)")
-    parser.add_argument("--num-classes", type=whole_number, default=80, metavar="N", help="default 80, as COCO")
+    parser.add_argument("--num-classes", type=whole_number, metavar="N", help="default: the .cfg's own, else 80")
     parser.add_argument("--device", help=f"{CHOICES} (default: the fastest there is)")
     parser.add_argument("--threads", type=whole_number, metavar="N", help="CPU threads (default: torch's choice)")
     parser.add_argument("--json", action="store_true", help="print JSON, one object a model")
@@ -130,7 +131,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.img_size:
             configs = [dataclasses.replace(config, image_size=args.img_size) for config in configs]
         rows = [
-            benchmark(config, num_classes=args.num_classes, batch_size=args.batch_size, device=device)
+            benchmark(
+                config,
+                num_classes=args.num_classes or declared_classes(config.backbone) or 80,
+                batch_size=args.batch_size,
+                device=device,
+            )
             for config in configs
         ]
     except ConfigError as error:

@@ -26,7 +26,8 @@ class Detector(nn.Module):
         self.backbone = backbone
         self.neck = neck
         self.head = head
-        self.darknet_header: WeightsHeader | None = None  # of the .weights file that this model is, for writing it again
+        # Of the .weights file that this model came from, for writing the same file again.
+        self.darknet_header: WeightsHeader | None = None
 
     @property
     def stride(self) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from models.darknet.layers import DepthMaxPool, WeightedShortcut
 from models.layers import SPP, Shortcut
 
 
@@ -48,10 +49,20 @@ def _shortcut(module: Shortcut, output: Tensor) -> int:
     return output.numel()
 
 
+def _weighted_shortcut(module: WeightedShortcut, output: Tensor) -> int:
+    return len(module.source_channels) * output.numel()
+
+
+def _depth_max_pool(module: DepthMaxPool, output: Tensor) -> int:
+    return module.in_channels * output[:, 0].numel()
+
+
 _COUNTERS: dict[type[nn.Module], Callable[..., int]] = {
     nn.Conv2d: _convolution,
     nn.MaxPool2d: _pool,
     nn.AvgPool2d: _pool,
     SPP: _pyramid_pooling,
     Shortcut: _shortcut,
+    WeightedShortcut: _weighted_shortcut,
+    DepthMaxPool: _depth_max_pool,
 }

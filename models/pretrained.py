@@ -26,7 +26,7 @@ def start_from_(model: Detector, path: Path) -> None:
         _start_from_darknet_(model, path)
         return
     if path.suffix != ".pt":
-        raise ConfigError(f"--weights {path}: expected a checkpoint of CSPDet (.pt) or a darknet file (.weights, .conv.N)")
+        raise ConfigError(f"--weights {path}: expected a checkpoint (.pt) or a darknet file (.weights, .conv.N)")
     weights = load_checkpoint(path)["ema"]
     loaded, other_shape, absent = load_matching_(model, weights)
     if not loaded:

@@ -1,8 +1,8 @@
 """What test_ddp.py starts with torchrun: several trainings in one process group.
 
 torchrun --nproc_per_node 2 tests/ddp_worker.py RESULT.json RUNS.json
-RUNS.json is a list of {"arguments": [...], "fault": null | "stop" | "nan", "step": k}; the exit status of each run on each
-rank, and the trainings' files, are the result.
+RUNS.json is a list of {"arguments": [...], "fault": null | "stop" | "nan", "step": k}; RESULT.json gets the exit status
+of each run on each rank.
 """
 
 from __future__ import annotations

@@ -23,10 +23,10 @@ from utils.training.stop import Stop
 
 TIMES = ("seconds", "images_per_second", "data_wait_share")
 ALL_AT_ONCE = (
-    ("--epochs", "3", "--batch-size", "3", "--seed", "11")
-    + ("--set", "nominal_batch_size=6", "--set", "augment.multi_scale=0.5", "--set", "augment.mixup=0.5")
-    + ("--set", "optimizer.lr=0.01", "--set", "augment.close_mosaic=0.3")
-    + ("--set", "augment.albumentations=[{type: GaussNoise, p: 0.5}]")
+    *("--epochs", "3", "--batch-size", "3", "--seed", "11"),
+    *("--set", "nominal_batch_size=6", "--set", "augment.multi_scale=0.5", "--set", "augment.mixup=0.5"),
+    *("--set", "optimizer.lr=0.01", "--set", "augment.close_mosaic=0.3"),
+    *("--set", "augment.albumentations=[{type: GaussNoise, p: 0.5}]"),
 )
 """Accumulation, several sizes, mosaic, mixup and albumentations: three batches and two steps an epoch."""
 

@@ -34,10 +34,11 @@ class Letterbox:
         scale, pad = self._vectors(boxes)
         return boxes * scale + pad
 
-    def invert(self, boxes: Array) -> Array:
-        """(N, 4) xyxy of the network input -> xyxy of the original image, clipped to it."""
+    def invert(self, boxes: Array, *, clipped: bool = True) -> Array:
+        """(N, 4) xyxy of the network input -> xyxy of the original image, cut to it unless `clipped` is False."""
         scale, pad = self._vectors(boxes)
-        return clip(((boxes - pad) / scale), self.height, self.width)
+        boxes = (boxes - pad) / scale
+        return clip(boxes, self.height, self.width) if clipped else boxes
 
     def _vectors(self, boxes: Array) -> tuple[Array, Array]:
         scale = (self.scale_x, self.scale_y, self.scale_x, self.scale_y)

@@ -175,9 +175,9 @@ class Detections:
         """The same detections in main memory."""
         return Detections(self.boxes.cpu(), self.scores.cpu(), self.labels.cpu())
 
-    def to_original(self, letterbox: Letterbox) -> Detections:
-        """Boxes mapped back to the original image and clipped to it."""
-        return Detections(letterbox.invert(self.boxes), self.scores, self.labels)
+    def to_original(self, letterbox: Letterbox, *, clipped: bool = True) -> Detections:
+        """Boxes mapped back to the original image and cut to it unless `clipped` is False."""
+        return Detections(letterbox.invert(self.boxes, clipped=clipped), self.scores, self.labels)
 
     def select(self, mask: Tensor) -> Detections:
         """The detections where `mask` (N,) is true."""

@@ -9,16 +9,15 @@ from typing import Any
 
 import torch
 
+from models.darknet.describe import write_sections
 from models.darknet.graph import plan_levels
+from models.darknet.keys import ALIASES, KINDS, REFUSED, convert, known_keys
 from models.darknet.plan import plan_layers
-from models.darknet.sections import ALIASES, KINDS, REFUSED, Section, convert, known_keys
-from models.darknet.trace import write_sections
+from models.darknet.sections import Section
 from models.detector import Detector
 from utils.config import ConfigError, nearest
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_SIZE = (416, 416)
 
 
 def read_cfg(path: Path) -> list[Section]:
@@ -37,8 +36,8 @@ def read_cfg(path: Path) -> list[Section]:
 def parse_cfg(text: str, *, where: str) -> list[Section]:
     """The sections of a cfg text, [net] first.
 
-    Lines are `[section]`, `key=value`, blank, or comments after # or ;. As in darknet, spaces mean nothing and the first
-    of two equal keys counts. Keys that darknet does not know are ignored, with a warning.
+    Lines are `[section]`, `key=value`, blank, or comments after # or ;. As in darknet, spaces mean nothing and the
+    first of two equal keys counts. Keys that darknet does not know are ignored, with a warning.
 
     Args:
         where: the file, for messages.

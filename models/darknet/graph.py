@@ -107,10 +107,11 @@ def _check_alike(levels: Sequence[Level]) -> None:
 
 
 class DarknetGraph(nn.Module):
-    """The layers of a darknet cfg, in the file's order; gives the maps that the convolutions before the yolo layers read.
+    """The layers of a darknet cfg, in the file's order, up to the convolutions before the yolo layers.
 
-    Those convolutions are the head's, as in our own models, so a cfg trains on any number of classes. A cfg without yolo
-    layers is a classifier and gives one map, (B, classes, 1, 1): the logits that its softmax would see.
+    Those convolutions are the head's, as in our own models, so a cfg trains on any number of classes; the graph gives
+    the maps that they read. A cfg without yolo layers is a classifier and gives one map, (B, classes, 1, 1): the logits
+    that its softmax would see.
 
     Args:
         sections: the plain values of `Section.to_plain`, [net] first.

@@ -132,6 +132,7 @@ class DepthMaxPool(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
+        self.in_channels = in_channels
         self.out_channels = out_channels
         self.rounds = math.ceil(in_channels / out_channels)
         self.missing = self.rounds * out_channels - in_channels

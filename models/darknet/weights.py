@@ -8,7 +8,6 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -178,7 +177,7 @@ def load_weights_(model: Detector | DarknetGraph, path: Path, *, partial: bool =
         classes = classes_in_file(model, len(numbers)) if partial else None
         if classes is not None:
             sizes = [_with_classes(model, layer, classes) for layer in layers]
-        elif not partial or len(numbers) not in np.cumsum(sizes):
+        elif not partial or len(numbers) not in np.cumsum(sizes):  # none is no part either
             raise ConfigError(_misfit(path, layers, numbers))
     start, loaded, skipped = 0, [], 0
     for layer, size in zip(layers, sizes, strict=True):
@@ -240,7 +239,9 @@ def _read_header(path: Path, *, wide: bool | None = None) -> WeightsHeader:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
     if len(data) < 20:
-        raise ConfigError(f"{path}: expected a darknet weights file, found {len(data)} bytes; it was cut off or is empty")
+        raise ConfigError(
+            f"{path}: expected a darknet weights file, found {len(data)} bytes; it was cut off or is empty"
+        )
     header = WeightsHeader.unpack(data, wide=wide)
     if not 0 <= header.major <= 1000 or not 0 <= header.minor <= 1000:
         raise ConfigError(
@@ -262,6 +263,8 @@ def _read(path: Path, expected: int) -> tuple[WeightsHeader, np.ndarray]:
             f"{path}: expected a header of {header.size} bytes and numbers of 4 bytes, found {size:,} bytes; the file "
             "was cut off or changed"
         )
+    if size == header.size:
+        return header, np.empty(0, "<f4")
     return header, np.memmap(path, "<f4", "r", offset=header.size, shape=((size - header.size) // 4,))
 
 

@@ -18,6 +18,10 @@ TOLERANCE_HALF = 2e-2
 """The same for weights in fp16, which are off by up to 2^-11 each."""
 
 
+class ExportError(Exception):
+    """The exported model does not give what the original gives."""
+
+
 @dataclass(frozen=True)
 class Difference:
     """The largest differences between two predictors; infinite where they disagree about what is a number.
@@ -42,11 +46,20 @@ class Difference:
 
 
 def compare(original: Predictor, exported: Predictor, shapes: Sequence[tuple[int, int, int]]) -> Difference:
-    """Run both beside each other on the CPU, on made-up images of every (batch, height, width)."""
+    """Run both beside each other on the CPU, on made-up images of every (batch, height, width).
+
+    Raises:
+        ExportError: the exported model does not run.
+    """
     pixels, boxes, scores = [], [], []
     for index, shape in enumerate(shapes):
         images = made_up_images(shape, seed=index)
-        (wanted_boxes, wanted_scores), (found_boxes, found_scores) = original.predict(images), exported.predict(images)
+        wanted_boxes, wanted_scores = original.predict(images)
+        try:
+            found_boxes, found_scores = exported.predict(images)
+        except Exception as error:  # every runtime has exceptions of its own
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise ExportError(f"it does not run on {shape[0]} x {shape[1]} x {shape[2]} images: {reason}") from error
         if found_boxes.shape != wanted_boxes.shape or found_scores.shape != wanted_scores.shape:
             return Difference(math.inf, math.inf, math.inf)
         apart = (found_boxes - wanted_boxes).abs()

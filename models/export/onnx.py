@@ -44,6 +44,8 @@ def write_onnx(model: Detector, path: Path, spec: ExportSpec) -> None:
     graph = onnx.load(str(path))
     if spec.half:
         halve_weights_(graph)
+    for output, width in zip(graph.graph.output, (4, len(spec.info.names)), strict=True):
+        output.type.tensor_type.shape.dim[2].dim_value = width  # lost on the way where sizes are open
     onnx.helper.set_model_props(graph, spec.metadata)
     onnx.checker.check_model(graph, full_check=True)
     onnx.save(graph, str(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -14,16 +15,22 @@ from utils.dist import is_distributed, sum_over_ranks
 
 
 class Stop:
-    """Whether somebody asked the run to end; a second Ctrl-C ends it at once."""
+    """Whether somebody asked the run to end; a second Ctrl-C ends it at once.
+
+    Signals less than two seconds after the first are the same request: a cluster tells every process of a job, and
+    torchrun then tells its own once more.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.since = 0.0
 
     def receive(self, number: int, _: FrameType | None) -> None:
         """Signal handler."""
-        if self.signal is not None:
+        if self.signal is None:
+            self.signal, self.since = number, time.monotonic()
+        elif time.monotonic() - self.since > 2:
             raise KeyboardInterrupt
-        self.signal = number
 
     def requested(self, device: torch.device) -> bool:
         """Whether to stop now; all ranks get the same answer at the same step."""

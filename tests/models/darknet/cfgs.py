@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 ANCHORS_A = "10,13, 16,30, 33,23, 30,61, 62,45, 59,119, 116,90, 156,198, 373,326"
 ANCHORS_B = "12,16, 19,36, 40,28, 36,75, 76,55, 72,146, 142,110, 192,243, 459,401"
@@ -104,21 +105,21 @@ def csp_resnet(cfg: Cfg, *, groups: int = 1, hidden: Sequence[int], t2: Sequence
         cfg.conv(64 if stage == 0 and not elastic else width, act=split)
         for _ in range(depth):
             block_input = cfg.last
-
-            def branch(wide: int, convs: int = groups) -> int:
-                cfg.conv(wide)
-                cfg.conv(wide, 3, groups=convs)
-                return cfg.conv(width if not elastic else wide, act="linear")
-
             if elastic:
-                elastic_block(cfg, lambda: branch(hidden[stage], max(groups // 2, 1)))
+                elastic_block(cfg, partial(_bottleneck, cfg, hidden[stage], hidden[stage], max(groups // 2, 1)))
             else:
-                branch(hidden[stage])
+                _bottleneck(cfg, hidden[stage], width, groups)
             cfg.shortcut(block_input, act)
         t1 = cfg.conv(width)
         cfg.route(t1, bypass)
         taps.append(cfg.conv(t2[stage]))
     return taps[1], taps[2], taps[3]
+
+
+def _bottleneck(cfg: Cfg, hidden: int, out: int, groups: int) -> int:
+    cfg.conv(hidden)
+    cfg.conv(hidden, 3, groups=groups)
+    return cfg.conv(out, act="linear")
 
 
 def elastic_block(cfg: Cfg, branch: Callable[[], int]) -> int:
@@ -341,6 +342,7 @@ def panet_spp(cfg: Cfg, taps: Taps, anchors: str, *, scales: Sequence[float] = (
 
 
 def yolov3_head(cfg: Cfg, taps: Taps, *, with_spp: bool = False) -> None:
+    end = 0
     for level, (mask, width) in enumerate((("6,7,8", 512), ("3,4,5", 256), ("0,1,2", 128))):
         if level:
             cfg.route(end)
@@ -477,17 +479,19 @@ def _yolov3(*, with_spp: bool) -> Callable[[Cfg], None]:
     return whole
 
 
-_YOLOV4 = {"scales": (1.2, 1.1, 1.05), "iou_loss": "ciou", "iou_thresh": 0.213, "nms_kind": "greedynms", "beta_nms": 0.6}
+_YOLOV4 = {
+    "scales": (1.2, 1.1, 1.05),
+    "iou_loss": "ciou",
+    "iou_thresh": 0.213,
+    "nms_kind": "greedynms",
+    "beta_nms": 0.6,
+}
 
 NETWORKS = {
-    "csresnext50-panet-spp": Network(
-        _panet(csresnext50), 138, 57030845, 47.098, 416, yaml="cspresnext50-panet-spp"
-    ),
+    "csresnext50-panet-spp": Network(_panet(csresnext50), 138, 57030845, 47.098, 416, yaml="cspresnext50-panet-spp"),
     "csresnet50-panet-spp": Network(_panet(csresnet50), 138, 58399933, 49.313, 416, yaml="cspresnet50-panet-spp"),
     "csdarknet53-panet-spp": Network(_panet(csdarknet53), 162, 64429405, 60.137, 416, yaml="cspdarknet53-panet-spp"),
-    "yolov4": Network(
-        _panet(csdarknet53, ANCHORS_B, **_YOLOV4), 162, 64429405, 128.459, 608, "mish", yaml="yolov4"
-    ),
+    "yolov4": Network(_panet(csdarknet53, ANCHORS_B, **_YOLOV4), 162, 64429405, 128.459, 608, "mish", yaml="yolov4"),
     "yolov4-tiny": Network(yolov4_tiny, 38, 6062814, 6.910, 416, yaml="yolov4-tiny"),
     "yolov3": Network(_yolov3(with_spp=False), 107, 62001757, 65.879, 416, yaml="yolov3"),
     "yolov3-spp": Network(_yolov3(with_spp=True), 114, 63052381, 141.531, 608, yaml="yolov3-spp"),
@@ -507,7 +511,11 @@ NETWORKS = {
     "darknet": Network(_classifier(darknet_reference), 16, 7323480, 0.967, 256),
     "resnet10": Network(_classifier(resnet10), 17, 5248936, 2.274, 256),
     "resnet50": Network(
-        _classifier(lambda c: resnet(c, groups=1, hidden=(64, 128, 256, 512)), before_pool=True), 69, 22825896, 10.007, 256
+        _classifier(lambda c: resnet(c, groups=1, hidden=(64, 128, 256, 512)), before_pool=True),
+        69,
+        22825896,
+        10.007,
+        256,
     ),
     "resnext50": Network(
         _classifier(lambda c: resnet(c, groups=32, hidden=(128, 256, 512, 1024))),

@@ -51,9 +51,7 @@ def opencv_maps(cfg: Cfg, weights: Path, images: Tensor) -> list[np.ndarray]:
     """What OpenCV computes for the convolutions before the yolo layers in the file's order, or for the logits."""
     if not hasattr(cv2.dnn, "readNetFromDarknet"):
         pytest.skip("this OpenCV has no darknet reader (OpenCV 5); the comparison needs OpenCV 4")
-    net = cv2.dnn.readNetFromDarknet(
-        np.frombuffer(cfg.text().encode(), np.uint8), np.fromfile(weights, np.uint8)
-    )
+    net = cv2.dnn.readNetFromDarknet(np.frombuffer(cfg.text().encode(), np.uint8), np.fromfile(weights, np.uint8))
     net.setInput(np.ascontiguousarray(images.numpy()))
     kinds = [block.partition("]")[0].strip("[") for block in cfg.blocks]
     yolos = [f"conv_{index - 1}" for index, kind in enumerate(kinds) if kind == "yolo"]

@@ -84,6 +84,7 @@ def small_model(name: str) -> Detector:
             nn.init.normal_(module.running_mean, 0, 0.2)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
     for conv in model.head.convs:
+        nn.init.normal_(conv.weight, 0, 0.2)
         nn.init.normal_(conv.bias, 0, 1)
     return model.eval()
 

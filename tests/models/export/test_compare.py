@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.export.compare import Difference, compare, made_up_images
+from models.export.compare import Difference, ExportError, compare, made_up_images
 from models.info import Predictor
 from tests.models.export.models import INFO
 
@@ -58,6 +58,16 @@ def test_what_is_no_number_or_has_another_shape_is_infinitely_far(value: float) 
     ):
         assert found.scores == math.inf
         assert not found.within(1e9)
+
+
+def test_a_model_that_does_not_run_is_named() -> None:
+    class Broken(Fixed):
+        def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            raise KeyError("no such node\nand more")
+
+    boxes, scores = torch.ones(1, 5, 4), torch.ones(1, 5, 2)
+    with pytest.raises(ExportError, match="does not run on 1 x 64 x 96 images: 'no such node"):
+        compare(Fixed(boxes, scores), Broken(boxes, scores), SHAPES)
 
 
 def test_images_differ_within_a_batch_and_between_seeds_and_are_made_again() -> None:

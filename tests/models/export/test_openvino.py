@@ -26,7 +26,7 @@ def openvino():
         pytest.skip("openvino is not installed")
 
 
-@pytest.mark.parametrize("name", ["cspdet-n", "csppeleenet-prn", "darknet"])
+@pytest.mark.parametrize("name", ["cspdet-n", "darknet"])
 def test_open_sizes_give_what_pytorch_gives(name: str, tmp_path: Path) -> None:
     model = small_model(name)
     spec = spec_of(model, dynamic=True)
@@ -60,10 +60,17 @@ def test_the_usage_counter_that_comes_with_openvino_is_never_loaded(tmp_path: Pa
     (counter / "__init__.py").write_text(f"open({str(tmp_path / 'loaded')!r}, 'w').close()\n")
     (counter / "backend" / "__init__.py").touch()
     (counter / "backend" / "backend_ga4.py").touch()
-    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}] + {sys.path!r}; "
-    subprocess.run([sys.executable, "-c", code + "import openvino_telemetry"], check=True)
-    assert (tmp_path / "loaded").is_file(), "the stand-in does not work; the test would prove nothing"
-    (tmp_path / "loaded").unlink()
-    code += "from models.runtimes import import_openvino; import_openvino().Core()"
-    subprocess.run([sys.executable, "-c", code], check=True)
-    assert not (tmp_path / "loaded").exists()
+    code = f"""
+import sys
+from pathlib import Path
+loaded = Path({str(tmp_path / "loaded")!r})
+sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}, *{sys.path!r}]
+from models.runtimes import import_openvino
+import_openvino().Core()
+assert not loaded.exists()
+del sys.modules["openvino_telemetry"]
+import openvino_telemetry
+assert loaded.exists(), "the stand-in does not work, and the test proves nothing"
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,180 @@
+"""What a darknet cfg may hold: kinds of sections, their keys, and what each key takes (spec 4.2 and 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+ACTIVATIONS = ("leaky", "relu", "mish", "swish", "logistic", "linear", "relu6", "tanh")
+YES_NO = ("0", "1")
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What the sections of one kind may hold; every other key is unknown to darknet too.
+
+    Args:
+        used: key -> what it takes ('int', 'float', 'ints', 'floats', 'text', or the words allowed).
+        neutral: keys that change what the layer computes in a way not offered here -> the values that switch that off.
+        training: keys of darknet's own training, read and kept; here the recipe says how to train.
+    """
+
+    used: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    neutral: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    training: Sequence[str] = ()
+
+
+def convert(value: str | float, kind: str | tuple[str, ...]) -> Any:
+    """A value as written, as what its key takes.
+
+    Raises:
+        ValueError: says what was expected and found.
+    """
+    if isinstance(kind, tuple):
+        if str(value) not in kind:
+            raise ValueError(f"expected one of {', '.join(kind)}, found '{value}'")
+        return str(value)
+    if kind == "text":
+        return str(value)
+    reader, word = (int, "whole number") if kind.startswith("int") else (float, "number")
+    many = kind.endswith("s")
+    try:
+        # darknet lets a list end with a comma
+        found = [reader(part) for part in (str(value).rstrip(", ").split(",") if many else [value])]
+    except ValueError:
+        expected = f"{word}s with commas between" if many else f"a {word}"
+        raise ValueError(f"expected {expected}, found '{value}'") from None
+    return found if many else found[0]
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_EVERY_LAYER = _words(
+    "burnin_update clip dont_update dontload dontloadscales learning_rate numload onlyforward stopbackward "
+    "train_only_bn truth unsupervised"
+)
+
+_NET = Keys(
+    used={"width": "int", "height": "int", "channels": "int", "letter_box": YES_NO},
+    training=_words(
+        "batch subdivisions time_steps track augment_speed dynamic_minibatch optimized_memory workspace_size_limit_MB "
+        "learning_rate learning_rate_min batches_per_cycle batches_cycle_mult sgdr_cycle sgdr_mult momentum decay "
+        "max_batches burn_in power policy step steps scale scales seq_scales gamma warmup max_chart_loss loss_scale "
+        "adam B1 B2 eps inputs max_crop min_crop center flip angle aspect saturation exposure hue blur gaussian_noise "
+        "mixup cutmix mosaic mosaic_bound contrastive contrastive_jit_flip contrastive_color contrastive_min_step "
+        "label_smooth_eps resize_step attention adversarial_lr ema_alpha equidistant_point try_fix_nan "
+        "num_sigmas_reject_badlabels badlabels_rejection_percentage badlabels_reject_threshold weights_reject_freq "
+        "state_constrain use_cuda_graph sequential_subdivisions show_receptive_field unsupervised full_batch "
+        "no_augment hierarchy"
+    ),
+)
+
+_CONVOLUTIONAL = Keys(
+    used={
+        "filters": "int",
+        "size": "int",
+        "stride": "int",
+        "stride_x": "int",
+        "stride_y": "int",
+        "groups": "int",
+        "dilation": "int",
+        "pad": "int",
+        "padding": "int",
+        "batch_normalize": "int",
+        "cbn": "int",
+        "activation": ACTIVATIONS,
+    },
+    neutral={
+        "antialiasing": ("0",),
+        "binary": ("0",),
+        "bin_output": ("0",),
+        "flipped": ("0",),
+        "rotate": ("0",),
+        "share_index": (),
+        "stretch": ("0",),
+        "stretch_sway": ("0",),
+        "sway": ("0",),
+        "xnor": ("0",),
+    },
+    training=("angle", "assisted_excitation", "dot", "grad_centr", "reverse"),
+)
+
+_YOLO = Keys(
+    used={
+        "mask": "ints",
+        "anchors": "floats",
+        "num": "int",
+        "classes": "int",
+        "scale_x_y": "float",
+        "new_coords": YES_NO,
+        "iou_loss": ("mse", "iou", "giou", "diou", "ciou"),
+        "nms_kind": ("default", "greedynms", "diounms"),
+        "beta_nms": "float",
+    },
+    training=_words(
+        "jitter resize random max ignore_thresh truth_thresh iou_thresh iou_thresh_kind iou_normalizer obj_normalizer "
+        "cls_normalizer delta_normalizer max_delta label_smooth_eps counters_per_class focal_loss objectness_smooth "
+        "map show_details embedding_layer sim_thresh dets_for_track dets_for_show track_ciou_norm track_history_size"
+    ),
+)
+
+_POOL = {"size": "int", "stride": "int", "stride_x": "int", "stride_y": "int", "padding": "int"}
+_FROM_MAP = {"from": "int", "activation": ACTIVATIONS}
+
+KINDS: dict[str, Keys] = {
+    "net": _NET,
+    "convolutional": _CONVOLUTIONAL,
+    "route": Keys(used={"layers": "ints", "groups": "int", "group_id": "int"}),
+    "shortcut": Keys(
+        used={
+            "from": "ints",
+            "activation": ACTIVATIONS,
+            "weights_type": ("none", "per_feature", "per_layer", "per_channel"),
+            "weights_normalization": ("none", "relu", "avg_relu", "softmax"),
+        },
+        training=("assisted_excitation",),
+    ),
+    "maxpool": Keys(used={**_POOL, "maxpool_depth": YES_NO, "out_channels": "int"}, neutral={"antialiasing": ("0",)}),
+    "local_avgpool": Keys(used=_POOL, neutral={"antialiasing": ("0",)}),
+    "upsample": Keys(used={"stride": "int", "scale": "float"}),
+    "sam": Keys(used=_FROM_MAP),
+    "scale_channels": Keys(used={**_FROM_MAP, "scale_wh": YES_NO}),
+    "avgpool": Keys(),
+    "dropout": Keys(
+        used={
+            "probability": "float",
+            "dropblock": YES_NO,
+            "dropblock_size_rel": "float",
+            "dropblock_size_abs": "int",
+        }
+    ),
+    "softmax": Keys(neutral={"groups": ("1",), "temperature": ("1", "1.0"), "spatial": ("0",)}, training=("noloss",)),
+    "cost": Keys(training=("type", "scale", "ratio", "noobj", "thresh")),
+    "yolo": _YOLO,
+}
+"""Kinds of sections that can be built."""
+
+ALIASES = {
+    "network": "net",
+    "conv": "convolutional",
+    "max": "maxpool",
+    "avg": "avgpool",
+    "local_avg": "local_avgpool",
+    "soft": "softmax",
+}
+
+REFUSED = _words(
+    "Gaussian_yolo region detection contrastive connected conn deconvolutional deconv local activation act batchnorm "
+    "lrn normalization reorg reorg3d reorg_old crop empty silence implicit history rnn crnn gru lstm conv_lstm iseg"
+)
+"""Kinds that darknet knows and this project does not build."""
+
+
+def known_keys(kind: str) -> dict[str, str | tuple[str, ...]]:
+    """Every key of a section kind, with what it takes."""
+    keys = KINDS[kind]
+    every = dict.fromkeys((*keys.training, *keys.neutral, *(() if kind == "net" else _EVERY_LAYER)), "text")
+    return {**every, **keys.used}

@@ -1,0 +1,138 @@
+"""Our models as darknet cfgs: the authors' files section by section, and the same maps from what was written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from models.build import build_model
+from models.config import load_model_config
+from models.darknet.cfg import cfg_text, parse_cfg
+from models.darknet.weights import load_weights_
+from models.detector import Detector
+from tests.models.darknet.cfgs import NETWORKS
+from tests.models.darknet.common import build_text, randomise_, saved
+from utils.config import ROOT, ConfigError
+
+OURS = sorted(path.stem for path in (ROOT / "cfg").glob("*.yaml"))
+PUBLISHED = sorted(name for name, network in NETWORKS.items() if network.yaml in OURS)
+
+
+def test_layers_are_those_of_the_authors_files() -> None:
+    assert {"csresnext50-panet-spp", "csresnet50-panet-spp", "csdarknet53-panet-spp"} <= set(PUBLISHED)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_sections_are_those_of_the_authors_files(name: str) -> None:
+    network = NETWORKS[name]
+    with torch.device("meta"):
+        model = build_model(load_model_config(network.yaml), 80)
+    text = cfg_text(model, image_size=(network.size, network.size))
+    written, expected = (parse_cfg(each, where=name) for each in (text, network.cfg().text()))
+    assert len(written) == len(expected)
+    for ours, theirs in zip(written[1:], expected[1:], strict=True):
+        assert ours.kind == theirs.kind
+        if ours.kind != "yolo":  # theirs say more, of training
+            assert ours.options == theirs.options, theirs.where
+
+
+@pytest.mark.parametrize("name", ["cspdet-n", "csppeleenet-prn"])
+def test_what_is_written_computes_the_same(name: str, tmp_path: Path) -> None:
+    thin = {
+        "cspdet-n": ["backbone.channels=[8, 16, 24, 32]", "neck.channels=[8, 16, 24]"],
+        "csppeleenet-prn": ["backbone.depths=[1, 1, 2, 1]", "head.size=square", "head.scale_xy=2"],
+    }
+    model = build_model(load_model_config(name, thin[name]), 3)
+    randomise_(model)
+    text = cfg_text(model, image_size=(64, 96), resize="letterbox")
+    assert text.startswith("[net]\nbatch=1\nsubdivisions=1\nwidth=96\nheight=64\nchannels=3\nletter_box=1\n")
+    again = build_text(text)
+    load_weights_(again, saved(model, tmp_path))
+    images = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        first, second = (each.eval().predict(images) for each in (model, again))
+    for one, two in zip(first, second, strict=True):
+        torch.testing.assert_close(one, two)
+    assert cfg_text(again) == text, "written once more, it is the same"
+
+
+def test_a_cfg_keeps_its_text_but_for_classes_and_anchors() -> None:
+    text = NETWORKS["yolov4-tiny"].cfg(divide=16).text()
+    same = cfg_text(build_text(text))
+    sections = parse_cfg(text, where="x")
+    assert [s.options for s in parse_cfg(same, where="y")] == [s.options for s in sections]
+    model = build_text(text, num_classes=2)
+    with torch.no_grad():
+        model.head.anchors_0[0] = torch.tensor([20.5, 30.0])
+    again = parse_cfg(cfg_text(model, image_size=(64, 32), resize="letterbox"), where="y")
+    assert again[0].options == {**sections[0].options, "height": 64, "width": 32, "letter_box": 1}
+    yolos = [section for section in again if section.kind == "yolo"]
+    assert [yolo.options["mask"] for yolo in yolos] == ["2,3,4", "0,1,2"]
+    assert all(yolo.options["anchors"] == "20.5,30,37,58,81,82,135,169,344,319" for yolo in yolos)
+    assert all((yolo.options["classes"], yolo.options["num"]) == (2, 5) for yolo in yolos)
+    assert build_text(cfg_text(model)).head.anchors[0].tolist() == [[20.5, 30], [37, 58], [81, 82]]
+
+
+class Between(nn.Module):
+    """A backbone that ends in something."""
+
+    def __init__(self, backbone: nn.Module, step) -> None:
+        super().__init__()
+        self.features, self.backbone, self.step = backbone.features, backbone, step
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        maps = self.backbone(images)
+        return [*maps[:-1], self.step(maps[-1])]
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (lambda x: x.relu(), "darknet has no section for 'relu"),
+        (nn.Dropout2d(0.5), "darknet has no section for 'backbone.step' \\(Dropout2d\\)"),
+        (nn.MaxPool2d(4, 1, 1), "darknet has no pool like"),
+        (nn.Upsample(scale_factor=2, mode="bilinear"), "upsamples by repetition only"),
+        (lambda x: torch.cat((x[:, 1:9], x[:, :1], x[:, 9:]), dim=1), "darknet cuts maps into equal parts only"),
+        (lambda x: torch.cat((x, x), dim=2), "joins by dimension 2"),
+        (lambda x: x if x.mean() > 0 else -x, "its steps depend on the image"),
+    ],
+)
+def test_what_darknet_does_not_have_is_named(step, message: str) -> None:
+    config = load_model_config("cspdet-n", ["backbone.channels=[8, 16, 24, 32]", "neck.channels=[8, 16, 24]"])
+    model = build_model(config, 2)
+    with pytest.raises(ConfigError, match=message):
+        cfg_text(Detector(Between(model.backbone, step), model.neck, model.head), image_size=(64, 64))
+
+
+def test_gates_and_sums_become_sections(tmp_path: Path) -> None:
+    """sigmoid(conv(x)) * x is [sam], a product with a pooled map [scale_channels], x + y [shortcut]."""
+    config = load_model_config(
+        "cspdet-n", ["backbone.channels=[8, 16, 24, 32]", "neck.channels=[8, 16, 24]", "neck.activation=linear"]
+    )
+    model = build_model(config, 2)
+
+    class Gates(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.squeeze = nn.Conv2d(32, 32, 1), nn.Conv2d(32, 32, 1)
+            self.pool, self.logistic = nn.AdaptiveAvgPool2d(1), nn.Sigmoid()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x * self.logistic(self.conv(x))
+            x = torch.sigmoid(self.squeeze(self.pool(x))) * x
+            first, second = x.chunk(2, dim=1)
+            return torch.cat((second, first), dim=1) + x
+
+    model = Detector(Between(model.backbone, Gates()), model.neck, model.head)
+    randomise_(model)
+    text = cfg_text(model, image_size=(64, 64))
+    assert all(f"[{kind}]" in text for kind in ("sam", "avgpool", "scale_channels"))
+    again = build_text(text)
+    load_weights_(again, saved(model, tmp_path))
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        for one, two in zip(model.eval()(images), again.eval()(images), strict=True):
+            torch.testing.assert_close(one, two)
