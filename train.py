@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Options as in docs/reference.md."""
     parser = argparse.ArgumentParser(description="Train a detector.", allow_abbrev=False)
-    parser.add_argument("--cfg", help="model: a path, or a name in cfg/")
+    parser.add_argument("--cfg", help="model: a path, or a name in cfg/; or a darknet .cfg")
     parser.add_argument("--data", nargs="?", const="shapes", help="data YAML (default: shapes, the embedded set)")
     parser.add_argument("--hyp", help="recipe: a path, or a name in cfg/train/ (default: default; for shapes: shapes)")
     parser.add_argument("--weights", help="checkpoint, or darknet .weights or .conv.N file, to start from")

@@ -201,7 +201,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--iou-thres", type=share, default=0.65, help="NMS removes overlaps above this IoU (0 to 1)")
     parser.add_argument("--max-det", type=whole_number, default=100, help="detections kept in an image")
     parser.add_argument("--nms", choices=NMS_KINDS, help="kind of non-maximum suppression (default: the model's)")
-    parser.add_argument("--no-clip", action="store_true", help="count boxes as the model gives them, uncut by the image")
+    parser.add_argument("--no-clip", action="store_true", help="count boxes as they come, not cut to the image")
     parser.add_argument("--resize", choices=("letterbox", "stretch"), help="how images get their size")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the fastest there is)")
     parser.add_argument("--half", action="store_true", help="fp16, on CUDA")

@@ -455,8 +455,7 @@ def test_a_number_that_is_not_finite_stops_before_the_weights_move(
         (["--set", "freeze=[bakbone]"], "freeze: .*Did you mean 'backbone'"),
         (["--set", "loss.boxx=ciou"], "boxx: unknown key.*Did you mean 'box'"),
         (["--set", "augment.albumentations=[{type: Blurr}]"], "Blurr: unknown transform.*'Blur'"),
-        (["--epochs", "0"], "epochs: expected a whole number of at least 1, found 0"),
-        (["--batch-size", "0"], "batch_size: expected a whole number of at least 1, found 0"),
+        (["--set", "epochs=0"], "default.yaml: epochs: expected a whole number of at least 1, found 0"),
         (["--img-size", "100"], "--img-size.*multiples of 16.*the nearest is 96 x 96"),
         (["--seed", "-1"], "seed: expected a whole number of at least 0, found -1"),
         (["--workers", "-1"], "workers: expected a whole number of at least 0, found -1"),
@@ -479,6 +478,17 @@ def test_a_wrong_command_line_ends_in_one_message(
     assert re.search(message, error), error
     assert error.startswith("error: ")
     assert len(error.splitlines()) == 1, error
+
+
+@pytest.mark.parametrize("option", ["--epochs", "--batch-size", "--img-size"])
+@pytest.mark.parametrize("value", ["0", "many", "-3"])
+def test_a_number_that_is_none_ends_with_status_2(
+    command: list[str], capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        train.main([*command, option, value])
+    assert caught.value.code == 2
+    assert f"argument {option}: " in capsys.readouterr().err
 
 
 def test_a_mistake_is_told_before_a_run_folder_is_made(command: list[str], tmp_path: Path) -> None:

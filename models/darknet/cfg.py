@@ -11,7 +11,7 @@ import torch
 
 from models.darknet.describe import write_sections
 from models.darknet.graph import plan_levels
-from models.darknet.keys import ALIASES, KINDS, REFUSED, convert, known_keys
+from models.darknet.keys import ALIASES, KINDS, REFUSED, convert, known_keys, neutral_keys
 from models.darknet.plan import plan_layers
 from models.darknet.sections import Section
 from models.detector import Detector
@@ -102,7 +102,7 @@ def _add_option_(options: dict[str, str | int], kind: str, line: str, where: str
     key, equals, value = line.partition("=")
     if not equals or not key:
         raise ValueError(f"expected key=value or [section], found '{line}'")
-    known, neutral = known_keys(kind), KINDS[kind].neutral
+    known, neutral = known_keys(kind), neutral_keys(kind)
     if key not in known:
         near = nearest(key, known)
         hint = f" Did you mean '{near}'?" if near else ""

@@ -52,9 +52,15 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-_EVERY_LAYER = _words(
-    "burnin_update clip dont_update dontload dontloadscales learning_rate numload onlyforward stopbackward "
-    "train_only_bn truth unsupervised"
+_EVERY_LAYER = Keys(
+    neutral={
+        "dontload": ("0",),
+        "dontloadscales": ("0",),
+        "numload": ("0",),
+    },  # they change what the weights file holds
+    training=_words(
+        "burnin_update clip dont_update learning_rate onlyforward stopbackward train_only_bn truth unsupervised"
+    ),
 )
 
 _NET = Keys(
@@ -176,5 +182,13 @@ REFUSED = _words(
 def known_keys(kind: str) -> dict[str, str | tuple[str, ...]]:
     """Every key of a section kind, with what it takes."""
     keys = KINDS[kind]
-    every = dict.fromkeys((*keys.training, *keys.neutral, *(() if kind == "net" else _EVERY_LAYER)), "text")
-    return {**every, **keys.used}
+    return {**dict.fromkeys((*neutral_keys(kind), *keys.training, *_common(kind).training), "text"), **keys.used}
+
+
+def neutral_keys(kind: str) -> dict[str, tuple[str, ...]]:
+    """Keys of a section kind that must be switched off, with the values that do so."""
+    return {**KINDS[kind].neutral, **_common(kind).neutral}
+
+
+def _common(kind: str) -> Keys:
+    return Keys() if kind == "net" else _EVERY_LAYER

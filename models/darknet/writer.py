@@ -163,9 +163,10 @@ def _write_pool(writer: Writer, node: fx.Node, module: nn.MaxPool2d | nn.AvgPool
     writer.reach(writer.place[node.args[0]])
     size, stride, padding = module.kernel_size, module.stride, module.padding
     height, width = writer.shapes[node.args[0].name][2:]
-    same = stride == 1 and padding == size // 2 and size % 2 == 1
+    inside = isinstance(module, nn.MaxPool2d) or not module.count_include_pad
+    same = stride == 1 and padding == size // 2 and size % 2 == 1 and inside
     halves = (size, stride, padding) == (2, 2, 0) and (module.ceil_mode or height % 2 == width % 2 == 0)
-    if not same and not halves:
+    if getattr(module, "dilation", 1) != 1 or not (same or halves):
         raise ConfigError(f"darknet has no pool like '{node.target}': {module}")
     kind = "maxpool" if isinstance(module, nn.MaxPool2d) else "local_avgpool"
     return writer.emit(kind, size=size, stride=stride)

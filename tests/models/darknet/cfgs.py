@@ -438,8 +438,6 @@ class Network:
         write: adds its layers to a Cfg.
         layers, floats: of the cfg and its weights file; `bflops` at `size`.
         yaml: the model file in cfg/ with the same network, if there is one.
-        divide: how thin a quick test may make it.
-        fits: the least factor between image side and 1 for quick tests.
     """
 
     write: Callable[[Cfg], None]
@@ -449,7 +447,6 @@ class Network:
     size: int
     activation: str = "leaky"
     yaml: str | None = None
-    divide: int = 4
 
     def cfg(self, *, size: int | None = None, divide: int = 1) -> Cfg:
         cfg = Cfg(size or self.size, divide, self.activation)
@@ -527,4 +524,3 @@ NETWORKS = {
     "mobilenet-v2": Network(_classifier(mobilenet_v2), 66, 3540136, 0.859, 224, "relu"),
     "csmobilenet-v2": Network(_classifier(csmobilenet_v2), 81, 2568448, 0.764, 224, "relu"),
 }
-DETECTORS = tuple(name for name, network in NETWORKS.items() if network.layers and "[yolo]" in network.cfg().text())
