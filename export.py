@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> Path:
     difference, files = export(original, args.format, output, spec)
     print(f"Largest difference from the original: {difference}")
     for file in files:
-        print(f"Wrote {file} ({file.stat().st_size / 1e6:.2g} MB)")
+        print(f"Wrote {file} ({max(file.stat().st_size / 1e6, 0.1):.1f} MB)")
     print(f"Next: python val.py --weights {output} --data DATA, or python detect.py --weights {output} --source SOURCE")
     return output
 

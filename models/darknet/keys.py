@@ -53,11 +53,8 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 _EVERY_LAYER = Keys(
-    neutral={
-        "dontload": ("0",),
-        "dontloadscales": ("0",),
-        "numload": ("0",),
-    },  # they change what the weights file holds
+    # These change what the weights file holds.
+    neutral={"dontload": ("0",), "dontloadscales": ("0",), "numload": ("0",)},
     training=_words(
         "burnin_update clip dont_update learning_rate onlyforward stopbackward train_only_bn truth unsupervised"
     ),

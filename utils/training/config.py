@@ -23,10 +23,10 @@ class OptimizerConfig:
         clip_norm: largest norm of the gradient of all weights together; null: no clipping.
     """
 
-    type: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 0.01
+    type: Literal["sgd", "adamw"] = "adamw"
+    lr: float = 0.002
     momentum: float = 0.9
-    weight_decay: float = 0.0005
+    weight_decay: float = 0.05
     clip_norm: float | None = 10.0
 
     def __post_init__(self) -> None:

@@ -40,7 +40,7 @@ def test_every_parameter_is_in_one_group_and_only_weights_decay(kind: str) -> No
 
 
 def test_sgd_without_momentum_is_plain() -> None:
-    assert not build_optimizer(Net(), OptimizerConfig(momentum=0)).param_groups[0]["nesterov"]
+    assert not build_optimizer(Net(), OptimizerConfig(type="sgd", momentum=0)).param_groups[0]["nesterov"]
 
 
 def test_freezing_nothing_changes_nothing() -> None:
