@@ -326,7 +326,8 @@ def finish(job: Job, log: MetricLog) -> None:
     predictor = open_predictor(job.run.best, device=job.stepper.device)
     metric = metric_of(val, recipe, backend="pycocotools")
     figures = evaluate(predictor, loader_of(val, job.config), metric, **protocol(recipe))
-    text = json.dumps({**figures, "protocol": protocol(recipe)}, indent=2, ensure_ascii=False)
+    how = {"image_size": list(job.config.image_size), "precision": predictor.precision, "resize": predictor.resize}
+    text = json.dumps({**figures, "protocol": protocol(recipe) | how}, indent=2, ensure_ascii=False)
     (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
     plots.plot_results(folder / "results.csv", folder / "results.png")
     recall, precision = metric.pr_curves()
