@@ -172,7 +172,7 @@ def output_path(wanted: str | None, weights: Path, suffix: str) -> Path:
     if output.is_dir():
         output = output / weights.with_suffix(suffix).name
     if output.suffix != suffix:
-        raise ConfigError(f"--output {output}: expected a folder, or a file {output.stem}{suffix}")
+        raise ConfigError(f"--output {output}: expected a folder that exists, or a file {output.stem}{suffix}")
     if output.resolve() == weights.resolve():
         raise ConfigError(f"--output: {output} is what is to be exported; name another file")
     return output

@@ -40,8 +40,10 @@ class OnnxPredictor(Predictor):
                 f"{path}: this ONNX Runtime cannot use {device}; use --device cpu, or for CUDA install "
                 "onnxruntime-gpu in its place"
             )
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong is raised too; said once is enough
         try:
-            self.session = onnxruntime.InferenceSession(str(path), providers=providers)
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # ONNX Runtime's own exceptions share no other base
             raise ConfigError(f"{path}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from None
         source = self.session.get_inputs()[0]

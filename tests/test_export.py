@@ -178,7 +178,7 @@ def test_weights_left_out_are_the_newest_training(weights: Path, tmp_path: Path,
     [
         (lambda p: ["--weights", str(p / "no.pt")], "no.pt: no such file"),
         (lambda p: ["--img-size", "100"], "--img-size: expected multiples of 32"),
-        (lambda p: ["--output", str(p / "model.onnx")], "expected a folder, or a file model.torchscript"),
+        (lambda p: ["--output", str(p / "model.onnx")], "expected a folder that exists, or a file model.torchscript"),
         (lambda p: ["--weights", str(p / "x.h5")], "expected .pt, .weights"),
         (lambda p: ["--format", "darknet", "--half"], "--half: darknet's files know no such thing"),
         (lambda p: ["--format", "darknet", "--dynamic"], "--dynamic: darknet's files know no such thing"),
