@@ -7,12 +7,12 @@ torchrun --nproc_per_node 8 train.py ...                          # on several G
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import logging
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,26 +22,28 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from data.config import check_same_classes, load_data_config, read_split, summarize
-from data.dataset import TrainDataset
+from data.config import load_data_config
 from data.images import read_image
-from data.loader import CACHE_BYTES, TrainSampler, build_eval_loader, build_train_loader, default_workers
+from data.loader import TrainSampler, default_workers
+from data.splits import DataSplits, eval_loader_of, read_splits, train_loader_of
 from models.build import build_criterion, build_model, check_image_size
 from models.config import load_model_config, model_config_from
 from models.detector import Detector
 from models.predictor import ModelPredictor, open_predictor
 from models.pretrained import start_from_
 from utils import dist, plots
-from utils.arguments import whole_number
 from utils.config import ROOT, ConfigError, to_plain
 from utils.device import select_device
-from utils.log import MetricLog, Progress, duration, error_text, setup_logging
-from utils.metrics.detection import FIGURES, DetectionMetric
-from utils.run import Run
+from utils.log import MetricLog, Progress, error_text, setup_logging
+from utils.metrics.detection import DetectionMetric
+from utils.run import Run, write_whole
 from utils.structures import LabelledImages
 from utils.training.checkpoint import load_checkpoint, replace_with_link, save_checkpoint, versions
+from utils.training.clock import StepClock
 from utils.training.config import RecipeConfig, TrainConfig, load_recipe, saved_config
+from utils.training.epoch_log import EpochLog, progress_note
 from utils.training.optim import freeze_, keep_frozen_statistics_
+from utils.training.options import FIXED_BY_A_RUN, parse_train_args, total_epochs
 from utils.training.state import TrainState, amp_dtype
 from utils.training.step import Stepper, train_step
 from utils.training.stop import Stop, graceful_stop
@@ -52,7 +54,7 @@ logger = logging.getLogger(__name__)
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    args = parse_args(argv)
+    args = parse_train_args(argv)
     setup_logging(rank=dist.launched_rank())
     try:
         device = select_device(args.device, local_rank=dist.local_rank())
@@ -67,46 +69,14 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    """Options as in docs/reference.md."""
-    parser = argparse.ArgumentParser(description="Train a detector.", allow_abbrev=False)
-    parser.add_argument("--cfg", help="model: a path, or a name in cfg/; or a darknet .cfg")
-    parser.add_argument("--data", nargs="?", const="shapes", help="data YAML (default: shapes, the embedded set)")
-    parser.add_argument("--hyp", help="recipe: a path, or a name in cfg/train/ (default: default; for shapes: shapes)")
-    parser.add_argument("--weights", help="checkpoint, or darknet .weights or .conv.N file, to start from")
-    parser.add_argument("--epochs", type=whole_number, help="passes over the training images")
-    parser.add_argument("--batch-size", type=whole_number, help="images in a batch, over all processes")
-    parser.add_argument("--img-size", type=whole_number, help="side of the network input in pixels")
-    parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the fastest there is)")
-    parser.add_argument("--workers", type=int, help="loader processes (default: half the cores, at most 8)")
-    parser.add_argument("--threads", type=whole_number, help="CPU threads of PyTorch (default: its own choice)")
-    parser.add_argument("--seed", type=int, help="of weights, order and augmentation (default: 0)")
-    parser.add_argument("--resume", nargs="?", const="", metavar="RUN", help="continue a run (default: the newest)")
-    parser.add_argument("--project", default=str(ROOT / "runs" / "train"), help="folder of runs")
-    parser.add_argument("--name", default="exp", help="folder of this run in PROJECT; never overwritten")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a key of the recipe (optimizer.lr=0.01) or of the model (model.neck.spp_kernels=null); may be repeated",
-    )
-    return parser.parse_args(argv)
-
-
-def resolve(args: argparse.Namespace) -> tuple[TrainConfig, Run | None]:
+def resolve(args: Namespace) -> tuple[TrainConfig, Run | None]:
     """The configuration that the command line asks for, and the run to resume, if any.
 
     Raises:
         ConfigError: anything wrong with the command line or a file that it names.
     """
     if args.resume is not None:
-        fixed = ("cfg", "data", "hyp", "weights", "epochs", "batch_size", "img_size", "seed", "set")
-        given = [f"--{name.replace('_', '-')}" for name in fixed if getattr(args, name) not in (None, [])]
-        if given:
-            raise ConfigError(f"--resume continues a run as it was started; leave out {', '.join(given)}")
-        run = Run.find(args.resume, Path(args.project))
-        return saved_config(run.folder / "config.yaml", workers=args.workers), run
+        return resume_config(args)
     if args.cfg is None:
         known = ", ".join(sorted(path.name for path in (ROOT / "cfg").glob("*.yaml")))
         raise ConfigError(f"--cfg is missing: name a model, for example --cfg csppeleenet-prn.yaml. Known: {known}")
@@ -115,61 +85,66 @@ def resolve(args: argparse.Namespace) -> tuple[TrainConfig, Run | None]:
     for_recipe = [text for text in args.set if not text.startswith("model.")]
     model = load_model_config(args.cfg, for_model)
     recipe = load_recipe(args.hyp or ("shapes" if data == "shapes" else "default"), for_recipe)
-    options = {"epochs": args.epochs, "batch_size": args.batch_size, "image_size": args.img_size}
+    size = args.batch_size if args.batch_size != "auto" else None
+    options = {"epochs": total_epochs(args.epochs), "batch_size": size, "image_size": args.img_size}
+    options["deterministic"] = args.deterministic or None
     recipe = replace(recipe, **{key: value for key, value in options.items() if value is not None})
     size = (recipe.image_size, recipe.image_size) if recipe.image_size else model.size
     workers = default_workers() if args.workers is None else args.workers
     return TrainConfig(to_plain(model), recipe, data, size, args.weights, args.seed or 0, workers), None
 
 
-def train(config: TrainConfig, run: Run | None, args: argparse.Namespace, device: torch.device, stop: Stop) -> int:
+def resume_config(args: Namespace) -> tuple[TrainConfig, Run]:
+    """The configuration of the run that --resume names, with the processes and epochs of the command line.
+
+    More epochs stretch the schedule: from here on the learning rate is that of the longer training at the same step.
+
+    Raises:
+        ConfigError: no such run, or an option that a run keeps.
+    """
+    given = [f"--{name.replace('_', '-')}" for name in FIXED_BY_A_RUN if getattr(args, name) not in (None, [])]
+    if given:
+        raise ConfigError(f"--resume continues a run as it was started; leave out {', '.join(given)}")
+    run = Run.find(args.resume, Path(args.project))
+    config = saved_config(run.folder / "config.yaml", workers=args.workers)
+    epochs = total_epochs(args.epochs, planned=config.recipe.epochs)
+    if epochs is not None and epochs < config.recipe.epochs:
+        planned = config.recipe.epochs
+        raise ConfigError(f"--epochs {epochs}: the run was planned for {planned}; --resume can only lengthen it")
+    return replace(config, recipe=replace(config.recipe, epochs=epochs or config.recipe.epochs)), run
+
+
+def train(config: TrainConfig, run: Run | None, args: Namespace, device: torch.device, stop: Stop) -> int:
     """Train from the start, or on from `run`; returns the exit status."""
     if args.threads:
         torch.set_num_threads(args.threads)
     recipe = config.recipe
-    images = read_data(config.data)  # before the process group starts: scanning may take long
+    images = read_splits(config.data)  # before the process group starts: scanning may take long
     with dist.process_group(device):
-        fresh = run is None or not run.last.is_file()
+        fresh = run is None or not run.checkpoint.is_file()
         torch.manual_seed(config.seed)
         model = build_trainable(config, len(images.names), device, fresh=fresh)
         state = TrainState.create(model, recipe, device)
         # The folder comes last: a mistake in the configuration leaves none behind.
         job = Job.create(config, images, model, device, open_run=lambda: run or start_run(config, args))
-        folder = job.run.folder
         if not fresh:
-            state.load_state_dict(load_checkpoint(job.run.last))
-            logger.info("Continuing %s after epoch %d, batch %d", folder, state.epoch, state.batch)
-        log = MetricLog(folder, finished_epochs=state.epoch) if dist.rank() == 0 else None
+            resume_(job, state)
+        log = open_log(job, state) if dist.rank() == 0 else None
         describe(job, state)
         for epoch in range(state.epoch, recipe.epochs):
-            evaluated = epoch % recipe.evaluation.interval == 0
-            if recipe.patience and evaluated and epoch - state.best_epoch >= recipe.patience:
-                logger.info("No better AP for %d epochs: stopping early after epoch %d", recipe.patience, epoch)
+            if out_of_patience(recipe, state):
+                logger.info("No better result for %d epochs: stopping early after epoch %d", recipe.patience, epoch)
                 break
             if not train_one_epoch(job, state, stop):
                 save(job, state)
-                logger.info("Stopped and saved. Continue with: python train.py --resume %s", folder)
+                logger.info("Stopped and saved. Continue with: python train.py --resume %s", job.run.folder)
                 return 128 + (stop.signal or 15)
             record(job, state, log, validate(job, state))
-        if dist.rank() == 0:
+        if log is not None:
             finish(job, log)
             log.close()
         dist.barrier()
     return 0
-
-
-@dataclass(frozen=True)
-class DataSplits:
-    """The two splits of a training run."""
-
-    train: LabelledImages
-    val: LabelledImages
-    source: str
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Class names by label."""
-        return self.train.names
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +161,6 @@ class Job:
     images: DataSplits
     stepper: Stepper
     loader: DataLoader
-    sampler: TrainSampler
     val_loader: DataLoader
     metric: DetectionMetric
 
@@ -201,55 +175,72 @@ class Job:
         open_run: Callable[[], Run],
     ) -> Job:
         """Loaders, loss and metric of a run, and last its folder."""
-        recipe, size, resize = config.recipe, config.image_size, config.model["resize"]
-        dataset = TrainDataset(images.train, recipe.augment, image_size=size, resize=resize, seed=config.seed)
-        if recipe.cache:
-            dataset.fill_cache(limit_bytes=CACHE_BYTES)
-        sampler = TrainSampler(
-            len(dataset),
-            batch_size=recipe.batch_size,
-            image_size=size,
-            multi_scale=recipe.augment.multi_scale,
-            stride=model.stride,
-            mix_epochs=recipe.mosaic_epochs,
-            seed=config.seed,
-            rank=dist.rank(),
-            world_size=dist.world_size(),
-        )
+        recipe, ranks = config.recipe, {"rank": dist.rank(), "world_size": dist.world_size()}
+        cuda = device.type == "cuda"
+        loader = train_loader_of(images.train, config, stride=model.stride, pin_memory=cuda, **ranks)
         forward: nn.Module = dist.wrap(model, device)
         stepper = Stepper(
             forward=torch.compile(forward) if recipe.compile else forward,
             criterion=build_criterion(model, recipe.loss, where="recipe: loss"),
             recipe=recipe,
-            steps_per_epoch=-(-sampler.batches // recipe.accumulate),
+            steps_per_epoch=-(-loader.batch_sampler.batches // recipe.accumulate),
             device=device,
+            clock=StepClock(device),
         )
-        loader = build_train_loader(dataset, sampler, workers=config.workers, pin_memory=device.type == "cuda")
-        val_loader = loader_of(images.val, config, rank=dist.rank(), world_size=dist.world_size())
-        metric = metric_of(images.val, recipe)
-        return cls(config, open_run(), images, stepper, loader, sampler, val_loader, metric)
+        val_loader = eval_loader_of(images.val, config, **ranks)
+        return cls(config, open_run(), images, stepper, loader, val_loader, metric_of(images.val, recipe))
+
+    @property
+    def sampler(self) -> TrainSampler:
+        """Which images each batch has."""
+        return self.loader.batch_sampler
+
+
+def resume_(job: Job, state: TrainState) -> None:
+    """Put the run's checkpoint into `state`, and more epochs than before into config.yaml."""
+    state.load_state_dict(load_checkpoint(job.run.checkpoint))
+    epochs = job.config.recipe.epochs
+    if dist.rank() == 0 and saved_config(job.run.folder / "config.yaml").recipe.epochs != epochs:
+        job.run.save_config(to_plain(job.config))
+        logger.info("Now %d epochs; from here on the learning rate is that of so long a training", epochs)
+    logger.info("Continuing %s after epoch %d, batch %d", job.run.folder, state.epoch, state.batch)
+
+
+def open_log(job: Job, state: TrainState) -> EpochLog:
+    """The tables of the run, without rows of epochs that are yet to come."""
+    table = MetricLog(job.run.folder, finished_epochs=state.epoch)
+    epochs, workers = job.config.recipe.epochs, job.config.workers
+    return EpochLog(table, epochs=epochs, columns=job.metric.columns, workers=workers)
+
+
+def out_of_patience(recipe: RecipeConfig, state: TrainState) -> bool:
+    """Whether too many epochs have gone by without a better result; asked after evaluations only."""
+    evaluated = state.epoch % recipe.evaluation.interval == 0
+    return bool(recipe.patience) and evaluated and state.epoch - state.best_epoch >= recipe.patience
 
 
 def train_one_epoch(job: Job, state: TrainState, stop: Stop) -> bool:
     """The rest of the current epoch; False when somebody asked to stop before its end."""
-    recipe, quiet = job.config.recipe, dist.rank() != 0
+    recipe, clock, quiet = job.config.recipe, job.stepper.clock, dist.rank() != 0
     state.model.train()
     keep_frozen_statistics_(state.model, recipe.freeze)
     job.sampler.set_position(state.epoch, state.batch)
     title = f"Epoch {state.epoch + 1}/{recipe.epochs}"
+    clock.restart()
     last_save = mark = time.perf_counter()
     with Progress(job.sampler.batches, title, start=state.batch, quiet=quiet) as progress:
         for batches in grouped(job.loader, recipe.accumulate):
-            begin = time.perf_counter()
+            clock.lap("wait")
             if state.step < 3 and not quiet:
                 picture = job.run.folder / f"train_batch{state.step}.png"
                 plots.plot_batch(batches[0].images, batches[0].targets, job.images.names, picture)
+                clock.restart()
             terms = train_step(job.stepper, state, batches)
             now = time.perf_counter()
             state.batch += len(batches)
             state.count({f"loss/{name}": value for name, value in terms.items()})
-            state.count({"steps": 1, "images": len(batches) * recipe.batch_size})
-            state.count({"seconds": now - mark, "wait": begin - mark})
+            state.count({"steps": 1, "images": len(batches) * recipe.batch_size, "seconds": now - mark})
+            state.count({f"time/{part}": seconds for part, seconds in clock.take().items()})
             mark = now
             for _ in batches:
                 progress.advance(progress_note(state.sums))
@@ -258,6 +249,7 @@ def train_one_epoch(job: Job, state: TrainState, stop: Stop) -> bool:
             if now - last_save > 60 * recipe.save_minutes:
                 save(job, state)
                 last_save = now
+    state.count({f"time/{part}": seconds for part, seconds in clock.take(wait=True).items()})
     return True
 
 
@@ -279,27 +271,20 @@ def validate(job: Job, state: TrainState) -> dict[str, Any] | None:
         device=job.stepper.device,
     )
     job.metric.reset()
-    return evaluate(predictor, job.val_loader, job.metric, **protocol(recipe), over_ranks=dist.is_distributed())
+    begin = time.perf_counter()
+    figures = evaluate(predictor, job.val_loader, job.metric, **protocol(recipe), over_ranks=dist.is_distributed())
+    state.count({"time/evaluation": time.perf_counter() - begin})
+    return figures
 
 
-def record(job: Job, state: TrainState, log: MetricLog | None, figures: dict[str, Any] | None) -> None:
+def record(job: Job, state: TrainState, log: EpochLog | None, figures: dict[str, Any] | None) -> None:
     """Note the epoch in results.csv, TensorBoard and the console, then save last.pt and, if it is better, best.pt."""
-    sums, recipe = state.sums, job.config.recipe
-    improved = figures is not None and figures["AP"] > state.best
+    main = job.metric.columns[0]
+    improved = figures is not None and figures[main] > state.best
     if improved:
-        state.best, state.best_epoch = figures["AP"], state.epoch
-    losses = {key: value / sums["steps"] for key, value in sums.items() if key.startswith("loss/")}
-    scores = {key: figures[key] if figures else None for key in ("AP", "AP50", "AP75")}
-    speed = {"seconds": sums["seconds"], "images_per_second": sums["images"] / sums["seconds"]}
-    share = {"data_wait_share": sums["wait"] / sums["seconds"]}
+        state.best, state.best_epoch = figures[main], state.epoch
     if log is not None:
-        log.log(state.epoch, {**losses, **scores, "lr": state.optimizer.param_groups[0]["lr"], **speed, **share})
-        shown = "  ".join(f"{key.removeprefix('loss/')} {value:.3f}" for key, value in losses.items())
-        found = "  ".join(f"{key} {value:.3f}" for key, value in scores.items()) if figures else "not evaluated"
-        pace = f"{speed['images_per_second']:.1f} images/s"
-        left = duration((recipe.epochs - state.epoch) * speed["seconds"])
-        star = " *" if improved else ""
-        logger.info("Epoch %d/%d  %s  %s%s  %s  %s left", state.epoch, recipe.epochs, shown, found, star, pace, left)
+        log.write(state, figures, improved=improved)
     state.sums = {}
     save(job, state, figures=figures)
     if improved and dist.rank() == 0:
@@ -314,21 +299,23 @@ def save(job: Job, state: TrainState, *, figures: dict[str, Any] | None = None) 
         "names": list(job.images.names),
         "category_ids": list(job.images.train.category_ids),
         "resize": job.config.model["resize"],
-        "metrics": {key: figures[key] for key in FIGURES} if figures else None,
+        "metrics": {key: value for key, value in figures.items() if isinstance(value, int | float)}
+        if figures
+        else None,
         "versions": versions(),
     }
     save_checkpoint(job.run.last, about | state.state_dict())
 
 
-def finish(job: Job, log: MetricLog) -> None:
+def finish(job: Job, log: EpochLog) -> None:
     """The COCO table of best.pt, metrics.json, the last pictures, and what to type next."""
     folder, val, recipe = job.run.folder, job.images.val, job.config.recipe
     predictor = open_predictor(job.run.best, device=job.stepper.device)
     metric = metric_of(val, recipe, backend="pycocotools")
-    figures = evaluate(predictor, loader_of(val, job.config), metric, **protocol(recipe))
+    figures = evaluate(predictor, eval_loader_of(val, job.config), metric, **protocol(recipe))
     how = {"image_size": list(job.config.image_size), "precision": predictor.precision, "resize": predictor.resize}
     text = json.dumps({**figures, "protocol": protocol(recipe) | how}, indent=2, ensure_ascii=False)
-    (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    write_whole(folder / "metrics.json", text + "\n")
     plots.plot_results(folder / "results.csv", folder / "results.png")
     recall, precision = metric.pr_curves()
     plots.plot_pr_curves(recall, precision, folder / "pr_curve.png")
@@ -337,8 +324,8 @@ def finish(job: Job, log: MetricLog) -> None:
         for sample in val.samples[:12]
     )
     plots.plot_predictions(pairs, val.names, folder / "val_predictions.png")
-    log.pictures(sorted(folder.glob("*.png")))
-    log.pr_curves(recall, precision)
+    log.table.pictures(sorted(folder.glob("*.png")))
+    log.table.pr_curves(recall, precision)
     print(f"\nbest.pt on {job.images.source}, val, {len(val)} images, counted by pycocotools:\n{metric.table()}\n")
     source = val.samples[0].path.parent
     print(f"Results: {folder}\nNext: python detect.py --weights {job.run.best} --source {source}")
@@ -349,23 +336,7 @@ def protocol(recipe: RecipeConfig) -> dict[str, Any]:
     return {key: getattr(recipe.evaluation, key) for key in ("conf_thres", "iou_thres", "max_det")}
 
 
-def read_data(source: str) -> DataSplits:
-    """The training and validation split, with every bad label told.
-
-    Raises:
-        ConfigError: a split that is missing or has no image, or two splits with other classes.
-    """
-    config = load_data_config(source)
-    splits = {split: read_split(config, split) for split in ("train", "val")}
-    for split, images in splits.items():
-        if images.problems:
-            logger.warning("%s: %s", split, summarize(images.problems))
-    check_same_classes(splits["train"], splits["val"])
-    # Only validation needs its ground truth; COCO's segmentations would fill the memory of every loader process.
-    return DataSplits(replace(splits["train"], ground_truth={}), splits["val"], source)
-
-
-def start_run(config: TrainConfig, args: argparse.Namespace) -> Run:
+def start_run(config: TrainConfig, args: Namespace) -> Run:
     """A new run folder, made by rank 0."""
     folder = None
     if dist.rank() == 0:
@@ -382,19 +353,6 @@ def build_trainable(config: TrainConfig, num_classes: int, device: torch.device,
     freeze_(model, config.recipe.freeze)
     memory_format = torch.channels_last if config.recipe.channels_last else torch.preserve_format
     return model.to(device, memory_format=memory_format)
-
-
-def loader_of(images: LabelledImages, config: TrainConfig, *, rank: int = 0, world_size: int = 1) -> DataLoader:
-    """Batches of a split as at inference."""
-    return build_eval_loader(
-        images,
-        image_size=config.image_size,
-        resize=config.model["resize"],
-        batch_size=config.recipe.batch_size,
-        workers=config.workers,
-        rank=rank,
-        world_size=world_size,
-    )
 
 
 def metric_of(images: LabelledImages, recipe: RecipeConfig, *, backend: str | None = None) -> DetectionMetric:
@@ -428,12 +386,6 @@ def grouped(loader: DataLoader, size: int) -> Iterator[list]:
     batches = iter(loader)
     while group := list(itertools.islice(batches, size)):
         yield group
-
-
-def progress_note(sums: dict[str, float]) -> str:
-    """Mean losses and speed of the epoch so far."""
-    terms = (f"{key[5:]} {value / sums['steps']:.3f}" for key, value in sums.items() if key.startswith("loss/"))
-    return f"{' '.join(terms)}, {sums['images'] / sums['seconds']:.1f} images/s"
 
 
 if __name__ == "__main__":

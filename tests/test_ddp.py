@@ -105,7 +105,7 @@ def test_what_was_measured_is_what_was_saved(folder: Path, tiny_coco: Path) -> N
         config = train.saved_config(folder / name / "config.yaml")
         predictor = train.open_predictor(folder / name / "weights" / "last.pt", device="cpu")
         metric = train.metric_of(images, config.recipe)
-        found = train.evaluate(predictor, train.loader_of(images, config), metric, **train.protocol(config.recipe))
+        found = train.evaluate(predictor, train.eval_loader_of(images, config), metric, **train.protocol(config.recipe))
         for key, value in state["metrics"].items():
             assert found[key] == pytest.approx(value, abs=1e-6), key
 

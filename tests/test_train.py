@@ -18,10 +18,12 @@ from torch import nn
 
 import train
 from utils.config import ROOT, load_yaml
+from utils.metrics.coco import FIGURES
 from utils.training.checkpoint import load_checkpoint
+from utils.training.epoch_log import SHARES
 from utils.training.stop import Stop
 
-TIMES = ("seconds", "images_per_second", "data_wait_share")
+TIMES = ("seconds", "images_per_second", *SHARES.values())
 ALL_AT_ONCE = (
     *("--epochs", "3", "--batch-size", "3", "--seed", "11"),
     *("--set", "nominal_batch_size=6", "--set", "augment.multi_scale=0.5", "--set", "augment.mixup=0.5"),
@@ -232,6 +234,26 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_finished_run_can_be_lengthened_and_the_longer_run_resumes_exactly(
+    command: list[str], tmp_path: Path, stop_after: Callable[[int | None], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """+2 epochs in one go, and the same stopped on the way, give the same; config.yaml keeps the new number."""
+    runs = tmp_path / "runs"
+    for name in ("whole", "parts"):
+        assert train.main([*command, "--name", name]) == 0
+    assert train.main(["--resume", str(runs / "whole"), "--epochs", "+2", *cpu()]) == 0
+    assert "Now 4 epochs" in capsys.readouterr().out
+    stop_after(3)
+    assert train.main(["--resume", str(runs / "parts"), "--epochs", "4", *cpu()]) == 143
+    stop_after(None)
+    assert train.main(["--resume", str(runs / "parts"), *cpu()]) == 0
+    assert [row["epoch"] for row in rows(runs / "whole")] == ["1", "2", "3", "4"]
+    assert_same_run(runs / "whole", runs / "parts")
+    assert train.main(["--resume", str(runs / "whole"), "--epochs", "3", *cpu()]) == 2
+    assert "planned for 4; --resume can only lengthen it" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("quick")
 def test_going_on_with_a_finished_run_only_evaluates_again(command: list[str], tmp_path: Path) -> None:
     assert train.main(command) == 0
     run = tmp_path / "runs" / "exp"
@@ -350,7 +372,7 @@ def test_training_stops_early_only_after_evaluations(
     def evaluate(predictor: object, loader: object, metric: object, **options: object) -> dict:
         if "over_ranks" not in options:  # the final evaluation
             return original(predictor, loader, metric, **options)
-        return dict.fromkeys(train.FIGURES, next(values))
+        return dict.fromkeys(FIGURES, next(values))
 
     original = train.evaluate
     monkeypatch.setattr(train, "evaluate", evaluate)

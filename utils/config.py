@@ -138,6 +138,27 @@ def build(kinds: Mapping[str, Callable[..., T]], spec: Any, *, where: str, **der
     Raises:
         ConfigError: every wrong key and value of `spec`, at once.
     """
+    maker, checked = check_spec(kinds, spec, where=where, derived=derived)
+    accepted = inspect.signature(maker).parameters
+    derived = {key: value for key, value in derived.items() if key in accepted}
+    try:
+        return maker(**derived, **checked)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def check_spec(
+    kinds: Mapping[str, Callable[..., T]], spec: Any, *, where: str, derived: Iterable[str] = ()
+) -> tuple[Callable[..., T], dict[str, Any]]:
+    """What `build` would call, and with which arguments beside the derived ones; nothing is built.
+
+    Args:
+        derived: names of arguments that do not come from YAML.
+    Raises:
+        ConfigError: every wrong key and value of `spec`, at once.
+    """
     if not isinstance(spec, Mapping):
         raise ConfigError(f"{where}: expected a mapping with the key 'type' (one of {_list(kinds)}), found {spec!r}")
     kind = spec.get("type")
@@ -149,17 +170,12 @@ def build(kinds: Mapping[str, Callable[..., T]], spec: Any, *, where: str, **der
         near = nearest(str(kind), kinds)
         hint = f" Did you mean '{near}'?" if near else ""
         raise ConfigError(f"{where}.type: '{kind}' is unknown.{hint} Known: {_list(kinds)}")
-    maker = kinds[kind]
     arguments = {key: value for key, value in spec.items() if key != "type"}
-    checked = check_arguments(maker, arguments, where=where, owner=f" for type '{kind}'", derived=set(derived))
-    accepted = inspect.signature(maker).parameters
-    derived = {key: value for key, value in derived.items() if key in accepted}
-    try:
-        return maker(**derived, **checked)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from error
+    owner = f" for type '{kind}'"
+    checked = check_arguments(
+        kinds[kind], arguments, where=where, owner=owner, derived=set(derived), also_known=("type",)
+    )
+    return kinds[kind], checked
 
 
 def to_dataclass(cls: type[T], mapping: Any, *, where: str) -> T:
@@ -182,12 +198,19 @@ def to_dataclass(cls: type[T], mapping: Any, *, where: str) -> T:
 
 
 def check_arguments(
-    maker: Callable[..., Any], arguments: Mapping, *, where: str, owner: str = "", derived: set[str] | None = None
+    maker: Callable[..., Any],
+    arguments: Mapping,
+    *,
+    where: str,
+    owner: str = "",
+    derived: set[str] | None = None,
+    also_known: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Arguments for `maker`, converted to its type hints.
 
     Args:
         derived: parameters that do not come from the configuration.
+        also_known: keys beside the parameters that a misspelt one may have meant.
     Raises:
         ConfigError: unknown and missing keys and values of a wrong type, all of them in one message.
     """
@@ -196,7 +219,7 @@ def check_arguments(
     problems, checked = [], {}
     for key, value in arguments.items():
         if key not in parameters:
-            problems.append(unknown_key(where, key, parameters, owner=owner))
+            problems.append(unknown_key(where, key, (*parameters, *also_known), owner=owner))
             continue
         try:
             checked[key] = check_value(value, hints.get(key, Any), where=f"{where}.{key}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
+
+from utils.run import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -129,12 +131,11 @@ class MetricLog:
     def _write(self) -> None:
         """The whole table, renamed into place, so that a kill leaves no half row."""
         columns = list(dict.fromkeys(key for row in self.rows for key in row))
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, restval="")
-            writer.writeheader()
-            writer.writerows(self.rows)
-        os.replace(temporary, self.path)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_whole(self.path, text.getvalue())
 
     def pictures(self, paths: Sequence[Path]) -> None:
         """Show PNG files in TensorBoard under their names."""

@@ -31,19 +31,40 @@ def new_run_folder(project: Path, name: str) -> Path:
     raise AssertionError("unreachable")
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a UTF-8 file that appears whole or not at all, whenever the program is killed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 @dataclass(frozen=True)
 class Run:
     """Paths of a training run.
 
     Args:
         folder: PROJECT/NAME.
+        start: the checkpoint that --resume named; None goes on from last.pt.
     """
 
     folder: Path
+    start: Path | None = None
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint to continue from."""
+        return self.start or self.last
 
     @property
     def last(self) -> Path:
-        """The checkpoint to continue from."""
+        """The newest checkpoint."""
         return self.folder / "weights" / "last.pt"
 
     @property
@@ -56,9 +77,7 @@ class Run:
         """A new folder with config.yaml and weights/."""
         run = cls(new_run_folder(project, name))
         (run.folder / "weights").mkdir()
-        temporary = run.folder / ".config.yaml.tmp"
-        temporary.write_text(dump_yaml(config), encoding="utf-8")
-        os.replace(temporary, run.folder / "config.yaml")
+        run.save_config(config)
         return run
 
     @classmethod
@@ -68,9 +87,11 @@ class Run:
         Raises:
             ConfigError: no such run, or one without config.yaml.
         """
+        start = None
         if what:
             path = Path(what)
-            folder = path.parent.parent if path.is_file() and path.parent.name == "weights" else path
+            start = path if path.is_file() and path.parent.name == "weights" else None
+            folder = start.parent.parent if start else path
             if not folder.is_dir() and path.name == what and (project / what).is_dir():
                 folder = project / what
         else:
@@ -80,7 +101,12 @@ class Run:
             folder = max(runs, key=_last_change)
         if not (folder / "config.yaml").is_file():
             raise ConfigError(f"--resume {what}: {folder} is not the folder of a run (it has no config.yaml)")
-        return cls(folder)
+        run = cls(folder)
+        return run if start in (None, run.last) else cls(folder, start)
+
+    def save_config(self, config: dict[str, Any]) -> None:
+        """Write config.yaml."""
+        write_whole(self.folder / "config.yaml", dump_yaml(config))
 
     def config(self) -> dict[str, Any]:
         """The resolved configuration that the run was started with."""

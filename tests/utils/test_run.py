@@ -58,3 +58,12 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     stray.touch()
     with pytest.raises(ConfigError, match="is not the folder of a run"):
         Run.find(str(stray), tmp_path)
+
+
+def test_a_checkpoint_that_is_named_is_the_one_to_continue_from(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "exp", {"a": 1})
+    run.best.touch()
+    run.last.touch()
+    assert Run.find(str(run.folder), tmp_path).checkpoint == run.last
+    assert Run.find(str(run.last), tmp_path).checkpoint == run.last
+    assert Run.find(str(run.best), tmp_path).checkpoint == run.best

@@ -31,6 +31,9 @@ class DetectionMetric:
         ValueError: ids that do not fit the ground truth, an annotation without a box, or an option out of its range.
     """
 
+    columns = ("AP", "AP50", "AP75")
+    """The figures that a training shows after each epoch; the first decides which checkpoint is the best."""
+
     def __init__(
         self,
         ground_truth: Mapping[str, Any],

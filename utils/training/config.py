@@ -168,6 +168,7 @@ class RecipeConfig:
         freeze: prefixes of parameter names that stay as they are, for example [backbone].
         patience: stop after this many epochs without a better AP; null: never.
         save_minutes: write last.pt in the middle of an epoch when this many minutes have passed since the last time.
+        deterministic: on CUDA, use only kernels that repeat to the bit (slower); a CPU always repeats.
         loss: arguments of the head's loss (models/losses/).
     """
 
@@ -183,6 +184,7 @@ class RecipeConfig:
     freeze: list[str] = field(default_factory=list)
     patience: int | None = None
     save_minutes: float = 10.0
+    deterministic: bool = False
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)

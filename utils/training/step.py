@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from utils.dist import sum_over_ranks, world_size
 from utils.structures import Batch, Targets
+from utils.training.clock import StepClock
 from utils.training.config import RecipeConfig
 from utils.training.optim import set_norm_momentum_
 from utils.training.schedule import learning_rate_factor
@@ -30,6 +31,7 @@ class Stepper:
         forward: the model as it is called (in DDP, compiled, or itself): images -> raw maps.
         criterion: (raw maps, Targets) -> loss terms, divided by counts over all ranks.
         steps_per_epoch: optimizer updates in an epoch.
+        clock: counts the time of each part of a step.
     """
 
     forward: Callable[[Tensor], list[Tensor]]
@@ -37,6 +39,7 @@ class Stepper:
     recipe: RecipeConfig
     steps_per_epoch: int
     device: torch.device
+    clock: StepClock
 
 
 def train_step(stepper: Stepper, state: TrainState, batches: list[Batch]) -> dict[str, float]:
@@ -57,8 +60,10 @@ def train_step(stepper: Stepper, state: TrainState, batches: list[Batch]) -> dic
             values = dict(zip(terms, sum_over_ranks(torch.stack(list(terms.values()))).tolist(), strict=True))
             if not all(map(math.isfinite, values.values())):
                 raise TrainingDiverged(_message(state, recipe, "loss", values, batch))
+            stepper.clock.lap("forward")
             # The terms are divided by counts over all ranks, and DDP averages over ranks: undo the average.
             state.scaler.scale(sum(terms.values()) * world_size() / len(batches)).backward()
+            stepper.clock.lap("backward")
         for name, value in values.items():
             totals[name] = totals.get(name, 0.0) + value / len(batches)
     state.scaler.unscale_(state.optimizer)
@@ -72,6 +77,7 @@ def train_step(stepper: Stepper, state: TrainState, batches: list[Batch]) -> dic
     state.optimizer.zero_grad()
     state.ema.update_parameters(state.model)
     state.step += 1
+    stepper.clock.lap("optimizer")
     return totals
 
 

@@ -1,0 +1,93 @@
+"""What is written down of an epoch: its row in results.csv and TensorBoard, its line, and at most one advice."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from utils.log import MetricLog, duration
+from utils.training.state import TrainState
+
+logger = logging.getLogger(__name__)
+
+SHARES = {"wait": "data_wait_share", "forward": "forward_share", "backward": "backward_share"}
+SHARES |= {"optimizer": "optimizer_share", "evaluation": "evaluation_share"}
+"""Part of an epoch's time -> column of results.csv."""
+
+
+class EpochLog:
+    """The log of one run.
+
+    Args:
+        table: results.csv and TensorBoard.
+        epochs: planned.
+        columns: figures of an evaluation that are shown.
+        workers: loader processes, for the advice.
+    """
+
+    def __init__(self, table: MetricLog, *, epochs: int, columns: tuple[str, ...], workers: int) -> None:
+        self.table = table
+        self.epochs = epochs
+        self.columns = columns
+        self.workers = workers
+        self.told: set[str] = set()
+
+    def write(self, state: TrainState, figures: Mapping[str, Any] | None, *, improved: bool) -> None:
+        """Note the epoch that `state` has just finished; `figures` are None where it was not evaluated."""
+        sums = state.sums
+        losses = {key: value / sums["steps"] for key, value in sums.items() if key.startswith("loss/")}
+        scores = {key: figures[key] if figures else None for key in self.columns}
+        seconds = sums["seconds"] + sums.get("time/evaluation", 0.0)
+        shares = {column: sums.get(f"time/{part}", 0.0) / seconds for part, column in SHARES.items()}
+        pace = sums["images"] / sums["seconds"]
+        speed = {"seconds": seconds, "images_per_second": pace}
+        row = {**losses, **scores, "lr": state.optimizer.param_groups[0]["lr"], **speed, **shares}
+        self.table.log(state.epoch, row)
+        shown = "  ".join(f"{key.removeprefix('loss/')} {value:.3f}" for key, value in losses.items())
+        found = "  ".join(f"{key} {value:.3f}" for key, value in scores.items()) if figures else "not evaluated"
+        star = " *" if improved else ""
+        left = duration((self.epochs - state.epoch) * seconds)
+        logger.info(
+            "Epoch %d/%d  %s  %s%s  %.1f images/s  %s left", state.epoch, self.epochs, shown, found, star, pace, left
+        )
+        parts = ", ".join(f"{_label(part)} {shares[column]:.0%}" for part, column in SHARES.items())
+        clock = f"{seconds:.1f}s" if seconds < 10 else duration(seconds)
+        logger.info("  time %s: %s", clock, parts)
+        if state.epoch > 1:
+            self._advise({part: shares[column] for part, column in SHARES.items()})
+
+    def _advise(self, shares: Mapping[str, float]) -> None:
+        """Each advice once a run, and the weightiest first."""
+        for part, share in sorted(shares.items(), key=lambda item: -item[1]):
+            advice = advice_for(part, share, workers=self.workers)
+            if advice and part not in self.told:
+                self.told.add(part)
+                logger.info("  Advice: %s", advice)
+                return
+
+    def close(self) -> None:
+        """Finish the TensorBoard file."""
+        self.table.close()
+
+
+def advice_for(part: str, share: float, *, workers: int) -> str | None:
+    """What to change when a part takes out of proportion; None when it does not."""
+    if part == "wait" and share > 0.2:
+        more = f"more loader processes (--workers, now {workers}), cache: true, or images stored smaller"
+        return f"{share:.0%} of the time is spent waiting for images: try {more}"
+    if part == "evaluation" and share > 0.4:
+        return f"evaluation takes {share:.0%} of the time: evaluate less often, --set evaluation.interval=5"
+    if part == "optimizer" and share > 0.25:
+        return f"the optimizer takes {share:.0%} of the time: a larger --batch-size needs fewer steps"
+    return None
+
+
+def _label(part: str) -> str:
+    return "data wait" if part == "wait" else part
+
+
+def progress_note(sums: Mapping[str, float]) -> str:
+    """Mean losses and speed of the epoch so far."""
+    terms = (f"{key[5:]} {value / sums['steps']:.3f}" for key, value in sums.items() if key.startswith("loss/"))
+    return f"{' '.join(terms)}, {sums['images'] / sums['seconds']:.1f} images/s"
