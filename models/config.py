@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from models.darknet.cfg import model_values, read_cfg
-from utils.config import ROOT, ConfigError, apply_overrides, find_file, load_yaml, to_dataclass
+from utils.config import ROOT, ConfigError, apply_overrides, find_file, load_yaml, to_dataclass, unknown_key
+
+FIGURES = ("params", "bflops", "AP", "AP50", "AP75", "APs", "APm", "APl", "top1", "top5", "fps")
+"""What `published` may report: millions of weights, billions of operations, percent, frames a second on `device`."""
+
+
+COUNTED = ("weights", "params", "floats")
+"""What published `params` count, as `counted` says: weights of convolutions (the default), what trains, or all."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +27,11 @@ class ModelConfig:
         backbone, neck, head: each a mapping with `type`; the other keys are that type's keyword arguments. `neck: null`
             joins head and backbone directly.
         image_size: side or [height, width] of the network input in pixels; read it as `size`.
-        resize: how images get that size; 'letterbox' keeps the aspect, 'stretch' does not (darknet's default).
+        resize: how images get that size; 'letterbox' keeps the aspect, 'stretch' does not (darknet's default), 'crop'
+            keeps it and cuts off what is over (classifiers, whose files have it unless they say otherwise).
         nms, beta_nms: kind of non-maximum suppression, as in `postprocess`.
-        published: figures that others reported for this model, one mapping per `image_size`, shown beside ours.
+        published: `FIGURES` that others reported for this model, one mapping per `image_size`, shown beside ours;
+            `unverified` lists those of an entry's keys for which no source was found.
         name: the model's name, by default that of its file; it stands in messages.
     """
 
@@ -29,7 +39,7 @@ class ModelConfig:
     head: dict[str, Any]
     neck: dict[str, Any] | None = None
     image_size: int | list[int] = 416
-    resize: Literal["letterbox", "stretch"] = "letterbox"
+    resize: Literal["letterbox", "stretch", "crop"] = "letterbox"
     nms: Literal["default", "greedynms", "diounms"] = "default"
     beta_nms: float = 0.6
     published: list[dict[str, Any]] = field(default_factory=list)
@@ -40,8 +50,7 @@ class ModelConfig:
         if len(sides) != 2 or min(sides) < 1:
             raise ValueError(f"image_size: expected one side or [height, width], above 0, found {self.image_size}")
         for figures in self.published:
-            if not isinstance(figures.get("image_size"), int):
-                raise ValueError(f"published: expected an image_size in pixels with every entry, found {figures}")
+            _check_published(figures)
 
     @property
     def file(self) -> str:
@@ -55,6 +64,28 @@ class ModelConfig:
             return self.image_size, self.image_size
         height, width = self.image_size
         return height, width
+
+
+def _check_published(figures: Mapping[str, Any]) -> None:
+    """One entry of `published`.
+
+    Raises:
+        ValueError: no image size, an unknown key, a figure that is no number, or `unverified` names what is not there.
+    """
+    if not isinstance(figures.get("image_size"), int):
+        raise ValueError(f"published: expected an image_size in pixels with every entry, found {figures}")
+    known = ("image_size", *FIGURES, "counted", "device", "note", "unverified")
+    for key, value in figures.items():
+        if key not in known:
+            raise ValueError(unknown_key("published", key, known))
+        if key in FIGURES and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise ValueError(f"published.{key}: expected a number, found {value!r}")
+    if figures.get("counted", "weights") not in COUNTED:
+        raise ValueError(f"published.counted: expected one of {', '.join(COUNTED)}, found {figures['counted']!r}")
+    unverified = figures.get("unverified", [])
+    absent = [key for key in unverified if key not in figures] if isinstance(unverified, list) else [unverified]
+    if absent:
+        raise ValueError(f"published.unverified: expected a list of keys of the same entry, found {absent}")
 
 
 def load_model_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> ModelConfig:
@@ -71,7 +102,15 @@ def load_model_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -
     path = find_file(str(name_or_path), folders, suffix=suffix, what="model config")
     values = _load_darknet(path) if suffix == ".cfg" else _load_with_base(path, ())
     values = apply_overrides(values, overrides)
-    return to_dataclass(ModelConfig, {"name": path.stem, **values}, where=f"{path}: model")
+    if isinstance(values.get("head"), Mapping) and values["head"].get("type") == "classify":
+        values.setdefault("resize", "crop")
+    try:
+        return to_dataclass(ModelConfig, {"name": path.stem, **values}, where=f"{path}: model")
+    except ConfigError as error:
+        if {"backbone", "head"} <= values.keys():
+            raise
+        hint = "a variant of another model file names that file with the key 'base'"
+        raise ConfigError(f"{error}; {hint}") from None
 
 
 def model_config_from(values: Mapping[str, Any], *, where: str) -> ModelConfig:
@@ -94,17 +133,30 @@ def _load_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in seen:
         raise ConfigError(f"{path}: base: this file is its own base, by way of {', '.join(map(str, seen))}")
     values = load_yaml(path)
+    known = [*(each.name for each in dataclasses.fields(ModelConfig)), "base"]
+    unknown = [unknown_key(f"{path}: model", key, known) for key in values if key not in known]
+    if unknown:
+        raise ConfigError("\n".join(unknown))
+    _resolve_weights_(values.get("backbone"), path.parent)
     base = values.pop("base", None)
     if base is None:
         return values
     if not isinstance(base, str):
         raise ConfigError(f"{path}: base: expected the name of a model file, found {base!r}")
     beside = path.parent / base
-    file = find_file(str(beside if beside.is_file() else base), [path.parent, ROOT / "cfg"], what=f"{path}: base")
+    folders = list(dict.fromkeys((path.parent.resolve(), ROOT / "cfg")))
+    file = find_file(str(beside if beside.is_file() else base), folders, what=f"{path}: base")
     inherited = _load_with_base(file, (*seen, path.resolve()))
     for own in ("published", "name"):  # they belong to that model, not to its variants
         inherited.pop(own, None)
     return _merge(inherited, values)
+
+
+def _resolve_weights_(backbone: Any, folder: Path) -> None:
+    """Make the file that `backbone.pretrained` names relative to the folder of the YAML file, as all paths are."""
+    name = backbone.get("pretrained") if isinstance(backbone, dict) else None
+    if isinstance(name, str):
+        backbone["pretrained"] = str(folder / Path(name).expanduser())
 
 
 def _merge(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,10 @@ class CSPConfig:
         if not 0 < self.ratio < 1:
             raise ValueError(f"ratio: expected a share between 0 and 1 (exclusive), found {self.ratio}")
 
+    def bypass_of(self, channels: int) -> int:
+        """How many of so many channels go past the blocks; at least one does, and at least one does not."""
+        return min(max(round(channels * self.ratio), 1), channels - 1)
+
 
 class CrossStagePartial(nn.Module):
     """One stage in two parts: part 1 bypasses the blocks, part 2 goes through them, and a fusion joins them.
@@ -50,6 +54,7 @@ class CrossStagePartial(nn.Module):
         blocks: makes the blocks for a part 2 of the given width. Each block has `in_channels` and `out_channels`.
         split_channels: width of both parts together; `in_channels` when left out, and always so for split 'slice'.
         split_activation: of the two split convolutions; `activation` when left out.
+        transition1_ratio: width of transition 1, as a share of what leaves the blocks.
     """
 
     def __init__(
@@ -61,14 +66,16 @@ class CrossStagePartial(nn.Module):
         csp: CSPConfig,
         split_channels: int | None = None,
         split_activation: Activation | None = None,
+        transition1_ratio: float = 1.0,
         activation: Activation = "leaky",
     ) -> None:
         super().__init__()
         total = in_channels if csp.split == "slice" else split_channels or in_channels
-        bypass = min(max(round(total * csp.ratio), 1), total - 1)
+        bypass = csp.bypass_of(total)
         stage = blocks(total - bypass)
         enter, leave = stage[0].in_channels, stage[-1].out_channels
-        fused = leave + bypass
+        narrow = leave if csp.fusion == "first" else max(round(leave * transition1_ratio), 1)
+        fused = narrow + bypass
 
         if csp.split == "slice":
             self.part1: nn.Module = _Slice(0, bypass)
@@ -77,7 +84,7 @@ class CrossStagePartial(nn.Module):
             self.part1 = ConvNormAct(in_channels, bypass, activation=split_activation or activation)
             self.part2 = ConvNormAct(in_channels, enter, activation=split_activation or activation)
         self.blocks = nn.Sequential(*stage)
-        self.transition1 = nn.Identity() if csp.fusion == "first" else ConvNormAct(leave, leave, activation=activation)
+        self.transition1 = nn.Identity() if csp.fusion == "first" else ConvNormAct(leave, narrow, activation=activation)
         self.transition2 = (
             nn.Identity() if csp.fusion == "last" else ConvNormAct(fused, out_channels, activation=activation)
         )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
 from utils.structures import Features
 
 if TYPE_CHECKING:
-    from models.darknet.weights import WeightsHeader
+    from models.darknet.header import WeightsHeader
 
 
 class Detector(nn.Module):
@@ -18,7 +18,7 @@ class Detector(nn.Module):
     Args:
         backbone: images -> maps, finest first; `features` names them.
         neck: maps -> maps; `features` names them.
-        head: maps -> raw maps, and `decode(raw_maps)` -> boxes and scores.
+        head: maps -> raw maps, and `decode(raw_maps)` -> what it predicts; its `task` says what that is.
     """
 
     def __init__(self, backbone: nn.Module, neck: nn.Module, head: nn.Module) -> None:
@@ -26,20 +26,36 @@ class Detector(nn.Module):
         self.backbone = backbone
         self.neck = neck
         self.head = head
+        self.drop: nn.Module = nn.Identity()  # between backbone and neck, for regularization while training
         # Of the .weights file that this model came from, for writing the same file again.
         self.darknet_header: WeightsHeader | None = None
 
     @property
+    def task(self) -> Literal["detect", "classify"]:
+        """What the head does: boxes and their classes, or one class for the image."""
+        return self.head.task
+
+    @property
     def stride(self) -> int:
-        """Pixels per cell of the coarsest map there is; both sides of the images are multiples of it."""
-        return max(*self.neck.features.strides, getattr(self.backbone, "stride", 1))
+        """Both sides of the images are multiples of so many pixels.
+
+        A detector needs whole cells, of the coarsest map there is; a classifier only what its backbone cannot do
+        without, mostly nothing.
+        """
+        needed = getattr(self.backbone, "stride", 1)
+        return needed if self.task == "classify" else max(*self.neck.features.strides, needed)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) RGB in [0, 1] -> the head's raw maps, finest stride first."""
-        return self.head(self.neck(self.backbone(images)))
+        return self.head(self.neck(self.drop(self.backbone(images))))
 
-    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) RGB in [0, 1] -> boxes (B, N, 4) xyxy pixels of these images, and scores (B, N, C) in [0, 1]."""
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor] | Tensor:
+        """(B, 3, H, W) RGB in [0, 1] -> what the head decodes.
+
+        Returns:
+            Of a detector boxes (B, N, 4) xyxy pixels of these images, and scores (B, N, C) in [0, 1]; of a classifier
+            probabilities (B, C).
+        """
         return self.head.decode(self(images))
 
 

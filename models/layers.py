@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,17 +10,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Activation = Literal["leaky", "relu", "mish", "swish", "linear"]
+Activation = Literal["leaky", "leaky_relu", "relu", "mish", "swish", "linear"]
+Attention = Literal["pointwise", "cbam"]
 
 
 def make_activation(name: Activation) -> nn.Module:
-    """The activation of that name; 'linear' is none at all. Leaky has darknet's slope 0.1.
+    """The activation of that name; 'linear' is none at all.
+
+    'leaky' has darknet's slope 0.1; 'leaky_relu' has 0.01, as PyTorch and timm's CSPDarknet-53.
 
     Raises:
         ValueError: the name is unknown.
     """
     if name == "leaky":
         return nn.LeakyReLU(0.1, inplace=True)
+    if name == "leaky_relu":
+        return nn.LeakyReLU(0.01, inplace=True)
     if name == "relu":
         return nn.ReLU(inplace=True)
     if name == "mish":
@@ -28,7 +34,7 @@ def make_activation(name: Activation) -> nn.Module:
         return nn.SiLU()
     if name == "linear":
         return nn.Identity()
-    raise ValueError(f"activation '{name}' is unknown; choose leaky, relu, mish, swish or linear")
+    raise ValueError(f"activation '{name}' is unknown; choose leaky, leaky_relu, relu, mish, swish or linear")
 
 
 class ConvNormAct(nn.Module):
@@ -42,6 +48,7 @@ class ConvNormAct(nn.Module):
         *,
         stride: int = 1,
         groups: int = 1,
+        dilation: int = 1,
         activation: Activation = "leaky",
     ) -> None:
         super().__init__()
@@ -50,7 +57,14 @@ class ConvNormAct(nn.Module):
                 f"a convolution from {in_channels} to {out_channels} channels: expected at least 1 of each"
             )
         self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False
+            in_channels,
+            out_channels,
+            kernel,
+            stride=stride,
+            padding=kernel // 2 * dilation,
+            dilation=dilation,
+            groups=groups,
+            bias=False,
         )
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
         self.norm = nn.BatchNorm2d(out_channels, eps=1e-5, momentum=0.03)
@@ -87,21 +101,138 @@ class Shortcut(nn.Module):
         return self.act(x + source)
 
 
-class ResidualBlock(nn.Module):
-    """Darknet's block: 1x1 to `hidden_channels`, 3x3 back to `channels`, and a shortcut without activation."""
+class WeightedShortcut(nn.Module):
+    """A shortcut of several sources, or with learned weights (BiFPN's fusion), or both.
+
+    Each source is added to the leading channels, as in `Shortcut`. Weights: one for the map itself and one for each
+    source, for the whole map ('per_feature') or for each channel; 'relu' and 'softmax' make them sum to 1.
+
+    Args:
+        channels: of the map; `source_channels`: of each source.
+    """
 
     def __init__(
-        self, channels: int, hidden_channels: int, *, shortcut: bool = True, activation: Activation = "leaky"
+        self,
+        channels: int,
+        source_channels: list[int],
+        *,
+        weights_type: str = "none",
+        normalization: str = "none",
+        activation: Activation = "linear",
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.source_channels = tuple(source_channels)
+        self.normalization = normalization.removeprefix("avg_")
+        self.weights = None
+        if weights_type != "none":
+            columns = channels if weights_type == "per_channel" else 1
+            self.weights = nn.Parameter(torch.ones(len(source_channels) + 1, columns))
+        self.act = make_activation(activation)
+
+    def shares(self) -> Tensor | None:
+        """(1 + sources, 1 or channels) factors of the map and its sources."""
+        if self.weights is None or self.normalization == "none":
+            return self.weights
+        positive = self.weights.relu() if self.normalization == "relu" else self._exponentials()
+        return positive / (positive.sum(dim=0, keepdim=True) + 1e-4)
+
+    def _exponentials(self) -> Tensor:
+        return (self.weights - self.weights.amax(dim=0, keepdim=True)).exp()
+
+    def forward(self, x: Tensor, *sources: Tensor) -> Tensor:
+        """(B, channels, H, W) and sources of the same H and W."""
+        shares = self.shares()
+        total = x if shares is None else x * shares[0].view(1, -1, 1, 1)
+        for index, source in enumerate(sources, 1):
+            source = source[:, : self.channels]
+            source = F.pad(source, (0, 0, 0, 0, 0, self.channels - source.shape[1]))
+            total = total + (source if shares is None else source * shares[index].view(1, -1, 1, 1))
+        return self.act(total)
+
+
+class Maxout(nn.Module):
+    """Maxout over channels: output g is the largest of the channels g, g + out_channels, g + 2 * out_channels, ..."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        if not 1 <= out_channels <= in_channels:
+            raise ValueError(
+                f"Maxout compresses: expected 1 to {in_channels} channels of {in_channels}, found {out_channels}"
+            )
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.rounds = math.ceil(in_channels / out_channels)
+        self.missing = self.rounds * out_channels - in_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, out_channels, H, W)."""
+        if self.missing:
+            x = F.pad(x, (0, 0, 0, 0, 0, self.missing), value=-math.inf)
+        batch, _, height, width = x.shape
+        return x.view(batch, self.rounds, self.out_channels, height, width).amax(dim=1)
+
+
+class ResidualBlock(nn.Module):
+    """Darknet's block: 1x1 to `hidden_channels`, 3x3 back to `channels`, and a shortcut without activation.
+
+    Args:
+        se: squeeze-and-excitation before the shortcut, the reduction of its width; null for none.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        hidden_channels: int,
+        *,
+        shortcut: bool = True,
+        se: int | None = None,
+        activation: Activation = "leaky",
     ) -> None:
         super().__init__()
         self.in_channels = self.out_channels = channels
         self.reduce = ConvNormAct(channels, hidden_channels, activation=activation)
         self.expand = ConvNormAct(hidden_channels, channels, 3, activation=activation)
+        self.se = make_excitation(channels, se, activation=activation)
         self.shortcut = Shortcut(channels, channels) if shortcut else None
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.expand(self.reduce(x))
+        out = self.se(self.expand(self.reduce(x)))
         return out if self.shortcut is None else self.shortcut(out, x)
+
+
+class SqueezeExcitation(nn.Module):
+    """Every channel times a gate that has seen the whole map (Hu et al., arXiv:1709.01507; darknet's scale_channels).
+
+    Args:
+        hidden_channels: width between the two 1x1 convolutions, which have biases and no normalisation.
+        activation: of the first of them; the second ends in a sigmoid.
+    """
+
+    def __init__(self, channels: int, hidden_channels: int, *, activation: Activation = "leaky") -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.squeeze = nn.Conv2d(channels, hidden_channels, 1)
+        self.act = make_activation(activation)
+        self.excite = nn.Conv2d(hidden_channels, channels, 1)
+        self.gate = nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape."""
+        return x * self.gate(self.excite(self.act(self.squeeze(self.pool(x)))))
+
+
+def make_excitation(channels: int, reduction: int | None, *, activation: Activation = "leaky") -> nn.Module:
+    """Squeeze-and-excitation to `channels` / `reduction` and back, the `se` of a model file; null is none at all.
+
+    Raises:
+        ValueError: a reduction below 1.
+    """
+    if reduction is None:
+        return nn.Identity()
+    if reduction < 1:
+        raise ValueError(f"se: expected a reduction of at least 1, or null, found {reduction}")
+    return SqueezeExcitation(channels, max(channels // reduction, 1), activation=activation)
 
 
 class SPP(nn.Module):
@@ -129,9 +260,35 @@ class SPP(nn.Module):
         return torch.cat(maps[::-1], dim=1)
 
 
+class SAM(nn.Module):
+    """Spatial attention: a map times a gate between 0 and 1 that the map itself gives (spec 3.6).
+
+    Args:
+        form: 'pointwise' is darknet's [sam], a gate for every channel and position by a 1x1 convolution (YOLOv4);
+            'cbam' the original, one gate a position by a 7x7 convolution over the mean and the maximum of the channels
+            (Woo et al., CBAM, arXiv:1807.06521).
+    """
+
+    def __init__(self, channels: int, form: Attention = "pointwise") -> None:
+        super().__init__()
+        self.pointwise = form == "pointwise"
+        seen, gates, kernel = (channels, channels, 1) if self.pointwise else (2, 1, 7)
+        self.gate = ConvNormAct(seen, gates, kernel, activation="linear")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        seen = x if self.pointwise else torch.cat((x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)), dim=1)
+        return x * torch.sigmoid(self.gate(seen))
+
+
 def halving_pool() -> nn.MaxPool2d:
     """Darknet's 2/2 max pool: an odd side is padded at the right or bottom, so it rounds up."""
     return nn.MaxPool2d(2, ceil_mode=True)
+
+
+def same_pool() -> nn.Sequential:
+    """Darknet's max pool of size 2 and stride 1: padded at the right and bottom, it keeps the map's size (spec 5.5)."""
+    return nn.Sequential(nn.ConstantPad2d((0, 1, 0, 1), -math.inf), nn.MaxPool2d(2, stride=1))
 
 
 def check_lengths(**lists: Sequence[object]) -> None:

@@ -1,4 +1,4 @@
-"""From a model's boxes and scores to detections: threshold, non-maximum suppression, the best few."""
+"""From a model's boxes and scores to detections: threshold, non-maximum suppression, the best few; top classes."""
 
 from __future__ import annotations
 
@@ -64,6 +64,32 @@ def postprocess(
             rows = suppress(candidates.boxes.numpy(), candidates.labels.numpy(), iou_thres, beta=beta, limit=max_det)
             kept = torch.from_numpy(rows)
         found.append(candidates.select(kept))
+    return found
+
+
+def top_classes(
+    probabilities: Tensor,
+    sizes: Sequence[tuple[int, int]],
+    *,
+    most: int = 5,
+    conf_thres: float = 0.0,
+    classes: Sequence[int] | None = None,
+) -> list[Detections]:
+    """What a classifier found, in the form of a detector's: the likeliest classes, each with a box around the image.
+
+    Args:
+        probabilities: (B, C).
+        sizes: (height, width) of each image, for its boxes.
+        most: classes of an image; conf_thres: their least probability; classes: to choose from, None for all.
+    Returns:
+        B detections, in main memory, likeliest class first; of equal ones the one with the lower number.
+    """
+    wanted = torch.arange(probabilities.shape[1]) if classes is None else torch.tensor(sorted(set(classes)))
+    scores, order = probabilities.float().cpu()[:, wanted].sort(dim=1, descending=True, stable=True)
+    found = []
+    for (height, width), row, places in zip(sizes, scores[:, :most], order[:, :most], strict=True):
+        box = torch.tensor([0.0, 0.0, width, height]).repeat(len(row), 1)
+        found.append(Detections(box, row, wanted[places]).select(row >= conf_thres))
     return found
 
 

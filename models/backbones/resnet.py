@@ -1,58 +1,93 @@
-"""ResNet-50, ResNeXt-50 and their CSP versions as darknet builds them (spec 1.2, 1.3 and 1.6)."""
+"""ResNet-10, ResNet-50, ResNeXt-50, their CSP and Elastic versions as darknet builds them (spec 1.2, 1.3, 1.6, 1.8)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 
 from models.csp import CrossStagePartial, CSPConfig
-from models.layers import Activation, ConvNormAct, Shortcut, check_lengths, halving_pool
+from models.elastic import ElasticBlock
+from models.layers import Activation, ConvNormAct, Shortcut, check_lengths, halving_pool, make_excitation
 from utils.structures import Features
 
 
-class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 without activation; then the shortcut, partial where the widths differ, and the activation."""
+@dataclass(frozen=True)
+class BlockKind:
+    """What the blocks of a network have in common.
 
-    def __init__(
-        self,
-        in_channels: int,
-        hidden_channels: int,
-        out_channels: int,
-        *,
-        stride: int = 1,
-        groups: int = 1,
-        activation: Activation = "leaky",
-    ) -> None:
+    Args:
+        block: 'bottleneck' is 1x1, 3x3, 1x1; 'basic' is 3x3, 3x3. The last convolution has no activation.
+        groups: of the bottleneck's 3x3 convolution.
+        elastic, se: as in `ResNet`.
+    """
+
+    block: Literal["bottleneck", "basic"]
+    groups: int
+    elastic: bool
+    se: int | None
+    activation: Activation
+
+    def convs(self, in_channels: int, hidden: int, out_channels: int, *, stride: int, groups: int) -> nn.Sequential:
+        """The convolutions of one block; the first 3x3 strides."""
+        if self.block == "basic":
+            return nn.Sequential(
+                ConvNormAct(in_channels, hidden, 3, stride=stride, groups=groups, activation=self.activation),
+                ConvNormAct(hidden, out_channels, 3, groups=groups, activation="linear"),
+            )
+        return nn.Sequential(
+            ConvNormAct(in_channels, hidden, activation=self.activation),
+            ConvNormAct(hidden, hidden, 3, stride=stride, groups=groups, activation=self.activation),
+            ConvNormAct(hidden, out_channels, activation="linear"),
+        )
+
+    def make(self, in_channels: int, hidden: int, out_channels: int, *, stride: int = 1) -> nn.Module:
+        """One block; elastic where it keeps width and resolution."""
+        if not self.elastic or stride > 1 or in_channels != out_channels:
+            return Residual(self, in_channels, hidden, out_channels, stride=stride)
+
+        def convs(width: int) -> nn.Sequential:
+            return self.convs(width, hidden // 2, width, stride=1, groups=max(self.groups // 2, 1))
+
+        options = {"se": self.se, "se_activation": self.activation, "activation": self.activation}
+        return ElasticBlock(out_channels, convs, **options)
+
+
+class Residual(nn.Module):
+    """Convolutions, the last without activation; then the shortcut, partial where the widths differ, and activation."""
+
+    def __init__(self, kind: BlockKind, in_channels: int, hidden: int, out_channels: int, *, stride: int = 1) -> None:
         super().__init__()
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.convs = nn.Sequential(
-            ConvNormAct(in_channels, hidden_channels, activation=activation),
-            ConvNormAct(hidden_channels, hidden_channels, 3, stride=stride, groups=groups, activation=activation),
-            ConvNormAct(hidden_channels, out_channels, activation="linear"),
-        )
-        self.shortcut = Shortcut(out_channels, in_channels, stride=stride, activation=activation)
+        self.convs = kind.convs(in_channels, hidden, out_channels, stride=stride, groups=kind.groups)
+        self.se = make_excitation(out_channels, kind.se, activation=kind.activation)
+        self.shortcut = Shortcut(out_channels, in_channels, stride=stride, activation=kind.activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.shortcut(self.convs(x), x)
+        return self.shortcut(self.se(self.convs(x)), x)
 
 
 class ResNet(nn.Module):
-    """7x7 stem, max pool, stages of bottlenecks without projections; gives the last three stages' maps.
+    """7x7 stem, max pool, stages of residual blocks without projections; gives the last three stages' maps.
 
     The plain network strides inside the first block of stages 2, 3, ...; the CSP one by a 3x3 convolution before them.
 
     Args:
-        depths: bottlenecks per stage.
+        depths: blocks per stage.
         channels: width of each plain stage; with csp, of its two parts together.
-        hidden_channels: width inside the bottlenecks of each stage.
+        hidden_channels: width inside the blocks of each stage.
+        block: 'bottleneck' (ResNet-50) or 'basic' (ResNet-10).
         groups: of the 3x3 convolutions; 32 is ResNeXt.
         transition_channels: with csp, width after each stage's transition 2 and of the next strided convolution;
             `channels` when left out.
         linear_splits: with csp, stages (the first is 1) whose split convolutions have no activation; 2 and 3 in the
             darknet files.
         csp: makes every stage cross-stage-partial; null is the plain network.
+        elastic: blocks that keep width and resolution work at two resolutions, each with half of the channels, hidden
+            channels and groups; images must then be multiples of twice the coarsest stride.
+        se: squeeze-and-excitation in every block, the reduction of its width; null for none.
     """
 
     def __init__(
@@ -61,11 +96,14 @@ class ResNet(nn.Module):
         depths: list[int],
         channels: list[int],
         hidden_channels: list[int],
+        block: Literal["bottleneck", "basic"] = "bottleneck",
         groups: int = 1,
         stem_channels: int = 64,
         transition_channels: list[int] | None = None,
         linear_splits: list[int] | None = None,
         csp: CSPConfig | None = None,
+        elastic: bool = False,
+        se: int | None = None,
         activation: Activation = "leaky",
     ) -> None:
         super().__init__()
@@ -76,6 +114,7 @@ class ResNet(nn.Module):
         )
         if min(depths) < 1:
             raise ValueError(f"depths {depths}: every stage needs at least one block")
+        kind = BlockKind(block, groups, elastic, se, activation)
         self.stem = nn.Sequential(
             ConvNormAct(3, stem_channels, 7, stride=2, activation=activation),
             halving_pool(),
@@ -83,15 +122,7 @@ class ResNet(nn.Module):
         self.stages = nn.ModuleList()
         width, widths = stem_channels, []
         for index, depth in enumerate(depths):
-            plan = _Stage(
-                in_channels=width,
-                channels=channels[index],
-                hidden_channels=hidden_channels[index],
-                depth=depth,
-                stride=1 if index == 0 else 2,
-                groups=groups,
-                activation=activation,
-            )
+            plan = _Stage(kind, width, channels[index], hidden_channels[index], depth, first=index == 0)
             if csp is None:
                 stage, width = plan.plain()
             else:
@@ -101,6 +132,7 @@ class ResNet(nn.Module):
             widths.append(width)
         strides = [4 * 2**index for index in range(len(widths))]
         self.features = Features(tuple(widths[-3:]), tuple(strides[-3:]))
+        self.stride = 2 * strides[-1] if elastic else 1
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> the maps that `features` names, finest first."""
@@ -115,37 +147,30 @@ class ResNet(nn.Module):
 class _Stage:
     """The numbers of one stage, and the stage in both forms, each with its width."""
 
+    kind: BlockKind
     in_channels: int
     channels: int
     hidden_channels: int
     depth: int
-    stride: int
-    groups: int
-    activation: Activation
+    first: bool
 
-    def bottlenecks(self, enter: int, width: int, *, stride: int = 1) -> list[Bottleneck]:
+    def blocks(self, enter: int, width: int, *, stride: int = 1) -> list[nn.Module]:
         """`depth` blocks from `enter` to `width` channels; the first one strides."""
-        return [
-            Bottleneck(
-                enter if i == 0 else width,
-                self.hidden_channels,
-                width,
-                stride=stride if i == 0 else 1,
-                groups=self.groups,
-                activation=self.activation,
-            )
-            for i in range(self.depth)
-        ]
+        first = self.kind.make(enter, self.hidden_channels, width, stride=stride)
+        return [first, *(self.kind.make(width, self.hidden_channels, width) for _ in range(self.depth - 1))]
 
     def plain(self) -> tuple[nn.Sequential, int]:
-        return nn.Sequential(*self.bottlenecks(self.in_channels, self.channels, stride=self.stride)), self.channels
+        stride = 1 if self.first else 2
+        return nn.Sequential(*self.blocks(self.in_channels, self.channels, stride=stride)), self.channels
 
     def partial(self, csp: CSPConfig, out_channels: int, split_activation: Activation) -> tuple[nn.Sequential, int]:
-        def blocks(width: int) -> list[Bottleneck]:
-            # Part 2 of the first stage keeps the stem's width, so its first shortcut reaches only those channels.
-            keeps = self.stride == 1 and csp.split == "conv"
-            return self.bottlenecks(self.in_channels if keeps else width, width)
+        def blocks(width: int) -> list[nn.Module]:
+            # Part 2 of the first stage keeps the stem's width, so its first shortcut reaches only those channels. The
+            # elastic networks have no such stage: their blocks keep the width.
+            keeps = self.first and csp.split == "conv" and not self.kind.elastic
+            return self.blocks(self.in_channels if keeps else width, width)
 
+        activation = self.kind.activation
         cross = CrossStagePartial(
             self.in_channels,
             out_channels,
@@ -153,11 +178,10 @@ class _Stage:
             csp=csp,
             split_channels=self.channels,
             split_activation=split_activation,
-            activation=self.activation,
+            activation=activation,
         )
-        if self.stride == 1:
+        if self.first:
             return nn.Sequential(cross), cross.out_channels
-        down = ConvNormAct(
-            self.in_channels, self.in_channels, 3, stride=self.stride, groups=self.groups, activation=self.activation
-        )
+        options = {"stride": 2, "groups": self.kind.groups, "activation": activation}
+        down = ConvNormAct(self.in_channels, self.in_channels, 3, **options)
         return nn.Sequential(down, cross), cross.out_channels

@@ -30,6 +30,8 @@ class AnchorHead(nn.Module):
         ValueError: a level without anchors, an odd count, or another number of levels than the neck has.
     """
 
+    task: Literal["detect", "classify"] = "detect"
+
     def __init__(
         self,
         *,
@@ -73,6 +75,11 @@ class AnchorHead(nn.Module):
     def anchors(self) -> list[Tensor]:
         """(A, 2) width and height in pixels for each level."""
         return [getattr(self, f"anchors_{index}") for index in range(len(self.strides))]
+
+    def set_anchors_(self, anchors: list[list[float]]) -> None:
+        """Put other anchors in the place of the model file's: for each level width, height, width, ... in pixels."""
+        for own, level in zip(self.anchors, anchors, strict=True):
+            own.copy_(torch.tensor(level, dtype=own.dtype).view_as(own))
 
     def reset_biases(self) -> None:
         """Start with rare objects: about 8 in an image of 640 x 640, and no favourite class (RetinaNet's prior)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from torchvision.ops import box_iou
 from models.assigners.anchor_iou import AnchorIoUAssigner, Assignment
 from models.assigners.anchor_ratio import AnchorRatioAssigner
 from models.heads.anchor import AnchorHead
+from models.losses.darknet_gradient import straight_through, with_darknet_gradient
 from models.losses.iou import BOX_LOSSES, aligned_iou
 from utils.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from utils.config import build
@@ -24,19 +26,26 @@ ASSIGNERS = {"anchor_iou": AnchorIoUAssigner, "anchor_ratio": AnchorRatioAssigne
 class AnchorLoss(nn.Module):
     """The YOLO loss: box regression on positives, logistic cross-entropy for objectness and for each class.
 
-    Every term is a sum divided by the number of positives in the whole batch over all ranks, so the batch's split over
-    processes changes nothing. Crowd regions are neither objects nor background.
+    Every term is a sum divided by a count over the whole batch and all ranks, so the batch's split over processes
+    changes nothing. Crowd regions are neither objects nor background.
 
     Args:
         head: whose maps are judged; gives anchors, strides and the decode.
         assigner: mapping {type: anchor_iou | anchor_ratio, ...}.
         box: 'ciou', 'diou', 'giou', 'iou', or 'mse' (YOLOv3: squared error of the raw values, small boxes up to twice);
             null: the head's own, which is 'ciou' unless the model file says otherwise.
+        box_gradient: 'exact', or 'darknet': its own simplified gradient, for its box_gain (iou_normalizer).
+        max_delta: with 'darknet', the limit of that gradient; and that of the factors of class_counters.
         box_gain, objectness_gain, class_gain: weights of the terms.
         level_gains: weight of each level's objectness, finest first; null weighs all levels alike.
         objectness_target: 'iou' learns the IoU of the box, 'one' learns 1 (darknet).
         ignore_thresh: no objectness loss where a box overlaps an object by more than this (spec 4.3 item 1); null: off.
         label_smoothing: eps of y * (1 - eps) + eps / 2 on the class targets.
+        class_counters: objects of each class, or 'auto' for those of the training set; an object then counts as many
+            times as the commonest class is commoner than its own (darknet's counters_per_class, spec 4.3 item 7).
+        normalize: divide by the number of 'positives' (at least that of the images, so that a batch with hardly an
+            object is not all background), or of 'images', as darknet does, which its learning rates are for.
+        class_counts: of the training set, by label.
     """
 
     def __init__(
@@ -49,14 +58,25 @@ class AnchorLoss(nn.Module):
         objectness_gain: float = 1.0,
         class_gain: float = 1.0,
         level_gains: list[float] | None = None,
+        box_gradient: Literal["exact", "darknet"] = "exact",
+        max_delta: float | None = None,
         objectness_target: Literal["iou", "one"] = "iou",
         ignore_thresh: float | None = None,
         label_smoothing: float = 0.0,
+        class_counters: Literal["auto"] | list[int] | None = None,
+        normalize: Literal["positives", "images"] = "positives",
+        class_counts: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         levels = len(head.strides)
         if level_gains is not None and len(level_gains) != levels:
             raise ValueError(f"level_gains: {len(level_gains)} values for {levels} levels")
+        if max_delta is not None and max_delta < 1:
+            raise ValueError(f"max_delta: expected a number of at least 1, or null, found {max_delta}")
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing: expected a share in [0, 1), found {label_smoothing}")
+        if class_counters == "auto" and class_counts is None:
+            raise ValueError("class_counters: 'auto' needs the counts of a training set; give a list of counts")
         self.head = head
         self.assigner = build(
             ASSIGNERS, assigner or {"type": "anchor_ratio"}, where="loss.assigner", scale_xy=head.scale_xy
@@ -64,9 +84,15 @@ class AnchorLoss(nn.Module):
         self.box = box or head.box_loss
         self.gains = {"box": box_gain, "objectness": objectness_gain, "class": class_gain}
         self.level_gains = level_gains or [1.0] * levels
+        self.box_gradient = box_gradient
+        self.max_delta = max_delta
         self.objectness_target = objectness_target
         self.ignore_thresh = ignore_thresh
         self.label_smoothing = label_smoothing
+        self.normalize = normalize
+        counters = class_counts if class_counters == "auto" else class_counters
+        factors = class_factors(counters, head.num_classes, limit=max_delta)
+        self.register_buffer("class_factors", factors, persistent=False)
 
     def forward(self, raw_maps: list[Tensor], targets: Targets) -> dict[str, Tensor]:
         """The weighted terms 'box', 'objectness' and 'class'; the loss is their sum.
@@ -74,55 +100,97 @@ class AnchorLoss(nn.Module):
         Args:
             raw_maps: (B, A * (5 + C), h, w) a level.
         """
-        raw_maps = [raw.float() for raw in raw_maps]
+        raw_maps = [raw.to(torch.promote_types(raw.dtype, torch.float32)) for raw in raw_maps]
         objects = targets.select(~targets.crowd)
         assignments = self.assigner(
             objects, self.head.anchors, self.head.strides, [tuple(raw.shape[2:]) for raw in raw_maps]
         )
-        count = raw_maps[0].new_tensor(float(sum(map(len, assignments))))
-        positives = sum_over_ranks(count).clamp(min=1)
+        counts = raw_maps[0].new_tensor([float(sum(map(len, assignments))), float(len(raw_maps[0]))])
+        positives, images = sum_over_ranks(counts)
+        divisor = (images if self.normalize == "images" else torch.maximum(positives, images)).clamp(min=1)
         terms = {name: raw_maps[0].sum() * 0 for name in self.gains}  # zero, and joined to the graph on every rank
         for level, (raw, assignment) in enumerate(zip(raw_maps, assignments, strict=True)):
             for name, value in self._level(raw, level, assignment, objects, targets).items():
-                terms[name] = terms[name] + value * (self.gains[name] / positives)
+                terms[name] = terms[name] + value * (self.gains[name] / divisor)
         return terms
+
+    def background(self, raw_maps: list[Tensor]) -> Tensor:
+        """The objectness loss of images without any object, summed over all predictions, before gains."""
+        logits = [self.head.split(raw.float(), level)[..., 4] for level, raw in enumerate(raw_maps)]
+        return sum(binary_cross_entropy_with_logits(x, torch.zeros_like(x), reduction="sum") for x in logits)
 
     def _level(
         self, raw: Tensor, level: int, assignment: Assignment, objects: Targets, targets: Targets
     ) -> dict[str, Tensor]:
         """Sums over one level, before gains."""
-        head = self.head
-        values = head.split(raw, level)
+        values = self.head.split(raw, level)
         place = (assignment.image, assignment.anchor, assignment.row, assignment.column)
-        found = values[place]
-        goals = objects.boxes[assignment.target]
-        anchors = head.anchors[level][assignment.anchor]
-        cells = torch.stack((assignment.column, assignment.row), dim=1).to(raw.dtype)
-        boxes = cxcywh_to_xyxy(_with_area(head.decode_boxes(found[:, :4], cells, anchors, level)))
-        if self.box == "mse":
-            box = self._squared_error(found[:, :4], cells, anchors, goals, level, raw.shape)
-        else:
-            box = BOX_LOSSES[self.box](boxes, goals)
-
-        quality = aligned_iou(boxes.detach(), goals) if self.objectness_target == "iou" else torch.ones_like(box)
-        wanted = torch.zeros(values.shape[:-1], device=raw.device)
+        found, labels = values[place], objects.labels[assignment.target]
+        factors = None if self.class_factors is None else self.class_factors[labels]
+        box, quality = self._box_terms(found[:, :4], level, assignment, objects, raw.shape, factors)
+        wanted = torch.zeros(values.shape[:-1], dtype=raw.dtype, device=raw.device)
         # Two objects may share a prediction: the better fit is its objectness.
         flat = _flat_index(place, wanted.shape)
-        wanted.view(-1).scatter_reduce_(0, flat, quality.detach(), reduce="amax")
+        wanted.view(-1).scatter_reduce_(0, flat, quality, reduce="amax")
         weight = self._background_weight(raw, level, objects, targets)
-        if weight is not None:
+        if weight is not None or factors is not None:
+            weight = torch.ones_like(wanted) if weight is None else weight
             weight.view(-1)[flat] = 1
+        if factors is not None:
+            weight.view(-1).scatter_reduce_(0, flat, factors, reduce="amax")
         objectness = binary_cross_entropy_with_logits(values[..., 4], wanted, weight=weight, reduction="sum")
 
         classes = torch.full_like(found[:, 5:], self.label_smoothing / 2)
-        classes[torch.arange(len(found), device=raw.device), objects.labels[assignment.target]] = (
-            1 - self.label_smoothing / 2
-        )
+        true_class = (torch.arange(len(found), device=raw.device), labels)
+        classes[true_class] = 1 - self.label_smoothing / 2
+        class_weight = None
+        if factors is not None:
+            box = box * factors
+            class_weight = torch.ones_like(classes)
+            class_weight[true_class] = factors
         return {
             "box": box.sum(),
             "objectness": objectness * self.level_gains[level],
-            "class": binary_cross_entropy_with_logits(found[:, 5:], classes, reduction="sum"),
+            "class": binary_cross_entropy_with_logits(found[:, 5:], classes, weight=class_weight, reduction="sum"),
         }
+
+    def _box_terms(
+        self,
+        values: Tensor,
+        level: int,
+        assignment: Assignment,
+        objects: Targets,
+        shape: torch.Size,
+        factors: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """(P,) box loss of each positive, and (P,) what its objectness should be.
+
+        Args:
+            values: (P, 4) tx, ty, tw, th.
+            shape: of the level's raw map.
+            factors: (P,) by class, for the limit of darknet's gradient alone.
+        """
+        head = self.head
+        goals = objects.boxes[assignment.target]
+        anchors = head.anchors[level][assignment.anchor]
+        cells = torch.stack((assignment.column, assignment.row), dim=1).to(values.dtype)
+        decoded = _with_area(head.decode_boxes(values, cells, anchors, level))
+        boxes = cxcywh_to_xyxy(decoded)
+        if self.box == "mse":
+            box = self._squared_error(values, cells, anchors, goals, level, shape)
+        elif self.box_gradient == "darknet":
+            bound = None
+            if self.max_delta is not None:  # after gain and factor
+                factors = torch.ones_like(values[:, 0]) if factors is None else factors
+                bound = self.max_delta / (max(self.gains["box"], 1e-9) * factors)
+            image_size = (shape[2] * head.strides[level], shape[3] * head.strides[level])
+            box = with_darknet_gradient(
+                BOX_LOSSES[self.box], values, decoded, goals, anchors=anchors, image_size=image_size, bound=bound
+            )
+        else:
+            box = BOX_LOSSES[self.box](boxes, goals)
+        quality = aligned_iou(boxes.detach(), goals) if self.objectness_target == "iou" else torch.ones_like(box)
+        return box, quality.detach()
 
     def _squared_error(
         self, values: Tensor, cells: Tensor, anchors: Tensor, goals: Tensor, level: int, shape: torch.Size
@@ -131,6 +199,8 @@ class AnchorLoss(nn.Module):
         goals = xyxy_to_cxcywh(goals)
         stride, scale = self.head.strides[level], self.head.scale_xy[level]
         offset = values[:, :2].sigmoid() * scale - 0.5 * (scale - 1)
+        if self.box_gradient == "darknet":
+            offset = straight_through(offset, values[:, :2])
         predicted = self.head.decode_boxes(values, cells, anchors, level)[:, 2:]
         error = (offset - (goals[:, :2] / stride - cells)) ** 2 + (predicted / goals[:, 2:]).log() ** 2
         area = goals[:, 2:].prod(dim=1) / (shape[2] * shape[3] * stride**2)
@@ -142,7 +212,7 @@ class AnchorLoss(nn.Module):
         if self.ignore_thresh is None and not bool(targets.crowd.any()):
             return None
         boxes = cxcywh_to_xyxy(self.head.decode_level(raw, level))
-        weight = torch.ones(boxes.shape[:-1], device=raw.device)
+        weight = torch.ones(boxes.shape[:-1], dtype=raw.dtype, device=raw.device)
         crowd = targets.select(targets.crowd)
         for image in range(len(boxes)):
             candidates = boxes[image].reshape(-1, 4)
@@ -155,6 +225,25 @@ class AnchorLoss(nn.Module):
                 ignored |= (_share_inside(candidates, regions) > 0.5).any(dim=1)
             weight[image].view(-1)[ignored] = 0
         return weight
+
+
+def class_factors(counters: Sequence[int] | None, num_classes: int, *, limit: float | None) -> Tensor | None:
+    """(C,) how many times an object of each class counts: the largest count over its own, at most `limit`.
+
+    A class without any object gets 1. None where there are no counters.
+
+    Raises:
+        ValueError: another number of counters than classes, or counts below 0.
+    """
+    if counters is None:
+        return None
+    if len(counters) != num_classes or min(counters) < 0:
+        raise ValueError(
+            f"class_counters: expected {num_classes} counts of at least 0, one a class, or 'auto'; found {counters}"
+        )
+    counts = torch.tensor(counters, dtype=torch.float32)
+    factors = torch.where(counts > 0, counts.amax() / counts.clamp(min=1), 1.0)
+    return factors if limit is None else factors.clamp(max=limit)
 
 
 def _with_area(boxes: Tensor, *, least: float = 0.1) -> Tensor:

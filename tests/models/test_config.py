@@ -68,10 +68,16 @@ def test_base_in_a_circle_is_refused(tmp_path: Path) -> None:
     [
         (BODY + "backbon: {}\n", r"backbon: unknown key. Did you mean 'backbone'"),
         ("backbone: {type: darknet}\n", "head: this key is missing"),
-        (BODY + "resize: crop\n", "resize: expected one of letterbox, stretch"),
+        (BODY + "resize: cut\n", "resize: expected one of letterbox, stretch, crop"),
         (BODY + "image_size: 0\n", "image_size: expected one side"),
         (BODY + "image_size: [1, 2, 3]\n", "image_size: expected one side"),
         (BODY + "published: [{AP: 1.0}]\n", "image_size in pixels with every entry"),
+        (BODY + "published: [{image_size: 416, bflop: 1.0}]\n", "published.bflop: unknown key. Did you mean 'bflops'"),
+        (BODY + "published: [{image_size: 416, AP: much}]\n", "published.AP: expected a number, found 'much'"),
+        (
+            BODY + "published: [{image_size: 416, AP: 1, unverified: [fps]}]\n",
+            r"keys of the same entry, found \['fps'\]",
+        ),
         (BODY + "base: 3\n", "base: expected the name of a model file"),
         (BODY + "base: nowhere\n", "nowhere"),
     ],
@@ -85,3 +91,10 @@ def test_config_is_frozen() -> None:
     config = ModelConfig(backbone={}, head={})
     with pytest.raises(AttributeError):
         config.resize = "stretch"
+
+
+def test_classifiers_cut_their_images_unless_their_file_says_otherwise(tmp_path: Path) -> None:
+    head = "backbone: {type: darknet, depths: [1], channels: [8]}\nhead: {type: classify}\n"
+    for text, resize in ((head, "crop"), (head + "resize: stretch\n", "stretch"), ("base: cspdet-n", "letterbox")):
+        (tmp_path / "model.yaml").write_text(text)
+        assert load_model_config(tmp_path / "model.yaml").resize == resize

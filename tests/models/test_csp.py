@@ -104,6 +104,19 @@ def test_split_convolutions_can_be_wider_and_linear() -> None:
     assert isinstance(stage.transition1.act, nn.LeakyReLU)
 
 
+@pytest.mark.parametrize(("fusion", "narrow"), [("both", 7), ("last", 7), ("first", 10)])
+def test_transition_1_can_be_narrower_than_what_leaves_the_blocks(fusion: str, narrow: int) -> None:
+    csp = CSPConfig(fusion=fusion)
+    stage = CrossStagePartial(8, 12, dense, csp=csp, transition1_ratio=0.7)  # 4 channels, 10 after both blocks
+    assert stage.fused_channels == narrow + 4
+    assert stage(torch.randn(2, 8, 4, 4)).shape[1] == stage.out_channels == (narrow + 4 if fusion == "last" else 12)
+
+
+@pytest.mark.parametrize(("channels", "ratio", "bypass"), [(8, 0.25, 2), (2, 0.01, 1), (2, 0.99, 1), (7, 0.5, 4)])
+def test_each_part_has_a_channel_at_least(channels: int, ratio: float, bypass: int) -> None:
+    assert CSPConfig(ratio=ratio).bypass_of(channels) == bypass
+
+
 @pytest.mark.parametrize("ratio", [0, 1, -0.5, 1.5])
 def test_ratio_outside_the_open_unit_interval_is_refused(ratio: float) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):

@@ -7,13 +7,17 @@ import torch
 import torch.nn.functional as F
 
 from models.layers import (
+    SAM,
     SPP,
     ConvNormAct,
     ResidualBlock,
     Shortcut,
+    SqueezeExcitation,
     check_lengths,
     halving_pool,
     make_activation,
+    make_excitation,
+    same_pool,
 )
 
 
@@ -105,3 +109,42 @@ def test_stage_lists_of_different_lengths_are_refused() -> None:
         check_lengths(depths=[1, 2], channels=[8, 16, 32])
     with pytest.raises(ValueError, match="depths has 0"):
         check_lengths(depths=[])
+
+
+@pytest.mark.parametrize("form", ["pointwise", "cbam"])
+def test_attention_multiplies_by_a_gate(form: str) -> None:
+    attention = SAM(6, form).eval()
+    x = torch.randn(2, 6, 9, 5)
+    seen = x if form == "pointwise" else torch.stack((x.mean(dim=1), x.max(dim=1).values), dim=1)
+    gate = torch.sigmoid(attention.gate.norm(attention.gate.conv(seen)))
+    assert gate.shape == (2, 6 if form == "pointwise" else 1, 9, 5)
+    torch.testing.assert_close(attention(x), x * gate)
+    assert attention(x[:0]).shape == (0, 6, 9, 5)
+
+
+def test_dilated_convolutions_keep_the_size() -> None:
+    x = torch.randn(1, 4, 9, 7)
+    conv = ConvNormAct(4, 5, 3, dilation=3, activation="linear").eval()
+    expected = F.conv2d(x, conv.conv.weight, padding=3, dilation=3)
+    torch.testing.assert_close(conv(x), conv.norm(expected))
+
+
+def test_squeeze_and_excitation_scales_channels_by_what_the_whole_map_says() -> None:
+    layer = SqueezeExcitation(6, 3, activation="relu")
+    x = torch.randn(2, 6, 4, 5)
+    squeezed = x.mean(dim=(2, 3)) @ layer.squeeze.weight[:, :, 0, 0].T + layer.squeeze.bias
+    gates = (squeezed.relu() @ layer.excite.weight[:, :, 0, 0].T + layer.excite.bias).sigmoid()
+    torch.testing.assert_close(layer(x), x * gates[:, :, None, None])
+
+
+def test_excitation_is_left_out_or_keeps_a_channel() -> None:
+    x = torch.randn(1, 4, 2, 2)
+    assert torch.equal(make_excitation(4, None)(x), x)
+    assert make_excitation(4, 16).squeeze.out_channels == 1
+    with pytest.raises(ValueError, match="se: expected a reduction of at least 1"):
+        make_excitation(4, 0)
+
+
+def test_a_pool_of_stride_1_keeps_the_size() -> None:
+    x = torch.tensor([[[[-1.0, -2.0, -3.0], [-4.0, -5.0, -0.5]]]])
+    assert same_pool()(x).tolist() == [[[[-1.0, -0.5, -0.5], [-4.0, -0.5, -0.5]]]]

@@ -115,7 +115,9 @@ def loss_by_hand(raw: list[np.ndarray], objects: list[tuple], options: dict) -> 
     """AnchorLoss with darknet's assigner, prediction by prediction, in float64; no crowd regions."""
     shapes = np.concatenate([np.reshape(a, (-1, 2)) for a in ANCHORS]).astype(float)
     thresh, scale, smooth = options["iou_thresh"], options["scale_xy"], options.get("label_smoothing", 0.0)
+    factors = options.get("factors", [1.0] * CLASSES)
     wanted = [np.zeros((len(m), 2, *m.shape[2:])) for m in raw]
+    weights = [np.ones(w.shape) for w in wanted]
     ignored = [np.zeros(w.shape, bool) for w in wanted]
     positive = [np.zeros(w.shape, bool) for w in wanted]
     sums, count = {"box": 0.0, "objectness": 0.0, "class": 0.0}, 0
@@ -144,18 +146,25 @@ def loss_by_hand(raw: list[np.ndarray], objects: list[tuple], options: dict) -> 
             i, j = (centre / FEATURES.strides[level]).astype(int)
             box, t = decode(level, image, a, j, i)
             count += 1
-            sums["box"] += box_losses_by_hand(box, goal)[options["box"]]
+            sums["box"] += factors[label] * box_losses_by_hand(box, goal)[options["box"]]
             one_hot = np.eye(CLASSES)[label] * (1 - smooth) + smooth / 2
-            sums["class"] += cross_entropy(t[5:], one_hot).sum()
+            sums["class"] += (
+                cross_entropy(t[5:], one_hot) * np.where(np.arange(CLASSES) == label, factors[label], 1)
+            ).sum()
             quality = 1.0 if options["objectness_target"] == "one" else 1 - box_losses_by_hand(box, goal)["iou"]
             place = (image, a, j, i)
+            weights[level][place] = (
+                factors[label] if not positive[level][place] else max(weights[level][place], factors[label])
+            )
             wanted[level][place] = max(wanted[level][place], quality)
             positive[level][place] = True
     for level in range(2):
         logits = raw[level].reshape(len(raw[level]), 2, 5 + CLASSES, *raw[level].shape[2:])[:, :, 4]
         counted = ~ignored[level] | positive[level]
-        sums["objectness"] += options["level_gains"][level] * cross_entropy(logits, wanted[level])[counted].sum()
-    return {name: options["gains"][name] * value / max(count, 1) for name, value in sums.items()}
+        terms = cross_entropy(logits, wanted[level]) * weights[level]
+        sums["objectness"] += options["level_gains"][level] * terms[counted].sum()
+    divisor = len(raw[0]) if options.get("normalize") == "images" else max(count, len(raw[0]))
+    return {name: options["gains"][name] * value / divisor for name, value in sums.items()}
 
 
 @pytest.mark.parametrize("box", ["ciou", "giou", "diou", "iou"])
@@ -165,6 +174,8 @@ def loss_by_hand(raw: list[np.ndarray], objects: list[tuple], options: dict) -> 
         {"objectness_target": "iou"},
         {"objectness_target": "one", "ignore_thresh": 0.3, "label_smoothing": 0.1},
         {"objectness_target": "iou", "level_gains": [4.0, 0.5], "ignore_thresh": 0.05},
+        {"objectness_target": "one", "normalize": "images", "class_counters": [400, 100, 0], "ignore_thresh": 0.3},
+        {"objectness_target": "iou", "class_counters": [10, 1, 50], "max_delta": 6.0, "label_smoothing": 0.1},
     ],
 )
 def test_the_loss_agrees_with_a_plain_loop(box: str, options: dict) -> None:
@@ -173,6 +184,10 @@ def test_the_loss_agrees_with_a_plain_loop(box: str, options: dict) -> None:
     loss = make_loss(box=box, **{f"{name}_gain": gain for name, gain in gains.items()}, **options)
     found = loss(raw, make_targets(OBJECTS))
     about = {"level_gains": [1.0, 1.0], **options, "gains": gains, "box": box, "iou_thresh": 0.213, "scale_xy": 1.1}
+    if counters := options.get("class_counters"):
+        about["factors"] = [
+            min(max(counters) / count, options.get("max_delta", math.inf)) if count else 1.0 for count in counters
+        ]
     expected = loss_by_hand([m.detach().double().numpy() for m in raw], OBJECTS, about)
     assert set(found) == set(expected)
     for name, value in expected.items():
@@ -302,7 +317,7 @@ def test_halves_of_a_batch_add_up_to_the_whole(box: str, monkeypatch: pytest.Mon
     raw, targets = random_raw(4), make_targets([*OBJECTS, (3, 0, 20, 20, 50, 60), (3, 1, 0, 0, 15, 15)])
     whole = loss(raw, targets)
     found = loss.assigner(targets, loss.head.anchors, loss.head.strides, SIZES)
-    count = torch.tensor(float(sum(map(len, found))))
+    count = torch.tensor([float(sum(map(len, found))), 4.0])
     monkeypatch.setattr("models.losses.detection.sum_over_ranks", lambda value: count)
     sums = dict.fromkeys(whole, 0.0)
     for rank in range(2):  # rank r takes images r, r + 2, as the sampler deals them
@@ -385,6 +400,13 @@ def test_half_precision_maps_are_judged_in_full_precision() -> None:
         ({"assigner": {"type": "anchor_iou", "iou_thresh": 2}}, "iou_thresh: expected a number in"),
         ({"assigner": {"type": "anchor_ratio", "neighbours": True}}, "set head.scale_xy to 2, or neighbours to false"),
         ({"head": 1}, "r.head: unknown key"),
+        ({"class_counts": [1, 1, 1]}, "r.class_counts: unknown key"),
+        ({"class_counters": [1, 2]}, r"class_counters: expected 3 counts of at least 0.*found \[1, 2\]"),
+        ({"class_counters": [1, -2, 1]}, "class_counters: expected 3 counts of at least 0"),
+        ({"class_counters": "yes"}, "class_counters: expected"),
+        ({"class_counters": "auto"}, "class_counters: 'auto' needs the counts of a training set"),
+        ({"label_smoothing": 1.5}, "label_smoothing: expected a share"),
+        ({"max_delta": 0}, "max_delta: expected a number of at least 1, or null, found 0"),
     ],
 )
 def test_wrong_arguments_are_named(spec: dict, message: str) -> None:

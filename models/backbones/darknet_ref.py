@@ -1,0 +1,98 @@
+"""Darknet Reference and the backbones of YOLOv3-tiny(-PRN): convolutions and max pools (spec 1.6 and 3.2)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from models.csp import CrossStagePartial, CSPConfig
+from models.layers import Activation, ConvNormAct, Shortcut, halving_pool, make_excitation, same_pool
+from utils.structures import Features
+
+
+class DarknetRef(nn.Module):
+    """3x3 convolutions with max pools between them; gives the last map of each of the three coarsest strides.
+
+    A map is taken before the pool that follows it.
+
+    Args:
+        channels: width of each convolution.
+        pool_strides: of the 2x2 pool after each convolution but the last; a pool of stride 1 keeps the map's size.
+        shortcut: adds to the last convolution's output the one before it, as yolov3-tiny-prn.cfg does; the pool between
+            them has stride 1.
+        csp: a cross-stage-partial stage around every convolution but the first, which reads the image; null is the
+            plain network.
+        se: squeeze-and-excitation after every convolution, the reduction of its width; null for none.
+    Raises:
+        ValueError: pools that do not fit the convolutions, or too few of them for three maps.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: list[int],
+        pool_strides: list[int],
+        shortcut: bool = False,
+        csp: CSPConfig | None = None,
+        se: int | None = None,
+        activation: Activation = "leaky",
+    ) -> None:
+        super().__init__()
+        if len(pool_strides) != len(channels) - 1 or set(pool_strides) - {1, 2} or pool_strides.count(2) < 2:
+            raise ValueError(
+                f"pool_strides {pool_strides}: expected 1 or 2 after each convolution but the last, "
+                f"{len(channels) - 1} numbers, and at least two of them 2"
+            )
+        if shortcut and pool_strides[-1] != 1:
+            raise ValueError("shortcut: expected a last pool of stride 1, so that both maps have one size")
+        self.convs = nn.ModuleList()
+        width, widths, strides = 3, [], [1]
+        for out_channels in channels:
+            stage = _stage(width, out_channels, csp=csp if widths else None, se=se, activation=activation)
+            self.convs.append(stage)
+            width = stage.out_channels
+            widths.append(width)
+        for stride in pool_strides:
+            strides.append(strides[-1] * stride)
+        self.pools = nn.ModuleList(halving_pool() if stride == 2 else same_pool() for stride in pool_strides)
+        self.shortcut = Shortcut(widths[-1], widths[-2], activation=activation) if shortcut else None
+        last_at = {stride: index for index, stride in enumerate(strides)}
+        self.taps = tuple(last_at.values())[-3:]
+        self.features = Features(tuple(widths[i] for i in self.taps), tuple(strides[i] for i in self.taps))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> the maps that `features` names, finest first."""
+        x = self.convs[0](images)
+        maps = [x]
+        for pool, conv in zip(self.pools, self.convs[1:], strict=True):
+            x = conv(pool(x))
+            maps.append(x)
+        if self.shortcut is not None:
+            maps[-1] = self.shortcut(maps[-1], maps[-2])
+        return [maps[index] for index in self.taps]
+
+
+class ConvBlock(nn.Module):
+    """One 3x3 convolution, as a block that a partial stage can hold."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, se: int | None, activation: Activation) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.conv = ConvNormAct(in_channels, out_channels, 3, activation=activation)
+        self.se = make_excitation(out_channels, se, activation=activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.se(self.conv(x))
+
+
+def _stage(
+    in_channels: int, out_channels: int, *, csp: CSPConfig | None, se: int | None, activation: Activation
+) -> ConvBlock | CrossStagePartial:
+    """One convolution, or a partial stage in which it keeps its ratio of widths."""
+    if csp is None:
+        return ConvBlock(in_channels, out_channels, se=se, activation=activation)
+
+    def blocks(width: int) -> list[ConvBlock]:
+        return [ConvBlock(width, max(out_channels * width // in_channels, 1), se=se, activation=activation)]
+
+    return CrossStagePartial(in_channels, out_channels, blocks, csp=csp, activation=activation)

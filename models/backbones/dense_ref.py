@@ -1,0 +1,107 @@
+"""The "Ref." family: dense partial stages on the stem of Darknet Reference (spec 2.3, fitted to published costs)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from models.backbones.densenet import dense_layers, dense_stage
+from models.backbones.peleenet import TwoWayDenseLayer
+from models.csp import CSPConfig
+from models.layers import Activation, ConvNormAct, check_lengths, halving_pool, make_excitation
+from utils.structures import Features
+
+
+class OneWayDenseLayer(nn.Module):
+    """Adds `growth` channels to its input by one 3x3 convolution, after a 1x1 convolution where there is one.
+
+    Args:
+        hidden_channels: width of the 1x1 convolution; None for none.
+        se: squeeze-and-excitation after the first convolution, the reduction of its width.
+    """
+
+    def __init__(
+        self, in_channels: int, growth: int, hidden_channels: int | None, *, se: int | None, activation: Activation
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.out_channels = in_channels + growth
+        width = hidden_channels or growth
+        first = ConvNormAct(in_channels, width, 1 if hidden_channels else 3, activation=activation)
+        layers = [first, make_excitation(width, se, activation=activation)]
+        if hidden_channels:
+            layers.append(ConvNormAct(width, growth, 3, activation=activation))
+        self.convs = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((x, self.convs(x)), dim=1)
+
+
+class DenseRef(nn.Module):
+    """3x3 convolutions with max pools, then dense stages with max pools between; gives the last three stages' maps.
+
+    Args:
+        depths: dense layers per stage.
+        growth: channels that each of a stage's layers adds.
+        channels: width of each stage after its last transition.
+        two_way: PeleeNet's dense layers ("CSPPeleeNet Ref.") in place of DenseNet's ("CSPDenseNet Ref.").
+        bottleneck: width of the layers' 1x1 convolutions as a share of the growth (the "b" models); null for layers
+            without one.
+        transition_ratio: with csp, width of transition 1 as a share of what leaves the layers.
+        stem_channels: width of the convolutions before the stages; each is followed by a max pool.
+        csp: makes every stage cross-stage-partial; null is the plain dense network.
+        se: squeeze-and-excitation after each layer's first convolution, the reduction of its width; null for none.
+    """
+
+    def __init__(
+        self,
+        *,
+        depths: list[int],
+        growth: list[int],
+        channels: list[int],
+        two_way: bool = False,
+        bottleneck: float | None = None,
+        transition_ratio: float = 1.0,
+        stem_channels: list[int] | None = None,
+        csp: CSPConfig | None = None,
+        se: int | None = None,
+        activation: Activation = "leaky",
+    ) -> None:
+        super().__init__()
+        check_lengths(depths=depths, growth=growth, channels=channels)
+        if min(depths) < 1:
+            raise ValueError(f"depths {depths}: every stage needs at least one dense layer")
+        if transition_ratio <= 0 or (bottleneck is not None and bottleneck <= 0):
+            raise ValueError(
+                f"transition_ratio {transition_ratio}, bottleneck {bottleneck}: expected shares of a width, above 0"
+            )
+        kind = TwoWayDenseLayer if two_way else OneWayDenseLayer
+        layers: list[nn.Module] = []
+        width = 3
+        for wanted in [16, 32, 64] if stem_channels is None else stem_channels:
+            layers += [ConvNormAct(width, wanted, 3, activation=activation), halving_pool()]
+            width = wanted
+        self.stem = nn.Sequential(*layers)
+        self.pool = halving_pool()
+        self.stages = nn.ModuleList()
+        finest = 2 ** (len(layers) // 2)
+        for depth, grow, wanted in zip(depths, growth, channels, strict=True):
+            hidden = None if bottleneck is None else max(int(bottleneck * grow), 1)
+            make = partial(kind, growth=grow, hidden_channels=hidden, se=se, activation=activation)
+            dense = partial(dense_layers, make=make, growth=grow, depth=depth)
+            options = {"csp": csp, "transition1_ratio": transition_ratio, "activation": activation}
+            self.stages.append(dense_stage(width, wanted, dense, **options))
+            width = self.stages[-1].out_channels
+        widths = [stage.out_channels for stage in self.stages]
+        strides = [finest * 2**index for index in range(len(widths))]
+        self.features = Features(tuple(widths[-3:]), tuple(strides[-3:]))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> the maps that `features` names, finest first."""
+        x, maps = self.stem(images), []
+        for index, stage in enumerate(self.stages):
+            x = stage(self.pool(x) if index else x)
+            maps.append(x)
+        return maps[-3:]

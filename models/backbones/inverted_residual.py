@@ -1,0 +1,184 @@
+"""Inverted residuals: the blocks of MobileNet-v2, alone and in partial stages (spec 1.7)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.csp import CSPConfig
+from models.layers import Activation, ConvNormAct, Shortcut, SqueezeExcitation
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the paper's table; `expanded` is the width to which a block expands the row's map."""
+
+    depth: int
+    channels: int
+    stride: int
+    kernel: int
+    expanded: float
+
+
+def by_resolution(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows that share a resolution."""
+    groups: list[list[Row]] = []
+    for row in rows:
+        if groups and row.stride == 1:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
+
+
+class InvertedResidual(nn.Module):
+    """1x1 to a wider map, depthwise convolution, 1x1 back without activation; a shortcut where nothing changes shape.
+
+    Args:
+        expanded: width after the first 1x1; a block without that convolution has `in_channels`.
+        filters: width after the depthwise convolution, a multiple of `expanded`.
+        squeezed: narrow width of squeeze-and-excitation; None for none.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        expanded: int,
+        filters: int,
+        out_channels: int,
+        *,
+        kernel: int,
+        stride: int,
+        opens: bool,
+        squeezed: int | None,
+        dropout: float,
+        activation: Activation,
+    ) -> None:
+        super().__init__()
+        self.expanded = expanded
+        self.expand = ConvNormAct(in_channels, expanded, activation=activation) if opens else nn.Identity()
+        self.depthwise = ConvNormAct(expanded, filters, kernel, stride=stride, groups=expanded, activation=activation)
+        self.se: nn.Module = nn.Identity()
+        if squeezed is not None:
+            self.se = SqueezeExcitation(filters, squeezed, activation=activation)
+        self.project = ConvNormAct(filters, out_channels, activation="linear")
+        adds = opens and stride == 1 and in_channels == out_channels
+        self.dropout = nn.Dropout(dropout) if adds and dropout else nn.Identity()
+        self.shortcut = Shortcut(out_channels, in_channels) if adds else None
+
+    def contract(self, expanded: Tensor) -> Tensor:
+        """All that follows the first 1x1 convolution, without the shortcut."""
+        return self.project(self.se(self.depthwise(expanded)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.contract(self.expand(x))
+        return out if self.shortcut is None else self.shortcut(self.dropout(out), x)
+
+
+@dataclass
+class BlockMaker:
+    """Makes the blocks of a network, in order.
+
+    Args:
+        partial: the depthwise convolutions give two channels for each of theirs.
+        squeezed: widths of squeeze-and-excitation that are still to be given to blocks; used up from the front.
+    """
+
+    partial: bool
+    se: int | None
+    squeezed: list[int]
+    dropout: float
+    activation: Activation
+
+    def blocks(
+        self, in_channels: int, rows: Sequence[Row], *, before: Row | None, opened: bool = False
+    ) -> list[InvertedResidual]:
+        """The blocks of one resolution.
+
+        Args:
+            before: the row whose map comes in; None is the stem, whose map the first row does not widen.
+            opened: the map that comes in is the first block's expansion already.
+        """
+        found: list[InvertedResidual] = []
+        width, narrow = in_channels, before is None and not opened
+        for row in rows:
+            for index in range(row.depth):
+                opens = bool(found) or not opened
+                expanded = round(before.expanded) if opens and before is not None else width
+                filters = 2 * expanded if self.partial and not narrow else expanded
+                stride = row.stride if index == 0 else 1
+                found.append(self.block(width, expanded, filters, row, stride=stride, opens=opens))
+                width, before = row.channels, row
+            narrow = False
+        return found
+
+    def block(
+        self, in_channels: int, expanded: int, filters: int, row: Row, *, stride: int, opens: bool
+    ) -> InvertedResidual:
+        squeezed = None if self.se is None else max(filters // self.se, 1)
+        return InvertedResidual(
+            in_channels,
+            expanded,
+            filters,
+            row.channels,
+            kernel=row.kernel,
+            stride=stride,
+            opens=opens,
+            squeezed=self.squeezed.pop(0) if self.squeezed else squeezed,
+            dropout=self.dropout,
+            activation=self.activation,
+        )
+
+
+class PartialStage(nn.Module):
+    """The blocks of one resolution, and past them a depthwise convolution with the same stride.
+
+        x -> depthwise -------------------------------> concatenation -> transition 2
+        x -> inverted residuals -> (transition 1) ----^
+
+    The blocks' depthwise convolutions give two channels for each of theirs, in place of a wider expansion, of which
+    only the share that does not bypass is made. Transition 2 is at the same time the expansion that opens the next
+    stage. csmobilenet-v2.cfg has that transition alone, which is the paper's fusion 'first'.
+
+    Args:
+        csp: with split 'conv' both ways read the whole map, as in the file; with 'slice' each has its own channels.
+        first: the stage on the stem: the depthwise convolution narrows the map to the bypass's share.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        rows: Sequence[Row],
+        out_channels: int,
+        make: BlockMaker,
+        *,
+        csp: CSPConfig,
+        first: bool,
+    ) -> None:
+        super().__init__()
+        share = csp.bypass_of(in_channels)
+        self.start = share if csp.split == "slice" else 0
+        enter = in_channels - self.start
+        bypassed = self.start or in_channels
+        bypass = share if first else bypassed
+        options = {"stride": rows[0].stride, "groups": math.gcd(bypassed, bypass), "activation": make.activation}
+        self.bypass = ConvNormAct(bypassed, bypass, 3, **options)
+        self.blocks = nn.Sequential(*make.blocks(enter, rows, before=None, opened=not first))
+        leave = rows[-1].channels
+        self.transition1: nn.Module = nn.Identity()
+        if csp.fusion != "first":
+            self.transition1 = ConvNormAct(leave, leave, activation=make.activation)
+        self.transition2: nn.Module = nn.Identity()
+        self.out_channels = leave + bypass
+        if csp.fusion != "last":
+            self.transition2 = ConvNormAct(leave + bypass, out_channels, activation=make.activation)
+            self.out_channels = out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        bypass = self.bypass(x[:, : self.start] if self.start else x)
+        part = x[:, self.start :] if self.start else x
+        return self.transition2(torch.cat((self.transition1(self.blocks(part)), bypass), dim=1))

@@ -1,0 +1,107 @@
+"""MobileNet-v2, CSPMobileNet-v2 and EfficientNet-B0 as darknet builds them: inverted residuals (spec 1.6 and 1.7)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from models.backbones.inverted_residual import BlockMaker, PartialStage, Row, by_resolution
+from models.csp import CSPConfig
+from models.layers import Activation, ConvNormAct, check_lengths
+from utils.structures import Features
+
+
+class MobileNet(nn.Module):
+    """A strided stem, stages of inverted residuals and a last 1x1 convolution; gives the last three strides' maps.
+
+    Args:
+        depths, channels, strides: blocks of each stage, their width, and the stride of the first.
+        expansion: width inside the blocks as a multiple of their input's; in the first stage it is that of the input.
+        expanded_channels: the same as a width for each stage's map; the last stage's counts where a block repeats.
+        kernels: of the depthwise convolutions, per stage; 3 everywhere when left out.
+        head_channels: of the last 1x1 convolution; null for none. With csp the last transition, with that share of them
+            that does not bypass.
+        tap: 'output' gives what the stages end in; 'expansion', the wider maps that open the next strided stages, as
+            enet-coco.cfg reads them. With csp the transitions are those maps.
+        csp: cross-stage-partial stages as in csmobilenet-v2.cfg, see `PartialStage`; null is the plain network.
+        se: squeeze-and-excitation after every depthwise convolution, the reduction of its width; null for none.
+        se_channels: the same by the narrow width itself, one number a block.
+        dropout: share of values dropped before the shortcuts in training.
+    """
+
+    def __init__(
+        self,
+        *,
+        depths: list[int],
+        channels: list[int],
+        strides: list[Literal[1, 2]],
+        expansion: int = 6,
+        expanded_channels: list[int] | None = None,
+        kernels: list[int] | None = None,
+        stem_channels: int = 32,
+        head_channels: int | None = 1280,
+        tap: Literal["output", "expansion"] = "output",
+        csp: CSPConfig | None = None,
+        se: int | None = None,
+        se_channels: list[int] | None = None,
+        dropout: float = 0.0,
+        activation: Activation = "relu",
+    ) -> None:
+        super().__init__()
+        kernels = [3] * len(depths) if kernels is None else kernels
+        wide = [expansion * width for width in channels] if expanded_channels is None else expanded_channels
+        check_lengths(depths=depths, channels=channels, strides=strides, kernels=kernels, expanded_channels=wide)
+        if min(depths) < 1 or any(kernel % 2 == 0 for kernel in kernels):
+            raise ValueError(f"depths {depths}, kernels {kernels}: expected at least one block a stage, odd kernels")
+        squeezed = list(se_channels or [])
+        if (squeezed and len(squeezed) != sum(depths)) or (se is not None and (squeezed or se < 1)):
+            raise ValueError(
+                f"se {se}, se_channels {se_channels}: expected a reduction of at least 1, or {sum(depths)} widths, "
+                "one a block"
+            )
+        share = 1 if csp is None else 1 - csp.ratio
+        rows = [Row(*row) for row in zip(depths, channels, strides, kernels, (share * w for w in wide), strict=True)]
+        make = BlockMaker(csp is not None, se, squeezed, dropout, activation)
+        self.stem = ConvNormAct(3, stem_channels, 3, stride=2, activation=activation)
+        self.stages = nn.ModuleList()
+        width, widths, stride, reached = stem_channels, [], 2, []
+        groups = by_resolution(rows)
+        for number, group in enumerate(groups):
+            if csp is None:
+                before = groups[number - 1][-1] if number else None
+                stage: nn.Sequential | PartialStage = nn.Sequential(*make.blocks(width, group, before=before))
+                width = group[-1].channels
+            else:
+                last = number == len(groups) - 1
+                out = head_channels * share if last and head_channels else group[-1].expanded
+                stage = PartialStage(width, group, round(out), make, csp=csp, first=number == 0)
+                width = stage.out_channels
+            stride *= group[0].stride
+            self.stages.append(stage)
+            widths.append(width)
+            reached.append(stride)
+        if len(groups) < 3:
+            raise ValueError(f"strides {strides}: expected maps of three strides, found {len(groups)}")
+        self.head: nn.Module = nn.Identity()
+        if csp is None and head_channels:
+            self.head = ConvNormAct(width, head_channels, activation=activation)
+            widths[-1] = head_channels
+        self.tap_expansions = tap == "expansion" and csp is None
+        if self.tap_expansions:
+            widths[:-1] = [stage[0].expanded for stage in self.stages[1:]]
+        self.features = Features(tuple(widths[-3:]), tuple(reached[-3:]))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> the maps that `features` names, finest first."""
+        x, maps = self.stem(images), []
+        for index, stage in enumerate(self.stages):
+            if self.tap_expansions and index:
+                maps[-1] = stage[0].expand(x)
+                x = stage[0].contract(maps[-1])
+                for block in stage[1:]:
+                    x = block(x)
+            else:
+                x = stage(x)
+            maps.append(x)
+        return [*maps[-3:-1], self.head(maps[-1])]

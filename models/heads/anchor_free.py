@@ -1,0 +1,126 @@
+"""AnchorFreeHead: decoupled branches, distances to the four sides as distributions, no anchors and no objectness."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from models.layers import Activation, ConvNormAct
+from utils.structures import Features
+
+
+class AnchorFreeHead(nn.Module):
+    """One prediction a cell: class logits, and a distribution over the distance to each side of the box.
+
+    A raw map is (B, 4 * bins + C, h, w): for left, top, right and bottom the logits of the distances 0, 1, ...,
+    bins - 1 in strides (Generalized Focal Loss, Li et al., arXiv:2006.04388), then the class logits. The box goes from
+    the cell's centre by the distribution's mean to each side; the score is the class probability (TOOD, Feng et al.,
+    arXiv:2108.07755). The branches are apart from the first convolution on (YOLOX, Ge et al., arXiv:2107.08430).
+
+    Args:
+        features: channels and strides of the neck's maps, finest first.
+        num_classes: C.
+        bins: distances of a distribution; the largest side-to-centre distance is bins - 1 strides of the coarsest
+            level. 1 predicts each distance directly.
+        box_channels, class_channels: widths of the two branches; null: from the finest map and the number of classes.
+        depth: 3x3 convolutions of a branch before its last 1x1.
+        depthwise: make the class branch of depthwise-separable convolutions, which costs less.
+        activation: of the branches.
+    """
+
+    task: Literal["detect", "classify"] = "detect"
+
+    def __init__(
+        self,
+        *,
+        features: Features,
+        num_classes: int,
+        bins: int = 16,
+        box_channels: int | None = None,
+        class_channels: int | None = None,
+        depth: int = 2,
+        depthwise: bool = False,
+        activation: Activation = "swish",
+    ) -> None:
+        super().__init__()
+        if bins < 1 or depth < 0:
+            raise ValueError(f"expected bins of at least 1 and a depth of at least 0, found {bins} and {depth}")
+        self.strides = features.strides
+        self.num_classes = num_classes
+        self.bins = bins
+        finest = features.channels[0]
+        for_boxes = box_channels or max(16, finest // 4, 4 * bins)
+        for_classes = class_channels or max(finest, min(num_classes, 100))
+        self.box_branches = nn.ModuleList(
+            _branch(channels, for_boxes, 4 * bins, depth=depth, depthwise=False, activation=activation)
+            for channels in features.channels
+        )
+        self.class_branches = nn.ModuleList(
+            _branch(channels, for_classes, num_classes, depth=depth, depthwise=depthwise, activation=activation)
+            for channels in features.channels
+        )
+        self.register_buffer("distances", torch.arange(bins, dtype=torch.float32), persistent=False)
+        self.reset_biases()
+
+    def reset_biases(self) -> None:
+        """Start with boxes of about two strides a side, and rare objects: some 5 of a class in 640 x 640 pixels."""
+        for box, classes, stride in zip(self.box_branches, self.class_branches, self.strides, strict=True):
+            nn.init.constant_(box[-1].bias, 1.0)
+            nn.init.constant_(classes[-1].bias, math.log(5 / self.num_classes / (640 / stride) ** 2))
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Neck maps -> raw maps, (B, 4 * bins + C, h, w) a level."""
+        branches = zip(maps, self.box_branches, self.class_branches, strict=True)
+        return [torch.cat((box(feature), classes(feature)), dim=1) for feature, box, classes in branches]
+
+    def flatten(self, raw_maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Raw maps -> (B, N, 4, bins) logits of distances and (B, N, C) class logits; by level, row, column."""
+        flat = torch.cat([raw.flatten(2) for raw in raw_maps], dim=2).transpose(1, 2)
+        sides, classes = flat.split((4 * self.bins, self.num_classes), dim=2)
+        return sides.unflatten(2, (4, self.bins)), classes
+
+    def points(self, raw_maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """(N, 2) centres of all cells in pixels, and (N,) the stride of each."""
+        centres, strides = [], []
+        for raw, stride in zip(raw_maps, self.strides, strict=True):
+            height, width = raw.shape[2:]
+            # type_as, because a trace (TorchScript) keeps the device of arange and must follow the images all the same.
+            rows = torch.arange(height, device=raw.device).type_as(raw)
+            columns = torch.arange(width, device=raw.device).type_as(raw)
+            cells = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).view(-1, 2)
+            centres.append((cells + 0.5) * stride)
+            strides.append(torch.full_like(cells[:, 0], stride))
+        return torch.cat(centres), torch.cat(strides)
+
+    def decode_boxes(self, sides: Tensor, points: Tensor, strides: Tensor) -> Tensor:
+        """(..., 4, bins) logits of distances, (..., 2) centres and (...) strides -> (..., 4) xyxy pixels."""
+        if self.bins == 1:
+            distances = nn.functional.softplus(sides.squeeze(-1))
+        else:
+            distances = sides.softmax(dim=-1) @ self.distances.to(sides.dtype)
+        distances = distances * strides[..., None]
+        return torch.cat((points - distances[..., :2], points + distances[..., 2:]), dim=-1)
+
+    def decode(self, raw_maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Raw maps -> boxes (B, N, 4) xyxy pixels, scores (B, N, C); ordered by level, row, column."""
+        sides, classes = self.flatten(raw_maps)
+        points, strides = self.points(raw_maps)
+        return self.decode_boxes(sides, points, strides), classes.sigmoid()
+
+
+def _branch(
+    in_channels: int, channels: int, out_channels: int, *, depth: int, depthwise: bool, activation: Activation
+) -> nn.Sequential:
+    """3x3 convolutions and a 1x1 with bias."""
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        if depthwise:
+            layers.append(ConvNormAct(in_channels, in_channels, 3, groups=in_channels, activation=activation))
+            layers.append(ConvNormAct(in_channels, channels, activation=activation))
+        else:
+            layers.append(ConvNormAct(in_channels, channels, 3, activation=activation))
+        in_channels = channels
+    return nn.Sequential(*layers, nn.Conv2d(in_channels, out_channels, 1))

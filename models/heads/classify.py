@@ -1,0 +1,60 @@
+"""ClassifyHead: one score for the whole image and each class; a backbone is trained on ImageNet with it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from utils.structures import Features
+
+
+class ClassifyHead(nn.Module):
+    """Global average pool and a 1x1 convolution with bias, as the darknet classifiers end (spec 1.2 to 1.7).
+
+    It reads the coarsest map alone. `forward` gives a list of one tensor, logits (B, num_classes), so that raw maps are
+    a list for every task; `decode` gives probabilities.
+
+    Args:
+        features: what the backbone gives.
+        num_classes: classes; an image has exactly one.
+        pool: 'first' averages the map before the convolution; 'last' classifies every cell and averages the logits, as
+            resnet50.cfg and resnext50.cfg do (spec 1.6): the same values, at the cost of one convolution a cell.
+        dropout: share of the pooled channels (or, with pool 'last', of the cells' values) dropped in training.
+    Raises:
+        ValueError: no class, or a dropout outside 0 to 1.
+    """
+
+    task: Literal["detect", "classify"] = "classify"
+
+    def __init__(
+        self,
+        *,
+        features: Features,
+        num_classes: int,
+        pool: Literal["first", "last"] = "first",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes: expected at least 1, found {num_classes}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout: expected a share from 0 up to 1 (exclusive), found {dropout}")
+        self.num_classes = num_classes
+        self.pool_first = pool == "first"
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
+        self.conv = nn.Conv2d(features.channels[-1], num_classes, 1)
+        nn.init.normal_(self.conv.weight, std=0.01)
+        nn.init.zeros_(self.conv.bias)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Maps, finest first -> [logits (B, num_classes)]."""
+        x = maps[-1]
+        x = self.conv(self.dropout(self.pool(x))) if self.pool_first else self.pool(self.conv(self.dropout(x)))
+        return [x.flatten(1)]
+
+    def decode(self, raw_maps: list[Tensor]) -> Tensor:
+        """Raw maps -> probabilities (B, num_classes), each row summing to 1; in float32 or finer."""
+        (logits,) = raw_maps
+        return logits.softmax(dim=1) if logits.dtype.itemsize >= 4 else logits.float().softmax(dim=1)

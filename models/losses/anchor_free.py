@@ -1,0 +1,129 @@
+"""AnchorFreeLoss: raw maps and targets -> box, distribution and class terms."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+from models.assigners.task_aligned import PointAssignment, SimOTAAssigner, TaskAlignedAssigner
+from models.heads.anchor_free import AnchorFreeHead
+from models.losses.iou import BOX_LOSSES
+from utils.config import build
+from utils.dist import sum_over_ranks
+from utils.structures import Targets
+
+POINT_ASSIGNERS = {"task_aligned": TaskAlignedAssigner, "simota": SimOTAAssigner}
+
+
+class AnchorFreeLoss(nn.Module):
+    """Box loss and distribution focal loss on positives, and cross-entropy of classes against the wanted scores.
+
+    All terms are weighted by the wanted scores of the positives and divided by their sum over the whole batch and all
+    ranks (TOOD, arXiv:2108.07755; distribution focal loss: arXiv:2006.04388). Where a box lies in a crowd region, its
+    classes are not called background.
+
+    Args:
+        head: whose maps are judged.
+        assigner: mapping {type: task_aligned | simota, ...}.
+        box: 'ciou', 'diou', 'giou' or 'iou'.
+        box_gain, distribution_gain, class_gain: weights of the terms.
+    """
+
+    def __init__(
+        self,
+        *,
+        head: AnchorFreeHead,
+        assigner: dict | None = None,
+        box: Literal["ciou", "diou", "giou", "iou"] = "ciou",
+        box_gain: float = 7.5,
+        distribution_gain: float = 1.5,
+        class_gain: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.head = head
+        self.assigner = build(POINT_ASSIGNERS, assigner or {"type": "task_aligned"}, where="loss.assigner")
+        self.box = box
+        self.gains = {"box": box_gain, "distribution": distribution_gain, "class": class_gain}
+
+    def forward(self, raw_maps: list[Tensor], targets: Targets) -> dict[str, Tensor]:
+        """The weighted terms 'box', 'distribution' and 'class'; the loss is their sum.
+
+        Args:
+            raw_maps: (B, 4 * bins + C, h, w) a level.
+        """
+        raw_maps = [raw.float() for raw in raw_maps]
+        sides, logits = self.head.flatten(raw_maps)
+        points, strides = self.head.points(raw_maps)
+        boxes = self.head.decode_boxes(sides, points, strides)
+        objects = targets.select(~targets.crowd)
+        found = self.assigner(objects, boxes.detach(), logits.detach().sigmoid(), points, strides)
+        total = sum_over_ranks(found.score.sum()).clamp(min=1)
+
+        wanted = torch.zeros_like(logits)
+        wanted[found.image, found.point, objects.labels[found.target]] = found.score
+        weight = self._background_weight(boxes.detach(), targets, found)
+        classes = binary_cross_entropy_with_logits(logits, wanted, weight=weight, reduction="sum")
+        place = (found.image, found.point)
+        goals = objects.boxes[found.target]
+        overlap = BOX_LOSSES[self.box](_with_area(boxes[place]), goals)
+        distribution = self._distribution_loss(sides[place], goals, points[found.point], strides[found.point])
+        sums = {
+            "box": (overlap * found.score).sum(),
+            "distribution": (distribution * found.score).sum(),
+            "class": classes,
+        }
+        return {name: value * (self.gains[name] / total) for name, value in sums.items()}
+
+    def background(self, raw_maps: list[Tensor]) -> Tensor:
+        """The class loss of images without any object, summed over all predictions, before gains."""
+        _, logits = self.head.flatten([raw.float() for raw in raw_maps])
+        return binary_cross_entropy_with_logits(logits, torch.zeros_like(logits), reduction="sum")
+
+    def _distribution_loss(self, sides: Tensor, goals: Tensor, points: Tensor, strides: Tensor) -> Tensor:
+        """(P,) cross-entropy of each side's distribution against the two distances next to the true one.
+
+        Args:
+            sides: (P, 4, bins) logits.
+        """
+        last = self.head.bins - 1
+        if last == 0:
+            return sides.sum(dim=(1, 2)) * 0
+        distances = torch.cat((points - goals[:, :2], goals[:, 2:] - points), dim=1) / strides[:, None]
+        distances = distances.clamp(0, last - 0.01)
+        low = distances.long()
+        share = distances - low
+        flat, low = sides.flatten(0, 1), low.flatten()
+        below, above = cross_entropy(flat, low, reduction="none"), cross_entropy(flat, low + 1, reduction="none")
+        loss = below.view_as(share) * (1 - share) + above.view_as(share) * share
+        return loss.mean(dim=1)
+
+    @staticmethod
+    def _background_weight(boxes: Tensor, targets: Targets, found: PointAssignment) -> Tensor | None:
+        """(B, N, 1): 0 where a prediction lies in a crowd region and answers for no object; None without crowds."""
+        if not bool(targets.crowd.any()):
+            return None
+        weight = boxes.new_ones(boxes.shape[:2])
+        crowd = targets.select(targets.crowd)
+        for image in crowd.image_index.unique().tolist():
+            regions = crowd.boxes[crowd.image_index == image]
+            weight[image][(_share_inside(boxes[image], regions) > 0.5).any(dim=1)] = 0
+        weight[found.image, found.point] = 1
+        return weight[..., None]
+
+
+def _with_area(boxes: Tensor, *, least: float = 0.1) -> Tensor:
+    """xyxy boxes with sides of at least `least` pixels, gradients as if nothing had been moved.
+
+    A box without area has no finite gradient in CIoU.
+    """
+    missing = (least - (boxes[:, 2:] - boxes[:, :2])).clamp(min=0).detach() / 2
+    return boxes + torch.cat((-missing, missing), dim=1)
+
+
+def _share_inside(boxes: Tensor, regions: Tensor) -> Tensor:
+    """(N, M) share of each box's area that lies in each region, as COCO matches crowds."""
+    low, high = torch.maximum(boxes[:, None, :2], regions[:, :2]), torch.minimum(boxes[:, None, 2:], regions[:, 2:])
+    return (high - low).clamp(min=0).prod(dim=-1) / (boxes[:, 2:] - boxes[:, :2]).prod(dim=-1).clamp(min=1e-6)[:, None]

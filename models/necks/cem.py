@@ -1,0 +1,65 @@
+"""Context enhancement module with spatial attention (Qin et al., ThunderNet, arXiv:1903.11752), as a YOLO neck.
+
+The CSPNet authors' own port was never released: one map fused at the second coarsest scale, from which both levels are
+read, is our fit to its published BFLOPs (spec 3.4).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from models.layers import SPP, Activation, Attention, ConvNormAct, halving_pool
+from models.necks.fusion import attention
+from models.necks.stack import coarsest
+from utils.structures import Features
+
+
+class CEM(nn.Module):
+    """The two coarsest scales and a context, each by a 1x1 convolution, added up; then attention and the two levels.
+
+    Args:
+        features: what the backbone gives; the coarsest two maps are used.
+        channels: width of the 3x3 convolution of each of the two levels, finer first; the coarser one reads the fused
+            map through a max pool.
+        fused: width of the fused map, 245 in ThunderNet.
+        spp_kernels: the context is a spatial pyramid pooling of the coarsest map, as in the authors' port; null or []
+            for ThunderNet's, the mean of that map over all positions.
+        sam: attention on the fused map.
+    """
+
+    def __init__(
+        self,
+        *,
+        features: Features,
+        channels: list[int],
+        fused: int = 245,
+        spp_kernels: list[int] | None = None,
+        sam: Attention | None = "pointwise",
+        activation: Activation = "leaky",
+    ) -> None:
+        super().__init__()
+        if len(channels) != 2:
+            raise ValueError(f"channels {channels}: expected 2 entries, one per level")
+        used = coarsest(features, 2, named=f"channels {channels}")
+        fine, coarse = used.channels
+        self.fine = ConvNormAct(fine, fused, activation=activation)
+        self.coarse = ConvNormAct(coarse, fused, activation=activation)
+        if spp_kernels:
+            spp = SPP(fused, spp_kernels)
+            self.context = nn.Sequential(spp, ConvNormAct(spp.out_channels, fused, activation=activation))
+        else:  # no batch normalisation: in training a single image would be a single value for each channel
+            self.context = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(coarse, fused, 1))
+        self.pooled_context = bool(spp_kernels)
+        self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
+        self.attention = attention(fused, sam)
+        self.pool = halving_pool()
+        self.outputs = nn.ModuleList(ConvNormAct(fused, width, 3, activation=activation) for width in channels)
+        self.features = Features(tuple(channels), used.strides)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """The backbone's maps -> two maps, finer first."""
+        fine, coarse = maps[-2:]
+        reduced = self.coarse(coarse)
+        context = self.context(reduced if self.pooled_context else coarse)
+        x = self.attention(self.fine(fine) + self.upsample(reduced + context))
+        return [self.outputs[0](x), self.outputs[1](self.pool(x))]

@@ -1,0 +1,156 @@
+"""Exact and global fusion models (Wang et al., CSPNet, arXiv:1911.11929, Fig. 6).
+
+Neither was released. The layouts are fits to their published BFLOPs (spec 3.3 and 3.5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from models.layers import Activation, Attention
+from models.necks.fusion import Fusion, Reduction
+from models.necks.stack import coarsest
+from utils.structures import Features
+
+
+class _MultiScale(nn.Module):
+    """The coarsest scale reduced, then one fusion a level.
+
+    Args:
+        channels: width of each level's fusion, finest first.
+        reduced: width of the coarsest scale after its reduction.
+        widths: for each level, index of each scale it fuses -> the width that scale is compressed to.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        channels: Sequence[int],
+        *,
+        reduced: int,
+        widths: Sequence[Mapping[int, int]],
+        spp_kernels: Sequence[int] | None,
+        spp_channels: int,
+        sam: Attention | None,
+        activation: Activation,
+    ) -> None:
+        super().__init__()
+        levels = len(channels)
+        used = coarsest(features, levels, named=f"channels {list(channels)}")
+        self.levels = levels
+        self.reduce = Reduction(
+            used.channels[-1],
+            reduced,
+            spp_kernels=spp_kernels or (),
+            spp_channels=spp_channels,
+            sam=sam,
+            activation=activation,
+        )
+        scales = [*used.channels[:-1], reduced]
+        gates = [sam] * (levels - 1) + [None]  # what the coarsest level fuses has its gate in the reduction
+        self.fusions = nn.ModuleList(
+            Fusion(scales, i, widths[i], channels[i], sam=gates[i], activation=activation) for i in range(levels)
+        )
+        self.features = Features(tuple(channels), used.strides)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """The backbone's maps -> one map per level, finest first."""
+        *finer, coarse = maps[-self.levels :]
+        scales = [*finer, self.reduce(coarse)]
+        return [fusion(scales) for fusion in self.fusions]
+
+
+class EFM(_MultiScale):
+    """Every level from its own scale and its two neighbours: a 3x3 convolution over [same, finer, coarser].
+
+    The coarsest scale is reduced by a 1x1 convolution; the others, and what goes to another level, by Maxout.
+
+    Args:
+        features: what the backbone gives; the coarsest `len(channels)` maps are used.
+        channels: width of each level's 3x3 convolution, finest first.
+        same: width of each level's own scale in its fusion.
+        finer: width of the next finer scale in the fusion of every level but the finest; that scale's own in `same`
+            when left out.
+        coarser: width of the next coarser scale in the fusion of every level but the coarsest; the finest level's in
+            `same` when left out.
+        spp_kernels: windows of spatial pyramid pooling on the coarsest scale; null or [] for none.
+        spp_channels: width that the pooled map has.
+        sam: attention on the reduced coarsest scale, and on what the finer levels fuse.
+    """
+
+    def __init__(
+        self,
+        *,
+        features: Features,
+        channels: list[int],
+        same: list[int],
+        finer: list[int] | None = None,
+        coarser: list[int] | None = None,
+        spp_kernels: list[int] | None = None,
+        spp_channels: int = 96,
+        sam: Attention | None = None,
+        activation: Activation = "leaky",
+    ) -> None:
+        levels = len(channels)
+        finer = same[:-1] if finer is None else finer
+        coarser = same[:1] * (levels - 1) if coarser is None else coarser
+        for name, entries, expected in (
+            ("same", same, levels),
+            ("finer", finer, levels - 1),
+            ("coarser", coarser, levels - 1),
+        ):
+            if len(entries) != expected:
+                raise ValueError(f"{name} {entries}: expected {expected} entries for the levels of channels {channels}")
+        widths = []
+        for i in range(levels):
+            before = {i - 1: finer[i - 1]} if i else {}
+            after = {i + 1: coarser[i]} if i + 1 < levels else {}
+            widths.append({i: same[i], **before, **after})
+        super().__init__(
+            features,
+            channels,
+            reduced=same[-1] if same else 0,
+            widths=widths,
+            spp_kernels=spp_kernels,
+            spp_channels=spp_channels,
+            sam=sam,
+            activation=activation,
+        )
+
+
+class GFM(_MultiScale):
+    """Every level from all scales: a 3x3 convolution over [same, the others], each compressed by Maxout to one width.
+
+    Args:
+        features: what the backbone gives; the coarsest `len(channels)` maps are used.
+        channels: width of each level's 3x3 convolution, finest first.
+        compressed: width of every scale in every fusion.
+        reduced: width of the coarsest scale after its 1x1 convolution.
+        spp_kernels, spp_channels, sam: as in EFM.
+    """
+
+    def __init__(
+        self,
+        *,
+        features: Features,
+        channels: list[int],
+        compressed: int = 48,
+        reduced: int = 256,
+        spp_kernels: list[int] | None = None,
+        spp_channels: int = 96,
+        sam: Attention | None = None,
+        activation: Activation = "leaky",
+    ) -> None:
+        scales = range(len(channels))
+        super().__init__(
+            features,
+            channels,
+            reduced=reduced,
+            widths=[dict.fromkeys((i, *(j for j in scales if j != i)), compressed) for i in scales],
+            spp_kernels=spp_kernels,
+            spp_channels=spp_channels,
+            sam=sam,
+            activation=activation,
+        )

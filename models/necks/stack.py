@@ -1,0 +1,133 @@
+"""What the pyramid necks are made of: the convolutions of one level, and the steps from level to level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.csp import CrossStagePartial, CSPConfig
+from models.layers import SAM, SPP, Activation, Attention, ConvNormAct, ResidualBlock
+from utils.structures import Features
+
+
+def coarsest(features: Features, levels: int, *, named: str) -> Features:
+    """The last `levels` maps of a backbone.
+
+    Args:
+        named: the neck's key and value that ask for so many levels, for the message.
+    Raises:
+        ValueError: the backbone has fewer.
+    """
+    if not 1 <= levels <= len(features.channels):
+        raise ValueError(
+            f"{named}: expected 1 to {len(features.channels)} entries, "
+            f"one per level; the backbone gives strides {list(features.strides)}"
+        )
+    return Features(features.channels[-levels:], features.strides[-levels:])
+
+
+def output_widths(channels: Sequence[int], out_channels: Sequence[int] | None) -> list[int]:
+    """Width of the 3x3 convolution that ends each level; empty for none of them.
+
+    Raises:
+        ValueError: not one for each level.
+    """
+    widths = [2 * width for width in channels] if out_channels is None else list(out_channels)
+    if widths and len(widths) != len(channels):
+        raise ValueError(
+            f"out_channels {widths}: expected {len(channels)} entries, one per level of channels {list(channels)}"
+        )
+    return widths
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Makes the convolutions of one level: five in turn, or a cross-stage-partial stage.
+
+    Args:
+        csp: null for the five convolutions.
+        depth: blocks of the partial stage.
+        sam: attention on what two levels give together, before the convolutions that join it.
+    """
+
+    csp: CSPConfig | None
+    depth: int
+    activation: Activation
+    sam: Attention | None = None
+
+    def __post_init__(self) -> None:
+        if self.depth < 1:
+            raise ValueError(f"depth: expected at least 1 block, found {self.depth}")
+
+    def __call__(self, in_channels: int, width: int, spp_kernels: Sequence[int] = ()) -> nn.Sequential:
+        """`in_channels` -> `width`; pyramid pooling goes after the third convolution, or before the partial stage."""
+        if self.csp is None:
+            enter = [self.conv(in_channels, width), self.conv(width, 2 * width, 3), self.conv(2 * width, width)]
+            leave = [self.conv(width, 2 * width, 3), self.conv(2 * width, width)]
+            return nn.Sequential(*enter, *self.pooling(width, spp_kernels), *leave)
+        if not spp_kernels:
+            return nn.Sequential(self.partial(in_channels, width))
+        return nn.Sequential(
+            self.conv(in_channels, width), *self.pooling(width, spp_kernels), self.partial(width, width)
+        )
+
+    def conv(self, in_channels: int, out_channels: int, kernel: int = 1, *, stride: int = 1) -> ConvNormAct:
+        return ConvNormAct(in_channels, out_channels, kernel, stride=stride, activation=self.activation)
+
+    def pooling(self, width: int, spp_kernels: Sequence[int]) -> list[nn.Module]:
+        if not spp_kernels:
+            return []
+        spp = SPP(width, spp_kernels)
+        return [spp, self.conv(spp.out_channels, width)]
+
+    def attention(self, channels: int) -> nn.Module:
+        return nn.Identity() if self.sam is None else SAM(channels, self.sam)
+
+    def partial(self, in_channels: int, width: int) -> CrossStagePartial:
+        def blocks(inside: int) -> list[ResidualBlock]:
+            return [
+                ResidualBlock(inside, inside, shortcut=False, activation=self.activation) for _ in range(self.depth)
+            ]
+
+        return CrossStagePartial(
+            in_channels, width, blocks, csp=self.csp, split_channels=width, activation=self.activation
+        )
+
+
+class TopDown(nn.Module):
+    """A coarser level joins a map of the backbone.
+
+    Args:
+        lateral: the map goes through a 1x1 convolution and comes first (PANet); else it joins as it is, after the
+            coarser level (YOLOv3).
+    """
+
+    def __init__(self, coarse: int, tap: int, width: int, stack: Stack, *, lateral: bool = True) -> None:
+        super().__init__()
+        self.reduce = stack.conv(coarse, width)
+        self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
+        self.lateral = stack.conv(tap, width) if lateral else None
+        joined = 2 * width if lateral else width + tap
+        self.attention = stack.attention(joined)
+        self.stack = stack(joined, width)
+
+    def forward(self, coarse: Tensor, tap: Tensor) -> Tensor:
+        up = self.upsample(self.reduce(coarse))
+        maps = (up, tap) if self.lateral is None else (self.lateral(tap), up)
+        return self.stack(self.attention(torch.cat(maps, dim=1)))
+
+
+class BottomUp(nn.Module):
+    """A finer level joins the same level of the way down."""
+
+    def __init__(self, fine: int, width: int, stack: Stack) -> None:
+        super().__init__()
+        self.down = stack.conv(fine, width, 3, stride=2)
+        self.attention = stack.attention(2 * width)
+        self.stack = stack(2 * width, width)
+
+    def forward(self, fine: Tensor, skip: Tensor) -> Tensor:
+        return self.stack(self.attention(torch.cat((self.down(fine), skip), dim=1)))

@@ -1,0 +1,104 @@
+"""models/losses/anchor_free.py: its terms, and that nothing but counts joins the images of a batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from models.heads.anchor_free import AnchorFreeHead
+from models.losses.anchor_free import AnchorFreeLoss
+from utils.structures import Features, Targets
+
+
+@pytest.fixture
+def head() -> AnchorFreeHead:
+    return AnchorFreeHead(features=Features((8, 8), (8, 16)), num_classes=3, bins=8, depth=0)
+
+
+def raw_maps(head: AnchorFreeHead, *, batch: int = 2) -> list[torch.Tensor]:
+    channels = 4 * head.bins + head.num_classes
+    return [torch.randn(batch, channels, side, side, requires_grad=True) for side in (8, 4)]
+
+
+def objects(*rows: tuple[float, ...], crowd: bool = False) -> Targets:
+    """Rows of image, label, x1, y1, x2, y2."""
+    table = torch.tensor(rows)
+    flags = torch.full((len(rows),), crowd)
+    return Targets(table[:, 2:], table[:, 1].long(), table[:, 0].long(), flags)
+
+
+def test_without_objects_only_the_classes_learn(head: AnchorFreeHead) -> None:
+    maps = raw_maps(head)
+    terms = AnchorFreeLoss(head=head)(maps, Targets.empty())
+    assert terms["box"].item() == terms["distribution"].item() == 0
+    sum(terms.values()).backward()
+    for raw in maps:
+        assert torch.count_nonzero(raw.grad[:, : 4 * head.bins]) == 0
+        assert (raw.grad[:, 4 * head.bins :] > 0).all()
+
+
+@pytest.mark.parametrize("assigner", ["task_aligned", "simota"])
+@pytest.mark.parametrize("box", ["ciou", "diou", "giou", "iou"])
+def test_descending_the_loss_finds_the_objects(head: AnchorFreeHead, assigner: str, box: str) -> None:
+    maps = [raw.detach().requires_grad_() for raw in raw_maps(head)]
+    targets = objects((0, 1, 10, 12, 30, 40), (1, 2, 3, 3, 9, 10), (1, 0, 8, 8, 60, 60))
+    criterion = AnchorFreeLoss(head=head, assigner={"type": assigner}, box=box)
+    optimizer = torch.optim.Adam(maps, lr=0.1)
+    for _ in range(150):
+        optimizer.zero_grad()
+        sum(criterion(maps, targets).values()).backward()
+        optimizer.step()
+    boxes, scores = head.decode([raw.detach() for raw in maps])
+    for image, label, *truth in ((0, 1, 10, 12, 30, 40), (1, 2, 3, 3, 9, 10), (1, 0, 8, 8, 60, 60)):
+        best = scores[image, :, label].argmax()
+        assert scores[image, best, label] > 0.5
+        torch.testing.assert_close(boxes[image, best], torch.tensor(truth).float(), atol=1.0, rtol=0)
+
+
+def test_the_distribution_loss_is_the_papers(head: AnchorFreeHead) -> None:
+    """A distance of 2.25 strides: three quarters of the cross-entropy of bin 2 and one of bin 3, mean of the sides."""
+    criterion = AnchorFreeLoss(head=head)
+    sides = torch.randn(1, 4, 8)
+    point, stride = torch.tensor([[100.0, 60.0]]), torch.tensor([8.0])
+    distances = np.array([2.25, 0.5, 6.75, 30.0])  # the last is beyond the bins: as far as they reach
+    goal = torch.tensor([[100 - 18.0, 60 - 4.0, 100 + 54.0, 60 + 240.0]])
+    logs = torch.log_softmax(sides[0].double(), dim=1).numpy()
+    expected = 0.0
+    for side, distance in enumerate(np.minimum(distances, 7 - 0.01)):
+        low = int(distance)
+        expected -= ((1 - (distance - low)) * logs[side, low] + (distance - low) * logs[side, low + 1]) / 4
+    assert float(criterion._distribution_loss(sides, goal, point, stride)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_crowd_region_is_no_background(head: AnchorFreeHead) -> None:
+    maps = raw_maps(head, batch=1)
+    with torch.no_grad():
+        for raw in maps:
+            raw[:, : 4 * head.bins] = 0
+            raw[:, : 4 * head.bins].view(1, 4, head.bins, *raw.shape[2:])[:, :, 0] = 20  # boxes of no size
+    terms = AnchorFreeLoss(head=head)(maps, objects((0, 0, 0, 0, 32, 64), crowd=True))
+    terms["class"].backward()
+    inside, outside = maps[0].grad[0, 4 * head.bins :, :, :4], maps[0].grad[0, 4 * head.bins :, :, 4:]
+    assert (outside != 0).all()
+    assert maps[1].grad[0, 4 * head.bins :, :, 2:].count_nonzero() == 3 * 4 * 2
+    assert inside.count_nonzero() in (0, inside.numel())
+
+
+def test_a_batch_in_parts_has_the_sum_of_the_parts_before_division(head: AnchorFreeHead) -> None:
+    maps = raw_maps(head)
+    one, two = (0, 1, 10, 12, 30, 40), (1, 2, 3, 3, 29, 30)
+    criterion = AnchorFreeLoss(head=head)
+
+    def sums(raw: list[torch.Tensor], targets: Targets) -> dict[str, float]:
+        sides, logits = head.flatten(raw)
+        points, strides = head.points(raw)
+        boxes = head.decode_boxes(sides, points, strides)
+        total = criterion.assigner(targets, boxes, logits.sigmoid(), points, strides).score.sum().clamp(min=1)
+        return {name: float((value * total).detach()) for name, value in criterion(raw, targets).items()}
+
+    whole = sums(maps, objects(one, two))
+    first = sums([raw[:1] for raw in maps], objects(one))
+    second = sums([raw[1:] for raw in maps], objects((0, *two[1:])))
+    for name in whole:
+        assert whole[name] == pytest.approx(first[name] + second[name], rel=1e-5)
