@@ -1,4 +1,4 @@
-"""Find objects in images, videos, cameras and streams.
+"""Find objects in images, videos, cameras and streams; with a classifier, say what they show.
 
 python detect.py --source photos/                              # with the newest training run
 python detect.py --source 'clips/**/*.mp4' --weights best.pt --save-json
@@ -23,23 +23,29 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data.ahead import ReadAhead
 from data.recorder import Outputs, Recorder
 from data.sources import Frame, Source, open_source
 from data.transforms import resize_image
-from models.postprocess import NMS_KINDS, postprocess
+from models.postprocess import NMS_KINDS, postprocess, top_classes
 from models.predictor import Predictor, default_weights, open_predictor
 from utils.arguments import share, whole_number
 from utils.boxes import Letterbox, plan_resize
 from utils.config import ROOT, ConfigError, nearest
 from utils.draw import draw_detections
+from utils.faults import report
 from utils.log import Progress, duration, setup_logging
 from utils.run import new_run_folder
 from utils.structures import Detections
 from utils.window import Window
 
 logger = logging.getLogger(__name__)
+
+DETECT = {"conf_thres": 0.25, "iou_thres": 0.45, "max_det": 300}
+CLASSIFY = {"conf_thres": 0.0, "max_det": 5}
+"""What the command line leaves open, for detectors and for classifiers."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,9 @@ class DetectOptions:
 
     Args:
         image_size: (height, width) of the network input.
-        resize: 'letterbox' or 'stretch'.
-        conf_thres, iou_thres, max_det, nms, classes: as in `postprocess`; nms None takes the model's own kind.
+        resize: 'letterbox', 'stretch' or, for classifiers, 'crop'.
+        conf_thres, iou_thres, max_det, nms, classes: as in `postprocess`; nms None takes the model's own kind. A
+            classifier gives the `max_det` likeliest classes.
         batch_size: frames at a time.
         every_frame: look at every frame of a camera or stream; else at the newest, and late ones are dropped.
     """
@@ -74,7 +81,7 @@ def detect(predictor: Predictor, source: Source, options: DetectOptions) -> Iter
     def prepare() -> Iterator[tuple[Frame, Letterbox, np.ndarray]]:
         for frame in source:
             letterbox = plan_resize(*frame.image.shape[:2], options.image_size, options.resize)
-            yield frame, letterbox, resize_image(frame.image, letterbox, options.image_size)
+            yield frame, letterbox, resize_image(frame.image, letterbox, options.image_size, mode=options.resize)
 
     def late(item: tuple[Frame, Letterbox, np.ndarray]) -> bool:
         return item[0].media.kind == "live" and not options.every_frame
@@ -84,20 +91,8 @@ def detect(predictor: Predictor, source: Source, options: DetectOptions) -> Iter
         while batch := list(itertools.islice(prepared, options.batch_size)):
             frames, letterboxes, inputs = zip(*batch, strict=True)
             images = torch.from_numpy(np.stack(inputs)).to(predictor.device).permute(0, 3, 1, 2)
-            boxes, scores = predictor.predict(images.contiguous().float().div_(255))
-            found = postprocess(
-                boxes,
-                scores,
-                conf_thres=options.conf_thres,
-                iou_thres=options.iou_thres,
-                max_det=options.max_det,
-                nms=options.nms or predictor.info.nms,
-                beta_nms=predictor.info.beta_nms,
-                classes=options.classes,
-            )
-            for frame, letterbox, detections in zip(frames, letterboxes, found, strict=True):
-                original = detections.to_original(letterbox)
-                yield frame, original.select((original.boxes[:, 2:] > original.boxes[:, :2]).all(dim=1))
+            raw = predictor.predict(images.contiguous().float().div_(255))
+            yield from zip(frames, found_in(raw, letterboxes, predictor, options), strict=True)
     finally:
         source.stop()
         prepared.close()
@@ -105,11 +100,31 @@ def detect(predictor: Predictor, source: Source, options: DetectOptions) -> Iter
             logger.info("%d late frames were dropped; --every-frame keeps them", prepared.dropped)
 
 
+def found_in(
+    raw: tuple[Tensor, Tensor] | Tensor, letterboxes: Sequence[Letterbox], predictor: Predictor, options: DetectOptions
+) -> list[Detections]:
+    """What a model predicted, as detections in pixels of the original images."""
+    chosen = {"conf_thres": options.conf_thres, "classes": options.classes}
+    if isinstance(raw, Tensor):
+        sizes = [(letterbox.height, letterbox.width) for letterbox in letterboxes]
+        return top_classes(raw, sizes, most=options.max_det, **chosen)
+    nms = {"nms": options.nms or predictor.info.nms, "beta_nms": predictor.info.beta_nms}
+    found = postprocess(*raw, iou_thres=options.iou_thres, max_det=options.max_det, **nms, **chosen)
+    originals = [each.to_original(letterbox) for each, letterbox in zip(found, letterboxes, strict=True)]
+    return [each.select((each.boxes[:, 2:] > each.boxes[:, :2]).all(dim=1)) for each in originals]
+
+
 @dataclass
 class Summary:
-    """What a run came across."""
+    """What a run came across.
+
+    Args:
+        names: class names by label.
+        task: of the model; of a classifier's classes the first alone is counted.
+    """
 
     names: Sequence[str]
+    task: str = "detect"
     frames: int = 0
     media: set[str] = field(default_factory=set)
     objects: Counter[int] = field(default_factory=Counter)
@@ -119,7 +134,14 @@ class Summary:
         """Count a frame."""
         self.frames += 1
         self.media.add(frame.media.source)
-        self.objects.update(detections.labels.tolist())
+        self.objects.update(detections.labels[: 1 if self.task == "classify" else None].tolist())
+
+    def line(self, detections: Detections) -> str:
+        """What was found in one image."""
+        labels, scores = detections.labels.tolist(), detections.scores.tolist()
+        if self.task == "detect":
+            return count_by_name(Counter(labels), self.names)
+        return ", ".join(f"{self.names[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)) or "-"
 
     def __str__(self) -> str:
         seconds = max(time.monotonic() - self.start, 1e-9)
@@ -165,9 +187,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         predictor, options = open_model(args)
         window = Window("CSPDet") if args.view else None
-    except (ConfigError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except Exception as error:
+        return report(error)
     source = open_source(*args.source)
     try:
         with terminated_as_interrupted():
@@ -178,6 +199,8 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except (RuntimeError, MemoryError) as error:
+        return report(error)
 
 
 def open_model(args: argparse.Namespace) -> tuple[Predictor, DetectOptions]:
@@ -190,12 +213,17 @@ def open_model(args: argparse.Namespace) -> tuple[Predictor, DetectOptions]:
     predictor = open_predictor(weights, cfg=args.cfg, device=args.device, half=args.half)
     size = (args.img_size, args.img_size) if args.img_size else predictor.image_size
     predictor.info.check_size(size, where="--img-size")
+    classify = predictor.info.task == "classify"
+    for option in ("iou_thres", "nms"):
+        if classify and getattr(args, option) is not None:
+            raise ConfigError(
+                f"--{option.replace('_', '-')}: is for detectors, and {weights} is a classifier; leave it out"
+            )
+    usual = CLASSIFY if classify else DETECT
     options = DetectOptions(
         image_size=size,
         resize=args.resize or predictor.resize,
-        conf_thres=args.conf_thres,
-        iou_thres=args.iou_thres,
-        max_det=args.max_det,
+        **{name: default if getattr(args, name) is None else getattr(args, name) for name, default in usual.items()},
         nms=args.nms,
         classes=class_indices(args.classes, predictor.names) if args.classes else None,
         batch_size=args.batch_size,
@@ -212,7 +240,7 @@ def run(
     outputs = Outputs(not args.no_save, args.save_txt or args.save_conf, args.save_conf, args.save_json, args.save_crop)
     total = source.expected_frames()
     tell_images = total is not None and len(source.media) <= 50
-    summary, recorder, folder = Summary(predictor.names), None, None
+    summary, recorder, folder = Summary(predictor.names, predictor.info.task), None, None
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(Progress(total, "Detecting")) if total else None
         results = stack.enter_context(contextlib.closing(detect(predictor, source, options)))
@@ -225,8 +253,7 @@ def run(
                 if recorder is not None:
                     recorder.put(frame, detections)
                 if tell_images and frame.media.kind == "image":
-                    found = count_by_name(Counter(detections.labels.tolist()), predictor.names)
-                    logger.info("%s: %s", frame.media.source, found)
+                    logger.info("%s: %s", frame.media.source, summary.line(detections))
                 if progress is not None:
                     progress.advance()
                 if window is not None:
@@ -277,9 +304,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--weights", help=".pt, .weights, .onnx or OpenVINO .xml (default: newest runs/train/*/weights/best.pt)"
     )
     parser.add_argument("--cfg", help="darknet .cfg or model config, for darknet .weights only")
-    parser.add_argument("--conf-thres", type=share, default=0.25, help="detections score more than this (0 to 1)")
-    parser.add_argument("--iou-thres", type=share, default=0.45, help="NMS removes overlaps above this IoU (0 to 1)")
-    parser.add_argument("--max-det", type=whole_number, default=300, help="detections kept in an image")
+    parser.add_argument("--conf-thres", type=share, help="detections score more than this, 0 to 1 (default: 0.25)")
+    parser.add_argument("--iou-thres", type=share, help="NMS removes overlaps above this IoU, 0 to 1 (default: 0.45)")
+    parser.add_argument("--max-det", type=whole_number, help="detections kept in an image (default: 300)")
     parser.add_argument("--nms", choices=NMS_KINDS, help="kind of non-maximum suppression (default: the model's)")
     parser.add_argument("--classes", nargs="+", metavar="ID_OR_NAME", help="look for these classes only")
     parser.add_argument(

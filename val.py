@@ -1,54 +1,69 @@
-"""Evaluate a detector: COCO's figures for a checkpoint, an ONNX file or an OpenVINO model.
+"""Evaluate a model: COCO's figures of a detector, top-1 and top-5 of a classifier; a checkpoint or an exported file.
 
 python val.py --data coco.yaml                          # the newest training run
 python val.py --data coco.yaml --weights model.onnx     # same flags, same figures
+python val.py --data imagenet.yaml --ten-crop           # of a classifier
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import logging
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data.config import load_data_config, read_split, summarize
 from data.loader import build_eval_loader, default_workers
 from models.postprocess import NMS_KINDS, postprocess
 from models.predictor import Predictor, default_weights, open_predictor
-from utils import dist, plots
+from utils import dist
 from utils.arguments import share, whole_number
 from utils.config import ROOT, ConfigError
-from utils.log import Progress, error_text, setup_logging
+from utils.faults import report
+from utils.log import Progress, setup_logging
+from utils.metrics.classification import ClassificationMetric
 from utils.metrics.coco import BACKENDS
 from utils.metrics.detection import DetectionMetric
-from utils.run import new_run_folder
-from utils.structures import LabelledImages
+from utils.metrics.of_task import Metric, build_metric
+from utils.run import new_run_folder, write_json
+from utils.structures import Batch, Detections, LabelledImages
+from utils.task_plots import plot_figures
+from utils.ten_crop import ten_crop_size, ten_crops
+
+logger = logging.getLogger(__name__)
+
+DETECT = {"conf_thres": 0.001, "iou_thres": 0.65, "max_det": 100}
+"""How detectors are evaluated where the command line says nothing else."""
 
 
 def evaluate(
     predictor: Predictor,
     loader: DataLoader,
-    metric: DetectionMetric,
+    metric: Metric,
     *,
-    conf_thres: float,
-    iou_thres: float,
-    max_det: int,
+    conf_thres: float = DETECT["conf_thres"],
+    iou_thres: float = DETECT["iou_thres"],
+    max_det: int = DETECT["max_det"],
     nms: str | None = None,
     clip: bool = True,
+    ten_crop: tuple[int, int] | None = None,
     over_ranks: bool = False,
 ) -> dict[str, Any]:
     """The figures of a metric over the images of a loader, and what they cost in time.
 
     Args:
         loader: Batches with letterboxes, each image once.
-        metric: without detections yet; it has them all afterwards.
-        conf_thres, iou_thres, max_det, nms: as in `postprocess`; None takes the model's own kind.
-        clip: cut boxes to the image.
+        metric: without anything found yet; it has it all afterwards.
+        conf_thres, iou_thres, max_det, nms: of a detector, as in `postprocess`; None takes the model's own kind.
+        clip: cut a detector's boxes to the image.
+        ten_crop: a classifier sees ten crops of this (height, width) of every image, which is larger, and their mean
+            counts.
         over_ranks: the loaders of all ranks together give each image once, and every rank calls this; every rank then
             gets the figures of all.
     Returns:
@@ -58,6 +73,7 @@ def evaluate(
     """
     seconds = {"preprocess": 0.0, "inference": 0.0, "postprocess": 0.0}
     count, mark = 0, time.perf_counter()
+    unreadable: list[str] = []
 
     def lap(part: str) -> None:
         nonlocal mark
@@ -73,15 +89,17 @@ def evaluate(
         for batch in loader:
             images = batch.to(predictor.device).images
             lap("preprocess")
-            boxes, scores = predictor.predict(images)
+            found = predictor.predict(images) if ten_crop is None else predict_ten_crops(predictor, images, ten_crop)
             lap("inference")
-            found = postprocess(boxes, scores, **options)
-            pairs = zip(found, batch.letterboxes, strict=True)
-            originals = [each.to_original(letterbox, clipped=clip) for each, letterbox in pairs]
-            metric.update(batch.image_ids, originals)
+            if predictor.info.task == "detect":
+                found = in_originals(postprocess(*found, **options), batch, clip=clip)
+            metric.update(batch.image_ids, found)
             count += len(batch)
+            unreadable += [problem for problem in batch.problems if problem]
             progress.advance()
             lap("postprocess")
+    if unreadable:
+        logger.warning("Evaluation without %d images that cannot be read: %s", len(unreadable), unreadable[0])
     speed = {part: 1000 * value / max(count, 1) for part, value in seconds.items()}
     if not over_ranks:
         return {**metric.compute(), "speed_ms": speed}
@@ -89,6 +107,21 @@ def evaluate(
         metric.extend(rows)
     figures = metric.compute() if dist.rank() == 0 else None
     return {**dist.broadcast(figures), "speed_ms": speed}
+
+
+def in_originals(found: list[Detections], batch: Batch, *, clip: bool) -> list[Detections]:
+    """What was found in the network's input, in pixels of the original images."""
+    pairs = zip(found, batch.letterboxes, strict=True)
+    originals = [each.to_original(letterbox, clipped=clip) for each, letterbox in pairs]
+    for place, problem in enumerate(batch.problems):
+        if problem:  # a grey image was in its place, in which nothing is to be found
+            originals[place] = originals[place].select(torch.zeros(len(originals[place]), dtype=torch.bool))
+    return originals
+
+
+def predict_ten_crops(predictor: Predictor, images: Tensor, size: tuple[int, int]) -> Tensor:
+    """A classifier's mean probabilities (B, C) over ten crops of `size` of each image."""
+    return predictor.predict(ten_crops(images, size)).unflatten(0, (len(images), -1)).mean(dim=1)
 
 
 def match_classes(predictor: Predictor, images: LabelledImages) -> tuple[int, ...]:
@@ -117,9 +150,8 @@ def main(argv: list[str] | None = None) -> int:
     setup_logging()
     try:
         run(args)
-    except (ConfigError, ValueError, OSError) as error:
-        print(f"error: {error_text(error)}", file=sys.stderr)
-        return 2
+    except Exception as error:
+        return report(error)
     return 0
 
 
@@ -133,18 +165,20 @@ def run(args: argparse.Namespace) -> Path:
     resize = args.resize or predictor.resize
     source = args.data or _trained_on(predictor, weights)
     config = load_data_config(source)
-    images = read_split(config, args.split)
+    options = options_of(args, predictor)
+    images = read_split(config, args.split, task=predictor.info.task)
     print(f"Data: {config.source}, {args.split}: {len(images)} images, {len(images.names)} classes")
     if images.problems:
         print(summarize(images.problems))
     category_ids = match_classes(predictor, images)
     names = predictor.names if predictor.info.named else images.names
-    metric = DetectionMetric(images.ground_truth, category_ids, names, backend=args.backend)
-    loader = build_eval_loader(images, image_size=size, resize=resize, batch_size=args.batch_size, workers=args.workers)
+    metric = build_metric(images, category_ids=category_ids, names=names, backend=args.backend)
+    shown, crop = (ten_crop_size(size), size) if args.ten_crop else (size, None)
+    loader = build_eval_loader(
+        images, image_size=shown, resize=resize, batch_size=args.batch_size, workers=args.workers
+    )
     folder = new_run_folder(Path(args.project), args.name)
-    options = {"conf_thres": args.conf_thres, "iou_thres": args.iou_thres, "max_det": args.max_det}
-    options |= {"nms": args.nms or predictor.info.nms, "clip": not args.no_clip}
-    figures = evaluate(predictor, loader, metric, **options)
+    figures = evaluate(predictor, loader, metric, **{**options, "ten_crop": crop})
     figures["protocol"] = {
         **options,
         "image_size": list(size),
@@ -154,10 +188,12 @@ def run(args: argparse.Namespace) -> Path:
         "data": str(config.source),
         "split": args.split,
     }
-    _write_json(folder / "metrics.json", figures, indent=2)
+    write_json(folder / "metrics.json", figures, indent=2)
     if args.save_json:
-        _write_json(folder / "predictions.json", metric.predictions())
-    plots.plot_pr_curves(*metric.pr_curves(), folder / "pr_curve.png")
+        write_json(folder / "predictions.json", predictions(metric, images))
+        if isinstance(metric, DetectionMetric):
+            write_json(folder / "ground_truth.json", metric.ground_truth)
+    plot_figures(metric, folder)
     print(f"\n{metric.table()}\n\n{describe(figures)}\nResults: {folder}")
     missing = figures["images"] - len(images)
     if missing:
@@ -165,14 +201,51 @@ def run(args: argparse.Namespace) -> Path:
     return folder
 
 
+def options_of(args: argparse.Namespace, predictor: Predictor) -> dict[str, Any]:
+    """What the protocol says of the model's task.
+
+    Raises:
+        ConfigError: an option of the other task.
+    """
+    detector = predictor.info.task == "detect"
+    given = [name for name in (*DETECT, "nms", "clip") if getattr(args, name) is not None]
+    given += ["ten_crop"] if args.ten_crop else []
+    wrong = [f"--{name.replace('_', '-')}" for name in given if (name == "ten_crop") == detector]
+    wrong += ["--resize crop"] if detector and args.resize == "crop" else []
+    if wrong:
+        option, other = wrong[0], "a classifier" if detector else "a detector"
+        raise ConfigError(f"{option}: is for {other}, and the model is not one; leave it out")
+    if not detector:
+        return {"ten_crop": args.ten_crop}
+    chosen = {name: default if getattr(args, name) is None else getattr(args, name) for name, default in DETECT.items()}
+    clip = predictor.info.clip if args.clip is None else args.clip
+    return chosen | {"nms": args.nms or predictor.info.nms, "clip": clip}
+
+
+def predictions(metric: Metric, images: LabelledImages) -> list[dict[str, Any]]:
+    """The content of predictions.json: of a classifier also the file of each image and the names of its classes."""
+    rows = metric.predictions()
+    if not isinstance(metric, ClassificationMetric):
+        return rows
+    files = {sample.image_id: str(sample.path) for sample in images.samples}
+    return [
+        {"file": files[row["image_id"]], "name": metric.names[row["label"]], **row}
+        | {"names": [metric.names[label] for label in row["labels"]]}
+        for row in rows
+    ]
+
+
 def describe(figures: dict[str, Any]) -> str:
     """The protocol and the speed, one line each."""
     protocol, speed = figures["protocol"], figures["speed_ms"]
     height, width = protocol["image_size"]
+    if "ten_crop" in protocol:
+        of_task = ("ten crops" if protocol["ten_crop"] else "one crop",)
+    else:
+        nms = f"NMS IoU {protocol['iou_thres']:g} ({protocol['nms']})"
+        of_task = (f"conf {protocol['conf_thres']:g}", nms, f"max-det {protocol['max_det']}")
     parts = (
-        f"conf {protocol['conf_thres']:g}",
-        f"NMS IoU {protocol['iou_thres']:g} ({protocol['nms']})",
-        f"max-det {protocol['max_det']}",
+        *of_task,
         f"size {height}x{width}",
         protocol["precision"],
         protocol["resize"],
@@ -184,7 +257,8 @@ def describe(figures: dict[str, Any]) -> str:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Options as in docs/reference.md."""
-    parser = argparse.ArgumentParser(description="Evaluate a detector with COCO's figures.", allow_abbrev=False)
+    description = "Evaluate a detector with COCO's figures, or a classifier with top-1 and top-5."
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument(
         "--weights", help=".pt, .weights, .onnx or OpenVINO .xml (default: newest runs/train/*/weights/best.pt)"
     )
@@ -197,12 +271,17 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--img-size", type=whole_number, help="side of the network input in pixels (default: the model's)"
     )
     parser.add_argument("--batch-size", type=whole_number, default=16, help="images at a time; changes no figure")
-    parser.add_argument("--conf-thres", type=share, default=0.001, help="detections score more than this (0 to 1)")
-    parser.add_argument("--iou-thres", type=share, default=0.65, help="NMS removes overlaps above this IoU (0 to 1)")
-    parser.add_argument("--max-det", type=whole_number, default=100, help="detections kept in an image")
+    parser.add_argument("--conf-thres", type=share, help="detections score more than this, 0 to 1 (default: 0.001)")
+    parser.add_argument("--iou-thres", type=share, help="NMS removes overlaps above this IoU, 0 to 1 (default: 0.65)")
+    parser.add_argument("--max-det", type=whole_number, help="detections kept in an image (default: 100)")
+    parser.add_argument("--ten-crop", action="store_true", help="of a classifier: judge ten parts of each image")
     parser.add_argument("--nms", choices=NMS_KINDS, help="kind of non-maximum suppression (default: the model's)")
-    parser.add_argument("--no-clip", action="store_true", help="count boxes as they come, not cut to the image")
-    parser.add_argument("--resize", choices=("letterbox", "stretch"), help="how images get their size")
+    parser.add_argument(
+        "--clip",
+        action=argparse.BooleanOptionalAction,
+        help="cut boxes to the image before they are counted (default: yes, but for darknet weights)",
+    )
+    parser.add_argument("--resize", choices=("letterbox", "stretch", "crop"), help="how images get their size")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the fastest there is)")
     parser.add_argument("--half", action="store_true", help="fp16, on CUDA")
     parser.add_argument("--workers", type=int, default=default_workers(), help="loader processes")
@@ -220,10 +299,6 @@ def _trained_on(predictor: Predictor, weights: Path) -> str:
     if source != "shapes" and not Path(source).is_file():
         raise ConfigError(f"--data is missing, and {source}, which the model was trained on, is gone; name a data YAML")
     return source
-
-
-def _write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
-    path.write_text(json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _some(names: list[str]) -> str:

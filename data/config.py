@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from data.formats import coco, listing, voc, yolo
+from data.formats import coco, imagefolder, listing, voc, yolo
 from data.formats.rows import NOTES, Problems
 from utils.config import ROOT, ConfigError, find_file, load_yaml, to_dataclass
 from utils.structures import LabelledImages, LabelProblem
@@ -26,9 +26,11 @@ class DataConfig:
         source: the YAML file itself.
         path: the root that the other paths are relative to; the YAML's folder when left out.
         train, val, test: a COCO JSON file, a .txt list of images, or a folder of images, with labels/ or Annotations/
-            beside.
+            beside. For a classifier a folder of class folders, or a .txt list of images in such folders.
         images: the folder that file_name in COCO JSON is relative to.
-        names: class names by class index; None takes them from the COCO JSON.
+        names: class names by class index; None takes them from the COCO JSON, or from the class folders, sorted. For a
+            classifier also a map of folder to name, {n01440764: tench, ...}.
+        folders: of a classifier's classes, in the order of names, where they have other names; the map's keys.
         nc: the number of classes, checked against names.
         labels: what a bad label does: 'warn' mends or leaves it out and reports it, 'error' stops.
         voc_first_pixel: 1 where VOC's boxes count pixels from 1 (the VOC development kit), 0 where from 0.
@@ -43,6 +45,7 @@ class DataConfig:
     test: Path | None = None
     images: Path | None = None
     names: tuple[str, ...] | None = None
+    folders: tuple[str, ...] | None = None
     nc: int | None = None
     labels: Literal["warn", "error"] = "warn"
     voc_first_pixel: Literal[0, 1] = 1
@@ -56,6 +59,8 @@ class DataConfig:
             raise ConfigError(f"{self.source}: nc is {self.nc}, expected at least 1")
         if self.names is not None and self.nc not in (None, len(self.names)):
             raise ConfigError(f"{self.source}: nc is {self.nc}, but there are {len(self.names)} names; leave nc out")
+        if self.folders is not None and len(set(self.folders)) != len(self.names or ()):
+            raise ConfigError(f"{self.source}: {len(self.folders)} folders for {len(self.names or ())} names")
         if self.category_ids is not None and list(self.category_ids) != sorted(set(self.category_ids)):
             raise ConfigError(f"{self.source}: category_ids must ascend, each id once")
         if self.category_ids is not None and self.names is not None and len(self.category_ids) != len(self.names):
@@ -84,28 +89,41 @@ def read_data_config(source: Path) -> DataConfig:
     source = source.parent.resolve() / source.name
     values = load_yaml(source)
     if "source" in values:
-        raise ConfigError(f"{source}.source: unknown key; leave it out")
+        raise ConfigError(f"{source}: source: unknown key; leave it out")
     root = _join(source.parent, values.get("path"))
     values["path"] = source.parent if root is None else root
     for key in (*SPLITS, "images"):
         if key in values:
             values[key] = _join(values["path"], values[key])
+    names = values.get("names")
+    if isinstance(names, dict) and names and all(isinstance(key, str) for key in names) and "folders" not in values:
+        values |= {"folders": list(names), "names": list(names.values())}
     if "names" in values:
-        values["names"] = _names(values["names"], f"{source}.names")
+        values["names"] = _names(values["names"], f"{source}: names")
     return to_dataclass(DataConfig, {**values, "source": source}, where=str(source))
 
 
-def read_split(config: DataConfig, split: str, *, thorough: bool = False) -> LabelledImages:
+def read_split(
+    config: DataConfig, split: str, *, task: Literal["detect", "classify"] = "detect", thorough: bool = False
+) -> LabelledImages:
     """The images and labels of one split.
 
     Args:
+        task: what they are for: boxes, or one class for each image.
         thorough: also list objects that are used but look wrong (tiny, labelled twice).
     Raises:
-        ConfigError: the split is not in the YAML or not on disk, nothing in it can be used, or `labels: error` and
-            something is wrong.
+        ConfigError: the split is not in the YAML or not on disk, it is for another task, nothing in it can be used, or
+            `labels: error` and something is wrong.
     """
     target, problems = _target(config, split), Problems(thorough)
-    if _is_json(target):
+    if task == "classify":
+        data = _read_classes(config, target, problems)
+    elif config.folders is not None:
+        raise ConfigError(
+            f"{config.source}: names: expected a list or the numbers 0 to {len(config.folders) - 1} as keys, found "
+            f"{list(config.folders[:3])}; class folders are for a classifier, and the model is a detector"
+        )
+    elif _is_json(target):
         data = coco.read(target, config.path, images=config.images, names=config.names, problems=problems)
     else:
         data = _read_images(config, target, problems)
@@ -128,6 +146,19 @@ def label_format(config: DataConfig, split: str) -> str:
         return "coco"
     images = listing.list_images(target, config.path, folders, Problems())
     return "yolo" if _find_labels(config, target, images, folders)[0] is yolo else "voc"
+
+
+def guess_task(config: DataConfig) -> Literal["detect", "classify"]:
+    """What a data set is for, by its files: class folders without labels are for a classifier."""
+    target = next(getattr(config, split) for split in SPLITS if getattr(config, split) is not None)
+    if config.folders is None and (not target.is_dir() or _is_json(target)):
+        return "detect"
+    try:
+        images, folders = listing.list_images(target, config.path, listing.Folders(), Problems()), listing.Folders()
+        _find_labels(config, target, images, folders)
+    except ConfigError:
+        return "classify" if config.folders or imagefolder.class_folders(target, config.path) else "detect"
+    return "detect"
 
 
 def check_same_classes(first: LabelledImages, second: LabelledImages) -> None:
@@ -203,9 +234,26 @@ def _find_labels(
         labels = listing.find_labels(images, config.path, folders, name=form.FOLDER, suffix=form.SUFFIX)
         if labels is not None:
             return form, labels
+    hint = "; class folders are for a classifier" if imagefolder.looks_like_classes(target, images) else ""
     raise ConfigError(
         f"{target}: no labels for {images[0]}: expected {yolo.FOLDER}/ with YOLO text files or {voc.FOLDER}/ with VOC "
-        f"XML files beside {images[0].parent} or in {config.path}"
+        f"XML files beside {images[0].parent} or in {config.path}{hint}"
+    )
+
+
+def _read_classes(config: DataConfig, target: Path, problems: Problems) -> LabelledImages:
+    """A classifier's split; without `names` the folders of the training split are the classes of every split."""
+    if _is_json(target):
+        raise ConfigError(
+            f"{target}: boxes, for a detector, and the model is a classifier, which takes a folder of images for each "
+            "class. Cut the boxes out into such folders: python -m data.convert SRC DST --to imagefolder"
+        )
+    names = folders = config.folders or config.names
+    if folders is None:
+        first = config.train if config.train is not None and config.train.exists() else target
+        names = folders = imagefolder.class_folders(target if _is_json(first) else first, config.path)
+    return imagefolder.read(
+        target, config.path, dict(zip(folders, config.names or names, strict=True)), problems=problems
     )
 
 

@@ -1,6 +1,7 @@
 """Command: a data set from one label format into another, `python -m data.convert SRC DST --to coco|yolo|voc`.
 
-Classes, their ids and boxes survive every way; what a format has no place for is counted and said.
+Classes, their ids and boxes survive every way; what a format has no place for is counted and said. `--to imagefolder`
+cuts the objects out, for training a classifier.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data.config import SPLITS, DataConfig, check_same_classes, load_data_config, read_split, summarize
-from data.formats import coco, voc, yolo
+from data.formats import coco, imagefolder, voc, yolo
 from utils.config import ConfigError, dump_yaml
 from utils.log import Progress, setup_logging
 from utils.structures import LabelledImages, Sample
@@ -55,8 +56,7 @@ def write_dataset(splits: Mapping[str, LabelledImages], folder: Path, form: str,
     Raises:
         ConfigError: the folder exists and is not empty.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder}: exists and is not empty; name a new folder")
+    _check_empty(folder)
     names, renamed = _file_names(splits)
     images = folder / ("JPEGImages" if form == "voc" else "images")
     placed = {
@@ -79,6 +79,33 @@ def write_dataset(splits: Mapping[str, LabelledImages], folder: Path, form: str,
     content = {"path": ".", **values, **extra, "nc": len(first.names), "names": list(first.names)}
     (folder / "data.yaml").write_text(dump_yaml(content), encoding="utf-8")
     return lines + [f"Lost: {line}" for line in _losses(splits, form)]
+
+
+def write_class_folders(splits: Mapping[str, LabelledImages], folder: Path) -> list[str]:
+    """Cut every object out into SPLIT/CLASS/ of an empty folder, and write a data.yaml for a classifier.
+
+    Returns:
+        what was done, one line a split.
+    Raises:
+        ConfigError: the folder exists and is not empty.
+    """
+    _check_empty(folder)
+    lines, names = [], {}
+    for split, data in splits.items():
+        written = imagefolder.write(data, folder / split)
+        names = written.folders
+        small = f"; left out {written.small} under {imagefolder.LEAST} pixels" if written.small else ""
+        crowd = f"; left out {written.crowd} crowd regions" if written.crowd else ""
+        lines.append(f"{split}: {written.images} images cut out{small}{crowd}")
+    plain = all(folder == name for folder, name in names.items())
+    content = {"path": ".", **{split: split for split in splits}, "names": list(names) if plain else names}
+    (folder / "data.yaml").write_text(dump_yaml(content), encoding="utf-8")
+    return lines
+
+
+def _check_empty(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder}: exists and is not empty; name a new folder")
 
 
 def _write_split(
@@ -181,13 +208,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("source", metavar="SRC", help="data YAML: a path, or a name in cfg/data/")
     parser.add_argument("folder", metavar="DST", type=Path, help="new folder for the converted set")
-    parser.add_argument("--to", required=True, choices=FORMATS, help="label format to write")
+    parser.add_argument("--to", required=True, choices=(*FORMATS, "imagefolder"), help="label format to write")
     parser.add_argument("--copy", action="store_true", help="copy images instead of hard-linking them")
     args = parser.parse_args(argv)
     setup_logging()
     try:
         splits = read_splits(load_data_config(args.source))
-        lines = write_dataset(splits, args.folder, args.to, copy=args.copy)
+        if args.to == "imagefolder":
+            lines = write_class_folders(splits, args.folder)
+        else:
+            lines = write_dataset(splits, args.folder, args.to, copy=args.copy)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -12,17 +12,20 @@ import torch
 from torch.utils.data import Dataset
 
 from data.images import read_image
-from data.mosaic import mixup, mosaic
+from data.mosaic import mixup, mosaic, quadrants, vary
 from data.transforms import (
+    FILL,
     Labelled,
     keep_visible,
-    random_affine,
     random_flips,
     random_hsv,
+    random_place,
     resize_image,
     warp,
 )
+from utils import dist
 from utils.boxes import Letterbox, plan_resize
+from utils.log import Progress
 from utils.structures import LabelledImages
 from utils.training.config import AugmentConfig
 
@@ -30,6 +33,12 @@ logger = logging.getLogger(__name__)
 
 MIXUP_STREAM = 1_000_003
 """Added to the epoch for the second image of a mixup, so that it is not the augmentation of the first."""
+
+MOST_IN_A_ROW = 20
+"""So many images one after another that cannot be read are no matter of single files."""
+
+GO_ON = "; or train without such files: bad_images: skip in the recipe (for --resume in the run's config.yaml)"
+"""What else the user can do about a file that stops a training."""
 
 
 class Request(NamedTuple):
@@ -56,6 +65,8 @@ class Item(NamedTuple):
     image_id: int
     path: str
     letterbox: Letterbox | None
+    weights: torch.Tensor | None = None
+    problem: str = ""
 
 
 class TrainDataset(Dataset):
@@ -67,22 +78,35 @@ class TrainDataset(Dataset):
         image_size: base (height, width) of the input; images are read at this size before augmentation.
         resize: 'letterbox' or 'stretch'; the aspect that images have at inference.
         seed: of the run.
+        bad_images: what a file that cannot be read does: 'stop' raises, 'skip' puts the next image in its place.
     """
 
+    interpolation = cv2.INTER_LINEAR
+    """Of images that are read."""
+
     def __init__(
-        self, images: LabelledImages, config: AugmentConfig, *, image_size: tuple[int, int], resize: str, seed: int
+        self,
+        images: LabelledImages,
+        config: AugmentConfig,
+        *,
+        image_size: tuple[int, int],
+        resize: str,
+        seed: int,
+        bad_images: Literal["stop", "skip"] = "stop",
     ) -> None:
         self.images = images
         self.config = config
         self.image_size = image_size
         self.resize = resize
         self.seed = seed
+        self.bad_images = bad_images
+        self.problems: list[str] = []
         self.pipeline = None
         if config.albumentations:
             from data.pipeline import AlbumentationsPipeline  # the library takes a second or two to import
 
             self.pipeline = AlbumentationsPipeline(config.albumentations)
-        self.cache: list[np.ndarray] | None = None
+        self.cache: list[np.ndarray | str] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -92,15 +116,26 @@ class TrainDataset(Dataset):
         needed = sum(3 * np.prod(self._inner_size(index)) for index in range(len(self)))
         if needed > limit_bytes:
             return
-        with ThreadPoolExecutor() as pool:
-            self.cache = list(pool.map(self._read, range(len(self))))
+        cache = []
+        progress = Progress(len(self), "Reading the training images", quiet=dist.rank() != 0)
+        with ThreadPoolExecutor() as pool, progress:
+            for image in pool.map(self._read_or_problem, range(len(self))):
+                cache.append(image)
+                progress.advance()
+        self.cache = cache
         logger.info("Training images in memory: %d, %.0f MB", len(self), needed / 1e6)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the images in memory: where loader processes are not forked, each would get a copy of them all."""
+        return {**self.__dict__, "cache": None}
 
     def __getitem__(self, request: Request) -> Item:
         """The augmented image that `request` names."""
         item = self._augment(request)
         sample = self.images.samples[request.index]
-        return _to_item(item, sample.image_id, str(sample.path), None)
+        problem = "\n".join(self.problems)
+        self.problems.clear()
+        return _to_item(item, sample.image_id, str(sample.path), None, problem)
 
     def _augment(self, request: Request) -> Labelled:
         config = self.config
@@ -111,6 +146,8 @@ class TrainDataset(Dataset):
             other = self._generator(request.epoch + MIXUP_STREAM, partner)
             item = mixup(item, self._compose(partner, other), rng)
         item = self._run_pipeline(item, request.size, rng)
+        if config.mosaic_type == "quadrants":  # each image has had its own
+            return item
         item = random_flips(item, config, rng)
         return Labelled(random_hsv(item.image, config, rng), item.boxes, item.labels, item.crowd)
 
@@ -123,11 +160,12 @@ class TrainDataset(Dataset):
         def load(index: int) -> Labelled:
             return self._load(index, request.size)
 
+        each_alone = self.config.mosaic_type == "quadrants"
         if request.mix and rng.random() < self.config.mosaic:
-            return mosaic(load, request.index, len(self), request.size, self.config, rng)
-        item = load(request.index)
-        height, width = item.image.shape[:2]
-        return random_affine(item, (width / 2, height / 2), request.size, self.config, rng)
+            join = quadrants if each_alone else mosaic
+            return join(load, request.index, len(self), request.size, self.config, rng)
+        item, place = load(request.index), vary if each_alone else random_place
+        return place(item, request.size, self.config, rng)
 
     def _run_pipeline(self, item: Labelled, size: tuple[int, int], rng: np.random.Generator) -> Labelled:
         if self.pipeline is None:
@@ -141,14 +179,37 @@ class TrainDataset(Dataset):
 
     def _load(self, index: int, size: tuple[int, int]) -> Labelled:
         """An image with its labels, resized as for an input of `size` but without the grey sides."""
+        index, image = self.image_at(index)
         sample = self.images.samples[index]
-        image = self.cache[index] if self.cache is not None else self._read(index)
         box = plan_resize(sample.height, sample.width, size, self.resize)
         height, width = round(sample.height * box.scale_y), round(sample.width * box.scale_x)
         if image.shape[:2] != (height, width):
             image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
         boxes = (sample.boxes * (box.scale_x, box.scale_y, box.scale_x, box.scale_y)).astype(np.float32)
         return Labelled(image, boxes, sample.labels, sample.crowd)
+
+    def image_at(self, index: int) -> tuple[int, np.ndarray]:
+        """An image at the base size, and its index: with `bad_images: skip` perhaps that of one of the next images.
+
+        Raises:
+            ValueError: it cannot be read; or, with 'skip', neither can those after it.
+        """
+        for place in range(index, index + MOST_IN_A_ROW):
+            place %= len(self)
+            image = self.cache[place] if self.cache is not None else self._read_or_problem(place)
+            if not isinstance(image, str):
+                return place, image
+            self.problems.append(image)
+        raise ValueError(f"{self.problems[-1]}; the {MOST_IN_A_ROW - 1} images before it cannot be read either")
+
+    def _read_or_problem(self, index: int) -> np.ndarray | str:
+        """The image at the base size, or why it cannot be read where that is no reason to stop."""
+        try:
+            return self._read(index)
+        except ValueError as error:
+            if self.bad_images == "stop":
+                raise ValueError(f"{error}{GO_ON}") from None
+            return str(error)
 
     def _inner_size(self, index: int) -> tuple[int, int]:
         sample = self.images.samples[index]
@@ -161,7 +222,7 @@ class TrainDataset(Dataset):
         image = read_image(sample.path)
         check_size(image, sample.height, sample.width, str(sample.path))
         height, width = self._inner_size(index)
-        return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        return cv2.resize(image, (width, height), interpolation=self.interpolation)
 
 
 class EvalDataset(Dataset):
@@ -170,26 +231,41 @@ class EvalDataset(Dataset):
     Args:
         images: the split to evaluate.
         image_size: (height, width) of the network input.
-        resize: 'letterbox' or 'stretch'.
+        resize: 'letterbox', 'stretch' or 'crop'.
+        bad_images: what a file that cannot be read does: 'stop' raises, 'skip' puts a grey image in its place.
     """
 
-    def __init__(self, images: LabelledImages, *, image_size: tuple[int, int], resize: str) -> None:
+    def __init__(
+        self,
+        images: LabelledImages,
+        *,
+        image_size: tuple[int, int],
+        resize: str,
+        bad_images: Literal["stop", "skip"] = "stop",
+    ) -> None:
         self.images = images
         self.image_size = image_size
         self.resize = resize
+        self.bad_images = bad_images
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Item:
         """The image at `index`; its boxes are in pixels of the network input."""
-        sample = self.images.samples[index]
-        image = read_image(sample.path)
-        check_size(image, sample.height, sample.width, str(sample.path))
+        sample, problem = self.images.samples[index], ""
+        try:
+            image = read_image(sample.path)
+            check_size(image, sample.height, sample.width, str(sample.path))
+        except ValueError as error:
+            if self.bad_images == "stop":
+                raise
+            image, problem = np.full((sample.height, sample.width, 3), FILL, np.uint8), str(error)
         letterbox = plan_resize(*image.shape[:2], self.image_size, self.resize)
         boxes = letterbox.apply(sample.boxes).astype(np.float32)
-        item = Labelled(resize_image(image, letterbox, self.image_size), boxes, sample.labels, sample.crowd)
-        return _to_item(item, sample.image_id, str(sample.path), letterbox)
+        image = resize_image(image, letterbox, self.image_size, mode=self.resize)
+        item = Labelled(image, boxes, sample.labels, sample.crowd)
+        return _to_item(item, sample.image_id, str(sample.path), letterbox, problem)
 
 
 def check_size(image: np.ndarray, height: int, width: int, path: str) -> None:
@@ -206,7 +282,7 @@ def check_size(image: np.ndarray, height: int, width: int, path: str) -> None:
         )
 
 
-def _to_item(item: Labelled, image_id: int, path: str, letterbox: Letterbox | None) -> Item:
+def _to_item(item: Labelled, image_id: int, path: str, letterbox: Letterbox | None, problem: str) -> Item:
     image = torch.from_numpy(np.ascontiguousarray(item.image)).permute(2, 0, 1)
     return Item(
         image,
@@ -216,4 +292,6 @@ def _to_item(item: Labelled, image_id: int, path: str, letterbox: Letterbox | No
         image_id,
         path,
         letterbox,
+        None if item.weights is None else torch.from_numpy(np.ascontiguousarray(item.weights, np.float32)),
+        problem,
     )

@@ -16,8 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from data.config import SPLITS, DataConfig, check_same_classes, label_format, load_data_config, read_split
-from data.convert import write_dataset
+from data.config import SPLITS, DataConfig, check_same_classes, guess_task, label_format, load_data_config, read_split
+from data.convert import write_class_folders, write_dataset
 from data.doctor_html import to_html
 from data.doctor_images import compare_images, examine_images
 from data.formats import coco
@@ -99,11 +99,12 @@ def examine(config: DataConfig) -> tuple[Report, dict[str, LabelledImages]]:
     report, splits = Report(str(config.source)), {}
     lenient = replace(config, labels="warn")
     digests: dict[str, list[bytes]] = {}
+    task = guess_task(config)
     for split in SPLITS:
         if getattr(config, split) is None:
             continue
         try:
-            data = read_split(lenient, split, thorough=True)
+            data = read_split(lenient, split, task=task, thorough=True)
         except ConfigError as error:
             what = str(error).removeprefix(f"{config.source}: ")
             report.add(split, LabelProblem(str(config.source), what, "the split cannot be used"))
@@ -162,6 +163,8 @@ def fix(config: DataConfig, splits: dict[str, LabelledImages], folder: Path) -> 
     """
     if not splits:
         raise ConfigError(f"{config.source}: no split can be used, so there is nothing to write")
+    if next(iter(splits.values())).task == "classify":
+        return write_class_folders(splits, folder)
     form = label_format(config, next(iter(splits)))
     return write_dataset({split: coco.mend(data) for split, data in splits.items()}, folder, form)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from data.dataset import EvalDataset, Item, Request, TrainDataset
+from data.sizes import SizePlan
 from utils.structures import Batch, LabelledImages, Targets
 
 CACHE_BYTES = 1_500_000_000
@@ -22,15 +25,14 @@ class TrainSampler(Sampler[list[Request]]):
     """Batches of one epoch after another: which images, at which size; a pure function of (seed, epoch, batch).
 
     The order is a permutation of all images; the last batch is filled from its start, so that all batches are full.
-    Every rank takes its share of the same global batch.
+    Every rank takes its share of the same global batch; where batches grow, shares may differ by one image.
 
     Args:
         count: images in the set.
         batch_size: of all ranks together; must be a multiple of `world_size`.
-        image_size: base (height, width).
-        multi_scale: see AugmentConfig.
-        stride: sizes are multiples of this.
+        sizes: of the images, and how batches grow where they are small.
         mix_epochs: epochs with mosaic and mixup.
+        mix_share: share of the batches of those epochs that may be mixed.
     """
 
     def __init__(
@@ -38,10 +40,9 @@ class TrainSampler(Sampler[list[Request]]):
         count: int,
         *,
         batch_size: int,
-        image_size: tuple[int, int],
-        multi_scale: float,
-        stride: int,
+        sizes: SizePlan,
         mix_epochs: int,
+        mix_share: float = 1.0,
         seed: int,
         rank: int = 0,
         world_size: int = 1,
@@ -52,60 +53,74 @@ class TrainSampler(Sampler[list[Request]]):
             )
         self.count = count
         self.batch_size = batch_size
-        self.image_size = image_size
-        self.multi_scale = multi_scale
-        self.stride = stride
+        self.sizes = sizes
         self.mix_epochs = mix_epochs
+        self.mix_share = mix_share
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.epoch = 0
-        self.start = 0
+        self.set_position(0)
 
     @property
     def batches(self) -> int:
-        """Batches in a whole epoch."""
-        return -(-self.count // self.batch_size)
+        """Batches in the whole of the current epoch."""
+        return len(self.images)
 
     def set_position(self, epoch: int, start: int = 0) -> None:
         """Go on with batch `start` of `epoch`."""
         self.epoch = epoch
         self.start = start
+        self.sides, self.images = self._epoch(epoch)
+
+    def images_in(self, start: int, stop: int) -> int:
+        """Images in the batches from `start` up to `stop` of the current epoch, over all ranks."""
+        return int(self.images[start:stop].sum())
+
+    def total_steps(self, epochs: int) -> int:
+        """Optimizer updates in a training of `epochs`."""
+        dynamic = self.sizes.dynamic
+        batches = [len(self._epoch(epoch)[1]) if dynamic else self.batches for epoch in range(epochs)]
+        return sum(-(-number // self.sizes.accumulate) for number in batches)
+
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.sizes.epoch(epoch, count=self.count, batch_size=self.batch_size)
 
     def __len__(self) -> int:
         return self.batches - self.start
 
     def __iter__(self) -> Iterator[list[Request]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
-        mix = self.epoch < self.mix_epochs
+        begin = self.images_in(0, self.start)
         for batch in range(self.start, self.batches):
-            size = self.batch_image_size(batch)
-            positions = range(batch * self.batch_size, (batch + 1) * self.batch_size)[self.rank :: self.world_size]
+            (height, width), mix = self.sides[batch].tolist(), self.is_mixed(batch)
+            end = begin + int(self.images[batch])
+            positions, begin = range(begin, end)[self.rank :: self.world_size], end
             yield [
-                Request(self.epoch, int(order[position % self.count]), size, mix, position // self.count)
+                Request(self.epoch, int(order[position % self.count]), (height, width), mix, position // self.count)
                 for position in positions
             ]
 
-    def batch_image_size(self, batch: int) -> tuple[int, int]:
-        """(height, width) of a batch of the current epoch."""
-        if not self.multi_scale:
-            return self.image_size
-        factor = np.random.default_rng((self.seed, self.epoch, batch, 1)).uniform(-1, 1) * self.multi_scale + 1
-        height, width = (max(round(side * factor / self.stride), 1) * self.stride for side in self.image_size)
-        return height, width
+    def is_mixed(self, batch: int) -> bool:
+        """Whether a batch of the current epoch may have images made of several."""
+        if self.epoch >= self.mix_epochs or self.mix_share >= 1:
+            return self.epoch < self.mix_epochs
+        return bool(np.random.default_rng((self.seed, self.epoch, batch, 2)).random() < self.mix_share)
 
 
 def collate(items: list[Item]) -> Batch:
     """Items of one size -> Batch."""
     boxes, labels, crowd = (torch.cat([item[part] for item in items]) for part in (1, 2, 3))
     image_index = torch.cat([torch.full((len(item.boxes),), place) for place, item in enumerate(items)])
+    parts = [item.weights for item in items if item.weights is not None]
+    weights = torch.cat(parts) if parts else None
     letterboxes = tuple(item.letterbox for item in items if item.letterbox is not None)
     return Batch(
         torch.stack([item.image for item in items]),
-        Targets(boxes, labels, image_index, crowd),
+        Targets(boxes, labels, image_index, crowd, weights),
         tuple(item.image_id for item in items),
         tuple(item.path for item in items),
         letterboxes,
+        tuple(item.problem for item in items) if any(item.problem for item in items) else (),
     )
 
 
@@ -115,10 +130,19 @@ def default_workers() -> int:
     return min(max(cores // 2, 1), 8)
 
 
+def workers_share_memory(workers: int) -> bool:
+    """Whether loader processes see what the dataset holds in memory: those that are forked do, others get a copy."""
+    return workers == 0 or multiprocessing.get_start_method() == "fork"
+
+
 def build_train_loader(
-    dataset: TrainDataset, sampler: TrainSampler, *, workers: int, pin_memory: bool = False
+    dataset: TrainDataset, sampler: TrainSampler, *, workers: int, pin_memory: bool = False, timeout: float = 0.0
 ) -> DataLoader:
-    """Batches of the sampler's epoch from its position on; set_position takes effect at the next iter()."""
+    """Batches of the sampler's epoch from its position on; set_position takes effect at the next iter().
+
+    Args:
+        timeout: seconds to wait for a batch of a worker; 0 waits for ever.
+    """
     return DataLoader(
         dataset,
         batch_sampler=sampler,
@@ -129,6 +153,7 @@ def build_train_loader(
         generator=torch.Generator().manual_seed(sampler.seed),
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
+        timeout=timeout if workers else 0,
     )
 
 
@@ -141,9 +166,16 @@ def build_eval_loader(
     workers: int,
     rank: int = 0,
     world_size: int = 1,
+    timeout: float = 0.0,
+    bad_images: Literal["stop", "skip"] = "stop",
 ) -> DataLoader:
-    """Every image once, in order; with several ranks each takes every `world_size`-th image."""
-    dataset = EvalDataset(images, image_size=image_size, resize=resize)
+    """Every image once, in order; with several ranks each takes every `world_size`-th image.
+
+    Args:
+        timeout: as in `build_train_loader`.
+        bad_images: as in EvalDataset.
+    """
+    dataset = EvalDataset(images, image_size=image_size, resize=resize, bad_images=bad_images)
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -152,6 +184,7 @@ def build_eval_loader(
         collate_fn=collate,
         worker_init_fn=_start_worker,
         generator=torch.Generator().manual_seed(0),
+        timeout=timeout if workers else 0,
     )
 
 

@@ -6,7 +6,18 @@ from collections.abc import Callable
 
 import numpy as np
 
-from data.transforms import FILL, Labelled, keep_visible, random_affine
+from data.transforms import (
+    FILL,
+    Labelled,
+    affine_matrix,
+    jitter_matrix,
+    keep_visible,
+    random_affine,
+    random_flips,
+    random_hsv,
+    random_place,
+    warp,
+)
 from utils.training.config import AugmentConfig
 
 
@@ -42,6 +53,83 @@ def mosaic(
     whole = Labelled(canvas, np.concatenate(boxes), np.concatenate(labels), np.concatenate(crowd))
     # What the canvas cuts off must not come back as a box over grey when the crop is wider than the canvas.
     return random_affine(keep_visible(whole, config), (width, height), size, config, rng)
+
+
+def quadrants(
+    load: Callable[[int], Labelled],
+    index: int,
+    count: int,
+    size: tuple[int, int],
+    config: AugmentConfig,
+    rng: np.random.Generator,
+) -> Labelled:
+    """Darknet's mosaic (spec 7.4): four images, each augmented to `size` (h, w) by itself, fill a quadrant each.
+
+    The quadrants meet at 20 to 80 % of width and height, and each shows the part of its image that lies towards the
+    others. With geometry 'jitter', in half of the cases the image's own corner is there; grey beside an image is left
+    out where it can be. Boxes are cut to their quadrant.
+    """
+    height, width = size
+    cut_x, cut_y = (int(share * side) for share, side in zip(rng.uniform(0.2, 0.8, 2), (width, height), strict=True))
+    result = Labelled(np.empty((height, width, 3), np.uint8), *_no_labels())
+    for place, which in enumerate((index, *rng.integers(count, size=3).tolist())):
+        inner = (place in (0, 2), place in (0, 1))  # the quadrants' common point is at its right, at its bottom
+        item = random_flips(load(which), config, rng)
+        matrix = _quadrant_matrix(item, inner, size, config, rng)
+        low, high = _extent(item.image.shape[:2], matrix)
+        item = warp(item, matrix, size, config)
+        begin = np.array([0 if inner[0] else cut_x, 0 if inner[1] else cut_y])
+        end = np.array([cut_x if inner[0] else width, cut_y if inner[1] else height])
+        source = _source_corner(end - begin, np.array([width, height]), inner, low, high)
+        part = _cut(item, source, end - begin, config)
+        result.image[begin[1] : end[1], begin[0] : end[0]] = random_hsv(part.image, config, rng)
+        boxes = np.concatenate((result.boxes, part.boxes + np.tile(begin, 2).astype(np.float32)))
+        labels, crowd = np.concatenate((result.labels, part.labels)), np.concatenate((result.crowd, part.crowd))
+        result = Labelled(result.image, boxes, labels, crowd)
+    return result
+
+
+def vary(item: Labelled, size: tuple[int, int], config: AugmentConfig, rng: np.random.Generator) -> Labelled:
+    """One image mirrored, placed and coloured at random: what `quadrants` does with each of its own."""
+    item = random_place(random_flips(item, config, rng), size, config, rng)
+    return Labelled(random_hsv(item.image, config, rng), item.boxes, item.labels, item.crowd)
+
+
+def _quadrant_matrix(
+    item: Labelled, inner: tuple[bool, bool], size: tuple[int, int], config: AugmentConfig, rng: np.random.Generator
+) -> np.ndarray:
+    height, width = item.image.shape[:2]
+    if config.geometry == "affine":
+        return affine_matrix((width / 2, height / 2), size, config, rng)
+    keep = inner if rng.random() < 0.5 else None
+    return jitter_matrix((height, width), size, config.jitter, rng, keep=keep)
+
+
+def _extent(shape: tuple[int, int], matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest (x, y) of an image (height, width) after an affine map."""
+    height, width = shape
+    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]]) @ matrix[:, :2].T + matrix[:, 2]
+    return corners.min(axis=0), corners.max(axis=0)
+
+
+def _source_corner(
+    part: np.ndarray, whole: np.ndarray, inner: tuple[bool, bool], low: np.ndarray, high: np.ndarray
+) -> np.ndarray:
+    """First (x, y) that a quadrant of size `part` shows of an image that lies from `low` to `high` in `whole`."""
+    last = np.array(inner)
+    grey = np.where(last, whole - high, low).clip(0)  # beside the image, towards the common point
+    return np.where(last, whole - part - grey, grey).clip(0, whole - part).round().astype(int)
+
+
+def _cut(item: Labelled, corner: np.ndarray, part: np.ndarray, config: AugmentConfig) -> Labelled:
+    """The part of an item that begins at `corner` (x, y) and measures `part` (width, height)."""
+    (x, y), (width, height) = corner, part
+    boxes = item.boxes - np.tile(corner, 2).astype(np.float32)
+    return keep_visible(Labelled(item.image[y : y + height, x : x + width], boxes, item.labels, item.crowd), config)
+
+
+def _no_labels() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)
 
 
 def paste(canvas: np.ndarray, image: np.ndarray, left: int, top: int) -> None:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+import numpy as np
 from torch.utils.data import DataLoader
 
+from data.classification import ClassifyDataset
 from data.config import check_same_classes, load_data_config, read_split, summarize
 from data.dataset import TrainDataset
-from data.loader import CACHE_BYTES, TrainSampler, build_eval_loader, build_train_loader
-from utils.structures import LabelledImages
+from data.images import read_image
+from data.loader import CACHE_BYTES, TrainSampler, build_eval_loader, build_train_loader, workers_share_memory
+from data.sizes import SizePlan
+from utils.structures import LabelledImages, Sample
+from utils.ten_crop import ten_crop_size
 from utils.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -33,15 +40,53 @@ class DataSplits:
         """Class names by label."""
         return self.train.names
 
+    def class_counts(self) -> tuple[int, ...]:
+        """Objects of each class in the training split, without crowd regions."""
+        labels = [sample.labels[~sample.crowd] for sample in self.train.samples]
+        counts = np.bincount(np.concatenate(labels), minlength=len(self.names)) if labels else np.zeros(len(self.names))
+        return tuple(int(count) for count in counts)
 
-def read_splits(source: str) -> DataSplits:
+    @property
+    def task(self) -> Literal["detect", "classify"]:
+        """What the labels are for."""
+        return self.train.task
+
+    def shown(self, count: int) -> Sequence[Sample]:
+        """Validation images for a picture: the first; of a classifier's, sorted by class, some of each."""
+        samples = self.val.samples
+        return samples[:: max(len(samples) // count, 1)][:count] if self.task == "classify" else samples[:count]
+
+    def pictures(self, count: int) -> Iterator[tuple[Sample, np.ndarray]]:
+        """The samples of `shown` with their images (H, W, 3) uint8 RGB, but for those that cannot be read."""
+        for sample in self.shown(count):
+            try:
+                image = read_image(sample.path)
+            except ValueError:  # whoever needed it has told so
+                continue
+            yield sample, image
+
+    def about(self) -> dict[str, Any]:
+        """Classes and task, in plain values."""
+        names, ids = list(self.names), list(self.train.category_ids)
+        return {"names": names, "category_ids": ids, "task": self.task, "class_counts": list(self.class_counts())}
+
+    def counts(self) -> str:
+        """How much there is, for people."""
+        boxes = sum(len(sample.boxes) for sample in self.train.samples)
+        objects = f" with {boxes} boxes" if self.task == "detect" else ""
+        return f"{len(self.train)} training images{objects}, {len(self.val)} validation images"
+
+
+def read_splits(source: str, task: Literal["detect", "classify"] = "detect") -> DataSplits:
     """The training and validation split, with every bad label told.
 
+    Args:
+        task: of the model that they are for.
     Raises:
-        ConfigError: a split that is missing or has no image, or two splits with other classes.
+        ConfigError: a split that is missing, has no image or is for another task, or two splits with other classes.
     """
     config = load_data_config(source)
-    splits = {split: read_split(config, split) for split in ("train", "val")}
+    splits = {split: read_split(config, split, task=task) for split in ("train", "val")}
     for split, images in splits.items():
         if images.problems:
             logger.warning("%s: %s", split, summarize(images.problems))
@@ -50,8 +95,21 @@ def read_splits(source: str) -> DataSplits:
     return DataSplits(replace(splits["train"], ground_truth={}), splits["val"], source)
 
 
+def train_set_of(images: LabelledImages, config: TrainConfig) -> TrainDataset | ClassifyDataset:
+    """The augmented images of a run, in memory if the recipe wants that and they fit."""
+    recipe = config.recipe
+    kind = ClassifyDataset if images.task == "classify" else TrainDataset
+    options = {"image_size": config.image_size, "resize": config.model["resize"], "bad_images": recipe.bad_images}
+    dataset = kind(images, recipe.augment, seed=config.seed, **options)
+    if recipe.cache and workers_share_memory(config.workers):
+        dataset.fill_cache(limit_bytes=CACHE_BYTES)
+    elif recipe.cache:
+        logger.info("Images are not kept in memory: loader processes of this system cannot share it (--workers 0 can)")
+    return dataset
+
+
 def train_loader_of(
-    images: LabelledImages,
+    dataset: TrainDataset | ClassifyDataset,
     config: TrainConfig,
     *,
     stride: int,
@@ -64,32 +122,49 @@ def train_loader_of(
     Args:
         stride: of the model; image sizes are multiples of it.
     """
-    recipe, size = config.recipe, config.image_size
-    dataset = TrainDataset(images, recipe.augment, image_size=size, resize=config.model["resize"], seed=config.seed)
-    if recipe.cache:
-        dataset.fill_cache(limit_bytes=CACHE_BYTES)
+    recipe = config.recipe
+    classify = isinstance(dataset, ClassifyDataset)
     sampler = TrainSampler(
         len(dataset),
         batch_size=recipe.batch_size,
-        image_size=size,
-        multi_scale=recipe.augment.multi_scale,
-        stride=stride,
+        sizes=size_plan_of(config, stride=stride),
         mix_epochs=recipe.mosaic_epochs,
+        mix_share=recipe.augment.classify.mix_share if classify else 1.0,
         seed=config.seed,
         rank=rank,
         world_size=world_size,
     )
-    return build_train_loader(dataset, sampler, workers=config.workers, pin_memory=pin_memory)
+    options = {"workers": config.workers, "pin_memory": pin_memory, "timeout": recipe.worker_timeout}
+    return build_train_loader(dataset, sampler, **options)
+
+
+def size_plan_of(config: TrainConfig, *, stride: int) -> SizePlan:
+    """The input sizes of a run."""
+    recipe, augment = config.recipe, config.recipe.augment
+    return SizePlan(
+        image_size=config.image_size,
+        stride=stride,
+        multi_scale=augment.multi_scale,
+        kind=augment.multi_scale_type,
+        steps=augment.multi_scale_steps,
+        accumulate=recipe.accumulate,
+        dynamic=recipe.dynamic_batch,
+        epochs=recipe.epochs,
+        seed=config.seed,
+    )
 
 
 def eval_loader_of(images: LabelledImages, config: TrainConfig, *, rank: int = 0, world_size: int = 1) -> DataLoader:
-    """Batches of a split as at inference."""
+    """Batches of a split as at inference, or a little larger for a test by ten crops."""
+    size = config.image_size
     return build_eval_loader(
         images,
-        image_size=config.image_size,
+        image_size=ten_crop_size(size) if config.recipe.evaluation.ten_crop else size,
         resize=config.model["resize"],
         batch_size=config.recipe.batch_size,
         workers=config.workers,
         rank=rank,
         world_size=world_size,
+        timeout=config.recipe.worker_timeout,
+        bad_images=config.recipe.bad_images,
     )

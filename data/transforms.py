@@ -22,24 +22,35 @@ class Labelled:
     Args:
         image: (H, W, 3) uint8 RGB.
         boxes: (N, 4) float32 xyxy pixels of this image; labels (N,) int64; crowd (N,) bool.
+        weights: (N,) float32 or None, as in Targets.
     """
 
     image: np.ndarray
     boxes: np.ndarray
     labels: np.ndarray
     crowd: np.ndarray
+    weights: np.ndarray | None = None
 
 
-def resize_image(image: np.ndarray, letterbox: Letterbox, size: tuple[int, int]) -> np.ndarray:
-    """The network input (H, W, 3) uint8 of an image: bilinear resize, then grey on the sides."""
+def resize_image(
+    image: np.ndarray, letterbox: Letterbox, size: tuple[int, int], *, mode: str = "letterbox"
+) -> np.ndarray:
+    """The network input (H, W, 3) uint8 of an image: bilinear resize, then grey on the sides, or the sides cut off.
+
+    Args:
+        mode: 'crop' (classifiers) shrinks by taking means, as `data.classification` does with what they are trained on.
+    """
     height = round(letterbox.height * letterbox.scale_y)
     width = round(letterbox.width * letterbox.scale_x)
-    if image.shape[:2] != (height, width):
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    if (height, width) == tuple(size):
-        return image
-    canvas = np.full((*size, 3), FILL, np.uint8)
     top, left = int(letterbox.pad_y), int(letterbox.pad_x)
+    if image.shape[:2] != (height, width):
+        mean = mode == "crop" and height < image.shape[0]
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if mean else cv2.INTER_LINEAR)
+    if height > size[0] or width > size[1]:
+        image = image[-top : -top + size[0], -left : -left + size[1]]
+    if image.shape[:2] == tuple(size):
+        return np.ascontiguousarray(image)
+    canvas = np.full((*size, 3), FILL, np.uint8)
     canvas[top : top + height, left : left + width] = image
     return canvas
 
@@ -48,6 +59,48 @@ def random_affine(
     item: Labelled, centre: tuple[float, float], size: tuple[int, int], config: AugmentConfig, rng: np.random.Generator
 ) -> Labelled:
     """Rotate, scale, shear and shift about `centre` (x, y), which lands near the middle of the result."""
+    return warp(item, affine_matrix(centre, size, config, rng), size, config)
+
+
+def random_place(item: Labelled, size: tuple[int, int], config: AugmentConfig, rng: np.random.Generator) -> Labelled:
+    """One image at a random place and scale in an input of `size` (height, width)."""
+    if config.geometry == "jitter":
+        return warp(item, jitter_matrix(item.image.shape[:2], size, config.jitter, rng), size, config)
+    height, width = item.image.shape[:2]
+    return random_affine(item, (width / 2, height / 2), size, config, rng)
+
+
+def jitter_matrix(
+    shape: tuple[int, int],
+    size: tuple[int, int],
+    jitter: float,
+    rng: np.random.Generator,
+    *,
+    keep: tuple[bool, bool] | None = None,
+) -> np.ndarray:
+    """(2, 3) map of darknet's jitter (spec 7.3): cut or widen each side of the input, stretch the rest to fill it.
+
+    Args:
+        shape: (height, width) of the image, which lies in the middle of the input.
+        size: (height, width) of the input.
+        jitter: largest share of the input that is cut or added at a side.
+        keep: a corner, (right, bottom), that is left where it is: what its two sides lose, the opposite ones lose.
+    """
+    cut = rng.uniform(-jitter, jitter, (2, 2))  # x and y; left or top, right or bottom
+    if keep is not None:
+        for axis, last in enumerate(keep):
+            cut[axis, int(not last)] += cut[axis, int(last)]
+            cut[axis, int(last)] = 0
+    sides = np.array(size[::-1])
+    low, scale = cut[:, 0] * sides, 1 / (1 - cut.sum(axis=1))
+    margin = (sides - np.array(shape[::-1])) / 2
+    return np.column_stack((np.diag(scale), (margin - low) * scale))
+
+
+def affine_matrix(
+    centre: tuple[float, float], size: tuple[int, int], config: AugmentConfig, rng: np.random.Generator
+) -> np.ndarray:
+    """(2, 3) map of `random_affine`."""
     height, width = size
     angle = math.radians(rng.uniform(-config.degrees, config.degrees))
     factor = rng.uniform(1 - config.scale, 1 + config.scale)
@@ -56,7 +109,7 @@ def random_affine(
     rotation = factor * np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
     linear = np.array([[1, shear_x], [shear_y, 1]]) @ rotation
     offset = np.array([shift_x * width, shift_y * height]) - linear @ np.array(centre)
-    return warp(item, np.column_stack((linear, offset)), size, config)
+    return np.column_stack((linear, offset))
 
 
 def warp(item: Labelled, matrix: np.ndarray, size: tuple[int, int], config: AugmentConfig) -> Labelled:
@@ -98,13 +151,22 @@ def random_flips(item: Labelled, config: AugmentConfig, rng: np.random.Generator
 
 
 def random_hsv(image: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
-    """Hue, saturation and value, each times a factor from [1 - x, 1 + x]."""
-    factors = 1 + rng.uniform(-1, 1, 3) * (config.hue, config.saturation, config.value)
-    if not (config.hue or config.saturation or config.value):
+    """Hue, saturation and value changed, each within its limit (see AugmentConfig)."""
+    limits = np.array((config.hue, config.saturation, config.value))
+    drawn = rng.uniform(-1, 1, 3)
+    if not limits.any():
         return image
+    factors, turn = 1 + drawn * limits, 0.0
+    if config.colour == "darknet":
+        factors = (1 + np.abs(drawn) * limits) ** np.sign(drawn)
+        factors[0], turn = 1.0, 180 * drawn[0] * limits[0]  # OpenCV's hue has half degrees
     hue, saturation, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))
     levels = np.arange(256)
-    tables = (levels * factors[0] % 180, np.clip(levels * factors[1], 0, 255), np.clip(levels * factors[2], 0, 255))
+    tables = (
+        (levels * factors[0] + turn) % 180,
+        np.clip(levels * factors[1], 0, 255),
+        np.clip(levels * factors[2], 0, 255),
+    )
     channels = [
         cv2.LUT(channel, table.astype(np.uint8))
         for channel, table in zip((hue, saturation, value), tables, strict=True)

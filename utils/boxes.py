@@ -52,13 +52,16 @@ def plan_resize(height: int, width: int, size: tuple[int, int], mode: str) -> Le
     """How an image of height x width goes into `size` (height, width).
 
     Args:
-        mode: 'letterbox' keeps the aspect and centres the image; 'stretch' fills the input (darknet's default).
+        mode: 'letterbox' keeps the aspect and centres the image; 'stretch' fills the input (darknet's default); 'crop'
+            keeps the aspect, fills the input and cuts off what is over, alike on both sides (classifiers): the pads are
+            then 0 or less.
     """
     if mode == "stretch":
         return Letterbox(size[1] / width, size[0] / height, 0.0, 0.0, height, width)
-    if mode != "letterbox":
-        raise ValueError(f"resize mode '{mode}' is unknown; expected 'letterbox' or 'stretch'")
-    scale = min(size[0] / height, size[1] / width)
+    if mode not in ("letterbox", "crop"):
+        raise ValueError(f"resize mode '{mode}' is unknown; expected 'letterbox', 'stretch' or 'crop'")
+    scales = (size[0] / height, size[1] / width)
+    scale = min(scales) if mode == "letterbox" else max(scales)
     inner_height, inner_width = max(round(height * scale), 1), max(round(width * scale), 1)
     pad_x, pad_y = (size[1] - inner_width) // 2, (size[0] - inner_height) // 2
     return Letterbox(inner_width / width, inner_height / height, float(pad_x), float(pad_y), height, width)

@@ -24,6 +24,8 @@ from utils.structures import Detections, LabelledImages, Sample, Targets
 INK, QUIET = "#262a33", "#6b7280"
 LINES = ("#2563eb", "#ea580c", "#16a34a", "#c026d3", "#0891b2", "#854d0e")
 _MAX_BARS = 40
+SCORES = ("AP", "AP50", "AP75", "top1", "top5")
+"""Columns of results.csv that are drawn as curves of a metric; the first that is there decides the best epoch."""
 
 
 def plot_labels(images: LabelledImages, path: Path) -> None:
@@ -43,16 +45,16 @@ def plot_labels(images: LabelledImages, path: Path) -> None:
     figure.suptitle(
         f"{len(labels):,} objects of {len(counts)} classes in {len(samples):,} images", color=INK, fontsize=14
     )
-    _draw_counts(figure.add_subplot(bars), counts, images.names)
+    draw_counts(figure.add_subplot(bars), counts, images.names)
     _draw_density(figure.add_subplot(grid[0, 1]), centres, "Centres", ("x / image width", "y / image height"))
     relative = sizes / sides.reshape(-1, 2)
     _draw_density(figure.add_subplot(grid[0, 2]), relative, "Sizes", ("width / image width", "height / image height"))
     _draw_areas(figure.add_subplot(areas), np.sqrt(sizes.prod(axis=1)))
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_batch(images: Tensor, targets: Targets, names: Sequence[str], path: Path, *, limit: int = 16) -> None:
-    """The first images of a batch, as the network is shown them, with their boxes.
+    """The first images of a batch, as the network is shown them, with their boxes, or a classifier's labels and shares.
 
     Args:
         images: (B, 3, H, W) RGB, uint8 or float in [0, 1].
@@ -64,11 +66,13 @@ def plot_batch(images: Tensor, targets: Targets, names: Sequence[str], path: Pat
         pixels = (pixels.float().clamp(0, 1) * 255).round().byte()
     boxes, labels, owner = targets.boxes.cpu().numpy(), targets.labels.cpu().numpy(), targets.image_index.cpu().numpy()
     visible = ~targets.crowd.cpu().numpy()
+    weights = None if targets.weights is None else targets.weights.cpu().numpy()
     pictures = []
     for index, image in enumerate(pixels.permute(0, 2, 3, 1).numpy()):
         chosen = visible & (owner == index)
-        pictures.append(_drawn(image, boxes[chosen], labels[chosen], None, names, side=480))
-    _write(image_grid(pictures, math.ceil(math.sqrt(len(pictures)))), path)
+        shares = None if weights is None or (weights[chosen] == 1).all() else weights[chosen]
+        pictures.append(_drawn(image, boxes[chosen], labels[chosen], shares, names, side=480))
+    write_picture(image_grid(pictures, math.ceil(math.sqrt(len(pictures)))), path)
 
 
 def plot_predictions(
@@ -88,11 +92,11 @@ def plot_predictions(
         guess = _drawn(image, *arrays, names, side=560)
         captions = (f"{sample.path.name}: ground truth", f"found: {len(found)}")
         pictures += [with_caption(truth, captions[0]), with_caption(guess, captions[1])]
-    _write(image_grid(pictures, 2 * columns), path)
+    write_picture(image_grid(pictures, 2 * columns), path)
 
 
 def plot_results(table: Path, path: Path) -> None:
-    """Curves of results.csv: loss terms, AP, learning rate and speed over the epochs; a blank field is a gap."""
+    """Curves of results.csv: losses, AP or top-1, learning rate and speed over the epochs; a blank field is a gap."""
     with table.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     columns = {key: np.array([_number(row[key]) for row in rows]) for key in (rows[0] if rows else ())}
@@ -103,9 +107,10 @@ def plot_results(table: Path, path: Path) -> None:
     figure = Figure(figsize=(13, 8), layout="constrained")
     axes = figure.subplots(2, 2).ravel()
     _draw_curves(axes[0], epochs, losses, "Loss")
-    scores = {key: columns[key] for key in ("AP", "AP50", "AP75") if key in columns}
-    _draw_curves(axes[1], epochs, scores, "Average precision on val")
-    _mark_best(axes[1], epochs, scores.get("AP", np.empty(0)))
+    scores = {key: columns[key] for key in SCORES if key in columns}
+    main = next(iter(scores), "AP")
+    _draw_curves(axes[1], epochs, scores, "Average precision on val" if main == "AP" else "Accuracy on val")
+    _mark_best(axes[1], epochs, scores.get(main, np.empty(0)), main)
     _draw_curves(axes[2], epochs, _named(columns, lr="learning rate"), "Learning rate at the end of the epoch")
     _draw_curves(axes[3], epochs, _named(columns, images_per_second="images/s"), "Speed in training")
     if "data_wait_share" in columns:
@@ -119,7 +124,7 @@ def plot_results(table: Path, path: Path) -> None:
     axes[1].set_ylim(
         0, min(1.02, max(0.1, np.nanmax([0.0, *(np.nan_to_num(v).max() for v in scores.values())]) * 1.12))
     )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_pr_curves(recall: np.ndarray, precision: Mapping[str, np.ndarray], path: Path, *, limit: int = 20) -> None:
@@ -132,7 +137,7 @@ def plot_pr_curves(recall: np.ndarray, precision: Mapping[str, np.ndarray], path
     """
     figure = Figure(figsize=(10, 7), layout="constrained")
     ax = figure.add_subplot()
-    _style(ax, "Precision over recall at IoU 0.5")
+    style(ax, "Precision over recall at IoU 0.5")
     ranked = sorted(precision, key=lambda name: -float(np.mean(precision[name])))
     named = set(ranked if len(ranked) <= limit else ranked[: limit // 2] + ranked[-(limit // 2) :])
     colours = {name: np.array(class_colour(index)) / 255 for index, name in enumerate(precision)}
@@ -146,20 +151,25 @@ def plot_pr_curves(recall: np.ndarray, precision: Mapping[str, np.ndarray], path
     ax.set(xlim=(0, 1.005), ylim=(0, 1.02))
     ax.set_xlabel("recall", color=QUIET)
     ax.set_ylabel("precision", color=QUIET)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _draw_counts(ax: Axes, counts: np.ndarray, names: Sequence[str]) -> None:
+def draw_counts(ax: Axes, counts: np.ndarray, names: Sequence[str], *, what: str = "Objects") -> None:
+    """A bar for each class, of many classes for the most frequent.
+
+    Args:
+        counts: (C,) by class.
+    """
     order = np.arange(len(counts))
-    title = "Objects by class"
+    title = f"{what} by class"
     if len(counts) > _MAX_BARS:
         order = np.sort(np.argsort(-counts, kind="stable")[:_MAX_BARS])
-        title = f"Objects by class, the {_MAX_BARS} most frequent of {len(counts)}"
-    _style(ax, title)
+        title = f"{what} by class, the {_MAX_BARS} most frequent of {len(counts)}"
+    style(ax, title)
     ax.grid(False)
     positions = np.arange(len(order))
     ax.barh(positions, counts[order], color=[np.array(class_colour(int(label))) / 255 for label in order], height=0.72)
-    ax.set_yticks(positions, [_short(names[label]) for label in order], color=INK)
+    ax.set_yticks(positions, [shorten(names[label]) for label in order], color=INK)
     ax.set_ylim(max(len(order), 8) - 0.4, -0.6)  # a few bars stay bars
     for position, count in zip(positions, counts[order], strict=True):
         ax.annotate(
@@ -171,7 +181,7 @@ def _draw_counts(ax: Axes, counts: np.ndarray, names: Sequence[str]) -> None:
 
 def _draw_density(ax: Axes, points: np.ndarray, title: str, axis_names: tuple[str, str]) -> None:
     """(N, 2) fractions of the image as a heat map, y downwards as in the image."""
-    _style(ax, title)
+    style(ax, title)
     ax.grid(False)
     counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=40, range=((0, 1), (0, 1)))
     ax.imshow(np.sqrt(counts), extent=(0, 1, 1, 0), cmap="Blues", interpolation="nearest", aspect="equal")
@@ -181,7 +191,7 @@ def _draw_density(ax: Axes, points: np.ndarray, title: str, axis_names: tuple[st
 
 def _draw_areas(ax: Axes, sides: np.ndarray) -> None:
     """Side of the square of an object's area, with COCO's limits of small, medium and large."""
-    _style(ax, "Square root of the box area, pixels of the original image")
+    style(ax, "Square root of the box area, pixels of the original image")
     top = max(float(sides.max(initial=1)), 128.0)
     low = max(float(np.quantile(sides, 0.002)) / 1.3, 1.0) if len(sides) else 1.0
     ax.hist(sides.clip(min=low), bins=np.geomspace(low, top * 1.01, 60), color=LINES[0], alpha=0.85)
@@ -205,7 +215,7 @@ def _draw_areas(ax: Axes, sides: np.ndarray) -> None:
 
 
 def _draw_curves(ax: Axes, epochs: np.ndarray, curves: Mapping[str, np.ndarray], title: str) -> None:
-    _style(ax, title)
+    style(ax, title)
     curves = {name: values for name, values in curves.items() if np.isfinite(values).any()}
     for (name, values), colour in zip(curves.items(), LINES * 4, strict=False):
         known = np.isfinite(values)  # epochs without an evaluation are skipped over
@@ -215,12 +225,12 @@ def _draw_curves(ax: Axes, epochs: np.ndarray, curves: Mapping[str, np.ndarray],
         ax.legend(frameon=False, fontsize=9, labelcolor=INK)
 
 
-def _mark_best(ax: Axes, epochs: np.ndarray, values: np.ndarray) -> None:
+def _mark_best(ax: Axes, epochs: np.ndarray, values: np.ndarray, name: str) -> None:
     if not np.isfinite(values).any():
         return
     best = int(np.nanargmax(values))
     ax.plot(epochs[best], values[best], marker="*", ms=15, color=LINES[0], mec="white")
-    ax.set_title(f"best AP {values[best]:.3f}, epoch {int(epochs[best])}", loc="right", color=QUIET, fontsize=10)
+    ax.set_title(f"best {name} {values[best]:.3f}, epoch {int(epochs[best])}", loc="right", color=QUIET, fontsize=10)
 
 
 def _draw_wait(ax: Axes, epochs: np.ndarray, share: np.ndarray) -> None:
@@ -238,7 +248,8 @@ def _named(columns: Mapping[str, np.ndarray], **titles: str) -> dict[str, np.nda
     return {title: columns[key] for key, title in titles.items() if key in columns}
 
 
-def _style(ax: Axes, title: str) -> None:
+def style(ax: Axes, title: str) -> None:
+    """The look that all diagrams share."""
     ax.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold")
     ax.grid(True, color="#e5e7eb", lw=0.8)
     ax.set_axisbelow(True)
@@ -267,11 +278,13 @@ def _number(text: str | None) -> float:
     return float(text) if text else math.nan
 
 
-def _short(name: str, limit: int = 22) -> str:
+def shorten(name: str, limit: int = 22) -> str:
+    """A class name for the edge of a diagram."""
     return name if len(name) <= limit else f"{name[: limit - 1]}…"
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG, each text in a font that has its letters."""
     for text in figure.findobj(Text):
         if not text.get_text().isascii():
             text.set_fontproperties(FontProperties(fname=font_for(text.get_text()), size=text.get_fontsize()))
@@ -280,6 +293,7 @@ def _save(figure: Figure, path: Path) -> None:
         FigureCanvasAgg(figure).print_png(str(path))
 
 
-def _write(image: np.ndarray, path: Path) -> None:
+def write_picture(image: np.ndarray, path: Path) -> None:
+    """Write an (H, W, 3) uint8 RGB image as PNG."""
     _, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     path.write_bytes(data.tobytes())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -66,6 +67,8 @@ class LabelledImages:
         ground_truth: the split as a COCO dict; for COCO JSON the file's own content, so that area, iscrowd and ids are
             exactly what pycocotools would read.
         problems: every label that was mended or left out, with file and line.
+        task: what the labels are for. For 'classify' every sample has one label, its box is the whole image, and
+            `ground_truth` is empty.
     """
 
     samples: tuple[Sample, ...]
@@ -73,6 +76,7 @@ class LabelledImages:
     category_ids: tuple[int, ...]
     ground_truth: dict[str, Any]
     problems: tuple[LabelProblem, ...] = ()
+    task: Literal["detect", "classify"] = "detect"
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -80,31 +84,41 @@ class LabelledImages:
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """The objects of a batch, all images in one list.
+    """The objects of a batch, all images in one list; of a classifier, the part of an image that shows a class.
 
     Args:
         boxes: (M, 4) float32 xyxy pixels of the network input.
         labels: (M,) int64 zero-based class index.
         image_index: (M,) int64 position of the image in the batch.
         crowd: (M,) bool; no prediction inside a crowd region counts as background.
+        weights: (M,) float32 share of its image that a label has, for a classifier, whose images may be mixed from
+            several; those of an image add up to 1. None for a detector.
     """
 
     boxes: Tensor
     labels: Tensor
     image_index: Tensor
     crowd: Tensor
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Targets:
         """The same targets on another device."""
-        parts = (self.boxes, self.labels, self.image_index, self.crowd)
-        return Targets(*(part.to(device, non_blocking=non_blocking) for part in parts))
+        return self._each(lambda part: part.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Targets:
+        """The same targets in page-locked memory."""
+        return self._each(lambda part: part.pin_memory())
 
     def select(self, mask: Tensor) -> Targets:
         """The targets where `mask` (M,) is true."""
-        return Targets(self.boxes[mask], self.labels[mask], self.image_index[mask], self.crowd[mask])
+        return self._each(lambda part: part[mask])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Targets:
+        parts = (getattr(self, each.name) for each in fields(self))
+        return Targets(*(part if part is None else change(part) for part in parts))
 
     @staticmethod
     def empty() -> Targets:
@@ -127,6 +141,8 @@ class Batch:
         image_ids: B ids as in Sample.image_id.
         paths: B image files, for messages.
         letterboxes: B maps from the original image to the network input; empty in training (augmentation has none).
+        problems: B texts, one a line, of files that could not be read and have something else in their place; empty
+            where all could.
     """
 
     images: Tensor
@@ -134,14 +150,15 @@ class Batch:
     image_ids: tuple[int, ...]
     paths: tuple[str, ...]
     letterboxes: tuple[Letterbox, ...] = ()
+    problems: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory (torch's loader calls this)."""
-        pinned = (getattr(self.targets, name).pin_memory() for name in ("boxes", "labels", "image_index", "crowd"))
-        return Batch(self.images.pin_memory(), Targets(*pinned), self.image_ids, self.paths, self.letterboxes)
+        targets = self.targets.pin_memory()
+        return replace(self, images=self.images.pin_memory(), targets=targets)
 
     def to(self, device: torch.device, *, channels_last: bool = False) -> Batch:
         """The batch on `device`, its images as float32 in [0, 1]."""
@@ -151,7 +168,7 @@ class Batch:
         if channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         targets = self.targets.to(device, non_blocking=True)
-        return Batch(images, targets, self.image_ids, self.paths, self.letterboxes)
+        return replace(self, images=images, targets=targets)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,10 @@ import numpy as np
 from data.formats.rows import CLIPPED, ImageTable, Problems, Rows, show_box
 from data.formats.suspects import report_suspects
 from data.images import image_size
+from utils import dist
 from utils.boxes import xyxy_to_xywh
 from utils.config import ConfigError
+from utils.log import Progress
 from utils.structures import LabelledImages, Sample
 
 TOLERANCE = 0.05
@@ -30,8 +32,16 @@ def probe_sizes(paths: Sequence[Path], *, threads: int = 16, chunk: int = 64) ->
             return str(error).removeprefix(f"{path}: ")
 
     chunks = [paths[start : start + chunk] for start in range(0, len(paths), chunk)]
-    with ThreadPoolExecutor(threads) as pool:  # for slow disks: one thread waits while another reads
-        return [size for sizes in pool.map(lambda part: [probe(path) for path in part], chunks) for size in sizes]
+    sizes: list[tuple[int, int] | str] = []
+    # Threads are for slow disks: one waits while another reads.
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        Progress(len(chunks), "Reading image sizes", quiet=dist.launched_rank() != 0) as progress,
+    ):
+        for part in pool.map(lambda part: [probe(path) for path in part], chunks):
+            sizes += part
+            progress.advance()
+    return sizes
 
 
 def to_labelled_images(

@@ -36,7 +36,7 @@ from utils.structures import LabelProblem
         ("val: a\nnames: [cat, dog, cat]", "'cat' stands twice"),
         ("val: a\nnames: {0: cat, 2: dog}", r"expected the numbers 0 to 1 as keys, found \[0, 2\]"),
         ("val: a\nnames: {1: cat, 2: dog}", r"expected the numbers 0 to 1 as keys, found \[1, 2\]"),
-        ("val: a\nnames: {a: cat}", "expected the numbers 0 to 0 as keys"),
+        ("val: a\nnames: {0: cat, a: dog}", "expected the numbers 0 to 1 as keys"),
         ("val: a\nnames: [cat, dog]\nnc: 3", "nc is 3, but there are 2 names"),
         ("val: a\nnc: 0", "nc is 0, expected at least 1"),
         ("val: a\nlabels: ignore", "labels: expected one of warn, error, found 'ignore'"),

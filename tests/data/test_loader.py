@@ -12,6 +12,7 @@ import torch
 from data.config import load_data_config, read_split
 from data.dataset import TrainDataset
 from data.loader import TrainSampler, build_eval_loader, build_train_loader, collate, default_workers
+from data.sizes import SizePlan
 from tests.data.test_dataset import ALL, SIZE, make
 from utils.structures import Batch, LabelledImages
 
@@ -22,13 +23,16 @@ def images(tiny_coco: Path) -> LabelledImages:
 
 
 def make_sampler(count: int = 8, **changes) -> TrainSampler:
-    options = {"batch_size": 3, "image_size": SIZE, "multi_scale": 0.5, "stride": 16, "mix_epochs": 2, "seed": 5}
-    return TrainSampler(count, **{**options, **changes})
+    """A sampler of small batches; changes may also be of its SizePlan."""
+    sizes = {"image_size": SIZE, "stride": 16, "multi_scale": 0.5, "seed": 5}
+    sizes |= {key: changes.pop(key) for key in list(changes) if key in SizePlan.__dataclass_fields__ and key != "seed"}
+    return TrainSampler(count, **{"batch_size": 3, "sizes": SizePlan(**sizes), "mix_epochs": 2, "seed": 5, **changes})
 
 
 def same(one: Batch, two: Batch) -> bool:
     parts = zip((one.images, *vars(one.targets).values()), (two.images, *vars(two.targets).values()), strict=True)
-    return all(torch.equal(a, b) for a, b in parts) and (one.image_ids, one.paths) == (two.image_ids, two.paths)
+    equal = all(a is b is None or torch.equal(a, b) for a, b in parts)
+    return equal and (one.image_ids, one.paths) == (two.image_ids, two.paths)
 
 
 def batches(dataset: TrainDataset, *, workers: int = 0, epoch: int = 1, start: int = 0, **changes) -> list[Batch]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from data.mosaic import mixup, mosaic, paste
+from data.mosaic import mixup, mosaic, paste, quadrants, vary
 from data.transforms import FILL, Labelled
 from tests.data.test_transforms import COLOURS, OFF, painted_box
 
@@ -53,10 +54,115 @@ def test_boxes_are_tight_around_their_colours(seed: int, change: dict) -> None:
             assert inner.size == 0 or inner.mean() > 0.95
 
 
-def test_four_images_without_objects_are_a_mosaic_too() -> None:
-    item = mosaic(empty, 0, 1, SIZE, OFF, np.random.default_rng(0))
+@pytest.mark.parametrize("join", [mosaic, quadrants])
+def test_four_images_without_objects_are_a_mosaic_too(join: Callable[..., Labelled]) -> None:
+    item = join(empty, 0, 1, SIZE, OFF, np.random.default_rng(0))
     assert item.boxes.shape == (0, 4)
     assert item.labels.shape == item.crowd.shape == (0,)
+
+
+# Darknet's form
+
+
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize(
+    "change", [{}, {"geometry": "jitter"}, {"geometry": "jitter", "flip_lr": 0.5, "flip_ud": 0.5}, {"scale": 0.4}]
+)
+def test_boxes_in_quadrants_are_tight_around_their_colours(seed: int, change: dict) -> None:
+    item = quadrants(load, seed % COUNT, COUNT, SIZE, replace(OFF, min_side=1, **change), np.random.default_rng(seed))
+    assert item.image.shape == (*SIZE, 3)
+    assert item.boxes.dtype == np.float32
+    covered = np.zeros((3, *SIZE), bool)
+    for box, label in zip(item.boxes, item.labels, strict=True):
+        x1, y1, x2, y2 = np.round(box).astype(int)
+        assert 0 <= x1 < x2 <= SIZE[1]
+        assert 0 <= y1 < y2 <= SIZE[0]
+        covered[label, max(y1 - 2, 0) : y2 + 2, max(x1 - 2, 0) : x2 + 2] = True
+        inner = item.image[y1 + 2 : max(y2 - 2, 0), x1 + 2 : max(x2 - 2, 0), label]
+        assert inner.size == 0 or (inner > 128).mean() > 0.95
+    for label in (1, 2):
+        bright = item.image[..., label].astype(int) - np.delete(item.image, label, axis=2).max(axis=2) > 128
+        assert (bright & ~covered[label]).sum() <= 2 * max(SIZE), "at most slivers are left without a box"
+
+
+def plain(index: int) -> Labelled:
+    """An image of SIZE in a grey of its own, all of it one object."""
+    image = np.full((*SIZE, 3), 100 + 10 * index, np.uint8)
+    return Labelled(image, np.array([[0, 0, SIZE[1], SIZE[0]]], np.float32), np.array([index]), np.array([False]))
+
+
+def crossing(image: np.ndarray) -> tuple[int, int]:
+    """Where four plain images meet (x, y); neighbours have different levels."""
+    across = [np.flatnonzero(np.diff(row.astype(int))) for row in (image[0, :, 0], image[-1, :, 0])]
+    down = [np.flatnonzero(np.diff(column.astype(int))) for column in (image[:, 0, 0], image[:, -1, 0])]
+    return int(np.concatenate(across)[0]) + 1, int(np.concatenate(down)[0]) + 1
+
+
+def test_quadrants_meet_at_20_to_80_percent_and_boxes_end_there() -> None:
+    places = []
+    for seed in range(300):
+        item = quadrants(plain, 0, 4, SIZE, OFF, np.random.default_rng(seed))
+        if len(set(item.labels.tolist())) < 4:
+            continue
+        x, y = crossing(item.image)
+        assert item.boxes.tolist() == [[0, 0, x, y], [x, 0, 128, y], [0, y, x, 96], [x, y, 128, 96]]
+        places.append((x / SIZE[1], y / SIZE[0]))
+    assert len(places) > 10
+    assert np.min(places) >= 0.19
+    assert np.max(places) <= 0.81
+    assert np.ptp(places) > 0.4
+
+
+def test_each_quadrant_shows_the_side_of_its_image_that_is_next_to_the_others() -> None:
+    """Without augmentation: the bottom right part of the first image, the bottom left of the second, ..."""
+
+    def ramp(index: int) -> Labelled:
+        image = np.zeros((*SIZE, 3), np.uint8)
+        image[..., 0], image[..., 1] = np.arange(SIZE[1]), np.arange(SIZE[0])[:, None]
+        return Labelled(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool))
+
+    image = quadrants(ramp, 0, 4, SIZE, OFF, np.random.default_rng(1)).image.astype(int)
+    x = int(np.flatnonzero(image[0, :, 0] == 0)[0])
+    y = int(np.flatnonzero(image[:, 0, 1] == 0)[0])
+    assert image[0, :, 0].tolist() == [*range(SIZE[1] - x, SIZE[1]), *range(SIZE[1] - x)]
+    assert image[:, 0, 1].tolist() == [*range(SIZE[0] - y, SIZE[0]), *range(SIZE[0] - y)]
+
+
+def test_grey_beside_an_image_is_kept_out_of_the_middle() -> None:
+    """An image half as wide as the input, and wide enough for its quadrant, leaves no grey at the crossing."""
+
+    def narrow(index: int) -> Labelled:
+        image = np.full((SIZE[0], SIZE[1] - 40, 3), 200, np.uint8)
+        return Labelled(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool))
+
+    for seed in range(20):
+        image = quadrants(narrow, 0, 4, SIZE, OFF, np.random.default_rng(seed)).image
+        grey = (np.abs(image.astype(int) - FILL) < 20).all(axis=(0, 2))
+        assert not grey[SIZE[1] // 5 : -SIZE[1] // 5].any()
+
+
+def test_in_half_of_the_cases_the_images_own_corner_is_in_the_middle() -> None:
+    """And in a quarter of the others, where both sides are widened and the grey is left out."""
+
+    def cornered(index: int) -> Labelled:
+        image = np.zeros((*SIZE, 3), np.uint8)
+        image[-4:, -4:] = 255
+        return Labelled(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool))
+
+    config, shown = replace(OFF, geometry="jitter"), []
+    for seed in range(300):
+        x, y = (np.random.default_rng(seed).uniform(0.2, 0.8, 2) * (SIZE[1], SIZE[0])).astype(int)
+        image = quadrants(cornered, 0, 1, SIZE, config, np.random.default_rng(seed)).image
+        shown.append(image[y - 2, x - 2].max() > 200)
+    assert 0.55 < np.mean(shown) < 0.75
+
+
+def test_varied_images_are_functions_of_the_generator() -> None:
+    config = replace(OFF, geometry="jitter", flip_lr=0.5, hue=0.1, saturation=0.5, value=0.5, colour="darknet")
+    one, two = (vary(load(1), SIZE, config, np.random.default_rng(3)) for _ in range(2))
+    assert np.array_equal(one.image, two.image)
+    assert np.array_equal(one.boxes, two.boxes)
+    assert one.image.shape == (*SIZE, 3)
 
 
 def test_the_first_image_is_the_one_that_was_asked_for_and_three_are_drawn_from_all() -> None:

@@ -13,6 +13,7 @@ from data.pipeline import AlbumentationsPipeline
 from data.transforms import (
     FILL,
     Labelled,
+    jitter_matrix,
     keep_visible,
     random_affine,
     random_flips,
@@ -212,6 +213,53 @@ def test_colour_is_left_alone_at_zero_and_changes_as_little_as_asked() -> None:
     assert abs(ratio.mean() - 1) > 0.02
     grey = np.full((4, 4, 3), 90, np.uint8)
     assert np.array_equal(random_hsv(grey, replace(OFF, hue=0.5, saturation=0.5), rng()), grey)
+
+
+def test_darknets_colours_are_turned_hues_and_factors_with_their_inverse() -> None:
+    image = np.zeros((1, 180, 3), np.uint8)
+    image[0] = cv2.cvtColor(
+        np.dstack([np.arange(180)[None], *np.full((2, 1, 180), 120)]).astype(np.uint8), cv2.COLOR_HSV2RGB
+    )[0]
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV).astype(int)
+    turns, factors = [], []
+    for seed in range(400):
+        generator = np.random.default_rng(seed)
+        changed = random_hsv(image, replace(OFF, hue=0.1, value=0.5, colour="darknet"), generator)
+        found = cv2.cvtColor(changed, cv2.COLOR_RGB2HSV).astype(int)
+        turns.append(np.median((found[..., 0] - hsv[..., 0] + 90) % 180 - 90))
+        factors.append(np.median(found[..., 2] / hsv[..., 2]))
+    assert -18 - 2 <= min(turns) < -12
+    assert 12 < max(turns) <= 18 + 2
+    assert 0.64 < min(factors) < 0.7
+    assert 1.45 < max(factors) < 1.53
+    assert 0.4 < np.mean(np.array(factors) > 1) < 0.6
+
+
+def test_jitter_cuts_or_widens_each_side_and_fills_the_input() -> None:
+    """A corner of the image goes where the cut of its sides puts it; the aspect changes."""
+    shape, size = (90, 120), (90, 120)
+    scales = []
+    for seed in range(300):
+        matrix = jitter_matrix(shape, size, 0.3, np.random.default_rng(seed))
+        cut = np.random.default_rng(seed).uniform(-0.3, 0.3, (2, 2))  # x and y; first and last side
+        kept = np.array([[cut[0, 0] * 120, cut[1, 0] * 90], [(1 - cut[0, 1]) * 120, (1 - cut[1, 1]) * 90]])
+        np.testing.assert_allclose(kept @ matrix[:, :2].T + matrix[:, 2], [[0, 0], [120, 90]], atol=1e-9)
+        scales.append(np.diag(matrix))
+    assert np.min(scales) > 1 / 1.6
+    assert np.max(scales) < 1 / 0.4
+    assert np.ptp(np.divide(*np.transpose(scales))) > 1
+    identity = jitter_matrix(shape, (90, 160), 0.0, np.random.default_rng(0))
+    np.testing.assert_allclose(identity, [[1, 0, 20], [0, 1, 0]])
+
+
+@pytest.mark.parametrize("keep", [(False, False), (True, False), (False, True), (True, True)])
+def test_jitter_can_leave_a_corner_where_it_is(keep: tuple[bool, bool]) -> None:
+    for seed in range(50):
+        matrix = jitter_matrix((90, 120), (90, 120), 0.3, np.random.default_rng(seed), keep=keep)
+        corner = np.array([120 * keep[0], 90 * keep[1]])
+        np.testing.assert_allclose(matrix[:, :2] @ corner + matrix[:, 2], corner, atol=1e-9)
+        free = jitter_matrix((90, 120), (90, 120), 0.3, np.random.default_rng(seed))
+        np.testing.assert_allclose(np.diag(matrix), np.diag(free), err_msg="as much is cut in all")
 
 
 # Albumentations

@@ -86,9 +86,20 @@ def test_stretch_fills_the_input() -> None:
     assert box.apply(np.array([[0.0, 0.0, 200.0, 50.0]])).tolist() == [[0.0, 0.0, 100.0, 100.0]]
 
 
+@pytest.mark.parametrize("size", [(64, 64), (32, 96), (333, 100)])
+def test_the_crop_keeps_the_aspect_fills_the_input_and_cuts_both_sides_alike(size: tuple[int, int]) -> None:
+    for height, width in ((50, 200), (200, 50), (64, 64), (7, 1000), (301, 299)):
+        plan = plan_resize(height, width, size, "crop")
+        inner = round(height * plan.scale_y), round(width * plan.scale_x)
+        assert min(inner[0] - size[0], inner[1] - size[1]) == 0
+        assert plan.scale_x == pytest.approx(plan.scale_y, rel=0.51 / min(inner))
+        for pad, side, whole in ((plan.pad_y, size[0], inner[0]), (plan.pad_x, size[1], inner[1])):
+            assert 0 <= -pad - (whole - side) / 2 <= 0.5
+
+
 def test_an_unknown_mode_is_refused() -> None:
-    with pytest.raises(ValueError, match="'crop' is unknown; expected 'letterbox' or 'stretch'"):
-        plan_resize(10, 10, (20, 20), "crop")
+    with pytest.raises(ValueError, match="'cut' is unknown; expected 'letterbox', 'stretch' or 'crop'"):
+        plan_resize(10, 10, (20, 20), "cut")
 
 
 def test_formats_go_there_and_back() -> None:

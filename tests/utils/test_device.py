@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from utils.config import ConfigError
-from utils.device import describe_device, select_device
+from utils.device import describe_device, select_device, use_deterministic_kernels
 
 
 @pytest.fixture
@@ -39,6 +42,29 @@ def test_with_two_gpus() -> None:
     assert select_device("cpu") == torch.device("cpu")
     with pytest.raises(ConfigError, match=r"has 2 GPU\(s\), cuda:0 to cuda:1"):
         select_device("cuda:2")
+
+
+@pytest.fixture
+def kernels() -> Iterator[None]:
+    """Puts back which kernels torch may use."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    yield
+    torch.use_deterministic_algorithms(False)
+    cudnn.deterministic, cudnn.benchmark = before
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize(("before", "after"), [(None, ":4096:8"), (":16:8", ":16:8")])
+def test_deterministic_kernels(monkeypatch: pytest.MonkeyPatch, before: str | None, after: str) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    if before is not None:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", before)
+    torch.backends.cudnn.benchmark = True
+    use_deterministic_kernels()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == after
+    assert torch.are_deterministic_algorithms_enabled()
+    assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == (True, False)
 
 
 @pytest.mark.parametrize("name", ["", "0", "gpu", "cuda:", "cuda:x", "CUDA", "cpu:0"])

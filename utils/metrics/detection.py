@@ -103,6 +103,11 @@ class DetectionMetric:
         """
         return [dict(row) for image_id in self._image_ids for row in self._found.get(image_id, ())]
 
+    @property
+    def ground_truth(self) -> dict[str, Any]:
+        """The split as a COCO dict with boxes only: what the figures of `predictions` are counted against."""
+        return self._ground_truth
+
     def detections(self, image_id: Hashable, *, min_score: float = 0.0) -> Detections:
         """What was found in one image, in pixels of the original."""
         rows = [row for row in self._found.get(image_id, ()) if row["score"] >= min_score]

@@ -8,6 +8,7 @@ import pytest
 
 from utils.config import ConfigError, dump_yaml, to_plain
 from utils.training.config import RecipeConfig, load_recipe, recipe_from
+from utils.training.task_keys import check_task
 
 
 def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
@@ -49,6 +50,20 @@ def test_a_recipe_survives_yaml_and_plain_values(tmp_path: Path) -> None:
         ("schedule.warmup_epochs=-1", "schedule.*warmup_epochs: expected .*at least 0, found -1"),
         ("schedule.warmup_steps=-1", "schedule.*warmup_steps: expected .*at least 0, found -1"),
         ("schedule.warmup_power=0", "schedule.*warmup_power: expected .*found 0"),
+        ("schedule.type=warm", "schedule.type: expected one of cosine, .*sgdr, .*found 'warm'"),
+        ("schedule.cycle_epochs=0", "schedule.*cycle_epochs: expected a number above 0, or null, found 0"),
+        ("schedule.cycle_mult=0.5", "schedule.*cycle_mult: expected a number of at least 1, found 0.5"),
+        ("norm_momentum=0", r"norm_momentum: expected a number in \(0, 1\], found 0"),
+        ("adversarial.lr=-1", "adversarial.*lr: expected a number of at least 0, found -1"),
+        ("adversarial.probability=2", r"adversarial.*probability: expected a share in \[0, 1\], found 2"),
+        ("dropblock.probability=1", r"dropblock.*probability: expected a share in \[0, 1\), found 1"),
+        ("dropblock.size=0", "dropblock.*size: expected a whole number of at least 1, found 0"),
+        ("augment.mosaic_type=four", "augment.mosaic_type: expected one of canvas, quadrants, found 'four'"),
+        ("augment.geometry=crop", "augment.geometry: expected one of affine, jitter, found 'crop'"),
+        ("augment.jitter=0.5", r"augment.*jitter: expected a share in \[0, 0.5\), found 0.5"),
+        ("augment.colour=hsv", "augment.colour: expected one of factor, darknet, found 'hsv'"),
+        ("augment.multi_scale_type=all", "augment.multi_scale_type: expected one of uniform, darknet, found 'all'"),
+        ("augment.multi_scale_steps=-1", "augment.*multi_scale_steps: expected a number of at least 0, found -1"),
         ("schedule.milestones=[0.5, 1.5]", r"schedule.*milestones: expected shares in \(0, 1\)"),
         ("schedule.factor=0", "schedule.*factor: expected .*found 0"),
         ("ema.decay=1", r"ema.*decay: expected a number in \[0, 1\), found 1"),
@@ -98,3 +113,37 @@ def test_accumulation_comes_closest_to_the_nominal_batch(batch_size: int, nomina
 def test_mosaic_ends_some_epochs_before_the_end(epochs: int, close: float, expected: int) -> None:
     recipe = recipe_from({"epochs": epochs, "augment": {"close_mosaic": close}}, where="r")
     assert recipe.mosaic_epochs == expected
+
+
+def test_keys_of_the_other_task_are_refused_where_they_differ_from_their_defaults() -> None:
+    for task in ("detect", "classify"):
+        check_task(RecipeConfig(), task)
+        both = {"close_mosaic": 0.5, "multi_scale": 0.3, "albumentations": [{"type": "Blur"}]}
+        check_task(recipe_from({"augment": both, "evaluation": {"interval": 3}}, where="r"), task)
+    boxes = recipe_from({"augment": {"mixup": 0.2, "min_side": 3}, "evaluation": {"max_det": 50}}, where="r")
+    check_task(boxes, "detect")
+    with pytest.raises(
+        ConfigError, match=r"recipe: augment.mixup, augment.min_side, evaluation.max_det: for detectors"
+    ):
+        check_task(boxes, "classify")
+    classes = recipe_from({"augment": {"classify": {"degrees": 3}}, "evaluation": {"ten_crop": True}}, where="r")
+    check_task(classes, "classify")
+    with pytest.raises(ConfigError, match=r"augment.classify, evaluation.ten_crop: for classifiers alone"):
+        check_task(classes, "detect")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"short_side": [0, 1]}, "short_side: expected two numbers above 0, the smaller first"),
+        ({"short_side": 0.5}, "short_side: expected a list of 2 values"),
+        ({"aspect": 1.5}, "aspect: expected a factor in"),
+        ({"hue": 0.7}, "hue: expected a share in"),
+        ({"blur": -1}, "blur: expected a share in"),
+        ({"mix": ["mixup", "mixup"]}, "mix: expected each kind once"),
+        ({"mixup_beta": 0}, "mixup_beta: expected a number above 0, or null"),
+    ],
+)
+def test_values_of_a_classifiers_augmentation_are_checked(values: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        recipe_from({"augment": {"classify": values}}, where="r")

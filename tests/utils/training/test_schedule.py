@@ -6,9 +6,10 @@ import itertools
 import math
 
 import pytest
+import torch
 
 from utils.training.config import ScheduleConfig
-from utils.training.schedule import learning_rate_factor
+from utils.training.schedule import learning_rate_factor, warmup_length
 
 
 def factors(config: ScheduleConfig, total: int = 1000, per_epoch: int = 10) -> list[float]:
@@ -26,6 +27,17 @@ def test_the_shortest_training_has_a_rate_too() -> None:
         value = factors(ScheduleConfig(type=kind), total=1, per_epoch=1)
         assert len(value) == 1
         assert 0 < value[0] <= 1
+
+
+def test_poly_is_darknets_after_its_burn_in() -> None:
+    config = ScheduleConfig(type="poly", power=4, warmup_epochs=0, warmup_steps=100, warmup_power=4)
+    found = factors(config)
+    for step in (0, 50, 99):
+        assert found[step] == pytest.approx(((step + 1) / 101) ** 4 * (1 - step / 1000) ** 4)
+    for step in (100, 500, 999):
+        assert found[step] == pytest.approx((1 - step / 1000) ** 4)
+    assert 0 < found[-1] < 1e-10
+    assert factors(ScheduleConfig(type="poly"), total=1, per_epoch=1)[0] > 0
 
 
 def test_warm_up_rises_in_a_line_from_above_zero() -> None:
@@ -70,3 +82,42 @@ def test_steps_fall_at_their_milestones() -> None:
     assert set(found[:800]) == {1.0}
     assert found[800:900] == pytest.approx([0.1] * 100)
     assert found[900:] == pytest.approx([0.01] * 100)
+
+
+@pytest.mark.parametrize(("length", "mult"), [(10, 1), (10, 2), (7, 3)])
+def test_restarts_are_those_of_torch(length: int, mult: int) -> None:
+    """An independent implementation: CosineAnnealingWarmRestarts, one call a step."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, length, mult, eta_min=0.002)
+    expected = []
+    for _ in range(500):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    config = ScheduleConfig(
+        type="sgdr", warmup_epochs=0, warmup_steps=0, cycle_epochs=length / 10, cycle_mult=mult, final=0.02
+    )
+    assert [0.1 * f for f in factors(config, total=500, per_epoch=10)] == pytest.approx(expected, rel=1e-9)
+
+
+def test_without_a_length_there_is_one_cycle_darknets_default() -> None:
+    settings = {"warmup_epochs": 0, "warmup_steps": 100, "final": 0.1}
+    assert factors(ScheduleConfig(type="sgdr", **settings)) == factors(ScheduleConfig(type="cosine", **settings))
+
+
+def test_cycles_of_no_length_and_steps_beyond_the_end_have_a_rate() -> None:
+    for mult in (1.0, 1.5):
+        config = ScheduleConfig(type="sgdr", warmup_epochs=0, warmup_steps=0, cycle_epochs=1e-6, cycle_mult=mult)
+        found = [
+            learning_rate_factor(step, total_steps=1000, steps_per_epoch=10, config=config)
+            for step in (0, 1, 999, 5000)
+        ]
+        assert all(0 < factor <= 1 for factor in found)
+        assert found[-1] == pytest.approx(0.01)
+
+
+def test_the_length_of_the_warm_up_is_known() -> None:
+    config = ScheduleConfig(warmup_epochs=0, warmup_steps=30)
+    assert warmup_length(total_steps=1000, steps_per_epoch=10, config=config) == 30
+    assert warmup_length(total_steps=100, steps_per_epoch=10, config=config) == 20

@@ -1,0 +1,213 @@
+"""Anchors for a data set: how well a set of anchors covers its boxes, and the best set for them.
+
+python -m data.anchors DATA --img-size 416 --num 9
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from data.config import load_data_config, read_split
+from utils.arguments import whole_number
+from utils.boxes import plan_resize
+from utils.config import ConfigError
+from utils.structures import LabelledImages
+from utils.training.config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+FACTOR = 4.0
+"""Largest ratio of sides between an object and an anchor that answers for it, as in the anchor_ratio assigner."""
+
+
+class Coverage(NamedTuple):
+    """How well anchors cover boxes.
+
+    Args:
+        recall: share of boxes that an anchor within the factor answers for, the best recall that is possible.
+        iou: mean over boxes of the best IoU with an anchor on the same centre.
+    """
+
+    recall: float
+    iou: float
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    args = parse_args(argv)
+    try:
+        print(run(args))
+    except (ConfigError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Options as in docs/reference.md."""
+    parser = argparse.ArgumentParser(prog="python -m data.anchors", description="Fit anchors to a data set.")
+    parser.add_argument("data", nargs="?", default="shapes", help="data YAML: a path, or a name in cfg/data/")
+    parser.add_argument("--img-size", type=whole_number, default=416, help="side of the network input in pixels")
+    parser.add_argument("--num", type=whole_number, default=9, help="anchors over all levels")
+    parser.add_argument("--levels", type=whole_number, default=3, help="levels of the model, finest first")
+    parser.add_argument("--split", choices=("train", "val", "test"), default="train", help="part of the data")
+    parser.add_argument("--resize", choices=("letterbox", "stretch"), default="letterbox", help="as the model does it")
+    parser.add_argument("--seed", type=int, default=0, help="of the search")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> str:
+    """What the command prints."""
+    if args.num % args.levels:
+        raise ConfigError(f"--num {args.num} anchors cannot be shared equally by --levels {args.levels}")
+    images = read_split(load_data_config(args.data), args.split)
+    sizes = box_sizes(images, (args.img_size, args.img_size), args.resize)
+    anchors = fit_anchors(sizes, args.num, seed=args.seed)
+    coverage = cover(sizes, anchors)
+    levels = by_level(anchors, [args.num // args.levels] * args.levels)
+    if args.json:
+        return json.dumps({"anchors": levels, "boxes": len(sizes), **coverage._asdict()})
+    text = ", ".join(str(level) for level in levels)
+    return (
+        f"{len(sizes)} boxes of {len(images)} images at {args.img_size} px: best possible recall {coverage.recall:.4f} "
+        f"(an anchor within a factor {FACTOR:g}), mean best IoU {coverage.iou:.3f}\nanchors: [{text}]"
+    )
+
+
+def box_sizes(images: LabelledImages, size: tuple[int, int], resize: str) -> np.ndarray:
+    """(N, 2) width and height of all objects (no crowds) in pixels of a network input of (height, width) `size`.
+
+    Raises:
+        ConfigError: not one object.
+    """
+    found = []
+    for sample in images.samples:
+        box = plan_resize(sample.height, sample.width, size, resize)
+        boxes = sample.boxes[~sample.crowd]
+        found.append((boxes[:, 2:] - boxes[:, :2]) * (box.scale_x, box.scale_y))
+    sizes = np.concatenate(found) if found else np.zeros((0, 2))
+    sizes = sizes[(sizes > 0).all(axis=1)]
+    if not len(sizes):
+        raise ConfigError("there is no box to fit anchors to; check the labels with python -m data.doctor")
+    return sizes
+
+
+def cover(sizes: np.ndarray, anchors: np.ndarray, *, factor: float = FACTOR) -> Coverage:
+    """How well (K, 2) anchors cover boxes of (N, 2) width and height."""
+    ratio = sizes[:, None] / anchors
+    reach = np.maximum(ratio, 1 / ratio).max(axis=2).min(axis=1)
+    return Coverage(float((reach < factor).mean()), float(_iou(sizes, anchors).max(axis=1).mean()))
+
+
+def fit_anchors(sizes: np.ndarray, count: int, *, seed: int = 0, rounds: int = 300) -> np.ndarray:
+    """(count, 2) anchors by k-means with 1 - IoU as the distance (YOLOv2, arXiv:1612.08242), smallest area first.
+
+    The best of ten starts; an anchor moves to the median of its boxes, and the search ends when none changes hands.
+
+    Args:
+        sizes: (N, 2) width and height.
+    Raises:
+        ConfigError: fewer different boxes than anchors.
+    """
+    distinct = np.unique(sizes.round(3), axis=0)
+    if len(distinct) < count:
+        raise ConfigError(f"{count} anchors need as many different boxes, and there are {len(distinct)}; ask for fewer")
+    rng = np.random.default_rng(seed)
+    best, best_iou = distinct[:count], -1.0
+    for _ in range(10):
+        anchors = _spread(distinct, count, rng)
+        owner = None
+        for _ in range(rounds):
+            now = _iou(sizes, anchors).argmax(axis=1)
+            if owner is not None and (now == owner).all():
+                break
+            owner = now
+            for place in range(count):
+                if (owner == place).any():
+                    anchors[place] = np.median(sizes[owner == place], axis=0)
+        iou = cover(sizes, anchors).iou
+        if iou > best_iou:
+            best, best_iou = anchors.copy(), iou
+    return best[np.argsort(best.prod(axis=1), kind="stable")]
+
+
+def better_anchors(
+    sizes: np.ndarray, current: list[np.ndarray], *, least_recall: float
+) -> tuple[list[list[float]], Coverage, Coverage] | None:
+    """Anchors fitted to a data set where those of the model cover too little of it.
+
+    Args:
+        current: (A, 2) anchors of each level, finest first.
+        least_recall: best possible recall that is good enough.
+    Returns:
+        For each level width, height, width, ...; then the coverage before and after. None when the model's own are
+        good enough, when a fit is no better, or when the boxes are too few for one.
+    """
+    before = cover(sizes, np.concatenate(current))
+    counts = [len(level) for level in current]
+    if before.recall >= least_recall or len(np.unique(sizes.round(3), axis=0)) < sum(counts):
+        return None
+    anchors = fit_anchors(sizes, sum(counts))
+    after = cover(sizes, anchors)
+    return (by_level(anchors, counts), before, after) if after.recall > before.recall else None
+
+
+class Head(Protocol):
+    """What has anchors: the anchor head of a model."""
+
+    @property
+    def anchors(self) -> list[Tensor]:
+        """(A, 2) width and height in pixels for each level."""
+
+    def set_anchors_(self, anchors: list[list[float]]) -> None:
+        """Replace them."""
+
+
+def fit_anchors_(head: Head, images: LabelledImages, config: TrainConfig) -> None:
+    """Give `head` anchors fitted to the training set, where its own cover less of it than the recipe asks for."""
+    sizes = box_sizes(images, config.image_size, config.model["resize"])
+    current = [level.cpu().numpy() for level in head.anchors]
+    fit = better_anchors(sizes, current, least_recall=config.recipe.anchor_recall or 0.0)
+    if fit is None:
+        return
+    anchors, before, after = fit
+    head.set_anchors_(anchors)
+    shares = f"{before.recall:.3f} of the boxes, those fitted to them {after.recall:.3f}"
+    logger.info(
+        "Anchors: the model's own cover %s and are used (--set anchor_recall=null keeps them)", shares
+    )
+    logger.info("  %s", anchors)
+
+
+def by_level(anchors: np.ndarray, counts: list[int]) -> list[list[float]]:
+    """Anchors in ascending order -> for each level, finest first, width, height, width, ... in tenths of a pixel."""
+    parts = np.split(anchors.round(1), np.cumsum(counts)[:-1])
+    return [part.ravel().tolist() for part in parts]
+
+
+def _spread(sizes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Different sizes to start from, each drawn with the square of its distance to those before (k-means++)."""
+    chosen = [sizes[rng.integers(len(sizes))]]
+    while len(chosen) < count:
+        distance = (1 - _iou(sizes, np.array(chosen)).max(axis=1)).clip(0) ** 2
+        distance = distance if distance.sum() > 0 else np.ones(len(sizes))
+        chosen.append(sizes[rng.choice(len(sizes), p=distance / distance.sum())])
+    return np.array(chosen, dtype=np.float64)
+
+
+def _iou(sizes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+    """(N, K) IoU of boxes and anchors on the same centre."""
+    overlap = np.minimum(sizes[:, None], anchors).prod(axis=2)
+    return overlap / (sizes.prod(axis=1)[:, None] + anchors.prod(axis=1) - overlap)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

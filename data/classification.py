@@ -1,0 +1,170 @@
+"""A classifier's training images: a random crop in random colours, alone or mixed from several."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from data.dataset import Request, TrainDataset
+from data.mosaic import paste
+from data.transforms import FILL, Labelled
+from utils.training.augment_config import ClassifyAugment
+
+BLUR_KERNEL = 15
+"""Pixels of the network input; darknet's for blur=1 (spec 7.4)."""
+
+
+class ClassifyDataset(TrainDataset):
+    """Augmented images of a classifier; as with detectors, a function of (seed, epoch, index).
+
+    Images are read with a shorter side of at most `config.classify.short_side`, whatever memory holds of them.
+    """
+
+    interpolation = cv2.INTER_AREA
+
+    def _augment(self, request: Request) -> Labelled:
+        how, rng = self.config.classify, self._generator(request.epoch, request)
+        item = self._crop(request.index, request.size, rng)
+        if not (request.mix and how.mix):
+            return item
+
+        def another() -> Labelled:
+            return self._crop(int(rng.integers(len(self))), request.size, rng)
+
+        kind = how.mix[int(rng.integers(len(how.mix)))]
+        return MIXES[kind](item, another, how, rng)
+
+    def _crop(self, index: int, size: tuple[int, int], rng: np.random.Generator) -> Labelled:
+        """One image, cut and coloured at random, at the (height, width) that is asked for."""
+        how = self.config.classify
+        index, image = self.image_at(index)
+        image = random_crop(image, size, how, rng)
+        if self.pipeline is not None:
+            none = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)
+            image = self.pipeline(Labelled(image, *none), rng).image
+            if image.shape[:2] != tuple(size):
+                image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+        left_right, upside_down, blurred = rng.random(3)
+        image = image[:, ::-1] if left_right < how.flip_lr else image
+        image = image[::-1] if upside_down < how.flip_ud else image
+        image = random_colour(np.ascontiguousarray(image), how, rng)
+        if blurred < how.blur:
+            image = cv2.GaussianBlur(image, (BLUR_KERNEL, BLUR_KERNEL), 0)
+        return whole(image, int(self.images.samples[index].labels[0]))
+
+    def _inner_size(self, index: int) -> tuple[int, int]:
+        """(height, width) that an image is kept at."""
+        sample = self.images.samples[index]
+        largest = self.config.classify.short_side[1] * max(self.image_size)
+        scale = min(largest / min(sample.height, sample.width), 1.0)
+        return max(round(sample.height * scale), 1), max(round(sample.width * scale), 1)
+
+
+def whole(image: np.ndarray, label: int) -> Labelled:
+    """An image that shows one class."""
+    height, width = image.shape[:2]
+    box = np.array([[0, 0, width, height]], np.float32)
+    return Labelled(image, box, np.array([label], np.int64), np.zeros(1, bool), np.ones(1, np.float32))
+
+
+def random_factor(least: float, rng: np.random.Generator) -> float:
+    """Darknet's rand_scale: between `least` and 1, or in half of the cases the inverse of that."""
+    factor = rng.uniform(least, 1)
+    return float(factor if rng.random() < 0.5 else 1 / factor)
+
+
+def random_crop(image: np.ndarray, size: tuple[int, int], how: ClassifyAugment, rng: np.random.Generator) -> np.ndarray:
+    """A part of an image at a random scale, aspect, angle and place, as an image of `size` (height, width).
+
+    Where the image is smaller than that it lies in the middle, with grey around it.
+    """
+    aspect = random_factor(how.aspect, rng)
+    short = rng.uniform(*how.short_side) * min(size)
+    angle = math.radians(rng.uniform(-how.degrees, how.degrees))
+    place_x, place_y = rng.uniform(-0.5, 0.5, 2)
+    height, width = image.shape[:2]
+    scale = short / min(height, width * aspect)
+    inner_height, inner_width = max(round(height * scale), 1), max(round(width * aspect * scale), 1)
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    image = cv2.resize(image, (inner_width, inner_height), interpolation=method)
+    # Where the image's centre comes to lie, from that of the result.
+    shift_x, shift_y = (
+        place * max(inner - side, 0)
+        for place, inner, side in ((place_x, inner_width, size[1]), (place_y, inner_height, size[0]))
+    )
+    if angle == 0:
+        canvas = np.full((*size, 3), FILL, np.uint8)
+        left, top = round((size[1] - inner_width) / 2 + shift_x), round((size[0] - inner_height) / 2 + shift_y)
+        paste(canvas, image, left, top)
+        return canvas
+    linear = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    half = np.array([inner_width - 1, inner_height - 1]) / 2  # OpenCV counts from pixel centres
+    middle = np.array([size[1] - 1, size[0] - 1]) / 2
+    offset = middle + linear @ (np.array([shift_x, shift_y]) - half)
+    matrix = np.column_stack((linear, offset))
+    return cv2.warpAffine(image, matrix, size[::-1], flags=cv2.INTER_LINEAR, borderValue=(FILL,) * 3)
+
+
+def random_colour(image: np.ndarray, how: ClassifyAugment, rng: np.random.Generator) -> np.ndarray:
+    """Hue shifted around the colour circle, saturation and value times a factor."""
+    shift = rng.uniform(-how.hue, how.hue) * 180  # OpenCV's hue has half degrees
+    saturation, exposure = random_factor(how.saturation, rng), random_factor(how.exposure, rng)
+    if shift == 0 and saturation == exposure == 1:
+        return image
+    levels = np.arange(256)
+    tables = (np.rint(levels + shift) % 180, np.clip(levels * saturation, 0, 255), np.clip(levels * exposure, 0, 255))
+    channels = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))
+    changed = [cv2.LUT(c, table.astype(np.uint8)) for c, table in zip(channels, tables, strict=True)]
+    return cv2.cvtColor(cv2.merge(changed), cv2.COLOR_HSV2RGB)
+
+
+def mixup(first: Labelled, another: Callable[[], Labelled], how: ClassifyAugment, rng: np.random.Generator) -> Labelled:
+    """Two images blended, with the labels of both (arXiv:1710.09412; darknet blends half and half)."""
+    share = 0.5 if how.mixup_beta is None else float(rng.beta(how.mixup_beta, how.mixup_beta))
+    second = another()
+    image = (first.image * share + second.image * (1 - share) + 0.5).astype(np.uint8)
+    return _joined(image, [(first, first.boxes[0], share), (second, second.boxes[0], 1 - share)])
+
+
+def cutmix(
+    first: Labelled, another: Callable[[], Labelled], how: ClassifyAugment, rng: np.random.Generator
+) -> Labelled:
+    """A part of a second image in its place in the first, labels by their areas (arXiv:1905.04899, spec 7.4)."""
+    height, width = first.image.shape[:2]
+    cut_height, cut_width = (int(rng.uniform(0.3, 0.8) * side) for side in (height, width))
+    top, left = int(rng.integers(height - cut_height + 1)), int(rng.integers(width - cut_width + 1))
+    second, image = another(), first.image.copy()
+    part = np.s_[top : top + cut_height, left : left + cut_width]
+    image[part] = second.image[part]
+    share = cut_height * cut_width / (height * width)
+    box = np.array([left, top, left + cut_width, top + cut_height], np.float32)
+    return _joined(image, [(first, first.boxes[0], 1 - share), (second, box, share)])
+
+
+def mosaic(
+    first: Labelled, another: Callable[[], Labelled], how: ClassifyAugment, rng: np.random.Generator
+) -> Labelled:
+    """Four images around a point at 20 to 80 % of each side, each cut to its quadrant, labels by their areas."""
+    height, width = first.image.shape[:2]
+    x, y = int(rng.uniform(0.2, 0.8) * width), int(rng.uniform(0.2, 0.8) * height)
+    image, parts = np.empty_like(first.image), []
+    for place, (x1, y1, x2, y2) in enumerate(
+        ((0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height))
+    ):
+        item = first if place == 0 else another()
+        image[y1:y2, x1:x2] = item.image[y1:y2, x1:x2]
+        parts.append((item, np.array([x1, y1, x2, y2], np.float32), (x2 - x1) * (y2 - y1) / (height * width)))
+    return _joined(image, parts)
+
+
+MIXES = {"mixup": mixup, "cutmix": cutmix, "mosaic": mosaic}
+
+
+def _joined(image: np.ndarray, parts: list[tuple[Labelled, np.ndarray, float]]) -> Labelled:
+    """One image from parts: whose, where (4,), and its share."""
+    items, boxes, shares = zip(*parts, strict=True)
+    labels = np.concatenate([item.labels for item in items])
+    return Labelled(image, np.stack(boxes), labels, np.zeros(len(items), bool), np.array(shares, np.float32))

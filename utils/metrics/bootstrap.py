@@ -1,0 +1,137 @@
+"""Is one set of predictions better than another? A paired bootstrap over images, with pycocotools' AP."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from utils.metrics.coco import box_ground_truth
+
+
+class ResampledAP:
+    """AP over any sample of the images, matched once.
+
+    pycocotools matches detections image by image and adds up afterwards, so the AP of a sample in which images are
+    missing or repeated needs only its second half again.
+
+    Args:
+        ground_truth: the split as a COCO dict.
+        rows: a COCO results list.
+    """
+
+    def __init__(self, ground_truth: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+            truth, results = COCO(), COCO()
+            truth.dataset = box_ground_truth(ground_truth)
+            truth.createIndex()
+            if rows:
+                results = truth.loadRes([dict(row) for row in rows])
+            else:
+                results.dataset = {**truth.dataset, "annotations": []}
+                results.createIndex()
+            evaluation = COCOeval(truth, results, "bbox")
+            evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+            evaluation.params.maxDets = [100]
+            evaluation.evaluate()
+        self._evaluation = evaluation
+        self.image_ids: list[Hashable] = list(evaluation.params.imgIds)
+        count, categories = len(self.image_ids), len(evaluation.params.catIds)
+        self._matches = [evaluation.evalImgs[k * count : (k + 1) * count] for k in range(categories)]
+
+    def __call__(self, sample: np.ndarray | None = None) -> float:
+        """AP over the images at these positions of `image_ids`, as often as each occurs; None takes each once."""
+        positions = np.arange(len(self.image_ids)) if sample is None else sample
+        evaluation = copy.copy(self._evaluation)
+        evaluation.evalImgs = [matches[place] for matches in self._matches for place in positions]
+        evaluation.params = copy.copy(self._evaluation.params)
+        evaluation.params.imgIds = list(range(len(positions)))  # a repeated image is one more image
+        evaluation._paramsEval = copy.copy(evaluation.params)
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation.accumulate()
+        precision = np.asarray(evaluation.eval["precision"])
+        valid = precision[precision > -1]
+        return float(valid.mean()) if len(valid) else -1.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """AP of B less AP of A on the same images.
+
+    Args:
+        first, second: AP of A and of B, mean over the runs of each.
+        low, high: the middle 95 % of the difference over the samples.
+        share: part of the samples in which B has the higher AP.
+        samples: how many were drawn.
+        images: in the split.
+    """
+
+    first: float
+    second: float
+    low: float
+    high: float
+    share: float
+    samples: int
+    images: int
+
+    @property
+    def verdict(self) -> str:
+        """In words, and no more than the images can tell."""
+        if self.low > 0:
+            return "B beats A"
+        if self.high < 0:
+            return "A beats B"
+        return "these images cannot tell which is better"
+
+    def __str__(self) -> str:
+        return (
+            f"{self.verdict}: AP {self.first:.4f} -> {self.second:.4f}, difference {self.second - self.first:+.4f} "
+            f"(95 % of {self.samples} resamples of {self.images} images: {self.low:+.4f} to {self.high:+.4f}; "
+            f"B ahead in {self.share:.0%})"
+        )
+
+
+def compare(
+    ground_truth: Mapping[str, Any],
+    first: Sequence[Sequence[Mapping[str, Any]]],
+    second: Sequence[Sequence[Mapping[str, Any]]],
+    *,
+    samples: int = 500,
+    seed: int = 0,
+) -> Comparison:
+    """Whether B's predictions are better than A's (Efron and Tibshirani's paired bootstrap).
+
+    Every resample draws as many images as there are, with repetition, and both sides are counted on the same draw. The
+    spread is that of the images; runs of several seeds are averaged, and their spread is not in it.
+
+    Args:
+        ground_truth: the split as a COCO dict.
+        first, second: COCO results lists of the runs of A and of B.
+    Raises:
+        ValueError: no image, or a side without a run.
+    """
+    if not first or not second:
+        raise ValueError("expected at least one run on each side of a comparison")
+    sides = [[ResampledAP(ground_truth, rows) for rows in runs] for runs in (first, second)]
+    count = len(sides[0][0].image_ids)
+    if not count:
+        raise ValueError("the ground truth has no image to compare on")
+    rng = np.random.default_rng(seed)
+
+    def difference(sample: np.ndarray | None) -> tuple[float, float]:
+        one, two = (float(np.mean([run(sample) for run in runs])) for runs in sides)
+        return one, two
+
+    whole = difference(None)
+    draws = np.array([difference(rng.integers(count, size=count)) for _ in range(samples)])
+    gaps = draws[:, 1] - draws[:, 0]
+    low, high = np.quantile(gaps, (0.025, 0.975))
+    return Comparison(*whole, float(low), float(high), float((gaps > 0).mean()), samples, count)

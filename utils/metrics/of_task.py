@@ -1,0 +1,32 @@
+"""The metric that a split is evaluated with: by what its labels are for."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+from utils.metrics.classification import ClassificationMetric
+from utils.metrics.detection import DetectionMetric
+from utils.structures import LabelledImages
+
+Metric = DetectionMetric | ClassificationMetric
+
+
+def build_metric(
+    images: LabelledImages,
+    *,
+    category_ids: Sequence[Hashable] | None = None,
+    names: Sequence[str] | None = None,
+    backend: str = "pycocotools",
+) -> Metric:
+    """The metric of a split, without anything found yet.
+
+    Args:
+        category_ids, names: of each label of the model; None where they are the split's own.
+        backend: what counts boxes, as in DetectionMetric.
+    """
+    category_ids, names = category_ids or images.category_ids, names or images.names
+    if images.task == "detect":
+        return DetectionMetric(images.ground_truth, category_ids, names, backend=backend)
+    label_of = {category_id: label for label, category_id in enumerate(category_ids)}
+    own = [label_of[category_id] for category_id in images.category_ids]
+    return ClassificationMetric({s.image_id: own[int(s.labels[0])] for s in images.samples}, names)
