@@ -6,6 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +15,9 @@ from models.build import nearest_multiple
 from utils.config import ConfigError
 
 _KEYS = ("names", "category_ids", "image_size", "resize", "stride")
-_OPTIONAL = ("nms", "beta_nms")
+_OPTIONAL = ("nms", "beta_nms", "named", "task", "clip")
+OUTPUTS = {"detect": ("boxes", "scores"), "classify": ("probabilities",)}
+"""Names of an exported model's outputs, by task."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,14 @@ class ModelInfo:
     Args:
         names: class names by label; category_ids: the data set's own id of each.
         image_size: (height, width) the model was trained or exported for.
-        resize: how images get that size, 'letterbox' or 'stretch'.
+        resize: how images get that size, 'letterbox', 'stretch' or, for classifiers, 'crop'.
         stride: both sides of an input are multiples of it.
         fixed_size: whether inputs of `image_size` alone are taken.
         data: the data it was trained on, a data YAML or 'shapes'; None where the file does not say.
         nms, beta_nms: kind of non-maximum suppression, as in `postprocess`.
         named: whether the names come with the model; those of darknet weights may be guessed from their number.
+        task: what it predicts: boxes and scores, or the probabilities of one class for the image.
+        clip: whether an evaluation cuts boxes to the image; darknet weights are measured on boxes as they come.
     """
 
     names: tuple[str, ...]
@@ -42,6 +47,8 @@ class ModelInfo:
     nms: str = "default"
     beta_nms: float = 0.6
     named: bool = True
+    task: Literal["detect", "classify"] = "detect"
+    clip: bool = True
 
     def check_size(self, size: tuple[int, int], *, where: str) -> None:
         """Refuse a (height, width) that the model cannot take.
@@ -114,5 +121,10 @@ class Predictor(ABC):
         self.description = f"{runtime}, {precision}, {len(info.names)} classes"
 
     @abstractmethod
-    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) float RGB in [0, 1] -> boxes (B, N, 4) xyxy pixels of these images, scores (B, N, C) up to 1."""
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor] | Tensor:
+        """(B, 3, H, W) float RGB in [0, 1] -> what the model finds in them.
+
+        Returns:
+            Of a detector boxes (B, N, 4) xyxy pixels of these images, and scores (B, N, C) up to 1; of a classifier
+            probabilities (B, C).
+        """

@@ -19,7 +19,7 @@ from models.info import ModelInfo, Predictor
 from models.runtimes import OnnxPredictor, OpenVinoPredictor, TorchScriptPredictor
 from utils.config import ROOT, ConfigError
 from utils.device import describe_device, select_device
-from utils.training.checkpoint import load_checkpoint
+from utils.training.safetensors_file import load_saved_model
 
 logger = logging.getLogger(__name__)
 
@@ -50,17 +50,18 @@ class ModelPredictor(Predictor):
         nms: str = "default",
         beta_nms: float = 0.6,
         named: bool = True,
+        clip: bool = True,
     ) -> None:
         if half and device.type != "cuda":
             raise ConfigError(f"--half: needs a CUDA GPU, and the device is {device}; leave it out")
-        options = {"data": data, "nms": nms, "beta_nms": beta_nms, "named": named}
+        options = {"data": data, "nms": nms, "beta_nms": beta_nms, "named": named, "task": model.task, "clip": clip}
         info = ModelInfo(tuple(names), tuple(category_ids), image_size, resize, model.stride, **options)
         precision = "fp16" if half else "fp32"
         super().__init__(info, device=device, precision=precision, runtime=f"PyTorch on {describe_device(device)}")
         self.model = model.eval().to(device)
 
     @torch.inference_mode()
-    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor] | Tensor:
         """See Predictor."""
         with torch.autocast(self.device.type, torch.float16, enabled=self.precision == "fp16"):
             raw_maps = self.model(images)
@@ -70,13 +71,13 @@ class ModelPredictor(Predictor):
 def open_predictor(
     weights: Path | str, *, cfg: Path | str | None = None, device: torch.device | str | None = None, half: bool = False
 ) -> Predictor:
-    """The predictor for a file, by its suffix: .pt, .weights (darknet), .onnx, .xml (OpenVINO) or .torchscript.
+    """The predictor for a file: .pt, .safetensors, .weights (darknet), .onnx, .xml (OpenVINO) or .torchscript.
 
     Args:
         cfg: the darknet .cfg or our model file of darknet .weights, by default the .cfg of that name beside them; the
             other files carry their own.
-        device: where to compute; None is the fastest for .pt and .weights and the CPU for the others.
-        half: fp16 convolutions, for .pt and .weights on CUDA; an exported file has the precision it was exported with.
+        device: where to compute; None is the fastest for .pt, .safetensors and .weights and the CPU for the others.
+        half: fp16 convolutions, for the same on CUDA; an exported file has the precision it was exported with.
     Raises:
         ConfigError: a missing, foreign or unreadable file, a missing package, or a device that cannot be used.
     """
@@ -84,20 +85,21 @@ def open_predictor(
     kind = path.suffix.lower()
     if ".conv." in path.name:
         raise ConfigError(f"{path}: holds the first layers of a network alone; start a training from it, with train.py")
-    if kind not in (".pt", ".weights", ".onnx", ".xml", ".torchscript"):
+    in_memory = kind in (".pt", ".safetensors", ".weights")
+    if not in_memory and kind not in (".onnx", ".xml", ".torchscript"):
         raise ConfigError(
-            f"{path}: expected .pt, .weights, .onnx, .xml (OpenVINO) or .torchscript, found the suffix '{kind}'"
+            f"{path}: expected .pt, .weights, .onnx, .xml (OpenVINO), .torchscript or .safetensors, found the suffix "
+            f"'{kind}'"
         )
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; check --weights, or leave it out for the newest training run")
-    in_memory = kind in (".pt", ".weights")
     if cfg is not None and kind != ".weights":
         logger.warning("--cfg %s is not used: %s says itself what model it holds", cfg, path.name)
     if half and not in_memory:
         raise ConfigError(f"--half: {path.name} has the precision it was exported with; use export.py --half instead")
     if not isinstance(device, torch.device):
         device = select_device("cpu" if device is None and not in_memory else device)
-    if kind == ".pt":
+    if kind in (".pt", ".safetensors"):
         return _open_checkpoint(path, device, half)
     if kind == ".weights":
         return _open_darknet(path, cfg, device, half)
@@ -126,8 +128,8 @@ def default_weights(project: Path = ROOT / "runs" / "train") -> Path:
 
 
 def _open_checkpoint(path: Path, device: torch.device, half: bool) -> ModelPredictor:
-    """The averaged weights of a checkpoint of ours."""
-    state = load_checkpoint(path)
+    """The averaged weights of a checkpoint or a .safetensors file of ours."""
+    state = load_saved_model(path)
     try:
         config = model_config_from(state["model"], where=f"{path}: model")
         names, category_ids, resize, weights = (state[key] for key in ("names", "category_ids", "resize", "ema"))
@@ -162,5 +164,5 @@ def _open_darknet(path: Path, cfg: Path | str | None, device: torch.device, half
     names = names_beside(classes, (path, cfg or beside))
     named, names = names is not None, names or known_names(classes)
     options = {"image_size": config.size, "resize": config.resize, "device": device, "half": half}
-    options |= {"nms": config.nms, "beta_nms": config.beta_nms, "named": named}
+    options |= {"nms": config.nms, "beta_nms": config.beta_nms, "named": named, "clip": False}
     return ModelPredictor(model, names=names, category_ids=range(1, classes + 1), **options)

@@ -3,38 +3,114 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
+from models.backbones.timm import TimmBackbone
 from models.darknet.weights import load_weights_
 from models.detector import Detector
+from models.pretrained_timm import fold_image_statistics, from_timm, is_timm_darknet, warn_of_slope
 from utils.config import ConfigError
-from utils.training.checkpoint import load_checkpoint, load_matching_
+from utils.training.checkpoint import ForeignFile, load_matching_
+from utils.training.foreign import load_foreign
+from utils.training.safetensors_file import load_saved_model
 
 logger = logging.getLogger(__name__)
 
+SUFFIXES = (".pt", ".pth", ".safetensors")
+_ANCHORS = re.compile(r"head\.anchors_\d+")
 
-def start_from_(model: Detector, path: Path) -> None:
-    """Copy the averaged weights of a checkpoint wherever name and shape agree, and say what that was.
 
-    A darknet file (.weights, .conv.N) must have the model's layers from the first on: all of them, the first N, or all
-    but those before the yolo layers where it was trained on other classes.
+def start_from_(model: Detector, path: Path, *, trust: bool = False) -> None:
+    """Copy weights wherever name and shape agree, and say what that was.
 
+    A checkpoint or .safetensors file of ours gives its averaged weights; a classifier's backbone starts a detector. The
+    anchors stay those of the model. A darknet file (.weights, .conv.N) must have the model's layers from the first on:
+    all of them, the first N, or all but those before the yolo layers where it was trained on other classes. A
+    state_dict of another program fits by its names, as they are or below `backbone.`; one of timm's fits a backbone of
+    type timm, and those of Darknet-53 and CSPDarknet-53 our own.
+
+    Args:
+        trust: let a foreign pickle run its code; see load_foreign.
     Raises:
-        ConfigError: not a checkpoint of ours or a darknet file, or nothing in it fits.
+        ConfigError: a missing, damaged or unsafe file, or one in which nothing fits.
     """
     if path.suffix == ".weights" or ".conv." in path.name:
         _start_from_darknet_(model, path)
         return
-    if path.suffix != ".pt":
-        raise ConfigError(f"--weights {path}: expected a checkpoint (.pt) or a darknet file (.weights, .conv.N)")
-    weights = load_checkpoint(path)["ema"]
-    loaded, other_shape, absent = load_matching_(model, weights)
-    if not loaded:
+    if path.suffix.lower() not in SUFFIXES:
+        raise ConfigError(
+            f"--weights {path}: expected a checkpoint (.pt) or a darknet file (.weights, .conv.N), or weights of "
+            "another program (.pth, .safetensors)"
+        )
+    try:
+        weights = load_saved_model(path)["ema"]
+    except ForeignFile:
+        weights = _fit(model, load_foreign(path, trust=trust), path)
+    except KeyError:
+        raise ConfigError(f"--weights {path}: the checkpoint has no averaged weights; name another") from None
+    _copy_(model, weights, path)
+
+
+def _copy_(model: Detector, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Copy what fits but the anchors, and count."""
+    own = model.state_dict()
+    moved = {
+        name: value
+        for name, value in weights.items()
+        if _ANCHORS.fullmatch(name) and name in own and not torch.equal(value.cpu(), own[name].cpu())
+    }
+    rest = {name: value for name, value in weights.items() if name not in moved}
+    loaded, other_shape, absent = load_matching_(model, rest)
+    absent = [name for name in absent if name not in moved]
+    if not any(not _ANCHORS.fullmatch(name) for name in loaded):
         raise ConfigError(f"--weights {path}: none of its {len(weights)} tensors fits this model; is it another --cfg?")
-    logger.info("Weights: %d of %d tensors loaded from %s", len(loaded), len(model.state_dict()), path)
-    for what, names in (("of another shape, left as initialised", other_shape), ("not in the file", absent)):
+    logger.info("Weights: %d of %d tensors loaded from %s", len(loaded), len(own), path)
+    logger.info("  %s", ", ".join(_share(part, own, loaded) for part in dict.fromkeys(_part(name) for name in own)))
+    left = {"of another shape, left as initialised": other_shape, "not in the file, left as initialised": absent}
+    left["in the file without a place in this model"] = [name for name in rest if name not in own]
+    for what, names in left.items():
         if names:
             logger.info("  %d %s: %s%s", len(names), what, ", ".join(names[:6]), ", ..." if len(names) > 6 else "")
+    if moved:
+        levels = [[round(side, 2) for side in value.flatten().tolist()] for _, value in sorted(moved.items())]
+        logger.info("  The anchors stay those of the configuration; the file has others: %s", levels)
+
+
+def _part(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _share(part: str, own: Mapping[str, Tensor], loaded: list[str]) -> str:
+    """'backbone 310 of 312'."""
+    return f"{part} {sum(_part(name) == part for name in loaded)} of {sum(_part(name) == part for name in own)}"
+
+
+def _fit(model: Detector, weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Weights of another program under the model's names, as far as they have any."""
+    own, backbone = model.state_dict(), model.backbone
+    below = {f"backbone.{name}": value for name, value in weights.items()}
+    if isinstance(backbone, TimmBackbone):
+        below = {f"backbone.{name}": value for name, value in backbone.match(weights).items()}
+    elif is_timm_darknet(weights):
+        try:
+            mapped = fold_image_statistics(from_timm(weights, backbone))
+        except ConfigError as error:
+            raise ConfigError(f"--weights {path}: {error}") from None
+        warn_of_slope(backbone)
+        below = {f"backbone.{name}": value for name, value in mapped.items()}
+    best = max((weights, below), key=lambda names: sum(name in own for name in names))
+    if not any(name in own for name in best):
+        first = ", ".join(list(weights)[:4])
+        raise ConfigError(
+            f"--weights {path}: none of its {len(weights)} tensors has a name of this model ({first}, ...). Weights of "
+            "a timm network start the same network: backbone: {type: timm, model: NAME, pretrained: FILE}"
+        )
+    return best
 
 
 def _start_from_darknet_(model: Detector, path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.info import ModelInfo, Predictor
+from models.info import OUTPUTS, ModelInfo, Predictor
 from utils.config import ConfigError
 from utils.device import describe_device
 
@@ -23,7 +23,7 @@ SCRIPT_METADATA = "cspdet.json"
 
 
 class OnnxPredictor(Predictor):
-    """An ONNX file: input 'images' (B, 3, H, W), outputs 'boxes' and 'scores'; metadata from ModelInfo.to_metadata."""
+    """An ONNX file: input 'images' (B, 3, H, W), outputs of OUTPUTS; metadata from ModelInfo.to_metadata."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
         try:
@@ -53,11 +53,11 @@ class OnnxPredictor(Predictor):
         runtime = f"ONNX Runtime {onnxruntime.__version__} on {device}"
         super().__init__(info, device=torch.device("cpu"), precision=_precision(metadata), runtime=runtime)
 
-    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor] | Tensor:
         """See Predictor."""
 
         def run(part: np.ndarray) -> list[np.ndarray]:
-            return self.session.run(["boxes", "scores"], {"images": part})
+            return self.session.run(list(OUTPUTS[self.info.task]), {"images": part})
 
         return _in_batches(run, images.numpy(), self.batch)
 
@@ -85,12 +85,12 @@ class OpenVinoPredictor(Predictor):
         runtime = f"OpenVINO {openvino.__version__.split('-')[0]} on cpu"
         super().__init__(info, device=torch.device("cpu"), precision=_precision(metadata), runtime=runtime)
 
-    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor] | Tensor:
         """See Predictor."""
 
         def run(part: np.ndarray) -> list[np.ndarray]:
             found = self.compiled({"images": part})
-            return [found["boxes"], found["scores"]]
+            return [found[name] for name in OUTPUTS[self.info.task]]
 
         return _in_batches(run, images.numpy(), self.batch)
 
@@ -112,7 +112,7 @@ class TorchScriptPredictor(Predictor):
         super().__init__(info, device=device, precision=_precision(metadata), runtime=runtime)
 
     @torch.inference_mode()
-    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor] | Tensor:
         """See Predictor."""
         return self.module(images)
 
@@ -139,8 +139,8 @@ def _precision(metadata: Mapping[str, str]) -> str:
 
 def _in_batches(
     run: Callable[[np.ndarray], Sequence[np.ndarray]], images: np.ndarray, size: int | None
-) -> tuple[Tensor, Tensor]:
-    """Boxes and scores of any number of images from a file that takes `size` at a time (None: as many as come)."""
+) -> tuple[Tensor, Tensor] | Tensor:
+    """What a file that takes `size` images at a time (None: as many as come) gives for any number of them."""
     parts = []
     for start in range(0, len(images), size or max(len(images), 1)):
         part = images[start : start + (size or len(images))]
@@ -148,5 +148,5 @@ def _in_batches(
         if size is not None and count < size:
             part = np.concatenate((part, np.zeros((size - count, *part.shape[1:]), part.dtype)))
         parts.append([output[:count] for output in run(part)])
-    boxes, scores = (torch.from_numpy(np.concatenate(outputs)).float() for outputs in zip(*parts, strict=True))
-    return boxes, scores
+    whole = tuple(torch.from_numpy(np.concatenate(outputs)).float() for outputs in zip(*parts, strict=True))
+    return whole if len(whole) > 1 else whole[0]

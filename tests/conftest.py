@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+sys.modules.setdefault("openvino_telemetry", None)  # as import_openvino does: importing openvino must send nothing
 
 
 def _find_shared() -> Path | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from utils.config import ROOT, apply_overrides, find_file, load_yaml, to_dataclass
+from utils.training.augment_config import AugmentConfig, require
 
 RECIPES = ROOT / "cfg" / "train"
 
@@ -16,9 +17,10 @@ class OptimizerConfig:
     """Which optimizer, and how strongly it moves.
 
     Args:
-        type: 'sgd' with Nesterov momentum, or 'adamw'.
+        type: 'sgd' or 'adamw'.
         lr: peak learning rate.
         momentum: of SGD; the first beta of AdamW.
+        nesterov: SGD looks one step ahead with its momentum; false is darknet's heavy ball.
         weight_decay: on convolution and linear weights only, never on biases and normalisation.
         clip_norm: largest norm of the gradient of all weights together; null: no clipping.
     """
@@ -26,15 +28,16 @@ class OptimizerConfig:
     type: Literal["sgd", "adamw"] = "adamw"
     lr: float = 0.002
     momentum: float = 0.9
+    nesterov: bool = True
     weight_decay: float = 0.05
     clip_norm: float | None = 10.0
 
     def __post_init__(self) -> None:
-        _require(self.lr > 0, "lr", "a number above 0", self.lr)
-        _require(0 <= self.momentum < 1, "momentum", "a number in [0, 1)", self.momentum)
-        _require(self.weight_decay >= 0, "weight_decay", "a number of at least 0", self.weight_decay)
+        require(self.lr > 0, "lr", "a number above 0", self.lr)
+        require(0 <= self.momentum < 1, "momentum", "a number in [0, 1)", self.momentum)
+        require(self.weight_decay >= 0, "weight_decay", "a number of at least 0", self.weight_decay)
         clip = self.clip_norm
-        _require(clip is None or clip > 0, "clip_norm", "a number above 0, or null", clip)
+        require(clip is None or clip > 0, "clip_norm", "a number above 0, or null", clip)
 
 
 @dataclass(frozen=True)
@@ -42,29 +45,40 @@ class ScheduleConfig:
     """The learning rate as a function of the step.
 
     Args:
-        type: 'cosine' falls to `final` times the peak; 'step' multiplies by `factor` at each share in `milestones`.
+        type: 'cosine' falls to `final` times the peak; 'sgdr' does so again and again, starting anew at the peak
+            (arXiv:1608.03983); 'step' multiplies by `factor` at each share in `milestones`; 'poly' is the `power` of
+            what is left of the training (darknet's classifiers).
         warmup_epochs, warmup_steps: the rate rises over the longer of the two, at most a fifth of the training.
         warmup_power: 1 rises in a line; 4 is darknet's burn-in.
-        final: last rate of 'cosine' as a share of the peak.
+        final: last rate of 'cosine', and of each cycle of 'sgdr', as a share of the peak.
+        cycle_epochs: length of the first cycle of 'sgdr'; null: the whole training.
+        cycle_mult: each cycle is so many times as long as the one before.
         milestones: shares of the training at which 'step' falls.
         factor: what 'step' multiplies by.
+        power: of 'poly'.
     """
 
-    type: Literal["cosine", "step"] = "cosine"
+    type: Literal["cosine", "sgdr", "step", "poly"] = "cosine"
     warmup_epochs: float = 3.0
     warmup_steps: int = 100
     warmup_power: float = 1.0
     final: float = 0.01
+    cycle_epochs: float | None = None
+    cycle_mult: float = 2.0
     milestones: list[float] = field(default_factory=lambda: [0.8, 0.9])
     factor: float = 0.1
+    power: float = 4.0
 
     def __post_init__(self) -> None:
-        _require(0 <= self.final <= 1, "final", "a share in [0, 1]", self.final)
+        require(0 <= self.final <= 1, "final", "a share in [0, 1]", self.final)
         for name in ("warmup_epochs", "warmup_steps"):
-            _require(getattr(self, name) >= 0, name, "a number of at least 0", getattr(self, name))
-        for name in ("warmup_power", "factor"):
-            _require(getattr(self, name) > 0, name, "a number above 0", getattr(self, name))
-        _require(all(0 < m < 1 for m in self.milestones), "milestones", "shares in (0, 1)", self.milestones)
+            require(getattr(self, name) >= 0, name, "a number of at least 0", getattr(self, name))
+        for name in ("warmup_power", "factor", "power"):
+            require(getattr(self, name) > 0, name, "a number above 0", getattr(self, name))
+        cycle = self.cycle_epochs
+        require(cycle is None or cycle > 0, "cycle_epochs", "a number above 0, or null", cycle)
+        require(self.cycle_mult >= 1, "cycle_mult", "a number of at least 1", self.cycle_mult)
+        require(all(0 < m < 1 for m in self.milestones), "milestones", "shares in (0, 1)", self.milestones)
 
 
 @dataclass(frozen=True)
@@ -81,52 +95,43 @@ class EmaConfig:
     ramp: float = 10.0
 
     def __post_init__(self) -> None:
-        _require(0 <= self.decay < 1, "decay", "a number in [0, 1)", self.decay)
-        _require(self.ramp >= 1, "ramp", "a number of at least 1", self.ramp)
+        require(0 <= self.decay < 1, "decay", "a number in [0, 1)", self.decay)
+        require(self.ramp >= 1, "ramp", "a number of at least 1", self.ramp)
 
 
 @dataclass(frozen=True)
-class AugmentConfig:
-    """How training images are varied; each draw depends on (seed, epoch, index) alone.
+class AdversarialConfig:
+    """Self-adversarial training: images changed so that the network overlooks their objects (see adversarial.py).
 
     Args:
-        mosaic: probability that four images make one.
-        close_mosaic: share of the epochs at the end that see no mosaic and no mixup.
-        mixup: probability that two results are blended.
-        degrees, shear: largest rotation and shear, degrees either way.
-        translate: largest shift as a share of the input size.
-        scale: size factor drawn from [1 - scale, 1 + scale].
-        flip_lr, flip_ud: probability of a mirror image, left-right and upside-down.
-        hue, saturation, value: largest change of each, as a share.
-        multi_scale: each batch's size drawn from [1 - multi_scale, 1 + multi_scale], in multiples of the stride.
-        min_area, min_side: an object stays if at least this share of its area, and this many pixels a side, are left.
-        albumentations: list of {type: NAME, argument: value, ...}, transforms of that library, in this order.
+        lr: what the change is multiplied by at the end of the training, darknet's adversarial_lr; it rises from 0 in a
+            line. 0 turns it off.
+        probability: of a batch to be changed, once warm-up is over.
     """
 
-    mosaic: float = 1.0
-    close_mosaic: float = 0.15
-    mixup: float = 0.0
-    degrees: float = 0.0
-    shear: float = 0.0
-    translate: float = 0.1
-    scale: float = 0.5
-    flip_lr: float = 0.5
-    flip_ud: float = 0.0
-    hue: float = 0.015
-    saturation: float = 0.7
-    value: float = 0.4
-    multi_scale: float = 0.0
-    min_area: float = 0.1
-    min_side: float = 2.0
-    albumentations: list[dict[str, Any]] = field(default_factory=list)
+    lr: float = 0.0
+    probability: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("mosaic", "close_mosaic", "mixup", "flip_lr", "flip_ud", "min_area"):
-            _require(0 <= getattr(self, name) <= 1, name, "a share in [0, 1]", getattr(self, name))
-        for name in ("scale", "multi_scale"):
-            _require(0 <= getattr(self, name) < 1, name, "a share in [0, 1)", getattr(self, name))
-        for name in ("degrees", "shear", "translate", "hue", "saturation", "value", "min_side"):
-            _require(getattr(self, name) >= 0, name, "a number of at least 0", getattr(self, name))
+        require(self.lr >= 0, "lr", "a number of at least 0", self.lr)
+        require(0 <= self.probability <= 1, "probability", "a share in [0, 1]", self.probability)
+
+
+@dataclass(frozen=True)
+class DropBlockConfig:
+    """DropBlock between backbone and neck, while training (models/regularization.py).
+
+    Args:
+        probability: share of each map that is dropped at the end of the training; it rises from 0 in a line.
+        size: side of the square blocks, in cells of the map.
+    """
+
+    probability: float = 0.0
+    size: int = 7
+
+    def __post_init__(self) -> None:
+        require(0 <= self.probability < 1, "probability", "a share in [0, 1)", self.probability)
+        require(self.size >= 1, "size", "a whole number of at least 1", self.size)
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,7 @@ class EvaluationConfig:
     Args:
         interval: epochs between evaluations; the last epoch is always evaluated.
         fast: count with faster-coco-eval (the same figures) after each epoch; the final figures are pycocotools'.
+        ten_crop: a classifier's probabilities are the mean over ten parts of an image (see utils/ten_crop.py).
     """
 
     interval: int = 1
@@ -143,12 +149,23 @@ class EvaluationConfig:
     iou_thres: float = 0.65
     max_det: int = 100
     fast: bool = True
+    ten_crop: bool = False
 
     def __post_init__(self) -> None:
-        _require(self.interval >= 1, "interval", "a whole number of at least 1", self.interval)
+        require(self.interval >= 1, "interval", "a whole number of at least 1", self.interval)
         for name in ("conf_thres", "iou_thres"):
-            _require(0 <= getattr(self, name) <= 1, name, "a share in [0, 1]", getattr(self, name))
-        _require(self.max_det > 10, "max_det", "more than 10, which AR10 looks at", self.max_det)
+            require(0 <= getattr(self, name) <= 1, name, "a share in [0, 1]", getattr(self, name))
+        require(self.max_det > 10, "max_det", "more than 10, which AR10 looks at", self.max_det)
+
+    @property
+    def backend(self) -> str:
+        """What counts boxes after each epoch."""
+        return "faster" if self.fast else "pycocotools"
+
+    def protocol(self, task: Literal["detect", "classify"]) -> dict[str, Any]:
+        """The keys that matter to a task, under the names of val.py."""
+        keys = ("conf_thres", "iou_thres", "max_det") if task == "detect" else ("ten_crop",)
+        return {key: getattr(self, key) for key in keys}
 
 
 @dataclass(frozen=True)
@@ -158,6 +175,7 @@ class RecipeConfig:
     Args:
         epochs: passes over the training images.
         batch_size: images in one forward pass, over all processes.
+        dynamic_batch: batches grow where augment.multi_scale draws a small size, to what the largest size needs.
         nominal_batch_size: gradients are added up until this many images are seen; null: a step for every batch.
         image_size: side of the network input in pixels; null: the model's own.
         amp: mixed precision; 'auto' is bf16 where GPU or CPU computes in it, fp16 on older GPUs, off elsewhere.
@@ -165,15 +183,26 @@ class RecipeConfig:
         channels_last: memory format of images and weights.
         compile: run the model through torch.compile.
         norm_momentum: weight of a new batch in the statistics of batch normalisation, after the first steps.
+        cross_batch_norm: batch normalisation over the batches of a step together (models/normalization.py); without
+            `nominal_batch_size` a step has one batch, and this changes nothing.
+        sync_bn: with several processes, batch normalisation over the images of all, as one process would do it.
         freeze: prefixes of parameter names that stay as they are, for example [backbone].
         patience: stop after this many epochs without a better AP; null: never.
         save_minutes: write last.pt in the middle of an epoch when this many minutes have passed since the last time.
+        anchor_recall: anchors are fitted to the training set where the model's own give a best possible recall below
+            this (see data/anchors.py); null keeps the model's.
         deterministic: on CUDA, use only kernels that repeat to the bit (slower); a CPU always repeats.
+        non_finite: what a loss or gradient that is not a finite number does: 'stop', or 'skip' the step (at most
+            ten in a row).
+        bad_images: what an image that cannot be read does: 'stop', or 'skip' it: another takes its place in training,
+            and in validation its objects count as not found.
+        worker_timeout: seconds to wait for loader processes before the run ends; 0: for ever.
         loss: arguments of the head's loss (models/losses/).
     """
 
     epochs: int = 100
     batch_size: int = 16
+    dynamic_batch: bool = False
     nominal_batch_size: int | None = None
     image_size: int | None = None
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
@@ -181,25 +210,39 @@ class RecipeConfig:
     channels_last: bool = True
     compile: bool = False
     norm_momentum: float = 0.1
+    cross_batch_norm: bool = False
+    sync_bn: bool = False
     freeze: list[str] = field(default_factory=list)
     patience: int | None = None
     save_minutes: float = 10.0
+    anchor_recall: float | None = 0.98
     deterministic: bool = False
+    non_finite: Literal["stop", "skip"] = "stop"
+    bad_images: Literal["stop", "skip"] = "stop"
+    worker_timeout: float = 600.0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
+    dropblock: DropBlockConfig = field(default_factory=DropBlockConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     loss: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _require(self.epochs >= 1, "epochs", "a whole number of at least 1", self.epochs)
-        _require(self.batch_size >= 1, "batch_size", "a whole number of at least 1", self.batch_size)
-        _require(self.image_size is None or self.image_size >= 32, "image_size", "at least 32 pixels", self.image_size)
+        require(self.epochs >= 1, "epochs", "a whole number of at least 1", self.epochs)
+        require(self.batch_size >= 1, "batch_size", "a whole number of at least 1", self.batch_size)
+        require(self.image_size is None or self.image_size >= 32, "image_size", "at least 32 pixels", self.image_size)
         nominal = self.nominal_batch_size
-        _require(nominal is None or nominal >= 1, "nominal_batch_size", "at least 1, or null", nominal)
-        _require(self.patience is None or self.patience >= 1, "patience", "at least 1, or null", self.patience)
-        _require(self.save_minutes >= 0, "save_minutes", "a number of at least 0", self.save_minutes)
+        require(nominal is None or nominal >= 1, "nominal_batch_size", "at least 1, or null", nominal)
+        require(0 < self.norm_momentum <= 1, "norm_momentum", "a number in (0, 1]", self.norm_momentum)
+        require(self.patience is None or self.patience >= 1, "patience", "at least 1, or null", self.patience)
+        recall = self.anchor_recall
+        require(recall is None or 0 < recall <= 1, "anchor_recall", "a share in (0, 1], or null", recall)
+        both = "true for one of cross_batch_norm and sync_bn at most"
+        require(not (self.cross_batch_norm and self.sync_bn), "sync_bn", both, self.sync_bn)
+        for name in ("save_minutes", "worker_timeout"):
+            require(getattr(self, name) >= 0, name, "a number of at least 0", getattr(self, name))
 
     @property
     def accumulate(self) -> int:
@@ -235,7 +278,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("seed", "workers"):
-            _require(getattr(self, name) >= 0, name, "a whole number of at least 0", getattr(self, name))
+            require(getattr(self, name) >= 0, name, "a whole number of at least 0", getattr(self, name))
+
+    def evaluation_options(self, task: Literal["detect", "classify"]) -> dict[str, Any]:
+        """The options of val.evaluate."""
+        protocol = self.recipe.evaluation.protocol(task)
+        if protocol.get("ten_crop") is not None:
+            protocol["ten_crop"] = self.image_size if protocol["ten_crop"] else None
+        return protocol
 
 
 def load_recipe(name: str, overrides: list[str] | None = None) -> RecipeConfig:
@@ -259,11 +309,6 @@ def saved_config(path: Path, *, workers: int | None = None) -> TrainConfig:
     if workers is not None:
         saved["workers"] = workers
     return to_dataclass(TrainConfig, saved, where=str(path))
-
-
-def _require(condition: bool, name: str, expected: str, found: object) -> None:
-    if not condition:
-        raise ValueError(f"{name}: expected {expected}, found {found!r}")
 
 
 def _short(path: Path) -> str:

@@ -15,6 +15,13 @@ SHARES = {"wait": "data_wait_share", "forward": "forward_share", "backward": "ba
 SHARES |= {"optimizer": "optimizer_share", "evaluation": "evaluation_share"}
 """Part of an epoch's time -> column of results.csv."""
 
+COUNTED = {
+    "skipped": "steps skipped, whose loss or gradient was not finite (non_finite: skip)",
+    "overflows": "steps left out while fp16 looked for its scale, which is usual at first",
+    "bad_images": "times another image took the place of one that cannot be read (bad_images: skip)",
+}
+"""What happened in an epoch that a user wants to know of."""
+
 
 class EpochLog:
     """The log of one run.
@@ -54,6 +61,9 @@ class EpochLog:
         parts = ", ".join(f"{_label(part)} {shares[column]:.0%}" for part, column in SHARES.items())
         clock = f"{seconds:.1f}s" if seconds < 10 else duration(seconds)
         logger.info("  time %s: %s", clock, parts)
+        for key, what in COUNTED.items():
+            if sums.get(key):
+                logger.info("  %d %s", sums[key], what)
         if state.epoch > 1:
             self._advise({part: shares[column] for part, column in SHARES.items()})
 

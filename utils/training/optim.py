@@ -19,7 +19,8 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     groups = [group for group in groups if group["params"]]
     if config.type == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=(float(config.momentum), 0.999))
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+    nesterov = config.nesterov and config.momentum > 0
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov)
 
 
 def freeze_(model: nn.Module, prefixes: list[str]) -> int:
@@ -45,17 +46,6 @@ def freeze_(model: nn.Module, prefixes: list[str]) -> int:
     for name in frozen:
         model.get_parameter(name).requires_grad_(False)
     return len(frozen)
-
-
-def set_norm_momentum_(model: nn.Module, step: int, least: float) -> None:
-    """Weight of a new batch in the running statistics of batch normalisation: a plain mean at first, then `least`.
-
-    Statistics start at mean 0 and variance 1. Without the plain mean that start would stay in them for some 100 steps,
-    and a deep network evaluated on them finds nothing.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = max(least, 1 / (step + 1))
 
 
 def keep_frozen_statistics_(model: nn.Module, prefixes: list[str]) -> None:

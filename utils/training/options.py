@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
+from pathlib import Path
 
 from utils.arguments import whole_number
-from utils.config import ROOT
+from utils.config import ROOT, ConfigError
+from utils.run import Run
+from utils.training.config import TrainConfig, saved_config
 
-FIXED_BY_A_RUN = ("cfg", "data", "hyp", "weights", "batch_size", "img_size", "seed", "set")
+FIXED_BY_A_RUN = ("cfg", "data", "hyp", "weights", "batch_size", "img_size", "seed", "set", "deterministic", "dry_run")
 """Options that --resume takes from the run, so that it goes on as it began."""
 
 
@@ -40,6 +44,26 @@ def parse_train_args(argv: list[str] | None) -> argparse.Namespace:
         help="a key of the recipe (optimizer.lr=0.01) or of the model (model.neck.spp_kernels=null); may be repeated",
     )
     return parser.parse_args(argv)
+
+
+def resume_config(args: argparse.Namespace) -> tuple[TrainConfig, Run]:
+    """The configuration of the run that --resume names, with the processes and epochs of the command line.
+
+    More epochs stretch the schedule: from here on the learning rate is that of the longer training at the same step.
+
+    Raises:
+        ConfigError: no such run, or an option that a run keeps.
+    """
+    given = [f"--{name.replace('_', '-')}" for name in FIXED_BY_A_RUN if getattr(args, name) not in (None, [], False)]
+    if given:
+        raise ConfigError(f"--resume continues a run as it was started; leave out {', '.join(given)}")
+    run = Run.find(args.resume, Path(args.project))
+    config = saved_config(run.folder / "config.yaml", workers=args.workers)
+    epochs = total_epochs(args.epochs, planned=config.recipe.epochs)
+    if epochs is not None and epochs < config.recipe.epochs:
+        planned = config.recipe.epochs
+        raise ConfigError(f"--epochs {epochs}: the run was planned for {planned}; --resume can only lengthen it")
+    return replace(config, recipe=replace(config.recipe, epochs=epochs or config.recipe.epochs)), run
 
 
 def epochs(text: str) -> str:

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from utils.training.config import RecipeConfig
 from utils.training.ema import build_ema
 from utils.training.optim import build_optimizer
+from utils.training.snapshot import random_state, set_random_state
 
 
 @dataclass(eq=False)
@@ -49,6 +50,11 @@ class TrainState:
         for key, value in values.items():
             self.sums[key] = self.sums.get(key, 0.0) + value
 
+    def is_out_of_patience(self, recipe: RecipeConfig) -> bool:
+        """Whether too many epochs have gone by without a better result; asked after evaluations only."""
+        evaluated = self.epoch % recipe.evaluation.interval == 0
+        return bool(recipe.patience) and evaluated and self.epoch - self.best_epoch >= recipe.patience
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only."""
         return {
@@ -63,7 +69,7 @@ class TrainState:
             "best": self.best,
             "best_epoch": self.best_epoch,
             "sums": dict(self.sums),
-            "rng": _random_state(),
+            "rng": random_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -75,7 +81,7 @@ class TrainState:
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
         self.best, self.best_epoch, self.sums = state["best"], state["best_epoch"], dict(state["sums"])
-        _set_random_state(state["rng"])
+        set_random_state(state["rng"])
 
 
 def amp_dtype(recipe: RecipeConfig, device: torch.device) -> torch.dtype | None:
@@ -94,17 +100,3 @@ def _cpu_has_bf16() -> bool:
     """Whether this CPU multiplies bf16 (AVX512-BF16 or AMX); emulation would be slower than fp32."""
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(check() for check in checks if check is not None)
-
-
-def _random_state() -> dict[str, torch.Tensor]:
-    """Torch's generators; augmentation needs none, its draws are functions of (seed, epoch, index)."""
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _set_random_state(state: dict[str, torch.Tensor]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])

@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.dist import sum_over_ranks, world_size
+from utils.dist import copy_from_first_rank_, rank, sum_over_ranks, world_size
 from utils.structures import Batch, Targets
+from utils.training.adversarial import attacked, is_attacked
 from utils.training.clock import StepClock
 from utils.training.config import RecipeConfig
-from utils.training.optim import set_norm_momentum_
-from utils.training.schedule import learning_rate_factor
+from utils.training.layers import begin_batch_, norm_statistics
+from utils.training.schedule import learning_rate_factor, warmup_length
+from utils.training.snapshot import Snapshot
 from utils.training.state import TrainState, amp_dtype
 
 
 class TrainingDiverged(ValueError):
-    """A loss or gradient is not a finite number; raised before the optimizer moves."""
+    """A loss or gradient is not a finite number; raised before the optimizer moves.
+
+    Args:
+        what: 'loss' or 'gradient'.
+        step, epoch: which, counted from 1.
+        terms: of the loss, as far as they were known.
+        batch: of the step's batches the one whose loss it is; None for a gradient, which is of all of them.
+    """
+
+    def __init__(self, what: str, state: TrainState, terms: dict[str, float], batch: int | None = None) -> None:
+        self.what, self.step, self.epoch, self.terms, self.batch = what, state.step + 1, state.epoch + 1, terms, batch
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
+        super().__init__(f"the {what} of step {self.step} (epoch {self.epoch}) is not a finite number: {shown}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,36 +46,50 @@ class Stepper:
     Args:
         forward: the model as it is called (in DDP, compiled, or itself): images -> raw maps.
         criterion: (raw maps, Targets) -> loss terms, divided by counts over all ranks.
-        steps_per_epoch: optimizer updates in an epoch.
+        total_steps: optimizer updates in the whole training.
+        seed: of what is drawn in a step: DropBlock, self-adversarial training.
         clock: counts the time of each part of a step.
+        before: what a step that fails may have changed, as it was.
     """
 
     forward: Callable[[Tensor], list[Tensor]]
     criterion: Callable[[list[Tensor], Targets], dict[str, Tensor]]
     recipe: RecipeConfig
-    steps_per_epoch: int
+    total_steps: int
+    seed: int
     device: torch.device
     clock: StepClock
+    before: Snapshot = field(default_factory=Snapshot)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Optimizer updates in an epoch; their mean, where batches grow and epochs differ."""
+        return self.total_steps / self.recipe.epochs
 
 
-def train_step(stepper: Stepper, state: TrainState, batches: list[Batch]) -> dict[str, float]:
+def train_step(stepper: Stepper, state: TrainState, batches: list[Batch], *, update: bool = True) -> dict[str, float]:
     """One optimizer update from one or more batches; returns the loss terms of all ranks, averaged over the batches.
 
+    Args:
+        update: False stops before the optimizer moves, with the gradients dropped.
     Raises:
         TrainingDiverged: a loss or gradient is not finite, on any rank; weights and average are as before.
     """
     recipe = stepper.recipe
+    stepper.before.take_(state.model)
     set_learning_rate_(state, stepper)
-    set_norm_momentum_(state.model, state.step, recipe.norm_momentum)
     totals: dict[str, float] = {}
     for index, batch in enumerate(batches):
+        batch = begin_batch(stepper, state, batch, index=index, count=len(batches))
         # Ranks exchange gradients once a step, at its last batch.
         wait = index < len(batches) - 1 and hasattr(stepper.forward, "no_sync")
-        with stepper.forward.no_sync() if wait else contextlib.nullcontext():
+        apart = stepper.forward.no_sync() if wait else contextlib.nullcontext()
+        with apart, norm_statistics(state.model, state.step, recipe.norm_momentum):
             terms = loss_terms(stepper, batch)
             values = dict(zip(terms, sum_over_ranks(torch.stack(list(terms.values()))).tolist(), strict=True))
             if not all(map(math.isfinite, values.values())):
-                raise TrainingDiverged(_message(state, recipe, "loss", values, batch))
+                state.optimizer.zero_grad()
+                raise TrainingDiverged("loss", state, values, index)
             stepper.clock.lap("forward")
             # The terms are divided by counts over all ranks, and DDP averages over ranks: undo the average.
             state.scaler.scale(sum(terms.values()) * world_size() / len(batches)).backward()
@@ -69,9 +99,15 @@ def train_step(stepper: Stepper, state: TrainState, batches: list[Batch]) -> dic
     state.scaler.unscale_(state.optimizer)
     parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, recipe.optimizer.clip_norm or math.inf)
-    if not state.scaler.is_enabled() and not torch.isfinite(norm):  # the fp16 scaler skips such steps by itself
-        state.optimizer.zero_grad()
-        raise TrainingDiverged(_message(state, recipe, "gradient", totals, batches[-1]))
+    finite = bool(torch.isfinite(norm))
+    if not finite and not may_skip(state.scaler):
+        drop_gradients_(state)
+        raise TrainingDiverged("gradient", state, totals)
+    if not update:
+        drop_gradients_(state)
+        return totals
+    if not finite:
+        state.count({"overflows": 1})
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad()
@@ -79,6 +115,50 @@ def train_step(stepper: Stepper, state: TrainState, batches: list[Batch]) -> dic
     state.step += 1
     stepper.clock.lap("optimizer")
     return totals
+
+
+def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """Batches in groups of `size`, one a step; the last of an epoch may be smaller."""
+    batches = iter(batches)
+    while group := list(itertools.islice(batches, size)):
+        yield group
+
+
+def begin_batch(stepper: Stepper, state: TrainState, batch: Batch, *, index: int, count: int) -> Batch:
+    """Batch `index` of the `count` of a step, attacked where the recipe says so; layers are told what comes.
+
+    All that is drawn at random in the step is a function of (seed, step, index, rank), so that it can be done again.
+    """
+    recipe, step = stepper.recipe, state.step
+    torch.manual_seed(int(np.random.SeedSequence((stepper.seed, step, index, rank())).generate_state(1)[0]))
+    begin_batch_(state.model, index=index, count=count, progress=step / stepper.total_steps)
+    schedule = {"total_steps": stepper.total_steps, "steps_per_epoch": stepper.steps_per_epoch}
+    warm = step >= warmup_length(**schedule, config=recipe.schedule)
+    if not warm or not is_attacked(recipe.adversarial, seed=stepper.seed, step=step, index=index):
+        return batch
+    copy_from_first_rank_(state.model.buffers())  # DDP does so too, but only in its own forward
+    return attacked(
+        state.model,
+        stepper.criterion.background,
+        batch.to(stepper.device, channels_last=recipe.channels_last),
+        strength=recipe.adversarial.lr * step / stepper.total_steps,
+        amp=amp_dtype(recipe, stepper.device),
+    )
+
+
+def may_skip(scaler: torch.amp.GradScaler) -> bool:
+    """Whether a gradient that is not finite is part of finding the scale of fp16: the scaler leaves the step out.
+
+    At a scale of 1 nothing is left to find: the gradient itself is wrong.
+    """
+    return scaler.is_enabled() and scaler.get_scale() > 1
+
+
+def drop_gradients_(state: TrainState) -> None:
+    """Forget the gradients of a step that is not carried out."""
+    state.optimizer.zero_grad()
+    if state.scaler.is_enabled():
+        state.scaler.update(state.scaler.get_scale())  # it has noted this step's gradients too
 
 
 def loss_terms(stepper: Stepper, batch: Batch) -> dict[str, Tensor]:
@@ -96,19 +176,9 @@ def set_learning_rate_(state: TrainState, stepper: Stepper) -> None:
     recipe = stepper.recipe
     factor = learning_rate_factor(
         state.step,
-        total_steps=recipe.epochs * stepper.steps_per_epoch,
+        total_steps=stepper.total_steps,
         steps_per_epoch=stepper.steps_per_epoch,
         config=recipe.schedule,
     )
     for group in state.optimizer.param_groups:
         group["lr"] = recipe.optimizer.lr * factor
-
-
-def _message(state: TrainState, recipe: RecipeConfig, what: str, values: dict[str, float], batch: Batch) -> str:
-    terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-    files = ", ".join(batch.paths[:4]) + (", ..." if len(batch) > 4 else "")
-    return (
-        f"the {what} of step {state.step + 1} (epoch {state.epoch + 1}) is not a finite number: {terms}; "
-        f"images {files}. No weight was changed by this step. Lower optimizer.lr (now "
-        f"{recipe.optimizer.lr:g}), lengthen the warm-up, or set amp=off"
-    )

@@ -1,0 +1,185 @@
+"""Hyper-parameter search with Optuna: trials in one storage file, which several machines may share."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.config import ConfigError, dump_yaml, load_yaml
+from utils.run import write_whole
+
+if TYPE_CHECKING:
+    import optuna
+
+logger = logging.getLogger(__name__)
+
+SPACE: dict[str, Any] = {
+    "optimizer.lr": {"low": 0.0003, "high": 0.01, "log": True},
+    "optimizer.weight_decay": {"low": 0.001, "high": 0.1, "log": True},
+    "schedule.warmup_epochs": {"low": 0.5, "high": 5.0},
+    "loss.box_gain": {"low": 2.0, "high": 12.0},
+    "loss.class_gain": {"low": 0.25, "high": 2.0, "log": True},
+    "augment.mosaic": {"low": 0.0, "high": 1.0},
+    "augment.close_mosaic": {"low": 0.05, "high": 0.5},
+    "augment.mixup": {"low": 0.0, "high": 0.3},
+    "augment.scale": {"low": 0.1, "high": 0.7},
+    "augment.translate": {"low": 0.0, "high": 0.3},
+    "augment.hue": {"low": 0.0, "high": 0.1},
+    "augment.saturation": {"low": 0.0, "high": 0.9},
+    "augment.value": {"low": 0.0, "high": 0.6},
+}
+"""What is searched when --tune-space names no file: keys of the recipe, each with bounds or a list of choices."""
+
+
+class Pruned(Exception):
+    """A trial that is so far behind the others that it is not worth finishing."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of a search.
+
+    Args:
+        number: counted from 0 over all machines.
+        settings: KEY=VALUE assignments of the recipe.
+        report: to be called with (epoch, result) after each evaluation; raises Pruned.
+    """
+
+    number: int
+    settings: list[str]
+    report: Callable[[int, float], None]
+
+
+def load_space(path: Path | None) -> dict[str, Any]:
+    """The search space of a YAML file: {key: {low, high, log}} or {key: [choices]}.
+
+    Raises:
+        ConfigError: an entry that is neither.
+    """
+    space = SPACE if path is None else load_yaml(path)
+    for key, entry in space.items():
+        bounds = isinstance(entry, Mapping) and {"low", "high"} <= set(entry) <= {"low", "high", "log"}
+        if bounds and all(isinstance(entry[side], int | float) for side in ("low", "high")):
+            if not entry["low"] < entry["high"]:
+                raise ConfigError(f"{path}: {key}: low {entry['low']} is not below high {entry['high']}")
+        elif not (isinstance(entry, list) and entry):
+            raise ConfigError(f"{path}: {key}: expected {{low: A, high: B, log: true}} or a list, found {entry!r}")
+    return dict(space)
+
+
+def search(
+    folder: Path, trials: int, objective: Callable[[Trial], float], *, space: Mapping[str, Any], seed: int = 0
+) -> optuna.Study:
+    """Run trials until the storage in `folder` has so many finished ones; then write best.yaml and trials.csv.
+
+    The storage is Optuna's journal file, made for a folder that several machines share: each starts the same command,
+    and together they stop at `trials`. A search that was killed goes on where it was.
+
+    Args:
+        folder: with tune.journal, made if it is new.
+        objective: a training; gives the figure to be made large.
+        seed: of the sampler; with several machines, each adds its own process number.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder.mkdir(parents=True, exist_ok=True)
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / "tune.journal")))
+    study = optuna.create_study(
+        study_name="cspdet",
+        storage=storage,
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=seed + len(storage.get_all_studies()) + _count(storage)),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=3),
+        load_if_exists=True,
+    )
+    _close_abandoned(study)
+
+    def run(trial: optuna.Trial) -> float:
+        trial.set_user_attr("host", platform.node())
+        trial.set_user_attr("process", os.getpid())
+        settings = [f"{key}={_draw(trial, key, entry)}" for key, entry in space.items()]
+
+        def report(epoch: int, value: float) -> None:
+            trial.report(value, epoch)
+            if trial.should_prune():
+                raise Pruned(f"trial {trial.number} is behind the others after epoch {epoch}")
+
+        logger.info("Trial %d: %s", trial.number, ", ".join(settings))
+        try:
+            return objective(Trial(trial.number, settings, report))
+        except Pruned as pruned:
+            logger.info("Stopped: %s", pruned)
+            raise optuna.TrialPruned from None
+
+    states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    callback = optuna.study.MaxTrialsCallback(trials, states=states)
+    if len(study.get_trials(deepcopy=False, states=states)) < trials:
+        study.optimize(run, callbacks=[callback])
+    _write_results(study, folder)
+    return study
+
+
+def _count(storage: optuna.storages.JournalStorage) -> int:
+    """Trials that the storage has, so that a search that goes on does not draw the same again."""
+    return sum(storage.get_n_trials(study._study_id) for study in storage.get_all_studies())
+
+
+def _draw(trial: optuna.Trial, key: str, entry: Any) -> Any:
+    if isinstance(entry, list):
+        return trial.suggest_categorical(key, entry)
+    whole = all(isinstance(entry[side], int) for side in ("low", "high"))
+    draw = trial.suggest_int if whole else trial.suggest_float
+    return draw(key, entry["low"], entry["high"], log=bool(entry.get("log", False)))
+
+
+def _close_abandoned(study: optuna.Study) -> None:
+    """Mark trials as failed whose process on this machine is gone; a killed search leaves them as running."""
+    import optuna
+
+    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        mine = trial.user_attrs.get("host") == platform.node()
+        if mine and not _alive(trial.user_attrs.get("process", 0)):
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+            logger.info("Trial %d was cut off and does not count", trial.number)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _write_results(study: optuna.Study, folder: Path) -> None:
+    """trials.csv with every trial, and best.yaml with the keys of the best one, for --hyp."""
+    import optuna
+
+    trials = study.get_trials(deepcopy=False)
+    names = list(dict.fromkeys(name for trial in trials for name in trial.params))
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["trial", "state", "value", *names])
+    for trial in trials:
+        drawn = [trial.params.get(name, "") for name in names]
+        writer.writerow([trial.number, trial.state.name.lower(), "" if trial.value is None else trial.value, *drawn])
+    write_whole(folder / "trials.csv", text.getvalue())
+    if any(trial.state == optuna.trial.TrialState.COMPLETE for trial in trials):
+        best: dict[str, Any] = {}
+        for key, value in study.best_trial.params.items():
+            place = best
+            *path, last = key.split(".")
+            for part in path:
+                place = place.setdefault(part, {})
+            place[last] = value
+        write_whole(folder / "best.yaml", dump_yaml(best))
