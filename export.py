@@ -2,6 +2,7 @@
 
 python export.py --format onnx                                  # the newest training run
 python export.py --format openvino --weights best.pt --dynamic  # any batch and size
+python export.py --format darknet --output csdarknet53.conv.105  # the first 105 layers, to start a detector from
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from types import ModuleType
 
 from models.detector import Detector
 from models.export.compare import TOLERANCE, TOLERANCE_HALF, Difference, ExportError, compare
-from models.export.darknet import write_darknet
+from models.export.darknet import first_layers, write_darknet, write_first_layers
 from models.export.network import ExportSpec
 from models.export.onnx import write_onnx
 from models.export.openvino import write_openvino
@@ -27,7 +28,8 @@ from models.predictor import ModelPredictor, default_weights, open_predictor
 from models.runtimes import import_openvino
 from utils.arguments import whole_number
 from utils.config import ConfigError
-from utils.log import error_text, setup_logging
+from utils.faults import report
+from utils.log import setup_logging
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def shapes_to_compare(spec: ExportSpec, form: Format) -> list[tuple[int, int, in
     height, width = spec.info.image_size
     shapes = [(spec.batch_size, height, width)]
     if spec.dynamic or form.open_sizes:
-        stride = spec.info.stride
+        stride = spec.info.stride * max(32 // spec.info.stride, 1)  # a classifier's says less than it needs
         shapes += [(1, height, width + stride), (spec.batch_size + 1, 2 * stride, 3 * stride)]
     return shapes
 
@@ -107,9 +109,8 @@ def main(argv: list[str] | None = None) -> int:
         remedy = f"Leave {' and '.join(options)} out" if options else "Try another --format"
         print(f"error: --format {args.format}: {error}. Nothing was written. {remedy}", file=sys.stderr)
         return 1
-    except (ConfigError, ValueError, OSError) as error:
-        print(f"error: {error_text(error)}", file=sys.stderr)
-        return 2
+    except Exception as error:
+        return report(error)
     return 0
 
 
@@ -124,6 +125,8 @@ def run(args: argparse.Namespace) -> Path:
         raise ConfigError(f"--weights {weights}: is an exported file; name the checkpoint (.pt) that it came from")
     size = (args.img_size, args.img_size) if args.img_size else original.image_size
     original.info.check_size(size, where="--img-size")
+    if first_layers(output) is not None:
+        return export_first_layers(original, output)
     spec = ExportSpec(replace(original.info, image_size=size), args.batch_size, args.dynamic, args.half)
     print(f"Weights: {weights} ({original.description})")
     print(f"Writing {args.format}, {describe(spec, form)}")
@@ -132,6 +135,22 @@ def run(args: argparse.Namespace) -> Path:
     for file in files:
         print(f"Wrote {file} ({max(file.stat().st_size / 1e6, 0.1):.1f} MB)")
     print(f"Next: python val.py --weights {output} --data DATA, or python detect.py --weights {output} --source SOURCE")
+    return output
+
+
+def export_first_layers(original: ModelPredictor, output: Path) -> Path:
+    """Write NAME.conv.N; returns its path.
+
+    Raises:
+        ExportError, ConfigError: see `write_first_layers`; then nothing is written, and an older file stays.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
+        draft = Path(folder, output.name)
+        last = write_first_layers(original.model, draft)
+        os.replace(draft, output)
+    print(f"Wrote {output} ({max(output.stat().st_size / 1e6, 0.1):.1f} MB), up to {last}; read again, it is the same")
+    print(f"Next: python train.py --weights {output} --cfg CFG --data DATA")
     return output
 
 
@@ -171,8 +190,9 @@ def output_path(wanted: str | None, weights: Path, suffix: str) -> Path:
     output = Path(wanted) if wanted else weights.with_suffix(suffix)
     if output.is_dir():
         output = output / weights.with_suffix(suffix).name
-    if output.suffix != suffix:
-        raise ConfigError(f"--output {output}: expected a folder that exists, or a file {output.stem}{suffix}")
+    if output.suffix != suffix and not (suffix == ".weights" and first_layers(output) is not None):
+        part = f", or {output.stem}.conv.N for its first N layers" if suffix == ".weights" else ""
+        raise ConfigError(f"--output {output}: expected a folder that exists, or a file {output.stem}{suffix}{part}")
     if output.resolve() == weights.resolve():
         raise ConfigError(f"--output: {output} is what is to be exported; name another file")
     return output

@@ -1,4 +1,4 @@
-"""Train a detector: build, resume, loop over epochs, evaluate, save.
+"""Train a detector or a classifier: build, resume, loop over epochs, evaluate, save.
 
 python train.py --cfg csppeleenet-prn.yaml                        # on the embedded data set
 python train.py --cfg cspresnext50-panet-spp.yaml --data my.yaml  # on your own
@@ -7,46 +7,56 @@ torchrun --nproc_per_node 8 train.py ...                          # on several G
 
 from __future__ import annotations
 
-import itertools
-import json
+import functools
 import logging
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
+from data.anchors import fit_anchors_
 from data.config import load_data_config
-from data.images import read_image
 from data.loader import TrainSampler, default_workers
-from data.splits import DataSplits, eval_loader_of, read_splits, train_loader_of
-from models.build import build_criterion, build_model, check_image_size
+from data.splits import DataSplits, eval_loader_of, read_splits, train_loader_of, train_set_of
+from models.build import build_criterion, build_model, check_image_size, task_of
 from models.config import load_model_config, model_config_from
 from models.detector import Detector
+from models.heads.anchor import AnchorHead
 from models.predictor import ModelPredictor, open_predictor
 from models.pretrained import start_from_
-from utils import dist, plots
+from models.regularization import regularize_
+from utils import dist, plots, task_plots
 from utils.config import ROOT, ConfigError, to_plain
-from utils.device import select_device
-from utils.log import MetricLog, Progress, error_text, setup_logging
-from utils.metrics.detection import DetectionMetric
-from utils.run import Run, write_whole
-from utils.structures import LabelledImages
-from utils.training.checkpoint import load_checkpoint, replace_with_link, save_checkpoint, versions
+from utils.device import select_device, use_deterministic_kernels
+from utils.launch import run_together
+from utils.log import MetricLog, Progress, setup_logging
+from utils.metrics.of_task import Metric, build_metric
+from utils.provenance import check_same_data, data_fingerprint, versions
+from utils.run import Run, write_json
+from utils.training.batch_size import find_batch_size
+from utils.training.checkpoint import load_checkpoint, repair_, replace_with_link, save_checkpoint
 from utils.training.clock import StepClock
-from utils.training.config import RecipeConfig, TrainConfig, load_recipe, saved_config
+from utils.training.config import TrainConfig, load_recipe, saved_config
 from utils.training.epoch_log import EpochLog, progress_note
+from utils.training.guard import Guard, saying_what_is_left
+from utils.training.opening import describe_training
 from utils.training.optim import freeze_, keep_frozen_statistics_
-from utils.training.options import FIXED_BY_A_RUN, parse_train_args, total_epochs
-from utils.training.state import TrainState, amp_dtype
-from utils.training.step import Stepper, train_step
+from utils.training.options import parse_train_args, resume_config, total_epochs
+from utils.training.rehearsal import Rehearsal, rehearse, removed_afterwards
+from utils.training.replay import load_replay, repeat
+from utils.training.restart import continued, note_launch
+from utils.training.state import TrainState
+from utils.training.step import Stepper, grouped, train_step
 from utils.training.stop import Stop, graceful_stop
+from utils.training.sync_norm import synchronize_norms_
+from utils.training.task_keys import check_task
 from val import evaluate
 
 logger = logging.getLogger(__name__)
@@ -56,17 +66,17 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     args = parse_train_args(argv)
     setup_logging(rank=dist.launched_rank())
-    try:
-        device = select_device(args.device, local_rank=dist.local_rank())
-        config, run = resolve(args)
-        with graceful_stop() as stop:
-            return train(config, run, args, device, stop)
-    except (ConfigError, ValueError, OSError) as error:
-        print(f"error: {error_text(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Stopped at once; the last checkpoint is whole.", file=sys.stderr)
-        return 130
+    return run_together(lambda: run_command(args))
+
+
+def run_command(args: Namespace) -> int:
+    """Train, or repeat a step, as the command line says; returns the exit status."""
+    device = select_device(args.device, local_rank=dist.local_rank())
+    if args.replay:
+        return replay(Path(args.replay), device)
+    args = continued(args)
+    config, run = resolve(args)
+    return train(config, run, args, device)
 
 
 def resolve(args: Namespace) -> tuple[TrainConfig, Run | None]:
@@ -84,7 +94,10 @@ def resolve(args: Namespace) -> tuple[TrainConfig, Run | None]:
     for_model = [text.removeprefix("model.") for text in args.set if text.startswith("model.")]
     for_recipe = [text for text in args.set if not text.startswith("model.")]
     model = load_model_config(args.cfg, for_model)
-    recipe = load_recipe(args.hyp or ("shapes" if data == "shapes" else "default"), for_recipe)
+    task = task_of(model)
+    usual = "imagenet-small" if task == "classify" else "shapes" if data == "shapes" else "default"
+    recipe = load_recipe(args.hyp or usual, for_recipe)
+    check_task(recipe, task)
     size = args.batch_size if args.batch_size != "auto" else None
     options = {"epochs": total_epochs(args.epochs), "batch_size": size, "image_size": args.img_size}
     options["deterministic"] = args.deterministic or None
@@ -94,56 +107,59 @@ def resolve(args: Namespace) -> tuple[TrainConfig, Run | None]:
     return TrainConfig(to_plain(model), recipe, data, size, args.weights, args.seed or 0, workers), None
 
 
-def resume_config(args: Namespace) -> tuple[TrainConfig, Run]:
-    """The configuration of the run that --resume names, with the processes and epochs of the command line.
-
-    More epochs stretch the schedule: from here on the learning rate is that of the longer training at the same step.
-
-    Raises:
-        ConfigError: no such run, or an option that a run keeps.
-    """
-    given = [f"--{name.replace('_', '-')}" for name in FIXED_BY_A_RUN if getattr(args, name) not in (None, [])]
-    if given:
-        raise ConfigError(f"--resume continues a run as it was started; leave out {', '.join(given)}")
-    run = Run.find(args.resume, Path(args.project))
-    config = saved_config(run.folder / "config.yaml", workers=args.workers)
-    epochs = total_epochs(args.epochs, planned=config.recipe.epochs)
-    if epochs is not None and epochs < config.recipe.epochs:
-        planned = config.recipe.epochs
-        raise ConfigError(f"--epochs {epochs}: the run was planned for {planned}; --resume can only lengthen it")
-    return replace(config, recipe=replace(config.recipe, epochs=epochs or config.recipe.epochs)), run
-
-
-def train(config: TrainConfig, run: Run | None, args: Namespace, device: torch.device, stop: Stop) -> int:
+def train(config: TrainConfig, run: Run | None, args: Namespace, device: torch.device) -> int:
     """Train from the start, or on from `run`; returns the exit status."""
     if args.threads:
         torch.set_num_threads(args.threads)
-    recipe = config.recipe
-    images = read_splits(config.data)  # before the process group starts: scanning may take long
-    with dist.process_group(device):
-        fresh = run is None or not run.checkpoint.is_file()
-        torch.manual_seed(config.seed)
-        model = build_trainable(config, len(images.names), device, fresh=fresh)
-        state = TrainState.create(model, recipe, device)
+    if config.recipe.deterministic:
+        use_deterministic_kernels()
+    task = task_of(model_config_from(config.model, where="model"))
+    # All that may take long comes before the process group.
+    images = read_splits(config.data, task)
+    if run is not None:
+        if dist.launched_rank() == 0:
+            repair_(run.last, run.best)
+        dist.exchange(None)  # the others see what it has mended
+    fresh = run is None or not run.checkpoint.is_file()
+    torch.manual_seed(config.seed)
+    model = build_trainable(config, images, device, fresh=fresh, trust=args.trust)
+    dataset = train_set_of(images.train, config)
+    with dist.process_group(device), graceful_stop() as stop:
+        if args.batch_size == "auto":
+            config = with_fitting_batch(config, images, model, device)
+        state = TrainState.create(model, config.recipe, device)
         # The folder comes last: a mistake in the configuration leaves none behind.
-        job = Job.create(config, images, model, device, open_run=lambda: run or start_run(config, args))
+        open_run = functools.partial(start_run, config, args, run)
+        job = Job.create(config, images, dataset, model, device, open_run=open_run)
+        if args.dry_run:
+            return dry_run(job, state)
         if not fresh:
             resume_(job, state)
-        log = open_log(job, state) if dist.rank() == 0 else None
-        describe(job, state)
-        for epoch in range(state.epoch, recipe.epochs):
-            if out_of_patience(recipe, state):
-                logger.info("No better result for %d epochs: stopping early after epoch %d", recipe.patience, epoch)
-                break
-            if not train_one_epoch(job, state, stop):
-                save(job, state)
-                logger.info("Stopped and saved. Continue with: python train.py --resume %s", job.run.folder)
-                return 128 + (stop.signal or 15)
-            record(job, state, log, validate(job, state))
-        if log is not None:
-            finish(job, log)
-            log.close()
-        dist.barrier()
+        with saying_what_is_left(job.run.last, job.run.folder):
+            return run_epochs(job, state, stop)
+
+
+def run_epochs(job: Job, state: TrainState, stop: Stop) -> int:
+    """From where `state` is to the end of the training; returns the exit status."""
+    recipe, images = job.config.recipe, job.images
+    log = open_log(job, state) if dist.rank() == 0 else None
+    lines = [f"{images.source}, {len(images.names)} classes", images.counts()]
+    describe_training(job.config, job.run.folder, job.stepper, state, lines)
+    if dist.rank() == 0 and state.step == 0:
+        task_plots.plot_labels(images.train, job.run.folder / "labels.png")
+    for epoch in range(state.epoch, recipe.epochs):
+        if state.is_out_of_patience(recipe):
+            logger.info("No better result for %d epochs: stopping early after epoch %d", recipe.patience, epoch)
+            break
+        if not train_one_epoch(job, state, stop):
+            save(job, state)
+            logger.info("Stopped and saved. Continue with: python train.py --resume %s", job.run.folder)
+            return 128 + (stop.signal or 15)
+        record(job, state, log, validate(job, state))
+    if log is not None:
+        finish(job, log)
+        log.close()
+    dist.wait_for_first_rank()
     return 0
 
 
@@ -154,6 +170,8 @@ class Job:
     Args:
         stepper: forward pass, loss and recipe of each step.
         metric: of the validation split.
+        guard: does the steps, and knows what to do about one that fails.
+        about: what every checkpoint says of the data.
     """
 
     config: TrainConfig
@@ -162,13 +180,16 @@ class Job:
     stepper: Stepper
     loader: DataLoader
     val_loader: DataLoader
-    metric: DetectionMetric
+    metric: Metric
+    guard: Guard
+    about: dict[str, Any]
 
     @classmethod
     def create(
         cls,
         config: TrainConfig,
         images: DataSplits,
+        dataset: Dataset,
         model: Detector,
         device: torch.device,
         *,
@@ -177,18 +198,25 @@ class Job:
         """Loaders, loss and metric of a run, and last its folder."""
         recipe, ranks = config.recipe, {"rank": dist.rank(), "world_size": dist.world_size()}
         cuda = device.type == "cuda"
-        loader = train_loader_of(images.train, config, stride=model.stride, pin_memory=cuda, **ranks)
+        loader = train_loader_of(dataset, config, stride=model.stride, pin_memory=cuda, **ranks)
+        if recipe.sync_bn:
+            synchronize_norms_(model, device)
         forward: nn.Module = dist.wrap(model, device)
-        stepper = Stepper(
+        stepper = build_stepper(
+            config,
+            model,
+            device,
             forward=torch.compile(forward) if recipe.compile else forward,
-            criterion=build_criterion(model, recipe.loss, where="recipe: loss"),
-            recipe=recipe,
-            steps_per_epoch=-(-loader.batch_sampler.batches // recipe.accumulate),
-            device=device,
-            clock=StepClock(device),
+            class_counts=images.class_counts(),
+            total_steps=loader.batch_sampler.total_steps(recipe.epochs),
         )
         val_loader = eval_loader_of(images.val, config, **ranks)
-        return cls(config, open_run(), images, stepper, loader, val_loader, metric_of(images.val, recipe))
+        metric = build_metric(images.val, backend=recipe.evaluation.backend)
+        run = open_run()
+        guard = Guard(run.folder, {"config": config, **images.about()})
+        fingerprint = {"train": data_fingerprint(images.train), "val": data_fingerprint(images.val)}
+        about = {**images.about(), "resize": config.model["resize"], "fingerprint": fingerprint}
+        return cls(config, run, images, stepper, loader, val_loader, metric, guard, about)
 
     @property
     def sampler(self) -> TrainSampler:
@@ -197,8 +225,16 @@ class Job:
 
 
 def resume_(job: Job, state: TrainState) -> None:
-    """Put the run's checkpoint into `state`, and more epochs than before into config.yaml."""
-    state.load_state_dict(load_checkpoint(job.run.checkpoint))
+    """Put the run's checkpoint into `state`, and more epochs than before into config.yaml.
+
+    Raises:
+        ConfigError: a damaged checkpoint, or other data than it was trained on.
+    """
+    saved = load_checkpoint(job.run.checkpoint)
+    check_same_data(saved.get("fingerprint"), job.about["fingerprint"], job.images.source)
+    state.load_state_dict(saved)
+    if dist.rank() == 0 and job.run.checkpoint != job.run.last:
+        replace_with_link(job.run.last, job.run.checkpoint)
     epochs = job.config.recipe.epochs
     if dist.rank() == 0 and saved_config(job.run.folder / "config.yaml").recipe.epochs != epochs:
         job.run.save_config(to_plain(job.config))
@@ -211,12 +247,6 @@ def open_log(job: Job, state: TrainState) -> EpochLog:
     table = MetricLog(job.run.folder, finished_epochs=state.epoch)
     epochs, workers = job.config.recipe.epochs, job.config.workers
     return EpochLog(table, epochs=epochs, columns=job.metric.columns, workers=workers)
-
-
-def out_of_patience(recipe: RecipeConfig, state: TrainState) -> bool:
-    """Whether too many epochs have gone by without a better result; asked after evaluations only."""
-    evaluated = state.epoch % recipe.evaluation.interval == 0
-    return bool(recipe.patience) and evaluated and state.epoch - state.best_epoch >= recipe.patience
 
 
 def train_one_epoch(job: Job, state: TrainState, stop: Stop) -> bool:
@@ -235,11 +265,12 @@ def train_one_epoch(job: Job, state: TrainState, stop: Stop) -> bool:
                 picture = job.run.folder / f"train_batch{state.step}.png"
                 plots.plot_batch(batches[0].images, batches[0].targets, job.images.names, picture)
                 clock.restart()
-            terms = train_step(job.stepper, state, batches)
+            terms = job.guard.step(train_step, job.stepper, state, batches)
             now = time.perf_counter()
+            images = job.sampler.images_in(state.batch, state.batch + len(batches))
             state.batch += len(batches)
             state.count({f"loss/{name}": value for name, value in terms.items()})
-            state.count({"steps": 1, "images": len(batches) * recipe.batch_size, "seconds": now - mark})
+            state.count({"steps": bool(terms), "images": images, "seconds": now - mark})
             state.count({f"time/{part}": seconds for part, seconds in clock.take().items()})
             mark = now
             for _ in batches:
@@ -272,7 +303,8 @@ def validate(job: Job, state: TrainState) -> dict[str, Any] | None:
     )
     job.metric.reset()
     begin = time.perf_counter()
-    figures = evaluate(predictor, job.val_loader, job.metric, **protocol(recipe), over_ranks=dist.is_distributed())
+    options = job.config.evaluation_options(job.images.task)
+    figures = evaluate(predictor, job.val_loader, job.metric, **options, over_ranks=dist.is_distributed())
     state.count({"time/evaluation": time.perf_counter() - begin})
     return figures
 
@@ -286,106 +318,133 @@ def record(job: Job, state: TrainState, log: EpochLog | None, figures: dict[str,
     if log is not None:
         log.write(state, figures, improved=improved)
     state.sums = {}
-    save(job, state, figures=figures)
-    if improved and dist.rank() == 0:
-        replace_with_link(job.run.best, job.run.last)
+    save(job, state, figures=figures, best=job.run.best if improved else None)
 
 
-def save(job: Job, state: TrainState, *, figures: dict[str, Any] | None = None) -> None:
-    """Write last.pt (rank 0)."""
+def save(job: Job, state: TrainState, *, figures: dict[str, Any] | None = None, best: Path | None = None) -> None:
+    """Write last.pt, and make `best` the same file (rank 0)."""
     if dist.rank() != 0:
         return
-    about = to_plain(job.config) | {
-        "names": list(job.images.names),
-        "category_ids": list(job.images.train.category_ids),
-        "resize": job.config.model["resize"],
-        "metrics": {key: value for key, value in figures.items() if isinstance(value, int | float)}
-        if figures
-        else None,
-        "versions": versions(),
-    }
-    save_checkpoint(job.run.last, about | state.state_dict())
+    numbers = {key: value for key, value in (figures or {}).items() if isinstance(value, int | float)}
+    about = {**to_plain(job.config), **job.about, "metrics": numbers or None, "versions": versions()}
+    save_checkpoint(job.run.last, about | state.state_dict(), best=best)
 
 
 def finish(job: Job, log: EpochLog) -> None:
-    """The COCO table of best.pt, metrics.json, the last pictures, and what to type next."""
+    """The table of best.pt, metrics.json, the last pictures, and what to type next."""
     folder, val, recipe = job.run.folder, job.images.val, job.config.recipe
     predictor = open_predictor(job.run.best, device=job.stepper.device)
-    metric = metric_of(val, recipe, backend="pycocotools")
-    figures = evaluate(predictor, eval_loader_of(val, job.config), metric, **protocol(recipe))
+    metric = build_metric(val)
+    figures = evaluate(predictor, eval_loader_of(val, job.config), metric, **job.config.evaluation_options(val.task))
     how = {"image_size": list(job.config.image_size), "precision": predictor.precision, "resize": predictor.resize}
-    text = json.dumps({**figures, "protocol": protocol(recipe) | how}, indent=2, ensure_ascii=False)
-    write_whole(folder / "metrics.json", text + "\n")
+    figures["protocol"] = recipe.evaluation.protocol(val.task) | how
+    if val.task == "detect":  # what utils.report compares runs by
+        write_json(folder / "predictions.json", metric.predictions())
+        write_json(folder / "ground_truth.json", metric.ground_truth)
+    write_json(folder / "metrics.json", figures, indent=2)
     plots.plot_results(folder / "results.csv", folder / "results.png")
-    recall, precision = metric.pr_curves()
-    plots.plot_pr_curves(recall, precision, folder / "pr_curve.png")
-    pairs = (
-        (sample, read_image(sample.path), metric.detections(sample.image_id, min_score=0.25))
-        for sample in val.samples[:12]
-    )
-    plots.plot_predictions(pairs, val.names, folder / "val_predictions.png")
+    task_plots.plot_figures(metric, folder)
+    task_plots.plot_found(metric, job.images.pictures(12), val.names, folder / "val_predictions.png")
     log.table.pictures(sorted(folder.glob("*.png")))
-    log.table.pr_curves(recall, precision)
-    print(f"\nbest.pt on {job.images.source}, val, {len(val)} images, counted by pycocotools:\n{metric.table()}\n")
+    if val.task == "detect":
+        log.table.pr_curves(*metric.pr_curves())
+    counted = ", counted by pycocotools" if val.task == "detect" else ""
+    print(f"\nbest.pt on {job.images.source}, val, {len(val)} images{counted}:\n{metric.table()}\n")
     source = val.samples[0].path.parent
     print(f"Results: {folder}\nNext: python detect.py --weights {job.run.best} --source {source}")
 
 
-def protocol(recipe: RecipeConfig) -> dict[str, Any]:
-    """The options of `evaluate`."""
-    return {key: getattr(recipe.evaluation, key) for key in ("conf_thres", "iou_thres", "max_det")}
-
-
-def start_run(config: TrainConfig, args: Namespace) -> Run:
-    """A new run folder, made by rank 0."""
+def start_run(config: TrainConfig, args: Namespace, resumed: Run | None) -> Run:
+    """The run folder: that of `resumed`, or a new one, made by rank 0."""
     folder = None
-    if dist.rank() == 0:
-        folder = str(Run.create(Path(args.project), args.name, to_plain(config)).folder)
-    return Run(Path(dist.broadcast(folder)))
+    if dist.rank() == 0 and resumed is None:
+        name = ".dry-run" if args.dry_run else args.name
+        folder = str(Run.create(Path(args.project), name, to_plain(config)).folder)
+    run = resumed or Run(Path(dist.broadcast(folder)))
+    note_launch(run.folder, args)
+    return run
 
 
-def build_trainable(config: TrainConfig, num_classes: int, device: torch.device, *, fresh: bool) -> Detector:
-    """The model on its device, with initial weights if `fresh`, frozen where the recipe says so."""
-    model = build_model(model_config_from(config.model, where="model"), num_classes)
+def build_trainable(
+    config: TrainConfig, images: DataSplits, device: torch.device, *, fresh: bool, trust: bool = False
+) -> Detector:
+    """The model on its device, with initial weights and anchors if `fresh`, frozen where the recipe says so."""
+    model = build_model(model_config_from(config.model, where="model"), len(images.names), pretrained=fresh)
     check_image_size(model, config.image_size, where="--img-size")
     if config.weights and fresh:
-        start_from_(model, Path(config.weights))
+        start_from_(model, Path(config.weights), trust=trust)
+    if fresh and isinstance(model.head, AnchorHead) and config.recipe.anchor_recall:
+        fit_anchors_(model.head, images.train, config)
+    regularize_(model, config.recipe)
     freeze_(model, config.recipe.freeze)
     memory_format = torch.channels_last if config.recipe.channels_last else torch.preserve_format
     return model.to(device, memory_format=memory_format)
 
 
-def metric_of(images: LabelledImages, recipe: RecipeConfig, *, backend: str | None = None) -> DetectionMetric:
-    """The metric of a split; objects of images that could not be read count as not found."""
-    backend = backend or ("faster" if recipe.evaluation.fast else "pycocotools")
-    return DetectionMetric(images.ground_truth, images.category_ids, images.names, backend=backend)
+def build_stepper(
+    config: TrainConfig,
+    model: Detector,
+    device: torch.device,
+    *,
+    forward: nn.Module,
+    class_counts: Sequence[int],
+    total_steps: int,
+) -> Stepper:
+    """What the steps of a run have in common; `forward` is the model as it is called."""
+    recipe = config.recipe
+    criterion = build_criterion(model, recipe.loss, where="recipe: loss", class_counts=class_counts)
+    return Stepper(forward, criterion, recipe, total_steps, config.seed, device, StepClock(device))
 
 
-def describe(job: Job, state: TrainState) -> None:
-    """Say what is about to happen, and draw labels.png."""
-    recipe, images, device = job.config.recipe, job.images, job.stepper.device
-    count = sum(parameter.numel() for parameter in state.model.parameters() if parameter.requires_grad)
-    boxes = sum(len(sample.boxes) for sample in images.train.samples)
-    height, width = job.config.image_size
-    batch = f"{recipe.batch_size} x {recipe.accumulate}" if recipe.accumulate > 1 else str(recipe.batch_size)
-    amp = amp_dtype(recipe, device)
-    precision = "full precision" if amp is None else str(amp).removeprefix("torch.")
-    where = f"{device} x {dist.world_size()}" if dist.world_size() > 1 else str(device)
-    logger.info("Run folder: %s", job.run.folder)
-    logger.info("Model: %s, %.2f M trainable parameters", job.config.model["name"], count / 1e6)
-    logger.info("Data: %s, %d classes", images.source, len(images.names))
-    logger.info("  %d training images with %d boxes, %d validation images", len(images.train), boxes, len(images.val))
-    logger.info("Training: %d epochs of %d steps, batch %s", recipe.epochs, job.stepper.steps_per_epoch, batch)
-    logger.info("  %d x %d px, %s, on %s", height, width, precision, where)
-    if dist.rank() == 0 and state.step == 0:
-        plots.plot_labels(images.train, job.run.folder / "labels.png")
+def with_fitting_batch(config: TrainConfig, images: DataSplits, model: Detector, device: torch.device) -> TrainConfig:
+    """The configuration with the batch size that --batch-size auto finds by trial."""
+    few = replace(config.recipe, batch_size=min(16, len(images.train)), cache=False)
+    trial = replace(config, recipe=few, workers=0)
+    loader = train_loader_of(train_set_of(images.train, trial), trial, stride=model.stride)
+    stepper = build_stepper(
+        config, model, device, forward=model, class_counts=images.class_counts(), total_steps=config.recipe.epochs
+    )
+    state, largest = TrainState.create(model, config.recipe, device), loader.batch_sampler.sizes.largest
+    size = find_batch_size(stepper, state, next(iter(loader)), size=largest, images=len(images.train))
+    return replace(config, recipe=replace(config.recipe, batch_size=size))
 
 
-def grouped(loader: DataLoader, size: int) -> Iterator[list]:
-    """Batches in groups of `size`; the last of an epoch may be smaller."""
-    batches = iter(loader)
-    while group := list(itertools.islice(batches, size)):
-        yield group
+def replay(file: Path, device: torch.device) -> int:
+    """Do the failed step in a replay file again; 0 if it fails in the same way, 1 if not."""
+    found = load_replay(file)
+    images = DataSplits(found.images, found.images, found.config.data)
+    model = build_trainable(found.config, images, device, fresh=False).train()
+    keep_frozen_statistics_(model, found.config.recipe.freeze)
+    counts, steps = found.class_counts, found.total_steps
+    stepper = build_stepper(found.config, model, device, forward=model, class_counts=counts, total_steps=steps)
+    return 0 if repeat(found, stepper, TrainState.create(model, found.config.recipe, device)) else 1
+
+
+def dry_run(job: Job, state: TrainState) -> int:
+    """Try every part of the run, say what it will cost, and leave nothing behind."""
+    images, config = job.images, job.config
+    few = replace(images.val, samples=images.val.samples[:8])
+    loader = eval_loader_of(few, config, rank=dist.rank(), world_size=dist.world_size())
+    part = replace(job, val_loader=loader, metric=build_metric(few, backend=config.recipe.evaluation.backend))
+    keep_frozen_statistics_(state.model.train(), config.recipe.freeze)
+    with removed_afterwards(job.run.folder):
+        rehearsal = Rehearsal(
+            stepper=job.stepper,
+            state=state,
+            step=lambda *arguments: job.guard.step(train_step, *arguments),
+            loader=job.loader,
+            evaluate=lambda: validate(part, state),
+            evaluated=len(few),
+            to_evaluate=len(images.val),
+            save=lambda: save(job, state),
+            checkpoint=job.run.last,
+            workers=config.workers,
+            problems=sum(len(split.problems) for split in (images.train, images.val)),
+        )
+        text = rehearse(rehearsal)
+    if dist.rank() == 0:
+        print(text)
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """What test_ddp.py starts with torchrun: several trainings in one process group.
 
 torchrun --nproc_per_node 2 tests/ddp_worker.py RESULT.json RUNS.json
-RUNS.json is a list of {"arguments": [...], "fault": null | "stop" | "nan", "step": k}; RESULT.json gets the exit status
-of each run on each rank.
+RUNS.json is a list of {"arguments": [...], "fault": null | "stop" | "nan", "step": k}, or of {"double": {...}} for
+`steps_in_double`. RESULT.json gets of each run and each rank the exit status, the images of each step, and the images
+that each evaluation counted.
 """
 
 from __future__ import annotations
@@ -11,49 +12,99 @@ import contextlib
 import json
 import signal
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import train
+from data.splits import read_splits, train_loader_of, train_set_of
+from models.build import build_criterion, build_model
+from models.config import load_model_config
 from utils import dist
+from utils.config import to_plain
+from utils.metrics.detection import DetectionMetric
 from utils.training import step as step_module
+from utils.training.clock import StepClock
+from utils.training.config import TrainConfig, load_recipe
+from utils.training.optim import keep_frozen_statistics_
+from utils.training.state import TrainState
+from utils.training.step import Stepper, train_step
+from utils.training.sync_norm import synchronize_norms_
 
 
 def main() -> None:
     result, runs = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
-    for name in ("plot_batch", "plot_labels", "plot_results", "plot_pr_curves", "plot_predictions"):
-        setattr(train.plots, name, lambda *_, **__: None)
-    device, codes = torch.device("cpu"), []
-    with dist.process_group(device):
+    without_pictures()
+    device, found = torch.device("cpu"), []
+    torch.set_num_threads(1)
+    with dist.launch(), dist.process_group(device):
         group, dist.process_group = dist.process_group, lambda _: contextlib.nullcontext()
         for run in runs:
-            with fault(run.get("fault"), run.get("step", 0)):
-                codes.append(dist.gather(train.main(run["arguments"])))
+            if "double" in run:
+                found.append(dist.gather(steps_in_double(**run["double"])))
+                continue
+            with fault(run.get("fault"), run.get("step", 0)), watched() as seen:
+                seen["code"] = train.main(run["arguments"])
+            found.append(dist.gather(seen))
         dist.process_group = group
         if dist.rank() == 0:
-            result.write_text(json.dumps(codes))
+            result.write_text(json.dumps(found))
+
+
+def without_pictures(put: Callable[[object, str, object], None] = setattr) -> None:
+    """They take most of the time of so small a run."""
+    names = ("plot_batch", "plot_results", "plot_labels", "plot_figures", "plot_found")
+    for name in names:
+        put(train.plots if hasattr(train.plots, name) else train.task_plots, name, lambda *_, **__: None)
+
+
+@contextlib.contextmanager
+def watched():
+    """Notes the images of each step, and those that this rank evaluates, before those of other ranks are added."""
+    seen: dict[str, list] = {"steps": [], "evaluations": []}
+    real_step, real_evaluate, real_update = train.train_step, train.evaluate, DetectionMetric.update
+
+    def stepped(stepper, state, batches):
+        seen["steps"].append([state.step, *(image for batch in batches for image in batch.image_ids)])
+        return real_step(stepper, state, batches)
+
+    def evaluate(*arguments, **options):
+        seen["evaluations"].append([])
+        return real_evaluate(*arguments, **options)
+
+    def update(metric, image_ids, detections):
+        seen["evaluations"][-1] += image_ids
+        real_update(metric, image_ids, detections)
+
+    train.train_step, train.evaluate, DetectionMetric.update = stepped, evaluate, update
+    try:
+        yield seen
+    finally:
+        train.train_step, train.evaluate, DetectionMetric.update = real_step, real_evaluate, real_update
 
 
 @contextlib.contextmanager
 def fault(kind: str | None, step: int):
-    """On rank 1 alone: SIGTERM after `step` steps, or a loss that is not a number after them."""
+    """On the last rank alone: SIGTERM after `step` steps, or a loss that is not a number after them."""
     real_step, real_terms = train.train_step, step_module.loss_terms
-    done = 0
+    done, chosen = 0, dist.rank() == dist.world_size() - 1
 
     def interrupted(*arguments):
         nonlocal done
         terms = real_step(*arguments)
         done += 1
-        if kind == "stop" and done == step and dist.rank() == 1:
+        if kind == "stop" and done == step and chosen:
             signal.raise_signal(signal.SIGTERM)
         return terms
 
     def spoiled(*arguments):
         terms = real_terms(*arguments)
-        if kind == "nan" and done == step and dist.rank() == 1:
+        if kind == "nan" and done == step and chosen:
             terms["box"] = terms["box"] * float("nan")
         return terms
 
@@ -62,6 +113,31 @@ def fault(kind: str | None, step: int):
         yield
     finally:
         train.train_step, step_module.loss_terms = real_step, real_terms
+
+
+def steps_in_double(*, cfg: str, data: str, settings: list[str], steps: int, file: str, frozen: bool) -> Any:
+    """Steps of a training in double precision; rank 0 writes the weights into `file`."""
+    torch.manual_seed(0)
+    model_config, recipe = load_model_config(cfg), load_recipe("default", settings)
+    model = build_model(model_config, 2).double()
+    norms = [name for name, layer in model.named_modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    config = TrainConfig(to_plain(model_config), recipe, data, (64, 64), None, 3, 0)
+    dataset = train_set_of(read_splits(data).train, config)
+    ranks = {"rank": dist.rank(), "world_size": dist.world_size()}
+    loader = train_loader_of(dataset, config, stride=model.stride, **ranks)
+    state = TrainState.create(model, recipe, torch.device("cpu"))
+    if not frozen:
+        synchronize_norms_(model, torch.device("cpu"))
+    keep_frozen_statistics_(model.train(), norms if frozen else [])
+    criterion, device = build_criterion(model, recipe.loss, where="recipe: loss"), torch.device("cpu")
+    stepper = Stepper(dist.wrap(model, device), criterion, recipe, steps, 3, device, StepClock(device))
+    for epoch in range(steps // len(loader)):
+        loader.batch_sampler.set_position(epoch)
+        for batch in loader:
+            train_step(stepper, state, [replace(batch, images=batch.images.double() / 255)])
+    if dist.rank() == 0:
+        torch.save(state.state_dict()["weights"], file)
+    return state.step
 
 
 if __name__ == "__main__":

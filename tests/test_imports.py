@@ -12,6 +12,8 @@ import pytest
 from utils.config import ROOT
 
 ALLOWED = {"models": {"models", "utils"}, "data": {"data", "utils"}, "utils": {"utils"}}
+UNPICKLES = Path("utils/training/foreign.py")
+"""The one file that lets another run code, where the user says --trust."""
 OURS = {"data", "models", "utils", "train", "val", "detect", "export"}
 FILES = sorted(
     path
@@ -57,9 +59,22 @@ def test_nothing_unsafe_is_called(source: tuple[Path, ast.Module]) -> None:
         assert shell is None or (isinstance(shell, ast.Constant) and shell.value is False), f"{where}: a shell"
         if name == "torch.load":
             safe = keywords.get("weights_only")
-            assert isinstance(safe, ast.Constant) and safe.value is True, f"{where}: torch.load without weights_only"
+            assert isinstance(safe, ast.Constant), f"{where}: torch.load without weights_only"
+            assert safe.value is True or path == UNPICKLES, f"{where}: torch.load that lets a file run code"
         if name == "yaml.load":
             assert "Loader" in ast.unparse(node.args[1]), f"{where}: yaml.load without a safe loader"
+
+
+def test_one_call_lets_a_file_run_code_and_only_if_trusted() -> None:
+    tree = ast.parse((ROOT / UNPICKLES).read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    unsafe = [node.name for node in functions if "weights_only=False" in ast.unparse(node)]
+    callers = [node.name for node in functions if "_load_trusted(" in ast.unparse(node) and node.name not in unsafe]
+    assert (unsafe, callers) == (["_load_trusted"], ["load_foreign"])
+    before, _, _ = ast.unparse(next(node for node in functions if node.name == "load_foreign")).partition(
+        "_load_trusted("
+    )
+    assert "if not trust:\n                raise" in before
 
 
 def test_torch_distributed_is_called_in_one_file(source: tuple[Path, ast.Module]) -> None:

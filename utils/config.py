@@ -119,12 +119,17 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
+def key_in(where: str, key: object) -> str:
+    """A key's place for a message: 'file.yaml: optimizer', and 'file.yaml: optimizer.lr' inside it."""
+    return f"{where}: {key}" if re.search(r"\.(ya?ml|cfg|pt)$", where) else f"{where}.{key}"
+
+
 def unknown_key(where: str, key: object, known: Iterable[str], *, owner: str = "") -> str:
     """The message for a key that does not exist."""
     known = sorted(known)
     near = nearest(str(key), known)
     hint = f" Did you mean '{near}'?" if near else ""
-    return f"{where}.{key}: unknown key{owner}.{hint} Known: {', '.join(known) or 'none'}"
+    return f"{key_in(where, key)}: unknown key{owner}.{hint} Known: {', '.join(known) or 'none'}"
 
 
 def build(kinds: Mapping[str, Callable[..., T]], spec: Any, *, where: str, **derived: Any) -> T:
@@ -166,10 +171,10 @@ def check_spec(
         if kind is None:
             close = next((key for key in spec if nearest(str(key), ["type"])), None)
             hint = f" Did you mean 'type' by '{close}'?" if close else ""
-            raise ConfigError(f"{where}.type: this key is missing.{hint} Choose one of: {_list(kinds)}")
+            raise ConfigError(f"{key_in(where, 'type')}: this key is missing.{hint} Choose one of: {_list(kinds)}")
         near = nearest(str(kind), kinds)
         hint = f" Did you mean '{near}'?" if near else ""
-        raise ConfigError(f"{where}.type: '{kind}' is unknown.{hint} Known: {_list(kinds)}")
+        raise ConfigError(f"{key_in(where, 'type')}: '{kind}' is unknown.{hint} Known: {_list(kinds)}")
     arguments = {key: value for key, value in spec.items() if key != "type"}
     owner = f" for type '{kind}'"
     checked = check_arguments(
@@ -222,12 +227,13 @@ def check_arguments(
             problems.append(unknown_key(where, key, (*parameters, *also_known), owner=owner))
             continue
         try:
-            checked[key] = check_value(value, hints.get(key, Any), where=f"{where}.{key}")
+            checked[key] = check_value(value, hints.get(key, Any), where=key_in(where, key))
         except ConfigError as error:
             problems.append(str(error))
     for name, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and name not in arguments:
-            problems.append(f"{where}.{name}: this key is missing{owner}; expected {_describe(hints.get(name, Any))}")
+            wanted = _describe(hints.get(name, Any))
+            problems.append(f"{key_in(where, name)}: this key is missing{owner}; expected {wanted}")
     if problems:
         raise ConfigError("\n".join(problems))
     return checked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import torch
@@ -38,6 +39,17 @@ def select_device(name: str | None = None, *, local_rank: int = 0) -> torch.devi
     if index >= count:
         raise ConfigError(f"--device cuda:{index}: this machine has {count} GPU(s), cuda:0 to cuda:{count - 1}")
     return torch.device("cuda", index)
+
+
+def use_deterministic_kernels() -> None:
+    """From here on only kernels that repeat to the bit; others raise an error. Call it before CUDA starts.
+
+    cuBLAS repeats with a workspace of fixed size only, which it reads from the environment when it starts.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
 
 
 def describe_device(device: torch.device) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,14 +14,49 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from utils.peers import PeerEnded, Peers, say
+from utils.wire import CONNECT_SECONDS, connect
+
+COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=10)
+"""Of collectives, between which nothing long may lie: see `exchange` and `wait_for_first_rank`."""
+
+
+class _Now:
+    """What holds of this process for a while.
+
+    Args:
+        peers, store: to the other processes, inside `launch`.
+        alone_as: the rank that `alone` makes of it.
+    """
+
+    peers = Peers()
+    store: dist.Store | None = None
+    alone_as: int | None = None
+
 
 def is_distributed() -> bool:
     """Whether a process group is up."""
-    return dist.is_available() and dist.is_initialized()
+    return _Now.alone_as is None and dist.is_available() and dist.is_initialized()
+
+
+@contextmanager
+def alone(as_rank: int | None = None) -> Iterator[None]:
+    """While the block runs, this process acts as the only one: what it computes waits for no other.
+
+    Args:
+        as_rank: what `rank` says, for draws that depend on it; None keeps this process's own.
+    """
+    before, _Now.alone_as = _Now.alone_as, rank() if as_rank is None else as_rank
+    try:
+        yield
+    finally:
+        _Now.alone_as = before
 
 
 def rank() -> int:
     """This process's number, 0 without a process group."""
+    if _Now.alone_as is not None:
+        return _Now.alone_as
     return dist.get_rank() if is_distributed() else 0
 
 
@@ -39,23 +75,111 @@ def launched_rank() -> int:
     return int(os.environ.get("RANK", 0)) if launched_by_torchrun() else 0
 
 
+def launched_size() -> int:
+    """How many processes torchrun started, known before the process group is up; 1 without torchrun."""
+    return int(os.environ["WORLD_SIZE"]) if launched_by_torchrun() else 1
+
+
 def local_rank() -> int:
     """The process's number on its own machine, which is also the number of its GPU."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
-    """A process group while the block runs, if torchrun started this process: NCCL on CUDA, gloo elsewhere."""
+def launch() -> Iterator[None]:
+    """Connect the processes that torchrun started while the block runs; see `utils.peers`.
+
+    Raises:
+        TimeoutError: one of them did not come up.
+    """
     if not launched_by_torchrun():
         yield
         return
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=datetime.timedelta(minutes=30))
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    agent_has_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = dist.TCPStore(
+        host,
+        port,
+        is_master=not agent_has_store and launched_rank() == 0,
+        timeout=datetime.timedelta(seconds=CONNECT_SECONDS),
+        wait_for_workers=False,
+        multi_tenant=True,
+    )
+    elsewhere = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) < launched_size()
+    wires, word = connect(store, rank=launched_rank(), world_size=launched_size(), host=host if elsewhere else None)
+    before = _Now.peers, _Now.store
+    # An agent's store outlives a restart, and would answer with what the processes before have left in it.
+    _Now.peers, _Now.store = Peers(launched_rank(), wires), dist.PrefixStore(word, store)
     try:
         yield
+    except BaseException as error:
+        _Now.peers.fail(f"{type(error).__name__}: {error}")
+        raise
     finally:
-        dist.destroy_process_group()
+        _Now.peers.close()
+        _Now.peers, _Now.store = before
+
+
+def exchange(value: Any) -> list[Any]:
+    """A small plain value of every process of the launch, by rank; waits for the slowest, however long that takes.
+
+    Needs no process group. Raises RuntimeError when another process has ended.
+    """
+    return _Now.peers.gather(value)
+
+
+def wait_for_first_rank() -> None:
+    """Every other rank waits until rank 0 is here too, however long that takes.
+
+    Raises RuntimeError when another process has ended.
+    """
+    _Now.peers.wait_for_first()
+
+
+def fail(text: str) -> None:
+    """Say why this process ends, once for all that end for the same reason, and end the others."""
+    if _Now.peers.fail(text):
+        other = _Now.peers.failure
+        common = launched_rank() == 0 and (other is None or other.text == text)
+        say(text if common else f"[rank {launched_rank()}] {text}")
+
+
+def is_of_the_others(error: Exception) -> bool:
+    """Whether an error is not this process's own: it was waiting for the others, and in vain."""
+    if isinstance(error, PeerEnded | dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "Gloo", "NCCL"))
+
+
+def another_ended() -> bool:
+    """Whether another process of the launch has ended; it has had the time to say why."""
+    return _Now.peers.blame() is not None
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """A process group while the block runs, if torchrun started this process: NCCL on CUDA, gloo elsewhere.
+
+    Whatever may take long belongs before it; it waits for the slowest process.
+    """
+    if _Now.store is None:
+        yield
+        return
+    exchange(None)
+    on_cuda = device.type == "cuda"
+    if on_cuda:
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        "nccl" if on_cuda else "gloo",
+        store=_Now.store,
+        rank=launched_rank(),
+        world_size=launched_size(),
+        timeout=COLLECTIVE_TIMEOUT,
+        device_id=device if on_cuda else None,
+    )
+    yield
+    # Not after an error: what the others have ended in the middle of would be waited for.
+    dist.destroy_process_group()
 
 
 def wrap(model: nn.Module, device: torch.device) -> nn.Module:
@@ -75,21 +199,35 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 
 
 def gather(value: Any) -> list[Any]:
-    """One plain value of every rank, in the order of ranks."""
+    """One plain value of every rank, in the order of ranks; what JSON keeps, and of any size."""
     if not is_distributed():
         return [value]
-    gathered: list[Any] = [None] * world_size()
-    dist.all_gather_object(gathered, value)
-    return gathered
+    own = _encoded(value)
+    sizes = [torch.zeros(1, dtype=torch.int64, device=own.device) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor([len(own)], device=own.device))
+    longest = max(int(size) for size in sizes)
+    parts = [own.new_zeros(longest) for _ in sizes]
+    dist.all_gather(parts, torch.cat((own, own.new_zeros(longest - len(own)))))
+    return [_decoded(part[: int(size)]) for part, size in zip(parts, sizes, strict=True)]
 
 
 def broadcast(value: Any) -> Any:
-    """Rank 0's value, on every rank."""
+    """Rank 0's value, on every rank; what JSON keeps. The others wait for it, however long that takes."""
     if not is_distributed():
         return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
+    wait_for_first_rank()
+    own = _encoded(value if rank() == 0 else None)
+    size = torch.tensor([len(own)], device=own.device)
+    dist.broadcast(size, src=0)
+    text = own if rank() == 0 else own.new_zeros(int(size))
+    dist.broadcast(text, src=0)
+    return _decoded(text)
+
+
+def barrier() -> None:
+    """Wait for every rank."""
+    if is_distributed():
+        dist.barrier()
 
 
 def copy_from_first_rank_(tensors: Iterable[Tensor]) -> None:
@@ -99,7 +237,11 @@ def copy_from_first_rank_(tensors: Iterable[Tensor]) -> None:
             dist.broadcast(tensor, src=0)
 
 
-def barrier() -> None:
-    """Wait for every rank."""
-    if is_distributed():
-        dist.barrier()
+def _encoded(value: Any) -> Tensor:
+    """A plain value as bytes, where the process group wants them. JSON, because pickle could run code."""
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else None
+    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
+
+
+def _decoded(text: Tensor) -> Any:
+    return json.loads(text.cpu().numpy().tobytes())

@@ -139,6 +139,7 @@ def _place(size: tuple[int, int], box: np.ndarray, taken: np.ndarray, image_size
     left, right = max(min(x1, width - tag_width), 0), max(min(x2 + 1, width) - tag_width, 0)
     above, below = y1 - tag_height, y2 + 1
     spots = [(left, above), (left, y1), (left, below), (right, above), (right, below - tag_height)]
+    spots += [(left, y1 + place * tag_height) for place in range(1, 6)]  # a classifier's, all of one box
     inside = [(x, y) for x, y in spots if 0 <= y <= height - tag_height] or [(left, 0)]
     x, y = next((spot for spot in inside if not _overlaps(spot, tag_height, tag_width, taken)), inside[0])
     return np.array([[x, y, x + tag_width, y + tag_height]])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from models.darknet.describe import write_sections
-from models.darknet.graph import plan_levels
+from models.darknet.ends import Level, plan_classifier, plan_levels
 from models.darknet.keys import ALIASES, KINDS, REFUSED, convert, known_keys, neutral_keys
 from models.darknet.plan import plan_layers
 from models.darknet.sections import Section
@@ -135,37 +135,48 @@ def format_cfg(sections: Sequence[Section]) -> str:
 
 
 def model_values(sections: Sequence[Section]) -> dict[str, Any]:
-    """The configuration of a detector from its cfg, as plain values: the keys of ModelConfig.
+    """The configuration of a detector or classifier from its cfg, as plain values: the keys of ModelConfig.
 
-    The convolution before each yolo layer becomes the head's; the rest is the backbone. The values hold the sections
-    themselves, so a checkpoint needs no cfg beside it.
+    The convolution before each yolo layer, or a classifier's last one with its pool, becomes the head's; the rest is
+    the backbone. The values hold the sections themselves, so a checkpoint needs no cfg beside it.
 
     Raises:
-        ValueError: layers that do not fit together, or no yolo layer.
+        ValueError: layers that do not fit together, or an end of another kind.
     """
     net = sections[0]
     with torch.device("meta"):  # shapes are enough here
-        levels = plan_levels(sections, plan_layers(sections))
-    if not levels:
-        raise ValueError("expected at least one [yolo] section, found none: a classifier is no detector")
+        layers = plan_layers(sections)
+        levels, classifier = plan_levels(sections, layers), plan_classifier(layers)
     width, height = net.integer("width"), net.integer("height")
+    values = {
+        "backbone": {"type": "darknet_cfg", "sections": [section.to_plain() for section in sections]},
+        "neck": None,
+        "image_size": width if width == height else [height, width],
+        "resize": "letterbox" if net.text("letter_box", "0") == "1" else "stretch",
+    }
+    if levels:
+        last = levels[-1].yolo
+        nms = {"nms": last.text("nms_kind", "default"), "beta_nms": last.number("beta_nms", 0.6)}
+        return {**values, "head": _anchor_head(levels), **nms}
+    if classifier is None:
+        raise ValueError(
+            "expected at least one [yolo] section; or, of a classifier, at the end an [avgpool] and a [convolutional] "
+            "with size=1 and activation=linear, without batch_normalize; found neither"
+        )
+    head = {"type": "classify", "pool": classifier.order, "dropout": classifier.dropout}
+    return {**values, "head": head, "resize": "crop"}  # as darknet's test of classifiers
+
+
+def _anchor_head(levels: Sequence[Level]) -> dict[str, Any]:
+    """The head's configuration from the yolo sections."""
     last = levels[-1].yolo
     anchors = [[int(value) if value.is_integer() else value for value in level.anchors] for level in levels]
-    head = {
+    return {
         "type": "anchor",
         "anchors": anchors,
         "scale_xy": [level.yolo.number("scale_x_y", 1.0) for level in levels],
         "size": "square" if last.text("new_coords", "0") == "1" else "exp",
         "box_loss": last.text("iou_loss", "mse"),
-    }
-    return {
-        "backbone": {"type": "darknet_cfg", "sections": [section.to_plain() for section in sections]},
-        "neck": None,
-        "head": head,
-        "image_size": width if width == height else [height, width],
-        "resize": "letterbox" if net.text("letter_box", "0") == "1" else "stretch",
-        "nms": last.text("nms_kind", "default"),
-        "beta_nms": last.number("beta_nms", 0.6),
     }
 
 
@@ -173,12 +184,16 @@ def declared_classes(backbone: Mapping[str, Any]) -> int | None:
     """The number of classes that a cfg is written for, from its backbone's configuration; None for other backbones."""
     if backbone.get("type") != "darknet_cfg":
         return None
-    yolos = [Section.from_plain(values) for values in backbone["sections"] if values.get("section") == "yolo"]
-    return yolos[0].integer("classes", 20)
+    sections = [Section.from_plain(values) for values in backbone["sections"]]
+    yolo = next((section for section in sections if section.kind == "yolo"), None)
+    if yolo is not None:
+        return yolo.integer("classes", 20)
+    last = next((section for section in reversed(sections) if section.kind == "convolutional"), None)
+    return None if last is None else last.integer("filters", 1)
 
 
 def cfg_text(model: Detector, *, image_size: tuple[int, int] | None = None, resize: str | None = None) -> str:
-    """The text of a cfg file for a detector: from a cfg, or from a YAML model of layers that darknet has.
+    """The text of a cfg file for a model: from a cfg, or from a YAML model of layers that darknet has.
 
     Args:
         image_size: (height, width) for [net]; by default that of the model's own cfg, else 416 x 416.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import DropBlock2d
 
@@ -75,73 +74,6 @@ class Route(nn.Module):
         if self.groups > 1:
             maps = tuple(x.chunk(self.groups, dim=1)[self.group_id] for x in maps)
         return torch.cat(maps, dim=1) if len(maps) > 1 else maps[0]
-
-
-class WeightedShortcut(nn.Module):
-    """A shortcut of several sources, or with learned weights (BiFPN's fusion), or both.
-
-    Each source is added to the leading channels, as in `Shortcut`. Weights: one for the map itself and one for each
-    source, for the whole map ('per_feature') or for each channel; 'relu' and 'softmax' make them sum to 1.
-
-    Args:
-        channels: of the map; `source_channels`: of each source.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        source_channels: list[int],
-        *,
-        weights_type: str = "none",
-        normalization: str = "none",
-        activation: str = "linear",
-    ) -> None:
-        super().__init__()
-        self.channels = channels
-        self.source_channels = tuple(source_channels)
-        self.normalization = normalization.removeprefix("avg_")
-        self.weights = None
-        if weights_type != "none":
-            columns = channels if weights_type == "per_channel" else 1
-            self.weights = nn.Parameter(torch.ones(len(source_channels) + 1, columns))
-        self.act = make_darknet_activation(activation)
-
-    def shares(self) -> Tensor | None:
-        """(1 + sources, 1 or channels) factors of the map and its sources."""
-        if self.weights is None or self.normalization == "none":
-            return self.weights
-        positive = self.weights.relu() if self.normalization == "relu" else self._exponentials()
-        return positive / (positive.sum(dim=0, keepdim=True) + 1e-4)
-
-    def _exponentials(self) -> Tensor:
-        return (self.weights - self.weights.amax(dim=0, keepdim=True)).exp()
-
-    def forward(self, x: Tensor, *sources: Tensor) -> Tensor:
-        """(B, channels, H, W) and sources of the same H and W."""
-        shares = self.shares()
-        total = x if shares is None else x * shares[0].view(1, -1, 1, 1)
-        for index, source in enumerate(sources, 1):
-            source = source[:, : self.channels]
-            source = F.pad(source, (0, 0, 0, 0, 0, self.channels - source.shape[1]))
-            total = total + (source if shares is None else source * shares[index].view(1, -1, 1, 1))
-        return self.act(total)
-
-
-class DepthMaxPool(nn.Module):
-    """Maxout over channels: output g is the largest of the channels g, g + out_channels, g + 2 * out_channels, ..."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.rounds = math.ceil(in_channels / out_channels)
-        self.missing = self.rounds * out_channels - in_channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, out_channels, H, W)."""
-        if self.missing:
-            x = F.pad(x, (0, 0, 0, 0, 0, self.missing), value=-math.inf)
-        return x.unflatten(1, (self.rounds, self.out_channels)).amax(dim=1)
 
 
 class Product(nn.Module):

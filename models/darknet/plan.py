@@ -9,18 +9,16 @@ from torch import nn
 
 from models.darknet.layers import (
     Convolution,
-    DepthMaxPool,
     Product,
     Route,
     Upsample,
-    WeightedShortcut,
     average_pool,
     drop_block,
     make_darknet_activation,
     max_pool,
 )
 from models.darknet.sections import Section
-from models.layers import Shortcut
+from models.layers import Maxout, Shortcut, WeightedShortcut
 
 IMAGE = -1
 """The index of the network's input among the sources of a layer."""
@@ -178,9 +176,8 @@ def _shortcut(planner: _Planner, section: Section) -> Plan:
         module.act = make_darknet_activation(activation)
     elif steps == {1}:
         normalization = section.text("weights_normalization", "none")
-        module = WeightedShortcut(
-            current.channels, channels, weights_type=weights_type, normalization=normalization, activation=activation
-        )
+        module = WeightedShortcut(current.channels, channels, weights_type=weights_type, normalization=normalization)
+        module.act = make_darknet_activation(activation)
     else:
         raise section.error("sources of another size are supported for a single source without weights only")
     return (planner.last, *others), module, output
@@ -202,7 +199,7 @@ def _pool(planner: _Planner, section: Section) -> Plan:
         channels = section.integer("out_channels", 1)
         if strides != (1, 1) or not 1 <= channels <= source.channels:
             raise section.error(f"maxpool_depth: expected stride=1 and out_channels from 1 to {source.channels}")
-        return (planner.last,), DepthMaxPool(source.channels, channels), Map(channels, *source.size)
+        return (planner.last,), Maxout(source.channels, channels), Map(channels, *source.size)
     padding = section.integer("padding", size - 1)
     if size < 1 or padding < 0:
         raise section.error(f"expected a size above 0 and a padding from 0, found {size} and {padding}")

@@ -1,4 +1,4 @@
-"""A detector's steps, as darknet would list them."""
+"""A model's steps, as darknet would list them."""
 
 from __future__ import annotations
 
@@ -9,39 +9,53 @@ import torch
 from torch import fx, nn
 
 from models.detector import Detector
-from models.layers import SPP, ConvNormAct, Shortcut
+from models.layers import SPP, ConvNormAct, Maxout, Shortcut, WeightedShortcut
 from utils.config import ConfigError
 
-LEAVES = (ConvNormAct, Shortcut, SPP)
+LEAVES = (ConvNormAct, Shortcut, WeightedShortcut, SPP, Maxout)
 """Modules of ours that have darknet sections of their own; others are followed into their parts."""
 
 
-def file_convolutions(model: Detector) -> list[tuple[str, nn.Module]]:
-    """Every convolution (ConvNormAct or Conv2d) of a model of ours, with its name, in the order of a darknet file.
+def file_layers(model: Detector) -> list[tuple[str, nn.Module]]:
+    """Every layer of a model of ours that has numbers in a darknet file, with its name, in the file's order.
 
-    That is the order in which they run, and darknet writes a yolo layer, with the convolution before it, as soon as the
-    map is there that it reads (spec 3.1 and 3.2).
+    These are the convolutions (ConvNormAct or Conv2d) and the shortcuts with weights. The order is that in which they
+    run, and darknet writes a yolo layer, with the convolution before it, as soon as the map is there that it reads
+    (spec 3.1 and 3.2).
 
     Raises:
         ConfigError: a model that darknet's files cannot hold.
     """
     graph = trace(model)
-    found = [(node.target, model.get_submodule(node.target)) for node in in_file_order(graph) if calls_module(node)]
-    convolutions = [(name, module) for name, module in found if isinstance(module, (ConvNormAct, nn.Conv2d))]
-    whole = [module for _, module in convolutions if isinstance(module, ConvNormAct) or module.bias is not None]
-    held = {id(tensor) for module in whole for tensor in module.parameters()}
+    found = [
+        (str(node.target), model.get_submodule(node.target)) for node in in_file_order(graph) if calls_module(node)
+    ]
+    layers = [(name, module) for name, module in found if stores_numbers(module)]
+    held = {id(tensor) for _, module in layers for tensor in module.parameters()}
     other = [name for name, tensor in model.named_parameters() if id(tensor) not in held]
-    if other or len({name for name, _ in convolutions}) != len(convolutions):
-        what = other[0] if other else "a convolution that is used twice"
+    if other or len({name for name, _ in layers}) != len(layers):
+        what = f"'{other[0]}'" if other else "a convolution that is used twice"
         raise ConfigError(f"darknet's files cannot hold this model: they have no place for {what}")
-    return convolutions
+    return layers
+
+
+def stores_numbers(module: nn.Module) -> bool:
+    """Whether a layer of ours has numbers in a darknet file, which holds convolutions with norm or bias."""
+    if isinstance(module, WeightedShortcut):
+        return module.weights is not None
+    return isinstance(module, ConvNormAct) or (isinstance(module, nn.Conv2d) and module.bias is not None)
 
 
 class _Tracer(fx.Tracer):
-    """Stops at the layers that have a darknet section of their own."""
+    """Stops at the layers that have a darknet section of their own, and leaves out what acts in training alone."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, LEAVES) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        if isinstance(m, (nn.Identity, nn.Dropout)) or m is getattr(self.root, "drop", None):
+            return args[0]
+        return super().call_module(m, forward, args, kwargs)
 
 
 def trace(model: Detector) -> fx.Graph:
@@ -52,7 +66,7 @@ def trace(model: Detector) -> fx.Graph:
     """
     try:
         return _Tracer().trace(model)
-    except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
+    except (fx.proxy.TraceError, TypeError, NameError, RuntimeError) as error:
         raise ConfigError(f"darknet's files cannot hold this model: its steps depend on the image ({error})") from None
 
 

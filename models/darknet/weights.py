@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,45 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from models.darknet.graph import DarknetGraph
-from models.darknet.layers import WeightedShortcut
-from models.darknet.trace import file_convolutions
+from models.darknet.header import WeightsHeader, read_header, read_numbers
+from models.darknet.trace import file_layers
 from models.detector import Detector
+from models.heads.anchor import AnchorHead
+from models.heads.classify import ClassifyHead
+from models.layers import WeightedShortcut
 from utils.config import ConfigError
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class WeightsHeader:
-    """What stands before the numbers.
-
-    Args:
-        seen: images that the weights were trained on.
-        wide: `seen` takes 8 bytes, as in every file from version 0.2 on, else 4.
-    """
-
-    major: int = 0
-    minor: int = 2
-    revision: int = 5
-    seen: int = 0
-    wide: bool = True
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return 20 if self.wide else 16
-
-    def pack(self) -> bytes:
-        return struct.pack("<iii" + ("Q" if self.wide else "I"), self.major, self.minor, self.revision, self.seen)
-
-    @classmethod
-    def unpack(cls, data: bytes, *, wide: bool | None = None) -> WeightsHeader:
-        """The header at the start of `data`, 20 bytes; `wide` None goes by the version."""
-        major, minor, revision = struct.unpack("<iii", data[:12])
-        if wide is None:
-            wide = major * 10 + minor >= 2
-        (seen,) = struct.unpack("<Q", data[12:20]) if wide else struct.unpack("<I", data[12:16])
-        return cls(major, minor, revision, seen, wide)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,17 +31,29 @@ class StoredLayer:
     Args:
         name: for messages: the layer's index, kind and line in a cfg, or its name in our model.
         tensors: in the file's order: bias (or beta, gamma, mean, variance), then the weights.
-        level: the head's level when this is the convolution before a yolo layer.
+        filters: of a head's convolution, filters for each class and filters beside them; None for other layers.
     """
 
     name: str
     tensors: tuple[Tensor, ...]
-    level: int | None = None
+    filters: tuple[int, int] | None = None
 
     @property
     def count(self) -> int:
         """Numbers in the file."""
         return sum(tensor.numel() for tensor in self.tensors)
+
+    def count_with(self, classes: int) -> int:
+        """Numbers in the file of the same network for so many classes."""
+        if self.filters is None:
+            return self.count
+        each, beside = self.filters
+        return (each * classes + beside) * self.numbers_a_filter
+
+    @property
+    def numbers_a_filter(self) -> int:
+        """Bias and weights of one filter of a head's convolution."""
+        return self.tensors[1][0].numel() + 1
 
 
 @dataclass(frozen=True)
@@ -102,10 +83,10 @@ def stored_layers(model: Detector | DarknetGraph) -> list[StoredLayer]:
         return list(_graph_layers(model, None))
     if isinstance(model.backbone, DarknetGraph):
         return list(_graph_layers(model.backbone, model.head))
-    levels = {f"head.convs.{level}": level for level in range(len(model.head.convs))}
+    filters = {f"head.{name}": filters for name, filters in _head_filters(model.head).items()}
     return [
-        StoredLayer(f"'{name}' (convolution {index} in the file)", _tensors(module), levels.get(name))
-        for index, (name, module) in enumerate(file_convolutions(model))
+        StoredLayer(f"'{name}' (layer {index} of those with weights)", _tensors(module), filters.get(name))
+        for index, (name, module) in enumerate(file_layers(model))
     ]
 
 
@@ -114,13 +95,27 @@ def count_floats(model: Detector | DarknetGraph) -> int:
     return sum(layer.count for layer in stored_layers(model))
 
 
+def _head_filters(head: nn.Module) -> dict[str, tuple[int, int]]:
+    """`StoredLayer.filters` of a head's convolutions, by their names in it."""
+    if isinstance(head, ClassifyHead):
+        return {"conv": (1, 0)}
+    if not isinstance(head, AnchorHead):
+        raise ConfigError(f"darknet's files cannot hold a model with a head of type {type(head).__name__}")
+    return {f"convs.{level}": (anchors, 5 * anchors) for level, anchors in enumerate(head.anchor_counts)}
+
+
 def _graph_layers(graph: DarknetGraph, head: nn.Module | None) -> Iterator[StoredLayer]:
-    levels = {level.conv: number for number, level in enumerate(graph.levels)} if head is not None else {}
+    names = {}  # index in the file -> name in the head
+    if head is not None:
+        names = {level.conv: f"convs.{number}" for number, level in enumerate(graph.levels)}
+        if graph.classifier is not None:
+            names = {graph.classifier.conv: "conv"}
     for index, (section, module) in enumerate(zip(graph.sections[1:], graph.layers, strict=True)):
-        level = levels.get(index)
-        tensors = _tensors(module if level is None else head.convs[level])
+        name = names.get(index)
+        tensors = _tensors(module if name is None else head.get_submodule(name))
         if tensors:
-            yield StoredLayer(f"layer {index}, [{section.kind}] (line {section.line})", tensors, level)
+            filters = None if name is None else _head_filters(head)[name]
+            yield StoredLayer(f"layer {index}, [{section.kind}] (line {section.line})", tensors, filters)
 
 
 def _tensors(module: nn.Module) -> tuple[Tensor, ...]:
@@ -137,16 +132,19 @@ def _tensors(module: nn.Module) -> tuple[Tensor, ...]:
     return norm.bias, norm.weight, norm.running_mean, norm.running_var, conv.weight
 
 
-def save_weights(model: Detector | DarknetGraph, path: Path, *, header: WeightsHeader | None = None) -> None:
+def save_weights(
+    model: Detector | DarknetGraph, path: Path, *, header: WeightsHeader | None = None, count: int | None = None
+) -> None:
     """Write a .weights file, whole or not at all.
 
     Args:
         header: by default that of the file the model was loaded from, else version 0.2.5 with nothing seen.
+        count: write the first so many of the layers with numbers, for a .conv.N file; None writes all.
     Raises:
         ConfigError: a model that darknet's files cannot hold.
         OSError: the file cannot be written.
     """
-    layers = stored_layers(model)
+    layers = stored_layers(model)[:count]
     header = header or (model.darknet_header if isinstance(model, Detector) else None) or WeightsHeader()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -171,12 +169,12 @@ def load_weights_(model: Detector | DarknetGraph, path: Path, *, partial: bool =
         ConfigError: no such file, or one that does not fit: how many numbers were expected and found, and where.
     """
     layers = stored_layers(model)
-    header, numbers = _read(path, sum(layer.count for layer in layers))
+    header, numbers = read_numbers(path, sum(layer.count for layer in layers))
     sizes = [layer.count for layer in layers]
     if len(numbers) != sum(sizes):
         classes = classes_in_file(model, len(numbers)) if partial else None
         if classes is not None:
-            sizes = [_with_classes(model, layer, classes) for layer in layers]
+            sizes = [layer.count_with(classes) for layer in layers]
         elif not partial or len(numbers) not in np.cumsum(sizes):  # none is no part either
             raise ConfigError(_misfit(path, layers, numbers))
     start, loaded, skipped = 0, [], 0
@@ -197,13 +195,11 @@ def load_weights_(model: Detector | DarknetGraph, path: Path, *, partial: bool =
 def classes_in_file(model: Detector | DarknetGraph, floats: int) -> int | None:
     """The number of classes with which this network has so many numbers in its file; None if there is none."""
     layers = stored_layers(model)
-    heads = [layer for layer in layers if layer.level is not None]
+    heads = [layer for layer in layers if layer.filters is not None]
     if not heads:
         return None
-    rest = sum(layer.count for layer in layers) - sum(layer.count for layer in heads)
-    anchors = [model.head.anchor_counts[layer.level] for layer in heads]
-    widths = [count * (layer.tensors[1].shape[1] + 1) for layer, count in zip(heads, anchors, strict=True)]
-    classes, remainder = divmod(floats - rest - 5 * sum(widths), sum(widths))
+    each = sum(layer.filters[0] * layer.numbers_a_filter for layer in heads)
+    classes, remainder = divmod(floats - sum(layer.count_with(0) for layer in layers), each)
     return classes if remainder == 0 and classes >= 1 else None
 
 
@@ -213,14 +209,8 @@ def count_floats_in(path: Path) -> int:
     Raises:
         ConfigError: no such file, or no darknet file.
     """
-    header = _read_header(path)
+    header = read_header(path)
     return (path.stat().st_size - header.size) // 4
-
-
-def _with_classes(model: Detector, layer: StoredLayer, classes: int) -> int:
-    if layer.level is None:
-        return layer.count
-    return model.head.anchor_counts[layer.level] * (5 + classes) * (layer.tensors[1].shape[1] + 1)
 
 
 @torch.no_grad()
@@ -230,42 +220,6 @@ def _fill_(layer: StoredLayer, numbers: np.ndarray) -> None:
         part = numbers[start : start + tensor.numel()].astype(np.float32)
         tensor.copy_(torch.from_numpy(part).view_as(tensor))
         start += tensor.numel()
-
-
-def _read_header(path: Path, *, wide: bool | None = None) -> WeightsHeader:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(20)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
-    if len(data) < 20:
-        raise ConfigError(
-            f"{path}: expected a darknet weights file, found {len(data)} bytes; it was cut off or is empty"
-        )
-    header = WeightsHeader.unpack(data, wide=wide)
-    if not 0 <= header.major <= 1000 or not 0 <= header.minor <= 1000:
-        raise ConfigError(
-            f"{path}: expected a darknet weights file, found version {header.major}.{header.minor} at its start; "
-            "is it a file of another program?"
-        )
-    return header
-
-
-def _read(path: Path, expected: int) -> tuple[WeightsHeader, np.ndarray]:
-    """Header and numbers; of the two sizes a header may have, the one that leaves the expected numbers goes first."""
-    header = _read_header(path)
-    other = _read_header(path, wide=not header.wide)
-    size = path.stat().st_size
-    if size - other.size == 4 * expected:
-        header = other
-    if (size - header.size) % 4:
-        raise ConfigError(
-            f"{path}: expected a header of {header.size} bytes and numbers of 4 bytes, found {size:,} bytes; the file "
-            "was cut off or changed"
-        )
-    if size == header.size:
-        return header, np.empty(0, "<f4")
-    return header, np.memmap(path, "<f4", "r", offset=header.size, shape=((size - header.size) // 4,))
 
 
 def _misfit(path: Path, layers: Sequence[StoredLayer], numbers: np.ndarray) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,21 +28,25 @@ class Difference:
     """The largest differences between two predictors; infinite where they disagree about what is a number.
 
     Args:
-        pixels: of a box's side.
+        pixels: of a box's side; 0 for classifiers.
         boxes: the same as a share of the image's longer side, or of the box's coordinate where that is more: boxes of
             noise can be far larger than the image.
-        scores: of a score, in [0, 1].
+        scores: of a score, or of a classifier's probability, in [0, 1].
+        task: what the predictors do.
     """
 
     pixels: float
     boxes: float
     scores: float
+    task: Literal["detect", "classify"] = "detect"
 
     def within(self, tolerance: float) -> bool:
         """Whether boxes and scores are no further apart than that."""
         return max(self.boxes, self.scores) <= tolerance
 
     def __str__(self) -> str:
+        if self.task == "classify":
+            return f"{self.scores:.1e} in probabilities"
         return f"{self.pixels:.2g} px in boxes ({self.boxes:.1e} of the image), {self.scores:.1e} in scores"
 
 
@@ -51,22 +56,28 @@ def compare(original: Predictor, exported: Predictor, shapes: Sequence[tuple[int
     Raises:
         ExportError: the exported model does not run.
     """
-    pixels, boxes, scores = [], [], []
-    for index, shape in enumerate(shapes):
-        images = made_up_images(shape, seed=index)
-        wanted_boxes, wanted_scores = original.predict(images)
-        try:
-            found_boxes, found_scores = exported.predict(images)
-        except Exception as error:  # every runtime has exceptions of its own
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise ExportError(f"it does not run on {shape[0]} x {shape[1]} x {shape[2]} images: {reason}") from error
-        if found_boxes.shape != wanted_boxes.shape or found_scores.shape != wanted_scores.shape:
-            return Difference(math.inf, math.inf, math.inf)
-        apart = (found_boxes - wanted_boxes).abs()
-        pixels.append(_largest(apart))
-        boxes.append(_largest(apart / wanted_boxes.abs().clamp(min=max(shape[1:]))))
-        scores.append(_largest(found_scores - wanted_scores))
-    return Difference(max(pixels), max(boxes), max(scores))
+    found = [_compare_on(original, exported, shape, seed=index) for index, shape in enumerate(shapes)]
+    largest = {name: max(getattr(each, name) for each in found) for name in ("pixels", "boxes", "scores")}
+    return Difference(**largest, task=found[0].task)
+
+
+def _compare_on(original: Predictor, exported: Predictor, shape: tuple[int, int, int], *, seed: int) -> Difference:
+    images = made_up_images(shape, seed=seed)
+    wanted = original.predict(images)
+    try:
+        found = exported.predict(images)
+    except Exception as error:  # every runtime has exceptions of its own
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ExportError(f"it does not run on {shape[0]} x {shape[1]} x {shape[2]} images: {reason}") from error
+    if isinstance(wanted, Tensor):
+        same = isinstance(found, Tensor) and found.shape == wanted.shape
+        return Difference(0.0, 0.0, _largest(found - wanted) if same else math.inf, task="classify")
+    boxes, scores = wanted
+    if found[0].shape != boxes.shape or found[1].shape != scores.shape:
+        return Difference(math.inf, math.inf, math.inf)
+    apart = (found[0] - boxes).abs()
+    share = _largest(apart / boxes.abs().clamp(min=max(shape[1:])))
+    return Difference(_largest(apart), share, _largest(found[1] - scores))
 
 
 def made_up_images(shape: tuple[int, int, int], *, seed: int) -> Tensor:

@@ -1,12 +1,18 @@
-"""Darknet: .weights, .cfg and .names, for darknet itself and OpenCV."""
+"""Darknet: .weights, .cfg and .names, for darknet itself and OpenCV; or the first layers alone, .conv.N."""
 
 from __future__ import annotations
 
+import copy
+import re
 from pathlib import Path
 
+import torch
+
 from models.darknet.cfg import cfg_text
-from models.darknet.weights import save_weights
+from models.darknet.describe import count_stored
+from models.darknet.weights import load_weights_, save_weights
 from models.detector import Detector
+from models.export.compare import ExportError
 from models.export.network import ExportSpec
 
 
@@ -21,3 +27,31 @@ def write_darknet(model: Detector, path: Path, spec: ExportSpec) -> None:
     path.with_suffix(".cfg").write_text(text, encoding="utf-8")
     path.with_suffix(".names").write_text("".join(f"{name}\n" for name in info.names), encoding="utf-8")
     save_weights(model, path)
+
+
+def first_layers(path: Path) -> int | None:
+    """N of a file NAME.conv.N, which holds a network's first N layers; None for other files."""
+    found = re.fullmatch(r".+\.conv\.([0-9]+)", path.name)
+    return None if found is None else int(found[1])
+
+
+def write_first_layers(model: Detector, path: Path) -> str:
+    """Write `path`, NAME.conv.N, read it again, and return the name of the last layer in it.
+
+    Raises:
+        ConfigError: the model has parts that darknet does not know, or fewer layers.
+        ExportError: what was read again is not what the model holds.
+    """
+    count = count_stored(model, first_layers(path))
+    save_weights(model, path, count=count)
+    again = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in again.parameters():
+            parameter.fill_(torch.nan)
+    found = load_weights_(again, path, partial=True)
+    whole = model.state_dict()
+    same = sum(torch.equal(tensor, whole[name]) for name, tensor in again.named_parameters())
+    expected = sum(not tensor.isnan().any() for tensor in again.parameters())
+    if found.layers != count or same != expected or same == 0:
+        raise ExportError(f"{found.layers} of its {count} layers come back, {expected - same} tensors of them changed")
+    return found.last

@@ -15,7 +15,6 @@ from models.info import ModelInfo
 from models.layers import ConvNormAct
 
 INPUT = "images"
-OUTPUTS = ("boxes", "scores")
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class ExportSpec:
 
 
 class ExportNetwork(nn.Module):
-    """A copy of a detector, ready to be traced: images to boxes and scores, batch norms merged into convolutions.
+    """A copy of a model, ready to be traced: images to what it predicts, batch norms merged into convolutions.
 
     Args:
         model: left as it is.
@@ -57,8 +56,8 @@ class ExportNetwork(nn.Module):
         merge_norms_(self.model.eval())
         self.requires_grad_(False).eval()
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) float32 RGB in [0, 1] -> boxes (B, N, 4) xyxy pixels of these images, scores (B, N, C)."""
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor] | Tensor:
+        """(B, 3, H, W) float32 RGB in [0, 1] -> as `Detector.predict`."""
         return self.model.predict(images)
 
 

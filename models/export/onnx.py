@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from models.detector import Detector
-from models.export.network import INPUT, OUTPUTS, ExportNetwork, ExportSpec
+from models.export.network import INPUT, ExportNetwork, ExportSpec
+from models.info import OUTPUTS
 
 OPSET = 17
 """Known to every runtime since 2022; nothing newer is needed."""
@@ -18,7 +19,8 @@ OPSET = 17
 def write_onnx(model: Detector, path: Path, spec: ExportSpec) -> None:
     """Write `path` with the model's metadata, checked by ONNX itself.
 
-    Input 'images' (B, 3, H, W) float32; outputs 'boxes' (B, N, 4) and 'scores' (B, N, C) float32.
+    Input 'images' (B, 3, H, W) float32; outputs 'boxes' (B, N, 4) and 'scores' (B, N, C) float32, or of a classifier
+    'probabilities' (B, C).
 
     Raises:
         ImportError: the package onnx is missing.
@@ -26,7 +28,8 @@ def write_onnx(model: Detector, path: Path, spec: ExportSpec) -> None:
     import onnx
 
     axes = {INPUT: {0: "batch", 2: "height", 3: "width"}}
-    axes |= {name: {0: "batch", 1: "predictions"} for name in OUTPUTS}
+    outputs, classes = OUTPUTS[spec.info.task], len(spec.info.names)
+    axes |= {name: {0: "batch", 1: "predictions"} if len(outputs) > 1 else {0: "batch"} for name in outputs}
     with torch.no_grad(), warnings.catch_warnings():
         # The tracer warns of every size that Python looks at; the comparison at other sizes tells whether it matters.
         warnings.simplefilter("ignore")
@@ -35,7 +38,7 @@ def write_onnx(model: Detector, path: Path, spec: ExportSpec) -> None:
             (spec.example(),),
             str(path),
             input_names=[INPUT],
-            output_names=list(OUTPUTS),
+            output_names=list(outputs),
             dynamic_axes=axes if spec.dynamic else None,
             opset_version=OPSET,
             # The newer exporter writes the same graph in twenty times the time, and needs another package.
@@ -44,8 +47,9 @@ def write_onnx(model: Detector, path: Path, spec: ExportSpec) -> None:
     graph = onnx.load(str(path))
     if spec.half:
         halve_weights_(graph)
-    for output, width in zip(graph.graph.output, (4, len(spec.info.names)), strict=True):
-        output.type.tensor_type.shape.dim[2].dim_value = width  # lost on the way where sizes are open
+    widths = (4, classes) if len(outputs) > 1 else (classes,)
+    for output, width in zip(graph.graph.output, widths, strict=True):
+        output.type.tensor_type.shape.dim[-1].dim_value = width  # lost on the way where sizes are open
     onnx.helper.set_model_props(graph, spec.metadata)
     onnx.checker.check_model(graph, full_check=True)
     onnx.save(graph, str(path))

@@ -7,10 +7,21 @@ import pytest
 import torch
 import torchvision
 
-from models.postprocess import NMS_KINDS, postprocess, suppress
+from models.postprocess import NMS_KINDS, postprocess, suppress, top_classes
 from utils.structures import Detections
 
 DEFAULTS = {"conf_thres": 0.1, "iou_thres": 0.5, "max_det": 100}
+
+
+def test_top_classes_of_nothing_and_of_little() -> None:
+    assert top_classes(torch.zeros(0, 4), []) == []
+    (found,) = top_classes(torch.tensor([[0.2, 0.5, 0.2, 0.1]]), [(30, 40)], most=3)
+    assert found.labels.tolist() == [1, 0, 2]
+    assert found.boxes.tolist() == [[0, 0, 40, 30]] * 3
+    (found,) = top_classes(torch.tensor([[0.2, 0.5, 0.2, 0.1]]), [(30, 40)], conf_thres=0.15, classes=[3, 2, 0])
+    assert (found.labels.tolist(), found.boxes.shape) == ([0, 2], (2, 4))
+    (found,) = top_classes(torch.tensor([[0.2, 0.8]]), [(30, 40)], conf_thres=0.9)
+    assert (len(found), found.boxes.shape) == (0, (0, 4))
 
 
 def naive(boxes: np.ndarray, scores: np.ndarray, *, conf: float, iou: float, max_det: int, kind: str, beta: float):

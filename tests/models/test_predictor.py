@@ -100,6 +100,8 @@ def test_metadata_round_trip() -> None:
     for shape, fixed in (((64, 96), True), ((None, None), False), ((64, None), False)):
         read = ModelInfo.from_metadata(INFO.to_metadata(), shape=shape, where="m.onnx")
         assert read == replace(INFO, fixed_size=fixed)
+    guessed = replace(INFO, named=False, nms="greedynms", beta_nms=0.5)
+    assert ModelInfo.from_metadata(guessed.to_metadata(), shape=(None, None), where="m.onnx") == guessed
     for broken in ({}, {**INFO.to_metadata(), "names": "cat"}, {**INFO.to_metadata(), "image_size": "3"}):
         with pytest.raises(ConfigError, match=r"m\.onnx: not a detector exported by CSPDet"):
             ModelInfo.from_metadata(broken, shape=(None, None), where="m.onnx")

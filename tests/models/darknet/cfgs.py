@@ -494,19 +494,31 @@ NETWORKS = {
     "yolov3-spp": Network(_yolov3(with_spp=True), 114, 63052381, 141.531, 608, yaml="yolov3-spp"),
     "yolov3-tiny": Network(yolov3_tiny, 24, 8858734, 5.571, 416, yaml="yolov3-tiny"),
     "yolov3-tiny-prn": Network(yolov3_tiny_prn, 28, 4939758, 3.467, 416, yaml="yolov3-tiny-prn"),
-    "csresnext50-elastic-panet-spp": Network(_panet(csresnext50_elastic), 242, 53389757, 61.420, 512),
-    "csresnet50-elastic-panet-spp": Network(_panet(csresnet50_elastic), 242, 66652093, 76.283, 512),
-    "csresnext50": Network(_classifier(csresnext50), 84, 20614824, 7.933, 256),
-    "csresnet50": Network(_classifier(csresnet50), 84, 21648040, 8.972, 256),
-    "csdarknet53": Network(_classifier(csdarknet53), 108, 27677512, 13.071, 256),
-    "csresnext50-omega": Network(_classifier(csresnext50), 84, 20614824, 7.933, 256, "mish"),
-    "csdarknet53-omega": Network(_classifier(csdarknet53), 108, 27677512, 13.071, 256, "mish"),
-    "csresnext50-elastic": Network(_classifier(csresnext50_elastic), 188, 16973736, 5.452, 256),
-    "csresnet50-elastic": Network(_classifier(csresnet50_elastic), 188, 29900200, 9.367, 256),
-    "csdarknet53-elastic": Network(_classifier(lambda c: csdarknet53(c, elastic=True)), 269, 19117000, 7.745, 256),
-    "darknet53": Network(_classifier(darknet53), 78, 41645640, 18.576, 256),
-    "darknet": Network(_classifier(darknet_reference), 16, 7323480, 0.967, 256),
-    "resnet10": Network(_classifier(resnet10), 17, 5248936, 2.274, 256),
+    "csresnext50-elastic-panet-spp": Network(
+        _panet(csresnext50_elastic), 242, 53389757, 61.420, 512, yaml="cspresnext50-elastic-panet-spp"
+    ),
+    "csresnet50-elastic-panet-spp": Network(
+        _panet(csresnet50_elastic), 242, 66652093, 76.283, 512, yaml="cspresnet50-elastic-panet-spp"
+    ),
+    "csresnext50": Network(_classifier(csresnext50), 84, 20614824, 7.933, 256, yaml="cspresnext50"),
+    "csresnet50": Network(_classifier(csresnet50), 84, 21648040, 8.972, 256, yaml="cspresnet50"),
+    "csdarknet53": Network(_classifier(csdarknet53), 108, 27677512, 13.071, 256, yaml="cspdarknet53"),
+    "csresnext50-omega": Network(_classifier(csresnext50), 84, 20614824, 7.933, 256, "mish", yaml="cspresnext50-omega"),
+    "csdarknet53-omega": Network(
+        _classifier(csdarknet53), 108, 27677512, 13.071, 256, "mish", yaml="cspdarknet53-omega"
+    ),
+    "csresnext50-elastic": Network(
+        _classifier(csresnext50_elastic), 188, 16973736, 5.452, 256, yaml="cspresnext50-elastic"
+    ),
+    "csresnet50-elastic": Network(
+        _classifier(csresnet50_elastic), 188, 29900200, 9.367, 256, yaml="cspresnet50-elastic"
+    ),
+    "csdarknet53-elastic": Network(
+        _classifier(lambda c: csdarknet53(c, elastic=True)), 269, 19117000, 7.745, 256, yaml="cspdarknet53-elastic"
+    ),
+    "darknet53": Network(_classifier(darknet53), 78, 41645640, 18.576, 256, yaml="darknet53"),
+    "darknet": Network(_classifier(darknet_reference), 16, 7323480, 0.967, 256, yaml="darknet-ref"),
+    "resnet10": Network(_classifier(resnet10), 17, 5248936, 2.274, 256, yaml="resnet10"),
     "resnet50": Network(
         _classifier(lambda c: resnet(c, groups=1, hidden=(64, 128, 256, 512)), before_pool=True),
         69,
@@ -514,13 +526,22 @@ NETWORKS = {
         10.007,
         256,
     ),
+    "resnet50-leaky": Network(
+        _classifier(lambda c: resnet(c, groups=1, hidden=(64, 128, 256, 512))),
+        69,
+        22825896,
+        9.749,
+        256,
+        yaml="resnet50",
+    ),
     "resnext50": Network(
         _classifier(lambda c: resnet(c, groups=32, hidden=(128, 256, 512, 1024))),
         69,
         22312872,
         10.119,
         256,
+        yaml="resnext50",
     ),
-    "mobilenet-v2": Network(_classifier(mobilenet_v2), 66, 3540136, 0.859, 224, "relu"),
-    "csmobilenet-v2": Network(_classifier(csmobilenet_v2), 81, 2568448, 0.764, 224, "relu"),
+    "mobilenet-v2": Network(_classifier(mobilenet_v2), 66, 3540136, 0.859, 224, "relu", yaml="mobilenet-v2"),
+    "csmobilenet-v2": Network(_classifier(csmobilenet_v2), 81, 2568448, 0.764, 224, "relu", yaml="cspmobilenet-v2"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -12,23 +13,26 @@ from torch import Tensor, nn
 
 from models.build import build_model
 from models.config import ModelConfig
-from models.darknet.cfg import model_values, parse_cfg
+from models.darknet.cfg import declared_classes, model_values, parse_cfg
 from models.darknet.graph import DarknetGraph
 from models.darknet.weights import save_weights
 from models.detector import Detector
-from tests.models.darknet.cfgs import Cfg
 
 Model = Detector | DarknetGraph
 
 
+def quick(names: Iterable[str], chosen: set[str]) -> list:
+    """Parameters of a test: all names, those that are not chosen marked slow."""
+    return [name if name in chosen else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 def build_text(text: str, *, num_classes: int | None = None) -> Model:
-    """The detector or classifier of a cfg text."""
+    """The detector or classifier of a cfg text; of a text without an end the graph alone."""
     sections = parse_cfg(text, where="test.cfg")
-    yolos = [section for section in sections if section.kind == "yolo"]
-    if not yolos:
+    if not {"yolo", "softmax"} & {section.kind for section in sections}:  # some layers, to be looked at by themselves
         return DarknetGraph(sections=[section.to_plain() for section in sections])
-    classes = num_classes or yolos[0].integer("classes", 20)
-    return build_model(ModelConfig(**model_values(sections), name="test"), classes)
+    config = ModelConfig(**model_values(sections), name="test")
+    return build_model(config, num_classes or declared_classes(config.backbone))
 
 
 @torch.no_grad()
@@ -47,13 +51,13 @@ def randomise_(model: nn.Module, *, seed: int = 0) -> None:
             module.running_var.uniform_(0.5, 1.5)
 
 
-def opencv_maps(cfg: Cfg, weights: Path, images: Tensor) -> list[np.ndarray]:
+def opencv_maps(text: str, weights: Path, images: Tensor) -> list[np.ndarray]:
     """What OpenCV computes for the convolutions before the yolo layers in the file's order, or for the logits."""
     if not hasattr(cv2.dnn, "readNetFromDarknet"):
         pytest.skip("this OpenCV has no darknet reader (OpenCV 5); the comparison needs OpenCV 4")
-    net = cv2.dnn.readNetFromDarknet(np.frombuffer(cfg.text().encode(), np.uint8), np.fromfile(weights, np.uint8))
+    net = cv2.dnn.readNetFromDarknet(np.frombuffer(text.encode(), np.uint8), np.fromfile(weights, np.uint8))
     net.setInput(np.ascontiguousarray(images.numpy()))
-    kinds = [block.partition("]")[0].strip("[") for block in cfg.blocks]
+    kinds = [section.kind for section in parse_cfg(text, where="test.cfg")[1:]]
     yolos = [f"conv_{index - 1}" for index, kind in enumerate(kinds) if kind == "yolo"]
     before = len(kinds) - 2  # of a classifier: the layer before the softmax
     return list(net.forward(yolos or [f"{'conv' if kinds[before] == 'convolutional' else 'avgpool'}_{before}"]))
@@ -64,6 +68,11 @@ def our_maps(model: Model, images: Tensor) -> list[np.ndarray]:
     model.eval()
     with torch.no_grad():
         maps = [raw.numpy() for raw in model(images)]
+    return in_file_order(model, maps)
+
+
+def in_file_order(model: Model, maps: list[np.ndarray]) -> list[np.ndarray]:
+    """Maps, finest first, in the order of a cfg's file; a classifier has one."""
     graph = model if isinstance(model, DarknetGraph) else model.backbone
     order = sorted(range(len(maps)), key=lambda i: graph.levels[i].conv) if graph.levels else [0]
     return [maps[index] for index in order]

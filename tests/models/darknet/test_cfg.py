@@ -168,7 +168,7 @@ def test_levels_are_finest_first_whatever_the_file_has() -> None:
             r"line 15, \[convolutional\]: filters: expected 2 anchors x \(5 \+ 2 classes\) = 14",
         ),
         ("[maxpool]", "[maxpool]\nstride=3", "expected a width and height in .net. that the network's strides divide"),
-        ("activation=linear", "activation=leaky", "activation: expected linear before a yolo layer"),
+        ("activation=linear", "activation=leaky", "activation: expected linear in the convolution before a yolo layer"),
         ("activation=linear", "batch_normalize=1\nactivation=linear", "batch_normalize: expected 0"),
         ("mask = 1,0", "mask = 1,2", "mask: expected numbers of anchors, 0 to 1"),
         ("[conv]  # alias", "[route]\nlayers=-1,7\n[conv]", r"line 15, \[route\]: layers=7 from layer 2 is layer 7"),
@@ -190,11 +190,51 @@ def test_layers_that_do_not_fit_name_file_and_line(old: str, new: str, message: 
         load_model_config(path)
 
 
-def test_a_classifier_is_no_detector(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("darknet", {"type": "classify", "pool": "first", "dropout": 0.0}),
+        ("resnet50", {"type": "classify", "pool": "last", "dropout": 0.0}),
+    ],
+)
+def test_a_classifier_is_a_model_too(name: str, head: dict[str, object], tmp_path: Path) -> None:
     path = tmp_path / "c.cfg"
-    path.write_text(NETWORKS["darknet"].cfg().text())
-    with pytest.raises(ConfigError, match=r"c\.cfg: expected at least one \[yolo\] section"):
+    path.write_text(NETWORKS[name].cfg(divide=16).text())
+    config = load_model_config(path)
+    assert (config.head, config.neck, config.image_size, config.resize) == (head, None, 256, "crop")
+    assert declared_classes(config.backbone) == 1000
+    assert build_model(config, 7).head.num_classes == 7
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("[avgpool]", "[dropout]"),
+        ("[avgpool]", "[dropout]\n\n[route]\nlayers=-1"),
+        ("filters=1000\nsize=1", "filters=1000\nsize=3"),
+        ("filters=1000\n", "batch_normalize=1\nfilters=1000\n"),
+        ("pad=1\nactivation=linear", "pad=1\nactivation=leaky"),
+    ],
+)
+def test_networks_that_end_otherwise_are_refused(old: str, new: str, tmp_path: Path) -> None:
+    text = NETWORKS["darknet"].cfg(divide=16).text()
+    assert old in text
+    path = tmp_path / "c.cfg"
+    path.write_text(text.replace(old, new))
+    with pytest.raises(ConfigError, match=r"c\.cfg: expected at least one \[yolo\] section; or, of a classifier"):
         load_model_config(path)
+
+
+def test_dropout_at_a_classifiers_end_is_the_heads(tmp_path: Path) -> None:
+    path = tmp_path / "c.cfg"
+    path.write_text(
+        NETWORKS["darknet"].cfg(divide=16).text().replace("[avgpool]", "[avgpool]\n[dropout]\nprobability=.2")
+    )
+    model = build_model(load_model_config(path), 3)
+    assert model.head.dropout.p == 0.2
+    assert model.backbone.layers[-3:] and all(
+        type(layer).__name__ == "Identity" for layer in model.backbone.layers[-4:]
+    )
 
 
 def test_elastic_networks_take_multiples_of_64(tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def test_dropout_and_drop_block_act_in_training_only() -> None:
 def test_a_classifier_gives_its_logits() -> None:
     for name in ("darknet", "resnet50"):
         graph = build_text(NETWORKS[name].cfg(size=64, divide=16).text())
-        assert graph.eval()(torch.rand(2, 3, 64, 64))[0].shape == (2, 1000, 1, 1)
+        assert graph.eval()(torch.rand(2, 3, 64, 64))[0].shape == (2, 1000)
 
 
 def test_a_cfg_trains_on_any_number_of_classes() -> None:

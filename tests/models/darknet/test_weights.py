@@ -11,8 +11,8 @@ import torch
 
 from models.build import build_model
 from models.config import load_model_config
+from models.darknet.header import WeightsHeader
 from models.darknet.weights import (
-    WeightsHeader,
     classes_in_file,
     count_floats,
     count_floats_in,
@@ -200,5 +200,5 @@ def test_our_models_read_the_same_files(tmp_path: Path) -> None:
     for name, tensor in second.state_dict().items():
         assert name.endswith("num_batches_tracked") or torch.equal(tensor, first.state_dict()[name]), name
     assert classes_in_file(build_model(config, 80), count_floats_in(path)) == 2
-    with pytest.raises(ConfigError, match=r"The file ends in 'head\.convs\.2' \(convolution \d+ in the file\)"):
+    with pytest.raises(ConfigError, match=r"The file ends in 'head\.convs\.2' \(layer \d+ of those with weights\)"):
         load_weights_(second, cut(path, count_floats(first) - 2))

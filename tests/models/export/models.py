@@ -49,7 +49,8 @@ letter_box=1
 [maxpool] size=3 stride=1
 {conv} filters=6 size=1 activation=relu6
 [shortcut] from=-3,-2 activation=leaky weights_type=per_channel weights_normalization=softmax
-[route] layers=-1,-5
+[maxpool] maxpool_depth=1 out_channels=4 stride=1
+[route] layers=-1,-6
 {conv} filters=9 size=1 activation=leaky
 [avgpool]
 {conv} filters=9 size=1 activation=logistic

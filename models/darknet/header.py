@@ -1,0 +1,89 @@
+"""What stands in a weights file: a header, then numbers (spec 5.1)."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils.config import ConfigError
+
+
+@dataclass(frozen=True)
+class WeightsHeader:
+    """What stands before the numbers.
+
+    Args:
+        seen: images that the weights were trained on.
+        wide: `seen` takes 8 bytes, as in every file from version 0.2 on, else 4.
+    """
+
+    major: int = 0
+    minor: int = 2
+    revision: int = 5
+    seen: int = 0
+    wide: bool = True
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return 20 if self.wide else 16
+
+    def pack(self) -> bytes:
+        return struct.pack("<iii" + ("Q" if self.wide else "I"), self.major, self.minor, self.revision, self.seen)
+
+    @classmethod
+    def unpack(cls, data: bytes, *, wide: bool | None = None) -> WeightsHeader:
+        """The header at the start of `data`, 20 bytes; `wide` None goes by the version."""
+        major, minor, revision = struct.unpack("<iii", data[:12])
+        if wide is None:
+            wide = major * 10 + minor >= 2
+        (seen,) = struct.unpack("<Q", data[12:20]) if wide else struct.unpack("<I", data[12:16])
+        return cls(major, minor, revision, seen, wide)
+
+
+def read_header(path: Path, *, wide: bool | None = None) -> WeightsHeader:
+    """The header of a file; `wide` None goes by its version.
+
+    Raises:
+        ConfigError: no such file, or no darknet file.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(20)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if len(data) < 20:
+        raise ConfigError(
+            f"{path}: expected a darknet weights file, found {len(data)} bytes; it was cut off or is empty"
+        )
+    header = WeightsHeader.unpack(data, wide=wide)
+    if not 0 <= header.major <= 1000 or not 0 <= header.minor <= 1000:
+        raise ConfigError(
+            f"{path}: expected a darknet weights file, found version {header.major}.{header.minor} at its start; "
+            "is it a file of another program?"
+        )
+    return header
+
+
+def read_numbers(path: Path, expected: int) -> tuple[WeightsHeader, np.ndarray]:
+    """Header and numbers; of the two sizes a header may have, the one that leaves the expected numbers goes first.
+
+    Raises:
+        ConfigError: no such file, no darknet file, or one that was cut off within a number.
+    """
+    header = read_header(path)
+    other = read_header(path, wide=not header.wide)
+    size = path.stat().st_size
+    if size - other.size == 4 * expected:
+        header = other
+    if (size - header.size) % 4:
+        raise ConfigError(
+            f"{path}: expected a header of {header.size} bytes and numbers of 4 bytes, found {size:,} bytes; the file "
+            "was cut off or changed"
+        )
+    if size == header.size:
+        return header, np.empty(0, "<f4")
+    return header, np.memmap(path, "<f4", "r", offset=header.size, shape=((size - header.size) // 4,))

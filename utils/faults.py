@@ -1,0 +1,110 @@
+"""What the user is told when machine, disk or loader processes fail: the cause and the remedy, never a traceback."""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+
+from utils.log import error_text
+from utils.training.memory import is_out_of_memory, memory_reason
+from utils.training.whole_file import DiskFull
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+LOST = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENXIO, errno.ENODEV)
+
+SHARED_MEMORY = (
+    "loader processes hand images over in shared memory (/dev/shm), and there is too little of it; give more "
+    "(docker run --shm-size=8g, or mount -o remount,size=8g /dev/shm), or use fewer --workers (0 needs none)"
+)
+OPEN_FILES = "too many open files: raise the limit (ulimit -n 65536), or use fewer --workers"
+
+SIGNS = (
+    # Of torch's loader; the pid is that of the process that died.
+    (r"out of shared memory|killed by signal: Bus error", "a loader process died: {shared}"),
+    (
+        r"worker.* is killed by signal: Killed",
+        "a loader process was killed, by somebody or by the system for want of memory (dmesg tells): use fewer "
+        "--workers, or --set cache=false",
+    ),
+    (
+        r"worker.* is killed by signal: (?P<signal>[\w ]+)",
+        "a loader process died ({signal}), in a library that reads images; --workers 0 shows which image it is",
+    ),
+    (
+        r"DataLoader worker .*exited unexpectedly",
+        "a loader process ended without a word: use fewer --workers; --workers 0 shows the error itself",
+    ),
+    (
+        r"DataLoader timed out after (?P<seconds>[\d.]+) seconds",
+        "no batch came from the loader processes for {seconds} s: is a disk or network drive stuck? --workers 0 shows "
+        "the image; worker_timeout in the recipe is how long to wait",
+    ),
+    (r"Too many open files|received 0 items of ancdata", "{files}"),
+    (r"shared memory|unable to (write to|mmap|open|resize) (file|.*torch_)", "{shared}"),
+    (
+        r"(?P<name>\S+) does not have a deterministic implementation",
+        "--deterministic: {name} has no kernel that repeats to the bit on this device; train without --deterministic, "
+        "or on the CPU",
+    ),
+)
+"""Pattern in a RuntimeError -> what it means."""
+
+
+def explain(error: Exception) -> str | None:
+    """The message for the user; None for what is a mistake of the program's own, whose traceback is worth reading."""
+    if isinstance(error, DiskFull):
+        return str(error)
+    if isinstance(error, OSError):
+        return _explain_os(error)
+    if is_out_of_memory(error):
+        return _explain_memory(error)
+    if isinstance(error, ValueError):
+        return error_text(error)
+    return _explain_runtime(str(error)) if isinstance(error, RuntimeError) else None
+
+
+def report(error: Exception) -> int:
+    """Tell the user on standard error; returns the exit status of a command that failed.
+
+    Raises:
+        Exception: `error` itself, where it is a mistake of the program's own.
+    """
+    text = explain(error)
+    if text is None:
+        raise error
+    print(f"error: {text}", file=sys.stderr)
+    return 2
+
+
+def _explain_os(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    reason = error.strerror or error_text(error)
+    if error.errno in FULL:
+        return (
+            f"{where}no space on the disk; make room (older runs are a good place to look), or choose another --project"
+        )
+    if error.errno in READ_ONLY:
+        return f"{where}cannot be written or read ({reason}); correct its permissions, or choose another --project"
+    if error.errno in LOST:
+        return f"{where}the disk does not answer ({reason}); is it still connected and mounted?"
+    if error.errno == errno.EMFILE:
+        return OPEN_FILES
+    return _explain_runtime(str(error)) or error_text(error)
+
+
+def _explain_memory(error: Exception) -> str:
+    reason = error_text(error) if "Original Traceback" in str(error) else memory_reason(error)
+    where = "of the GPU" if "CUDA" in reason or "MPS" in reason else "of the machine"
+    return (
+        f"out of memory {where} ({reason}); use a smaller --batch-size or --img-size, fewer --workers, --set cache=false, "
+        "or close other programs"
+    )
+
+
+def _explain_runtime(text: str) -> str | None:
+    for pattern, meaning in SIGNS:
+        if match := re.search(pattern, text):
+            return meaning.format(shared=SHARED_MEMORY, files=OPEN_FILES, **match.groupdict())
+    return None

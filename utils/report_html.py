@@ -1,0 +1,151 @@
+"""The report of `utils.report` as one HTML file without scripts or outside parts."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from utils.metrics.bootstrap import Comparison
+    from utils.report import Group
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; margin: .5rem 0 2rem; width: 100%; font-variant-numeric: tabular-nums }
+th, td { border-bottom: 1px solid #ddd; padding: .25rem .6rem; text-align: right }
+th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere }
+td.best { font-weight: 700 }
+svg { max-width: 100%; height: auto }
+.verdict { font-weight: 600 }
+"""
+
+
+def to_html(groups: Sequence[Group], comparisons: Sequence[Comparison | str]) -> str:
+    """The page."""
+    parts = [
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>CSPDet runs</title>",
+        f"<style>{_STYLE}</style></head><body><h1>Runs</h1>",
+        _figures(groups),
+        _verdicts(groups, comparisons),
+        _classes(groups),
+        _curves(groups),
+        _settings(groups),
+        "</body></html>\n",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _figures(groups: Sequence[Group]) -> str:
+    keys = [key for key in groups[0].figure_names if any(key in group.figure_names for group in groups)]
+    rows = []
+    for key in keys:
+        values = [group.mean(key) if key in group.figure_names else None for group in groups]
+        rows.append(
+            (key, values, [group.deviation(key) if v is not None else None for group, v in _pairs(groups, values)])
+        )
+    return "<h2>Figures</h2>\n" + _table(["", *(group.name for group in groups)], _cells(rows))
+
+
+def _pairs(groups: Sequence[Group], values: Sequence[Any]) -> Iterator[tuple[Group, Any]]:
+    return zip(groups, values, strict=True)
+
+
+def _cells(rows: list[tuple[str, list[float | None], list[float | None]]]) -> Iterator[list[str]]:
+    """Cells of a table with the best of each row marked."""
+    for key, values, deviations in rows:
+        known = [value for value in values if value is not None]
+        best = max(known) if len(known) > 1 and key != "images" else None
+        cells = [f"<td>{escape(key)}</td>"]
+        for value, deviation in zip(values, deviations, strict=True):
+            text = "" if value is None else f"{value:.4g}"
+            text += "" if deviation is None else f" ± {deviation:.2g}"
+            cells.append(f"<td class='best'>{text}</td>" if value is not None and value == best else f"<td>{text}</td>")
+        yield cells
+
+
+def _verdicts(groups: Sequence[Group], comparisons: Sequence[Comparison | str]) -> str:
+    if not comparisons:
+        return ""
+    lines = [
+        f"<p class='verdict'>A = {escape(groups[0].name)}, B = {escape(group.name)}: {escape(str(found))}</p>"
+        for group, found in zip(groups[1:], comparisons, strict=True)
+    ]
+    note = (
+        "<p>A paired bootstrap: the images are drawn anew with repetition, and both sides are counted on the same draw "
+        "with pycocotools' AP. It tells the chance of the images, not that of the training; for that, train with "
+        "several seeds.</p>"
+    )
+    return "<h2>Is B better than A?</h2>\n" + "\n".join(lines) + note
+
+
+def _classes(groups: Sequence[Group]) -> str:
+    tables = [group.runs[0].figures.get("per_class") or {} for group in groups]
+    names = list(dict.fromkeys(name for table in tables for name in table))
+    if not names:
+        return ""
+    key = next(next(iter(table[names[0]])) for table in tables if names[0] in table)
+    rows = [(name, [table.get(name, {}).get(key) for table in tables], [None] * len(tables)) for name in names]
+    return f"<h2>{escape(key)} of each class</h2>\n" + _table(["", *(g.name for g in groups)], _cells(rows))
+
+
+def _curves(groups: Sequence[Group]) -> str:
+    """One small chart for each column of results.csv that a run has."""
+    columns = list(dict.fromkeys(key for group in groups for run in group.runs for key in run.curves if key != "epoch"))
+    charts = [_chart(groups, column) for column in columns]
+    return "<h2>Curves</h2>\n" + "\n".join(charts) if charts else ""
+
+
+def _chart(groups: Sequence[Group], column: str) -> str:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 3.1), layout="constrained")
+    FigureCanvasSVG(figure)
+    ax = figure.add_subplot()
+    for number, group in enumerate(groups):
+        for place, run in enumerate(group.runs):
+            epochs, values = run.curves.get("epoch", []), run.curves.get(column, [])
+            points = [(x, y) for x, y in zip(epochs, values, strict=False) if not math.isnan(y)]
+            if points:
+                ax.plot(*zip(*points, strict=True), color=f"C{number}", label=group.name if place == 0 else None)
+    ax.set_title(column)
+    ax.set_xlabel("epoch")
+    ax.grid(alpha=0.3)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    if len(groups) > 1:
+        ax.legend(fontsize=8)
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def _settings(groups: Sequence[Group]) -> str:
+    """The keys of config.yaml in which the runs differ."""
+    flat = [_flatten(group.runs[0].config) for group in groups]
+    keys = dict.fromkeys(key for config in flat for key in config)
+    rows = [
+        [f"<td>{escape(key)}</td>", *(f"<td>{escape(str(config.get(key, '')))}</td>" for config in flat)]
+        for key in keys
+        if len({str(config.get(key, "")) for config in flat}) > 1
+    ]
+    return "<h2>Settings that differ</h2>\n" + _table(["", *(g.name for g in groups)], rows) if rows else ""
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    result = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            result |= _flatten(value, f"{prefix}{key}.")
+        else:
+            result[prefix + key] = value
+    return result
+
+
+def _table(head: Sequence[str], rows: Any) -> str:
+    titles = "".join(f"<th>{escape(title)}</th>" for title in head)
+    body = "\n".join(f"<tr>{''.join(cells)}</tr>" for cells in rows)
+    return f"<table><tr>{titles}</tr>\n{body}</table>"
