@@ -13,6 +13,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from data.anchors import fit_anchors_
 from data.config import load_data_config
 from data.loader import TrainSampler, default_workers
 from data.splits import DataSplits, eval_loader_of, read_splits, train_loader_of, train_set_of
-from models.build import build_criterion, build_model, check_image_size, task_of
+from models.build import build_criterion, build_model, check_image_size, check_recipe, task_of
 from models.config import load_model_config, model_config_from
 from models.detector import Detector
 from models.heads.anchor import AnchorHead
@@ -40,12 +41,14 @@ from utils.log import MetricLog, Progress, setup_logging
 from utils.metrics.of_task import Metric, build_metric
 from utils.provenance import check_same_data, data_fingerprint, versions
 from utils.run import Run, write_json
+from utils.training.automatic import settled
 from utils.training.batch_size import find_batch_size
 from utils.training.checkpoint import load_checkpoint, repair_, replace_with_link, save_checkpoint
 from utils.training.clock import StepClock
 from utils.training.config import TrainConfig, load_recipe, saved_config
 from utils.training.epoch_log import EpochLog, progress_note
 from utils.training.guard import Guard, saying_what_is_left
+from utils.training.often import OnResult, check_options, train_often
 from utils.training.opening import describe_training
 from utils.training.optim import freeze_, keep_frozen_statistics_
 from utils.training.options import parse_train_args, resume_config, total_epochs
@@ -56,7 +59,6 @@ from utils.training.state import TrainState
 from utils.training.step import Stepper, grouped, train_step
 from utils.training.stop import Stop, graceful_stop
 from utils.training.sync_norm import synchronize_norms_
-from utils.training.task_keys import check_task
 from val import evaluate
 
 logger = logging.getLogger(__name__)
@@ -70,13 +72,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_command(args: Namespace) -> int:
-    """Train, or repeat a step, as the command line says; returns the exit status."""
+    """Train once or often, or repeat a step, as the command line says; returns the exit status."""
     device = select_device(args.device, local_rank=dist.local_rank())
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # events, page-locked memory and generators are those of the current one
     if args.replay:
         return replay(Path(args.replay), device)
-    args = continued(args)
+    args = args if args.seeds else continued(args)  # --seeds finds by its journal what is left
     config, run = resolve(args)
-    return train(config, run, args, device)
+    if run is not None or args.dry_run or not (args.seeds or args.tune):
+        return train(config, run, args, device)
+    check = functools.partial(check_recipe, model_config_from(config.model, where="model"))
+    return train_often(config, args, functools.partial(train, device=device), check=check)
 
 
 def resolve(args: Namespace) -> tuple[TrainConfig, Run | None]:
@@ -87,6 +94,7 @@ def resolve(args: Namespace) -> tuple[TrainConfig, Run | None]:
     """
     if args.resume is not None:
         return resume_config(args)
+    check_options(args)
     if args.cfg is None:
         known = ", ".join(sorted(path.name for path in (ROOT / "cfg").glob("*.yaml")))
         raise ConfigError(f"--cfg is missing: name a model, for example --cfg csppeleenet-prn.yaml. Known: {known}")
@@ -94,10 +102,9 @@ def resolve(args: Namespace) -> tuple[TrainConfig, Run | None]:
     for_model = [text.removeprefix("model.") for text in args.set if text.startswith("model.")]
     for_recipe = [text for text in args.set if not text.startswith("model.")]
     model = load_model_config(args.cfg, for_model)
-    task = task_of(model)
-    usual = "imagenet-small" if task == "classify" else "shapes" if data == "shapes" else "default"
+    usual = "imagenet-small" if task_of(model) == "classify" else "shapes" if data == "shapes" else "default"
     recipe = load_recipe(args.hyp or usual, for_recipe)
-    check_task(recipe, task)
+    check_recipe(model, recipe)
     size = args.batch_size if args.batch_size != "auto" else None
     options = {"epochs": total_epochs(args.epochs), "batch_size": size, "image_size": args.img_size}
     options["deterministic"] = args.deterministic or None
@@ -107,8 +114,14 @@ def resolve(args: Namespace) -> tuple[TrainConfig, Run | None]:
     return TrainConfig(to_plain(model), recipe, data, size, args.weights, args.seed or 0, workers), None
 
 
-def train(config: TrainConfig, run: Run | None, args: Namespace, device: torch.device) -> int:
-    """Train from the start, or on from `run`; returns the exit status."""
+def train(
+    config: TrainConfig, run: Run | None, args: Namespace, device: torch.device, on_result: OnResult | None = None
+) -> int:
+    """Train from the start, or on from `run`; returns the exit status.
+
+    Args:
+        on_result: called after each evaluation with the epochs done and the main figure; what it raises ends the run.
+    """
     if args.threads:
         torch.set_num_threads(args.threads)
     if config.recipe.deterministic:
@@ -116,15 +129,18 @@ def train(config: TrainConfig, run: Run | None, args: Namespace, device: torch.d
     task = task_of(model_config_from(config.model, where="model"))
     # All that may take long comes before the process group.
     images = read_splits(config.data, task)
+    config = settled(config, len(images.train))
     if run is not None:
         if dist.launched_rank() == 0:
             repair_(run.last, run.best)
         dist.exchange(None)  # the others see what it has mended
+        run.check_start()
     fresh = run is None or not run.checkpoint.is_file()
     torch.manual_seed(config.seed)
     model = build_trainable(config, images, device, fresh=fresh, trust=args.trust)
     dataset = train_set_of(images.train, config)
     with dist.process_group(device), graceful_stop() as stop:
+        stop.at_once = args.dry_run  # there is nothing to save
         if args.batch_size == "auto":
             config = with_fitting_batch(config, images, model, device)
         state = TrainState.create(model, config.recipe, device)
@@ -136,29 +152,32 @@ def train(config: TrainConfig, run: Run | None, args: Namespace, device: torch.d
         if not fresh:
             resume_(job, state)
         with saying_what_is_left(job.run.last, job.run.folder):
-            return run_epochs(job, state, stop)
+            return run_epochs(job, state, stop, on_result)
 
 
-def run_epochs(job: Job, state: TrainState, stop: Stop) -> int:
+def run_epochs(job: Job, state: TrainState, stop: Stop, on_result: OnResult | None) -> int:
     """From where `state` is to the end of the training; returns the exit status."""
     recipe, images = job.config.recipe, job.images
-    log = open_log(job, state) if dist.rank() == 0 else None
     lines = [f"{images.source}, {len(images.names)} classes", images.counts()]
     describe_training(job.config, job.run.folder, job.stepper, state, lines)
     if dist.rank() == 0 and state.step == 0:
         task_plots.plot_labels(images.train, job.run.folder / "labels.png")
-    for epoch in range(state.epoch, recipe.epochs):
-        if state.is_out_of_patience(recipe):
-            logger.info("No better result for %d epochs: stopping early after epoch %d", recipe.patience, epoch)
-            break
-        if not train_one_epoch(job, state, stop):
-            save(job, state)
-            logger.info("Stopped and saved. Continue with: python train.py --resume %s", job.run.folder)
-            return 128 + (stop.signal or 15)
-        record(job, state, log, validate(job, state))
-    if log is not None:
-        finish(job, log)
-        log.close()
+    with open_log(job, state) if dist.rank() == 0 else nullcontext() as log:
+        for epoch in range(state.epoch, recipe.epochs):
+            if state.is_out_of_patience(recipe):
+                logger.info("No better result for %d epochs: stopping early after epoch %d", recipe.patience, epoch)
+                break
+            if not train_one_epoch(job, state, stop):
+                save(job, state)
+                dist.wait_for_first_rank()  # torchrun ends all when the first ends: not before the checkpoint is whole
+                logger.info("Stopped and saved. Continue with: python train.py --resume %s", job.run.folder)
+                return 128 + (stop.signal or 15)
+            figures = validate(job, state)
+            record(job, state, log, figures)
+            if on_result is not None and figures is not None:
+                on_result(state.epoch, figures[job.metric.columns[0]])
+        if log is not None:
+            finish(job, log)
     dist.wait_for_first_rank()
     return 0
 
@@ -232,13 +251,13 @@ def resume_(job: Job, state: TrainState) -> None:
     """
     saved = load_checkpoint(job.run.checkpoint)
     check_same_data(saved.get("fingerprint"), job.about["fingerprint"], job.images.source)
-    state.load_state_dict(saved)
+    state.resume(saved, where=f"{job.run.checkpoint}")
     if dist.rank() == 0 and job.run.checkpoint != job.run.last:
         replace_with_link(job.run.last, job.run.checkpoint)
     epochs = job.config.recipe.epochs
     if dist.rank() == 0 and saved_config(job.run.folder / "config.yaml").recipe.epochs != epochs:
-        job.run.save_config(to_plain(job.config))
-        logger.info("Now %d epochs; from here on the learning rate is that of so long a training", epochs)
+        job.run.lengthen(to_plain(job.config))
+        logger.info("Now %d epochs, with the learning rate and the closing of mosaic of so long a run", epochs)
     logger.info("Continuing %s after epoch %d, batch %d", job.run.folder, state.epoch, state.batch)
 
 
@@ -280,6 +299,7 @@ def train_one_epoch(job: Job, state: TrainState, stop: Stop) -> bool:
             if now - last_save > 60 * recipe.save_minutes:
                 save(job, state)
                 last_save = now
+                clock.restart()
     state.count({f"time/{part}": seconds for part, seconds in clock.take(wait=True).items()})
     return True
 
@@ -423,9 +443,14 @@ def replay(file: Path, device: torch.device) -> int:
 def dry_run(job: Job, state: TrainState) -> int:
     """Try every part of the run, say what it will cost, and leave nothing behind."""
     images, config = job.images, job.config
-    few = replace(images.val, samples=images.val.samples[:8])
-    loader = eval_loader_of(few, config, rank=dist.rank(), world_size=dist.world_size())
-    part = replace(job, val_loader=loader, metric=build_metric(few, backend=config.recipe.evaluation.backend))
+    every = replace(config.recipe, evaluation=replace(config.recipe.evaluation, interval=1))  # the first epoch too
+
+    def evaluate_few(count: int) -> dict[str, Any] | None:
+        few = replace(images.val, samples=images.val.samples[:count])
+        loader = eval_loader_of(few, config, rank=dist.rank(), world_size=dist.world_size())
+        metric = build_metric(few, backend=config.recipe.evaluation.backend)
+        return validate(replace(job, config=replace(config, recipe=every), val_loader=loader, metric=metric), state)
+
     keep_frozen_statistics_(state.model.train(), config.recipe.freeze)
     with removed_afterwards(job.run.folder):
         rehearsal = Rehearsal(
@@ -433,8 +458,7 @@ def dry_run(job: Job, state: TrainState) -> int:
             state=state,
             step=lambda *arguments: job.guard.step(train_step, *arguments),
             loader=job.loader,
-            evaluate=lambda: validate(part, state),
-            evaluated=len(few),
+            evaluate=evaluate_few,
             to_evaluate=len(images.val),
             save=lambda: save(job, state),
             checkpoint=job.run.last,

@@ -181,9 +181,7 @@ def fit_anchors_(head: Head, images: LabelledImages, config: TrainConfig) -> Non
     anchors, before, after = fit
     head.set_anchors_(anchors)
     shares = f"{before.recall:.3f} of the boxes, those fitted to them {after.recall:.3f}"
-    logger.info(
-        "Anchors: the model's own cover %s and are used (--set anchor_recall=null keeps them)", shares
-    )
+    logger.info("Anchors: the model's own cover %s and are used (--set anchor_recall=null keeps them)", shares)
     logger.info("  %s", anchors)
 
 

@@ -117,7 +117,7 @@ class TrainDataset(Dataset):
         if needed > limit_bytes:
             return
         cache = []
-        progress = Progress(len(self), "Reading the training images", quiet=dist.rank() != 0)
+        progress = Progress(len(self), "Reading the training images", quiet=dist.launched_rank() != 0)
         with ThreadPoolExecutor() as pool, progress:
             for image in pool.map(self._read_or_problem, range(len(self))):
                 cache.append(image)

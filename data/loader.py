@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import cv2
@@ -15,10 +18,14 @@ from torch.utils.data import DataLoader, Sampler
 
 from data.dataset import EvalDataset, Item, Request, TrainDataset
 from data.sizes import SizePlan
+from utils.config import ConfigError
 from utils.structures import Batch, LabelledImages, Targets
 
 CACHE_BYTES = 1_500_000_000
 """Training sets up to this size (at the network's resolution) are kept in memory."""
+
+SHARED_MEMORY = Path("/dev/shm")
+"""Where loader processes put their batches, on Linux."""
 
 
 class TrainSampler(Sampler[list[Request]]):
@@ -135,6 +142,31 @@ def workers_share_memory(workers: int) -> bool:
     return workers == 0 or multiprocessing.get_start_method() == "fork"
 
 
+def prefetch_factor(workers: int, batch_bytes: int, *, wanted: int, share: float) -> int | None:
+    """Batches that each loader process makes ahead: as many as are wanted, or as shared memory holds.
+
+    Args:
+        share: of what is free there that this loader may take.
+    Raises:
+        ConfigError: not one batch of each process fits.
+    """
+    if workers == 0:
+        return None
+    try:
+        free = shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:  # a system that has its shared memory elsewhere
+        return wanted
+    needed = batch_bytes * workers * int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if needed > share * free:
+        sizes = f"has {free / 1e6:,.1f} MB free and needs {needed / share / 1e6:,.1f} MB"
+        raise ConfigError(
+            f"--workers {workers}: loader processes hand batches over in {SHARED_MEMORY}, which {sizes}; give it more "
+            f"(docker run --shm-size=8g, or mount -o remount,size=8g {SHARED_MEMORY}), or use fewer --workers (0 needs "
+            "none)"
+        )
+    return min(int(share * free / needed), wanted)
+
+
 def build_train_loader(
     dataset: TrainDataset, sampler: TrainSampler, *, workers: int, pin_memory: bool = False, timeout: float = 0.0
 ) -> DataLoader:
@@ -143,6 +175,8 @@ def build_train_loader(
     Args:
         timeout: seconds to wait for a batch of a worker; 0 waits for ever.
     """
+    height, width = sampler.sizes.largest
+    batch_bytes = 3 * height * width * -(-sampler.batch_size // sampler.world_size)
     return DataLoader(
         dataset,
         batch_sampler=sampler,
@@ -152,7 +186,7 @@ def build_train_loader(
         worker_init_fn=_start_worker,
         generator=torch.Generator().manual_seed(sampler.seed),
         persistent_workers=workers > 0,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=prefetch_factor(workers, batch_bytes, wanted=4, share=0.6),
         timeout=timeout if workers else 0,
     )
 
@@ -176,6 +210,7 @@ def build_eval_loader(
         bad_images: as in EvalDataset.
     """
     dataset = EvalDataset(images, image_size=image_size, resize=resize, bad_images=bad_images)
+    batch_bytes = 3 * image_size[0] * image_size[1] * batch_size
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -184,12 +219,27 @@ def build_eval_loader(
         collate_fn=collate,
         worker_init_fn=_start_worker,
         generator=torch.Generator().manual_seed(0),
+        prefetch_factor=prefetch_factor(workers, batch_bytes, wanted=2, share=0.3),
         timeout=timeout if workers else 0,
     )
 
 
 def _start_worker(_: int) -> None:
-    """Loader processes are many: each works with one thread, and Ctrl-C is for the process that trains."""
+    """Loader processes are many: each works with one thread. Signals are for the process that trains.
+
+    A cluster sends SIGTERM to every process of a job, and so does `timeout`. Loader processes that obeyed would end the
+    training before it has saved; they end when their parent says so.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    """In a loader process, whose other threads have SIGTERM blocked: end when it comes from the parent."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -144,12 +144,19 @@ def twins_of(config: ModelConfig) -> list[ModelConfig]:
 
 
 def families(configs: Sequence[ModelConfig]) -> list[ModelConfig]:
-    """The classifiers with a cross-stage-partial backbone, each network once whatever its activation."""
+    """The models with a cross-stage-partial backbone, each backbone once whatever its activation.
+
+    Classifiers, and a detector where no classifier has a backbone of that type.
+    """
     found: dict[str, ModelConfig] = {}
-    for config in sorted(configs, key=lambda config: len(config.name)):  # the plainest name of a network
-        if config.head.get("type") == "classify" and config.backbone.get("csp"):
+    types: set[str] = set()
+    plainest = sorted(configs, key=lambda config: (config.head.get("type") != "classify", len(config.name)))
+    for config in plainest:
+        kind, classifies = config.backbone.get("type"), config.head.get("type") == "classify"
+        if config.backbone.get("csp") and (classifies or kind not in types):
             network = {key: value for key, value in config.backbone.items() if key not in ("activation", "se")}
             found.setdefault(json.dumps(network, sort_keys=True), config)
+            types.add(kind)
     return sorted(found.values(), key=lambda config: config.name)
 
 

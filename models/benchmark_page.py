@@ -47,7 +47,7 @@ def _plain(row: Row, column: str) -> str:
         return ", ".join(f"{key} {entry}" for key, entry in value.items() if not isinstance(entry, (list, str)))
     text = f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)
     off = row.get(f"{column}_diff")
-    return text if off is None else f"{text} ({off:+.1f}%)"
+    return text if off is None else f"{text} ({_percent(off)}%)"
 
 
 def _pair_lines(pairs: Sequence[Row]) -> list[list[str]]:
@@ -109,21 +109,23 @@ _HEAD = """# Benchmark
 Made by `python -m models.benchmark --markdown docs/benchmark.md`; the rows are those of the published tables
 (cfg/tables/published.yaml), the published figures those of the model files (`published:` in cfg/*.yaml).
 
-Measured on: {how}.
+Measured: {how}.
 
 - **parameters** are trainable ones. *Published* parameters are compared as their authors count: the CSPNet README
   convolution weights alone, the PRN README all numbers of the weights file. The percentage is ours above theirs.
 - **BFLOPs** count as darknet does: two for each multiply-add of a convolution, pools and shortcuts too; per image.
 - **ms** is the median time of one pass from image tensor to boxes and scores, or probabilities, without NMS; **fps** is
   its inverse.
-- **MB** is the most that weights, image and activations take together, 1e6 bytes; counted on a CPU, measured on CUDA.
+- **MB** is the most that weights, image and activations take together, 1e6 bytes; counted tensor by tensor on a CPU (a
+  process grows by 20 to 45 MB more, scratch space of its convolutions), measured on CUDA.
 - AP on COCO test-dev and accuracy on ImageNet are **published figures**: none was measured here. A ? marks a figure for
   which no source was found."""
 
-_PAIRS = """Each partial backbone, as a classifier, beside a plain one: the same file with `csp: null`, and where that
-is another network than the one its authors compare with (ResNet, ResNeXt: other depths and widths), that one too. CIO
-are the millions of values that convolutions read and write, the paper's measure of memory traffic; MB are the most that
-activations take at once. Ratios are CSP over plain."""
+_PAIRS = """\
+Each partial backbone, as a classifier where there is one, beside a plain one: the same file with `csp: null` in
+its backbone, and where its authors compare with another network (ResNet, ResNeXt: other depths and widths) that one
+too. CIO are the millions of values that convolutions read and write, the paper's measure of memory traffic; MB are the
+most that activations take at once. Ratios are CSP over plain."""
 
 _HEADERS = ["file", "px", "parameters", "published", "BFLOPs", "published", "", "their fps", "ms", "fps", "MB"]
 
@@ -190,7 +192,11 @@ def _published(figures: Row, key: str, off: float | None) -> str:
     if key not in figures:
         return ""
     text = _figure(figures, key, ".2f") + " M" if key == "params" else _figure(figures, key)
-    return text + ("" if off is None else f" ({off:+.1f} %)")
+    return text + ("" if off is None else f" ({_percent(off)} %)")
+
+
+def _percent(off: float) -> str:
+    return f"{off:+.1f}".replace("-0.0", "+0.0")
 
 
 def _totals(entry: TableRow, row: Row, index: int) -> list[str]:
@@ -212,7 +218,7 @@ def _far_off(rows: Iterable[tuple[TableRow, Row]]) -> str:
             off = row[key]
             if off is not None and abs(off) > ALLOWED:
                 why = entry.note or row["published"].get("note", "no reason known")
-                lines[f"- {entry.name} ({entry.model}) at {row['img_size']} px: {what} {off:+.1f} %; {why}"] = None
+                lines[f"- {entry.name} ({entry.model}) at {row['img_size']} px: {what} {_percent(off)} %; {why}"] = None
     return f"## Further than {ALLOWED:g} % from the published cost\n\n" + ("\n".join(lines) if lines else "None.")
 
 

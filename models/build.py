@@ -34,6 +34,8 @@ from models.necks.panet import PANet
 from models.necks.prn import PRN
 from models.necks.tiny import TinyFPN
 from utils.config import ConfigError, build, check_spec
+from utils.training.config import RecipeConfig
+from utils.training.task_keys import check_task
 
 BACKBONES: dict[str, type[nn.Module]] = {
     "darknet": Darknet,
@@ -145,6 +147,17 @@ def build_criterion(
     derived = {"head": model.head, "class_counts": class_counts}
     criterion = build({"loss": kind}, {"type": "loss", **spec}, where=where, **derived)
     return criterion.to(next(model.parameters()).device)
+
+
+def check_recipe(config: ModelConfig, recipe: RecipeConfig) -> None:
+    """Refuse a recipe that was written for another task, or another loss, than the model's; nothing is built.
+
+    Raises:
+        ConfigError: names the keys.
+    """
+    check_task(recipe, task_of(config))
+    kinds = {"loss": CRITERIA[HEADS[config.head["type"]]]}
+    check_spec(kinds, {"type": "loss", **recipe.loss}, where="recipe: loss", derived=("head", "class_counts"))
 
 
 def check_image_size(model: Detector, size: tuple[int, int], *, where: str) -> None:

@@ -56,6 +56,11 @@ class ConvNormAct(nn.Module):
             raise ValueError(
                 f"a convolution from {in_channels} to {out_channels} channels: expected at least 1 of each"
             )
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"groups: expected a divisor of both {in_channels} and {out_channels}, the channels of a convolution, "
+                f"found {groups}"
+            )
         self.conv = nn.Conv2d(
             in_channels,
             out_channels,
@@ -279,6 +284,11 @@ class SAM(nn.Module):
         """(B, C, H, W) -> (B, C, H, W)."""
         seen = x if self.pointwise else torch.cat((x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)), dim=1)
         return x * torch.sigmoid(self.gate(seen))
+
+
+def make_attention(channels: int, form: Attention | None) -> nn.Module:
+    """Spatial attention of that form, the `sam` of a neck; null is none at all."""
+    return nn.Identity() if form is None else SAM(channels, form)
 
 
 def halving_pool() -> nn.MaxPool2d:

@@ -135,6 +135,8 @@ def compare(csp: dict[str, Any], plain: dict[str, Any]) -> dict[str, Any]:
 
 def describe(conditions: Conditions) -> str:
     """The machine and the conditions in a few words."""
+    if not conditions.latency:
+        return "nothing, costs were counted alone (--no-latency)"
     device = describe_device(conditions.device)
     if conditions.device.type == "cpu":
         device = f"{_processor()}, {torch.get_num_threads()} threads"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.build import build_model
 from models.config import load_model_config, model_config_from
-from models.darknet.cfg import declared_classes
+from models.darknet.cfg import MARK, declared_classes
 from models.darknet.names import known_names, names_beside
 from models.darknet.weights import classes_in_file, count_floats_in, load_weights_
 from models.detector import Detector
@@ -151,7 +151,10 @@ def _open_checkpoint(path: Path, device: torch.device, half: bool) -> ModelPredi
 
 
 def _open_darknet(path: Path, cfg: Path | str | None, device: torch.device, half: bool) -> ModelPredictor:
-    """Darknet weights in the network of a cfg, or in a model of ours with the same layers."""
+    """Darknet weights in the network of a cfg, or in a model of ours with the same layers.
+
+    Boxes of darknet's own weights are counted as they come; those of our exports as before the export.
+    """
     beside = path.with_suffix(".cfg")
     if cfg is None and not beside.is_file():
         raise ConfigError(f"{path}: darknet weights hold no network; name its file with --cfg (there is no {beside})")
@@ -164,5 +167,6 @@ def _open_darknet(path: Path, cfg: Path | str | None, device: torch.device, half
     names = names_beside(classes, (path, cfg or beside))
     named, names = names is not None, names or known_names(classes)
     options = {"image_size": config.size, "resize": config.resize, "device": device, "half": half}
-    options |= {"nms": config.nms, "beta_nms": config.beta_nms, "named": named, "clip": False}
+    ours = (network := Path(cfg or beside)).is_file() and network.read_text("utf-8", "replace").startswith(MARK)
+    options |= {"nms": config.nms, "beta_nms": config.beta_nms, "named": named, "clip": ours}
     return ModelPredictor(model, names=names, category_ids=range(1, classes + 1), **options)

@@ -9,6 +9,7 @@ that each evaluation counted.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import signal
 import sys
@@ -50,6 +51,7 @@ def main() -> None:
                 continue
             with fault(run.get("fault"), run.get("step", 0)), watched() as seen:
                 seen["code"] = train.main(run["arguments"])
+            faulthandler.cancel_dump_traceback_later()  # which would end a process that has failed
             found.append(dist.gather(seen))
         dist.process_group = group
         if dist.rank() == 0:

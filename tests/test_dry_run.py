@@ -13,7 +13,7 @@ import torch
 import train
 from tests.test_train import command, cpu, quick  # noqa: F401
 from utils.training import rehearsal
-from utils.training.rehearsal import same_values
+from utils.training.plain import same_values
 
 LINES = ("data", "one batch", "evaluation", "checkpoint", "time", "memory", "disk")
 
@@ -42,6 +42,7 @@ def test_everything_is_tried_and_nothing_is_left(
     workers: int,
 ) -> None:
     arguments = [*command, "--dry-run", *cpu(workers=workers), "--set", "nominal_batch_size=8"]
+    arguments += ["--set", "evaluation.interval=2"]  # which would not evaluate after the first epoch
     assert train.main([*arguments, "--set", "optimizer.lr=0.01"]) == 0
     captured = capsys.readouterr()
     report = captured.out[captured.out.index("Dry run: everything works.") :].splitlines()
@@ -49,6 +50,7 @@ def test_everything_is_tried_and_nothing_is_left(
     first, last = map(float, re.search(r"loss ([\d.]+) -> ([\d.]+) in 12 steps", report[2]).groups())
     assert last < first
     assert "7 images; all 7 in about " in report[3]
+    assert float(re.search(r"in about ([\d.]+)s", report[3])[1]) > 0.01
     assert "read back to the last bit" in report[4]
     assert re.search(r"an epoch \(1 steps of .* for 2 epochs", report[5])
     assert f"{workers} loader processes included" in report[6]

@@ -157,6 +157,18 @@ def test_a_difference_above_the_tolerance_fails_and_leaves_the_older_file(
     assert (tmp_path / "best.torchscript").read_text() == "older"
 
 
+@pytest.mark.parametrize(("rounding", "status"), [(1e-5, 1), (1e-4, 0), (1.0, 0)])
+def test_a_model_may_differ_by_ten_times_its_own_rounding(
+    rounding: float, status: int, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "compare", lambda *_: Difference(3.0, 9e-4, 2e-5))
+    monkeypatch.setattr(export, "own_rounding", lambda *_: rounding)
+    assert export.main(["--weights", str(weights), "--format", "torchscript", "--output", str(tmp_path)]) == status
+    assert (tmp_path / "best.torchscript").exists() == (status == 0)
+    monkeypatch.setattr(export, "compare", lambda *_: Difference(3.0, 0.5, 2e-5))
+    assert export.main(["--weights", str(weights), "--format", "torchscript", "--output", str(tmp_path)]) == 1
+
+
 def test_a_model_that_gives_no_numbers_fails(tmp_path: Path, capsys) -> None:
     path = write_checkpoint(tmp_path / "best.pt")
     state = torch.load(path, weights_only=True)

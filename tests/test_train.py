@@ -477,7 +477,7 @@ def test_a_number_that_is_not_finite_stops_before_the_weights_move(
         (["--set", "freeze=[bakbone]"], "freeze: .*Did you mean 'backbone'"),
         (["--set", "loss.boxx=ciou"], "boxx: unknown key.*Did you mean 'box'"),
         (["--set", "augment.albumentations=[{type: Blurr}]"], "Blurr: unknown transform.*'Blur'"),
-        (["--set", "epochs=0"], "default.yaml: epochs: expected a whole number of at least 1, found 0"),
+        (["--set", "epochs=0"], "default.yaml: epochs: expected a whole number of at least 1, or auto, found 0"),
         (["--img-size", "100"], "--img-size.*multiples of 16.*the nearest is 96 x 96"),
         (["--seed", "-1"], "seed: expected a whole number of at least 0, found -1"),
         (["--workers", "-1"], "workers: expected a whole number of at least 0, found -1"),

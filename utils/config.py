@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 """The project's root: where cfg/ lies."""
 
 T = TypeVar("T")
+LISTED = 20
+"""Of more files than that a message names the nearest alone, where there is one."""
 
 
 class ConfigError(ValueError):
@@ -110,7 +112,8 @@ def find_file(name: str, folders: Sequence[Path], *, suffix: str = ".yaml", what
     near = nearest(typed.name.removesuffix(suffix), [file.removesuffix(suffix) for file in known])
     looked = ", ".join(_show(folder) for folder in folders)
     hint = f" Did you mean '{near}{suffix}'?" if near else ""
-    raise ConfigError(f"{what} '{name}': no such file, here or in {looked}.{hint} Known: {', '.join(known) or 'none'}")
+    listed = f"{len(known)} are in {looked}" if len(known) > LISTED and near else f"Known: {', '.join(known) or 'none'}"
+    raise ConfigError(f"{what} '{name}': no such file, here or in {looked}.{hint} {listed}")
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

@@ -26,11 +26,13 @@ class _Now:
 
     Args:
         peers, store: to the other processes, inside `launch`.
+        groups: process groups that there have been, each with its own part of the store.
         alone_as: the rank that `alone` makes of it.
     """
 
     peers = Peers()
     store: dist.Store | None = None
+    groups = 0
     alone_as: int | None = None
 
 
@@ -146,7 +148,7 @@ def fail(text: str) -> None:
 
 def is_of_the_others(error: Exception) -> bool:
     """Whether an error is not this process's own: it was waiting for the others, and in vain."""
-    if isinstance(error, PeerEnded | dist.DistError):
+    if isinstance(error, (PeerEnded, getattr(dist, "DistError", PeerEnded))):  # some builds of torch have none
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "Gloo", "NCCL"))
 
@@ -169,9 +171,10 @@ def process_group(device: torch.device) -> Iterator[None]:
     on_cuda = device.type == "cuda"
     if on_cuda:
         torch.cuda.set_device(device)
+    _Now.groups += 1
     dist.init_process_group(
         "nccl" if on_cuda else "gloo",
-        store=_Now.store,
+        store=dist.PrefixStore(f"group{_Now.groups}", _Now.store),
         rank=launched_rank(),
         world_size=launched_size(),
         timeout=COLLECTIVE_TIMEOUT,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import shutil
 import sys
 
 from utils.log import error_text
@@ -98,12 +99,21 @@ def _explain_memory(error: Exception) -> str:
     reason = error_text(error) if "Original Traceback" in str(error) else memory_reason(error)
     where = "of the GPU" if "CUDA" in reason or "MPS" in reason else "of the machine"
     return (
-        f"out of memory {where} ({reason}); use a smaller --batch-size or --img-size, fewer --workers, --set cache=false, "
-        "or close other programs"
+        f"out of memory {where} ({reason}); use a smaller --batch-size or --img-size, fewer --workers, "
+        "--set cache=false, or close other programs"
     )
 
 
+def _shared_memory_is_small() -> bool:
+    try:
+        return shutil.disk_usage("/dev/shm").free < 256e6
+    except OSError:
+        return False
+
+
 def _explain_runtime(text: str) -> str | None:
+    if "exited unexpectedly" in text and _shared_memory_is_small():  # its own words came from another process
+        return f"a loader process died: {SHARED_MEMORY}"
     for pattern, meaning in SIGNS:
         if match := re.search(pattern, text):
             return meaning.format(shared=SHARED_MEMORY, files=OPEN_FILES, **match.groupdict())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -46,7 +47,10 @@ def describe(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
     }
     keys = ("category_ids", "epoch", "batch", "step", "best", "best_epoch", "is_best", "metrics", "recipe")
     keys += ("data", "fingerprint", "seed", "versions")
-    return about | {key: state.get(key) for key in keys} | {"config": model}
+    about |= {key: state.get(key) for key in keys} | {"config": model}
+    if about["best"] == -math.inf:  # not evaluated yet; JSON has no infinity
+        about["best"] = None
+    return about
 
 
 def is_parameter(name: str, value: Tensor) -> bool:

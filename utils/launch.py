@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from utils import dist
@@ -41,6 +42,6 @@ def _attempt(work: Callable[[], int]) -> int:
 
 def _end_with_the_others(error: Exception) -> int:
     if not dist.another_ended():
-        reason = str(error).strip().splitlines()[0]
+        reason = re.sub(r"^\[[^]]*\] *", "", str(error).strip().splitlines()[0])  # gloo's place in its source
         dist.fail(f"no answer from the other processes ({reason}): one of them hangs, or the network between them")
     return 1

@@ -6,6 +6,7 @@ import csv
 import io
 import logging
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,8 +35,15 @@ def setup_logging(*, rank: int = 0) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO if rank == 0 else logging.ERROR)
+    threading.excepthook = _thread_failed
     for noisy in ("matplotlib", "PIL", "tensorboard", "albumentations", "faster_coco_eval"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """Threads tell of their errors; but what TensorBoard's cannot write is raised where it is asked to write."""
+    if not (issubclass(failure.exc_type, OSError) and type(failure.thread).__name__ == "_AsyncWriterThread"):
+        threading.__excepthook__(failure)
 
 
 class Progress:

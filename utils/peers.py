@@ -8,19 +8,24 @@ long without a fault goes over it too: waiting for the slowest to read its data,
 from __future__ import annotations
 
 import faulthandler
+import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from utils.wire import Wire
 
-GRACE_SECONDS = 10.0
+GRACE_SECONDS = 6.0
 """What is left to a process when another has ended, to come out of what it does by itself."""
 VERDICT_SECONDS = 1.5
-"""How long rank 0 is given to end with the same message as another rank, which then keeps silent."""
+"""Within which processes that end for reasons of their own do so; what they end with later comes from the first.
+
+So long rank 0 is given to end with the same message as another rank, which then keeps silent.
+"""
 
 
 class PeerEnded(RuntimeError):
@@ -56,6 +61,7 @@ class Peers:
         self.done: set[int] = set()
         self.gone: set[int] = set()
         self.failing = self.closed = False
+        self.told_at = math.inf
         self.round = self.turn = self.turns_seen = 0
         self.values: dict[int, dict[int, Any]] = {}
         self.gathered: dict[int, list[Any]] = {}
@@ -95,17 +101,24 @@ class Peers:
     def fail(self, text: str) -> bool:
         """Tell the others why this process ends; returns whether it is this one that says so to the user.
 
-        What all end with is said by rank 0.
+        What all end with is said by rank 0, and what follows from the end of another by nobody.
         """
         self.failing = True
+        with self.changed:
+            killed = self.failure is not None and self.failure.text is None
+            if killed or time.monotonic() > self.told_at + VERDICT_SECONDS:
+                return False
         self._tell(kind="failed", rank=self.rank, text=text)
         with self.changed:
             if self.rank == 0:
                 new = text not in self.said
                 self.said.add(text)
-                return new
-            self.changed.wait_for(lambda: self.verdict is not None or text in self.said, 3 * VERDICT_SECONDS)
-            return self.verdict is not False and text not in self.said
+            else:
+                self.changed.wait_for(
+                    lambda: self.verdict is not None or text in self.said or 0 in self.gone, 3 * VERDICT_SECONDS
+                )
+                new = self.verdict is not False and text not in self.said
+        return new
 
     def blame(self) -> Failure | None:
         """Which other process has ended, if one has: asked when a collective fails, which may be noticed sooner.
@@ -120,11 +133,13 @@ class Peers:
             return self.failure
 
     def close(self) -> None:
-        """This process is done; its end is no failure."""
+        """This process is done."""
         self._tell(kind="done")
+        if self.failing and self.rank == 0:  # when it is gone, torchrun ends the others: let them end by themselves
+            with self.changed:
+                self.changed.wait_for(lambda: set(self.wires) <= self.gone, VERDICT_SECONDS)
         with self.changed:
             self.closed = True
-        faulthandler.cancel_dump_traceback_later()
         for wire in self.wires.values():
             wire.finish()
 
@@ -181,6 +196,7 @@ class Peers:
                 self.said.add(failure.text)
             first, self.failure = self.failure is None, self.failure or failure
             if first:  # ended by a timer that needs no Python, which a long computation may hold
+                self.told_at = time.monotonic()
                 self.nowhere = open(os.devnull, "w")  # noqa: SIM115
                 faulthandler.dump_traceback_later(GRACE_SECONDS, exit=True, file=self.nowhere)
             self.changed.notify_all()

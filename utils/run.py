@@ -101,7 +101,8 @@ class Run:
             if not folder.is_dir() and path.name == what and (project / what).is_dir():
                 folder = project / what
         else:
-            runs = [config.parent for config in project.glob("*/config.yaml")]
+            # Not what a dry run that was killed has left: its name begins with a dot.
+            runs = [config.parent for config in project.glob("[!.]*/config.yaml")]
             if not runs:
                 raise ConfigError(f"--resume: no run in {project}; name one: --resume RUN")
             folder = max(runs, key=_last_change)
@@ -113,6 +114,21 @@ class Run:
     def save_config(self, config: dict[str, Any]) -> None:
         """Write config.yaml."""
         write_whole(self.folder / "config.yaml", dump_yaml(config))
+
+    def check_start(self) -> None:
+        """Refuse to begin anew in a folder that has results.
+
+        Raises:
+            ConfigError: best.pt is there, and no last.pt to go on from.
+        """
+        if not self.checkpoint.is_file() and self.best.is_file():
+            raise ConfigError(f"{self.last}: is missing; to go on from the best checkpoint: --resume {self.best}")
+
+    def lengthen(self, config: dict[str, Any]) -> None:
+        """Write config.yaml of a longer training, and take away the final figures of the shorter one."""
+        for name in ("metrics.json", "predictions.json", "ground_truth.json"):
+            (self.folder / name).unlink(missing_ok=True)
+        self.save_config(config)
 
     def config(self) -> dict[str, Any]:
         """The resolved configuration that the run was started with."""

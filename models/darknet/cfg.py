@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -192,16 +193,34 @@ def declared_classes(backbone: Mapping[str, Any]) -> int | None:
     return None if last is None else last.integer("filters", 1)
 
 
-def cfg_text(model: Detector, *, image_size: tuple[int, int] | None = None, resize: str | None = None) -> str:
+MARK = "# Written by CSPDet; boxes are cut to the image before they are counted.\n"
+"""First line of a cfg whose model is evaluated as ours are, and not as darknet's own weights; see ModelInfo.clip."""
+
+
+def cfg_text(
+    model: Detector,
+    *,
+    image_size: tuple[int, int] | None = None,
+    resize: str | None = None,
+    nms: Mapping[str, object] | None = None,
+) -> str:
     """The text of a cfg file for a model: from a cfg, or from a YAML model of layers that darknet has.
 
     Args:
         image_size: (height, width) for [net]; by default that of the model's own cfg, else 416 x 416.
         resize: 'letterbox' or 'stretch' for [net]; by default that of the model's own cfg, else stretch.
+        nms: 'nms_kind' and 'beta_nms' for [yolo], where they are not there yet.
     Raises:
         ConfigError: the model has a part that no darknet section describes.
     """
-    return format_cfg(write_sections(model, image_size=image_size, resize=resize))
+    sections = write_sections(model, image_size=image_size, resize=resize)
+    added = {key: str(value) for key, value in (nms or {}).items()}
+    return format_cfg(
+        [
+            replace(each, options={**each.options, **added, **each.options}) if each.kind == "yolo" else each
+            for each in sections
+        ]
+    )
 
 
 def _list(kinds: Mapping[str, object]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from models.darknet.cfg import cfg_text
+from models.darknet.cfg import MARK, cfg_text
 from models.darknet.describe import count_stored
 from models.darknet.weights import load_weights_, save_weights
 from models.detector import Detector
@@ -23,8 +23,9 @@ def write_darknet(model: Detector, path: Path, spec: ExportSpec) -> None:
         ConfigError: the model has parts that darknet does not know.
     """
     info = spec.info
-    text = cfg_text(model, image_size=info.image_size, resize=info.resize)
-    path.with_suffix(".cfg").write_text(text, encoding="utf-8")
+    nms = {"nms_kind": info.nms, "beta_nms": info.beta_nms} if info.nms != "default" else None
+    text = cfg_text(model, image_size=info.image_size, resize=info.resize, nms=nms)
+    path.with_suffix(".cfg").write_text((MARK if info.clip else "") + text, encoding="utf-8")
     path.with_suffix(".names").write_text("".join(f"{name}\n" for name in info.names), encoding="utf-8")
     save_weights(model, path)
 

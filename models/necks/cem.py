@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models.layers import SPP, Activation, Attention, ConvNormAct, halving_pool
-from models.necks.fusion import attention
+from models.layers import SPP, Activation, Attention, ConvNormAct, halving_pool, make_attention
 from models.necks.stack import coarsest
 from utils.structures import Features
 
@@ -51,7 +50,7 @@ class CEM(nn.Module):
             self.context = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(coarse, fused, 1))
         self.pooled_context = bool(spp_kernels)
         self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
-        self.attention = attention(fused, sam)
+        self.attention = make_attention(fused, sam)
         self.pool = halving_pool()
         self.outputs = nn.ModuleList(ConvNormAct(fused, width, 3, activation=activation) for width in channels)
         self.features = Features(tuple(channels), used.strides)

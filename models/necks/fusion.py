@@ -7,12 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from models.layers import SAM, SPP, Activation, Attention, ConvNormAct, Maxout, halving_pool
-
-
-def attention(channels: int, form: Attention | None) -> nn.Module:
-    """Attention of that form, or none."""
-    return nn.Identity() if form is None else SAM(channels, form)
+from models.layers import SPP, Activation, Attention, ConvNormAct, Maxout, halving_pool, make_attention
 
 
 class Reduction(nn.Sequential):
@@ -38,7 +33,7 @@ class Reduction(nn.Sequential):
             layers = [ConvNormAct(in_channels, spp_channels, activation=activation), spp]
             in_channels = spp.out_channels
         layers.append(ConvNormAct(in_channels, out_channels, activation=activation))
-        super().__init__(*layers, attention(out_channels, sam))
+        super().__init__(*layers, make_attention(out_channels, sam))
 
 
 class Fusion(nn.Module):
@@ -67,7 +62,7 @@ class Fusion(nn.Module):
             for source, width in widths.items()
         )
         fused = sum(widths.values())
-        self.attention = attention(fused, sam)
+        self.attention = make_attention(fused, sam)
         self.conv = ConvNormAct(fused, out_channels, 3, activation=activation)
 
     def forward(self, scales: list[Tensor]) -> Tensor:

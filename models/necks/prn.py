@@ -7,6 +7,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from models.layers import Activation, ConvNormAct, Shortcut
+from models.necks.stack import coarsest
 from utils.structures import Features
 
 
@@ -21,13 +22,9 @@ class PRN(nn.Module):
     def __init__(self, *, features: Features, channels: list[int], activation: Activation = "leaky") -> None:
         super().__init__()
         levels = len(channels)
-        if not 1 <= levels <= len(features.channels):
-            raise ValueError(
-                f"channels {channels}: expected 1 to {len(features.channels)} entries, "
-                f"one per level; the backbone gives strides {list(features.strides)}"
-            )
+        used = coarsest(features, levels, named=f"channels {channels}")
         self.levels = levels
-        taps = features.channels[-levels:]
+        taps = used.channels
         top = channels[-1]
         self.reduce = ConvNormAct(taps[-1], top, activation=activation)
         self.conv = ConvNormAct(top, top, 3, activation=activation)
@@ -36,12 +33,12 @@ class PRN(nn.Module):
             _FinerLevel(coarse, fine, tap, activation)
             for (coarse, fine), tap in zip(pairwise(channels[::-1]), taps[-2::-1], strict=True)
         )
-        self.features = Features(tuple(channels), features.strides[-levels:])
+        self.features = Features(tuple(channels), used.strides)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """The backbone's maps -> one map per level, finest first."""
-        *finer, coarsest = maps[-self.levels :]
-        reduced = self.reduce(coarsest)
+        *finer, coarse = maps[-self.levels :]
+        reduced = self.reduce(coarse)
         x = self.conv(reduced)
         outputs = [self.shortcut(x, reduced)]
         for level, tap in zip(self.finer, reversed(finer), strict=True):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.csp import CrossStagePartial, CSPConfig
-from models.layers import SAM, SPP, Activation, Attention, ConvNormAct, ResidualBlock
+from models.layers import SPP, Activation, Attention, ConvNormAct, ResidualBlock, make_attention
 from utils.structures import Features
 
 
@@ -84,7 +84,7 @@ class Stack:
         return [spp, self.conv(spp.out_channels, width)]
 
     def attention(self, channels: int) -> nn.Module:
-        return nn.Identity() if self.sam is None else SAM(channels, self.sam)
+        return make_attention(channels, self.sam)
 
     def partial(self, in_channels: int, width: int) -> CrossStagePartial:
         def blocks(inside: int) -> list[ResidualBlock]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from data import dataset as dataset_module
 from data.config import load_data_config, read_split
 from data.dataset import EvalDataset, Item, Request, TrainDataset, check_size
 from data.images import read_image
 from utils.config import ConfigError
+from utils.log import Progress
 from utils.structures import LabelledImages
 from utils.training.config import AugmentConfig
 
@@ -181,3 +184,84 @@ def test_an_image_of_another_size_than_its_labels_is_refused(images: LabelledIma
 def test_a_wrong_transform_is_told_when_the_set_is_made(images: LabelledImages) -> None:
     with pytest.raises(ConfigError, match=r"augment.albumentations\[0\].*'GaussNoise'"):
         make(images, replace(ALL, albumentations=[{"type": "GausNoise"}]))
+
+
+# Files that cannot be read
+
+
+@pytest.fixture
+def spoiled(images: LabelledImages, tmp_path: Path) -> LabelledImages:
+    """The images with numbers 2 and 3 on a disk that is gone."""
+    bad = [replace(sample, path=tmp_path / sample.path.name) for sample in images.samples]
+    samples = tuple(bad[place] if place in (2, 3) else sample for place, sample in enumerate(images.samples))
+    return replace(images, samples=samples)
+
+
+def skipping(images: LabelledImages, config: AugmentConfig = PLAIN) -> TrainDataset:
+    return TrainDataset(images, config, image_size=SIZE, resize="letterbox", seed=0, bad_images="skip")
+
+
+def test_a_bad_file_stops_and_names_the_other_way(spoiled: LabelledImages) -> None:
+    with pytest.raises(ValueError, match=r"2.png: no such image file; or train without such files: bad_images: skip"):
+        make(spoiled)[Request(0, 2, SIZE, False)]
+    with pytest.raises(ValueError, match=r"2.png: no such image file"):
+        make(spoiled).fill_cache(limit_bytes=10**9)
+    with pytest.raises(ValueError, match=r"2.png: no such image file"):
+        EvalDataset(spoiled, image_size=SIZE, resize="letterbox")[2]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_another_image_takes_the_place_of_a_bad_one(
+    images: LabelledImages, spoiled: LabelledImages, cached: bool
+) -> None:
+    dataset, good = skipping(spoiled), make(images, PLAIN)
+    if cached:
+        dataset.fill_cache(limit_bytes=10**9)
+    item, other = dataset[Request(0, 2, SIZE, False)], good[Request(0, 4, SIZE, False)]
+    assert torch.equal(item.image, other.image)
+    assert torch.equal(item.boxes, other.boxes)
+    told = item.problem.splitlines()
+    assert [line.rpartition("/")[2] for line in told] == ["2.png: no such image file", "3.png: no such image file"]
+    again = dataset[Request(0, 1, SIZE, False)]
+    assert again.problem == "", "each problem goes with its own item"
+    assert same(again, good[Request(0, 1, SIZE, False)])
+
+
+def test_mixing_does_not_mind(spoiled: LabelledImages) -> None:
+    dataset = skipping(spoiled, replace(ALL, mosaic=1.0, mixup=1.0))
+    items = [dataset[Request(1, index, SIZE, True)] for index in range(8)]
+    assert all(item.image.shape == (3, *SIZE) for item in items)
+    assert all(same(item, dataset[Request(1, index, SIZE, True)]) for index, item in enumerate(items))
+
+
+def test_a_whole_set_that_is_gone_is_not_skipped(images: LabelledImages, tmp_path: Path) -> None:
+    gone = tuple(replace(sample, path=tmp_path / sample.path.name) for sample in images.samples)
+    with pytest.raises(ValueError, match=r"no such image file; the 19 images before it cannot be read either"):
+        skipping(replace(images, samples=gone))[Request(0, 0, SIZE, False)]
+
+
+def test_evaluation_has_grey_in_place_of_a_bad_image(images: LabelledImages, spoiled: LabelledImages) -> None:
+    dataset = EvalDataset(spoiled, image_size=SIZE, resize="letterbox", bad_images="skip")
+    good = EvalDataset(images, image_size=SIZE, resize="letterbox")
+    item, real = dataset[2], good[2]
+    assert bool((item.image == 114).all())
+    assert item.problem.endswith("2.png: no such image file")
+    assert (item.image_id, item.letterbox) == (real.image_id, real.letterbox)
+    assert same(dataset[1], good[1])
+
+
+def test_a_copy_for_another_process_is_without_the_images(images: LabelledImages) -> None:
+    dataset = make(images)
+    dataset.fill_cache(limit_bytes=10**9)
+    assert pickle.loads(pickle.dumps(dataset)).cache is None
+    assert dataset.cache is not None
+
+
+def test_reading_a_large_set_shows_how_far_it_is(
+    images: LabelledImages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(dataset_module, "Progress", lambda *args, **kwargs: Progress(*args, **kwargs, every=-1.0))
+    with caplog.at_level(logging.INFO):
+        make(images).fill_cache(limit_bytes=10**9)
+    assert "Reading the training images: 1/8, " in caplog.text
+    assert "Training images in memory: 8, " in caplog.text

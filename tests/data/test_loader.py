@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import pickle
+import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from data import loader as loader_module
 from data.config import load_data_config, read_split
 from data.dataset import TrainDataset
 from data.loader import TrainSampler, build_eval_loader, build_train_loader, collate, default_workers
 from data.sizes import SizePlan
 from tests.data.test_dataset import ALL, SIZE, make
+from utils.config import ConfigError
 from utils.structures import Batch, LabelledImages
 
 
@@ -128,6 +133,23 @@ def test_workers_change_nothing(images: LabelledImages, workers: int) -> None:
     assert all(map(same, expected, found))
 
 
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="no way to tell who sent a signal")
+def test_workers_end_when_their_parent_says_so_and_not_when_a_cluster_does(images: LabelledImages) -> None:
+    dataset = make(images)
+    iterator = iter(build_train_loader(dataset, make_sampler(len(dataset)), workers=1))
+    found = [next(iterator)]
+    (worker,) = iterator._workers
+    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+    found += list(iterator)
+    expected = batches(make(images), epoch=0)
+    assert len(found) == len(expected) == 3
+    assert all(map(same, expected, found))
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(20)
+    assert worker.exitcode == 0
+
+
 def test_cache_start_and_torchs_generator_change_nothing(images: LabelledImages) -> None:
     expected = batches(make(images))
     cached = make(images)
@@ -215,6 +237,28 @@ def test_what_goes_to_spawned_workers_can_be_pickled(images: LabelledImages) -> 
     for loader in loaders:
         for part in (loader.dataset, loader.collate_fn, loader.worker_init_fn):
             pickle.loads(pickle.dumps(part))
+
+
+def test_shared_memory_bounds_how_much_is_made_ahead(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert loader_module.prefetch_factor(0, 10**12, wanted=4, share=0.5) is None
+    monkeypatch.setattr(loader_module, "SHARED_MEMORY", tmp_path / "none")
+    assert loader_module.prefetch_factor(8, 10**12, wanted=4, share=0.5) == 4
+    monkeypatch.setattr(loader_module, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(loader_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=64_000_000))
+    for workers, batch_bytes, expected in ((1, 1_000_000, 4), (2, 8_000_000, 2), (4, 8_000_000, 1)):
+        assert loader_module.prefetch_factor(workers, batch_bytes, wanted=4, share=0.5) == expected
+    with pytest.raises(ConfigError, match=r"--workers 5: .* has 64.0 MB free and needs 80.0 MB; .*--shm-size=8g"):
+        loader_module.prefetch_factor(5, 8_000_000, wanted=4, share=0.5)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"needs 128.0 MB"):
+        loader_module.prefetch_factor(4, 8_000_000, wanted=4, share=0.5)
+
+
+def test_what_others_cannot_share_is_not_kept_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loader_module.workers_share_memory(0)
+    for method, expected in (("fork", True), ("spawn", False), ("forkserver", False)):
+        monkeypatch.setattr(loader_module.multiprocessing, "get_start_method", lambda method=method: method)
+        assert loader_module.workers_share_memory(2) is expected
 
 
 def test_there_is_at_least_one_worker_and_at_most_eight() -> None:

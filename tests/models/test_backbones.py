@@ -213,7 +213,7 @@ def test_backbones_say_what_sizes_they_take(name: str, stride: int) -> None:
         ("darknet_ref", {"pool_strides": [2, 2, 2, 2], "shortcut": True}, "shortcut: expected a last pool of stride 1"),
         ("darknet_tiny", {"channels": [16]}, "at least two stages"),
         ("darknet_tiny", {"stem_channels": [16]}, "the widths of two convolutions"),
-        ("resnet", {"groups": 3}, "divisible by groups"),
+        ("resnet", {"groups": 3}, "groups: expected a divisor of both 8 and 8"),
         ("resnet", {"depths": [0, 1, 1]}, "at least one block"),
         ("resnet", {"block": "wide"}, "block: expected one of bottleneck, basic"),
         ("res2net", {"channels": [30, 64, 128]}, r"channels \[30, 64, 128\]: expected multiples of 8"),

@@ -267,6 +267,12 @@ def test_a_file_that_is_not_there_gets_a_hint(tmp_path: Path) -> None:
     assert "--cfg 'cspeleenet-prn'" in message
     assert "Did you mean 'csppeleenet-prn.yaml'?" in message
     assert "Known: cspdarknet53.yaml, csppeleenet-prn.yaml" in message
+    for number in range(20):
+        (tmp_path / f"other{number}.yaml").touch()
+    with pytest.raises(ConfigError, match=f"yaml'. 22 are in {tmp_path}/$"):
+        find_file("cspeleenet-prn", [tmp_path], what="--cfg")
+    with pytest.raises(ConfigError, match=r"Known: cspdarknet53\.yaml.*other19"):
+        find_file("1234567", [tmp_path], what="--cfg")
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "/", "nothing/", "\0"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,16 @@ def test_json_has_everything(state: dict, tmp_path: Path, capsys: pytest.Capture
     assert about["config"] == state["model"]
     assert about["is_best"] is False
     assert about["bytes"] == path.stat().st_size
+
+
+def test_a_run_that_was_not_evaluated_yet_is_json_too(
+    state: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_checkpoint(tmp_path / "last.pt", {**state, "best": -math.inf, "best_epoch": 0})
+    assert info.main([str(tmp_path / "last.pt"), "--json"]) == 0
+    text = capsys.readouterr().out
+    assert "Infinity" not in text
+    assert json.loads(text)["best"] is None
 
 
 def test_safetensors_say_the_same(state: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import logging
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from utils.log import MetricLog, Progress, duration
+from utils.log import MetricLog, Progress, duration, setup_logging
 
 
 def read(folder: Path) -> list[dict[str, str]]:
@@ -32,6 +33,25 @@ def test_rows_read_back_exactly(tmp_path: Path) -> None:
     assert float(rows[1]["AP"]) == 0.1
     assert list(tmp_path.glob("events.out.tfevents.*"))
     assert not list(tmp_path.glob(".*")), "no temporary file is left"
+
+
+class _AsyncWriterThread(threading.Thread):
+    """Named as TensorBoard's."""
+
+
+def test_only_tensorboards_disk_errors_are_told_elsewhere(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    setup_logging()
+    for kind, error in ((_AsyncWriterThread, OSError("full")), (_AsyncWriterThread, KeyError("a"))):
+        threading.excepthook(threading.ExceptHookArgs((type(error), error, None, kind(name="writer"))))
+    error = OSError("other")
+    threading.excepthook(threading.ExceptHookArgs((OSError, error, None, threading.Thread(name="mine"))))
+    told = capsys.readouterr().err
+    assert "full" not in told
+    assert "Exception in thread writer" in told
+    assert "Exception in thread mine" in told
 
 
 def test_rows_of_epochs_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:

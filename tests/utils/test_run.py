@@ -47,6 +47,8 @@ def test_a_run_is_found_by_folder_checkpoint_name_or_age(tmp_path: Path) -> None
     assert Run.find(str(first.last), tmp_path) == first
     assert Run.find("exp2", tmp_path) == second
     assert Run.find("", tmp_path) == first, "the one that was saved last"
+    os.utime(Run.create(tmp_path, ".dry-run", {}).folder / "config.yaml", (3e9, 3e9))
+    assert Run.find("", tmp_path) == first, "a dry run that was killed is no run"
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -67,3 +69,12 @@ def test_a_checkpoint_that_is_named_is_the_one_to_continue_from(tmp_path: Path) 
     assert Run.find(str(run.folder), tmp_path).checkpoint == run.last
     assert Run.find(str(run.last), tmp_path).checkpoint == run.last
     assert Run.find(str(run.best), tmp_path).checkpoint == run.best
+
+
+def test_a_run_is_not_begun_anew_over_its_best_checkpoint(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "exp", {"a": 1})
+    run.check_start()
+    run.best.touch()
+    with pytest.raises(ConfigError, match=r"last\.pt: is missing; .* --resume .*best\.pt"):
+        run.check_start()
+    Run(run.folder, run.best).check_start()

@@ -102,7 +102,7 @@ def _tell(fit: Fit, stepper: Stepper, *, size: tuple[int, int], room: int | None
     times = f" x {processes} processes" if processes > 1 else ""
     logger.info("Batch size: %d%s by trial (%d x %d px%s); %s", fit.size, times, *size, taken, why[fit.limit])
     planned = stepper.recipe.batch_size
-    if planned != fit.size * processes:
+    if planned != fit.size * processes and stepper.recipe.optimizer.lr_batch is None:
         rate = stepper.recipe.optimizer.lr
         logger.info(
             "  The recipe's learning rate %g was made for batches of %d (--set optimizer.lr changes it)", rate, planned

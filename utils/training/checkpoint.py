@@ -64,7 +64,9 @@ def repair_(last: Path, best: Path) -> None:
     Call it in one process, before the run goes on: temporary files go, a missing `last` comes back from the one before,
     and `best` becomes `last` where `last` says that it is the best.
     """
-    for path in remove_temporaries(last.parent, _names(last, best)):
+    files = ("config.yaml", "results.csv", "metrics.json", "predictions.json", "ground_truth.json")
+    left = [*remove_temporaries(last.parent, _names(last, best)), *remove_temporaries(last.parent.parent, files)]
+    for path in left:
         logger.info("Removed %s, which a run that was killed left behind", path)
     previous = previous_of(last)
     if not last.exists() and previous.is_file():
@@ -189,12 +191,17 @@ def _then(path: Path) -> str:
 
 
 def _about(path: Path) -> dict[str, Any] | None:
-    """A checkpoint without reading its tensors; None where there is no whole one."""
+    """The plain numbers of a checkpoint, without reading its tensors; None where there is no whole one.
+
+    No tensor stays: the file would stay open with it, and Windows replaces no open file.
+    """
     try:
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception:  # any, as above; whoever needs the file gets the reason
         return None
-    return state if isinstance(state, dict) and state.get("format") == FORMAT else None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        return None
+    return {key: value for key, value in state.items() if isinstance(value, int | float | str)}
 
 
 def _keep(path: Path) -> None:

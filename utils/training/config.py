@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from utils.config import ROOT, apply_overrides, find_file, load_yaml, to_dataclass
+from utils.config import ROOT, ConfigError, apply_overrides, find_file, load_yaml, to_dataclass
 from utils.training.augment_config import AugmentConfig, require
 
 RECIPES = ROOT / "cfg" / "train"
@@ -19,6 +19,8 @@ class OptimizerConfig:
     Args:
         type: 'sgd' or 'adamw'.
         lr: peak learning rate.
+        lr_batch: images of a step (batches added up) that `lr` is for; of another number, the rate is `lr` times their
+            ratio with SGD (arXiv:1706.02677), times its square root with AdamW (arXiv:2205.10287). null: as it is.
         momentum: of SGD; the first beta of AdamW.
         nesterov: SGD looks one step ahead with its momentum; false is darknet's heavy ball.
         weight_decay: on convolution and linear weights only, never on biases and normalisation.
@@ -27,6 +29,7 @@ class OptimizerConfig:
 
     type: Literal["sgd", "adamw"] = "adamw"
     lr: float = 0.002
+    lr_batch: int | None = None
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 0.05
@@ -34,10 +37,17 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         require(self.lr > 0, "lr", "a number above 0", self.lr)
+        batch = self.lr_batch
+        require(batch is None or batch >= 1, "lr_batch", "a whole number of at least 1, or null", batch)
         require(0 <= self.momentum < 1, "momentum", "a number in [0, 1)", self.momentum)
         require(self.weight_decay >= 0, "weight_decay", "a number of at least 0", self.weight_decay)
         clip = self.clip_norm
         require(clip is None or clip > 0, "clip_norm", "a number above 0, or null", clip)
+
+    def lr_for(self, batch: int) -> float:
+        """The peak learning rate of steps of `batch` images."""
+        ratio = batch / (self.lr_batch or batch)
+        return self.lr * (ratio if self.type == "sgd" else ratio**0.5)
 
 
 @dataclass(frozen=True)
@@ -173,7 +183,8 @@ class RecipeConfig:
     """One training recipe.
 
     Args:
-        epochs: passes over the training images.
+        epochs: passes over the training images; 'auto': as many as their number asks for (automatic.py), fixed when the
+            training starts.
         batch_size: images in one forward pass, over all processes.
         dynamic_batch: batches grow where augment.multi_scale draws a small size, to what the largest size needs.
         nominal_batch_size: gradients are added up until this many images are seen; null: a step for every batch.
@@ -200,7 +211,7 @@ class RecipeConfig:
         loss: arguments of the head's loss (models/losses/).
     """
 
-    epochs: int = 100
+    epochs: int | Literal["auto"] = 100
     batch_size: int = 16
     dynamic_batch: bool = False
     nominal_batch_size: int | None = None
@@ -230,7 +241,8 @@ class RecipeConfig:
     loss: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require(self.epochs >= 1, "epochs", "a whole number of at least 1", self.epochs)
+        auto = self.epochs == "auto"
+        require(auto or self.epochs >= 1, "epochs", "a whole number of at least 1, or auto", self.epochs)
         require(self.batch_size >= 1, "batch_size", "a whole number of at least 1", self.batch_size)
         require(self.image_size is None or self.image_size >= 32, "image_size", "at least 32 pixels", self.image_size)
         nominal = self.nominal_batch_size
@@ -248,6 +260,11 @@ class RecipeConfig:
     def accumulate(self) -> int:
         """Batches whose gradients make one step."""
         return max(round((self.nominal_batch_size or 1) / self.batch_size), 1)
+
+    @property
+    def lr(self) -> float:
+        """The peak learning rate, for the images that a step has."""
+        return self.optimizer.lr_for(self.batch_size * self.accumulate)
 
     @property
     def mosaic_epochs(self) -> int:
@@ -289,7 +306,16 @@ class TrainConfig:
 
 
 def load_recipe(name: str, overrides: list[str] | None = None) -> RecipeConfig:
-    """The recipe in a YAML file or of a bare name in cfg/train/, with --set assignments carried out."""
+    """The recipe in a YAML file or of a bare name in cfg/train/, with --set assignments carried out.
+
+    Raises:
+        ConfigError: no such file, wrong keys or values, or an assignment that is for the model.
+    """
+    for assignment in overrides or []:
+        if assignment.strip().startswith(("backbone", "neck", "head")):
+            raise ConfigError(
+                f"--set {assignment}: the keys of the model begin with 'model.': --set model.{assignment}"
+            )
     path = find_file(name, [RECIPES], what="--hyp")
     return recipe_from(apply_overrides(load_yaml(path), overrides or []), where=_short(path))
 

@@ -76,6 +76,12 @@ class EpochLog:
                 logger.info("  Advice: %s", advice)
                 return
 
+    def __enter__(self) -> EpochLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Finish the TensorBoard file."""
         self.table.close()

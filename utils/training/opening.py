@@ -32,3 +32,9 @@ def describe_training(config: TrainConfig, folder: Path, stepper: Stepper, state
     logger.info("Data: %s", "\n  ".join(data))
     logger.info("Training: %d epochs of %.0f steps, batch %s", recipe.epochs, stepper.steps_per_epoch, batch)
     logger.info("  %d x %d px, %s, on %s", height, width, precision, where)
+    planned = recipe.optimizer.lr_batch
+    if planned is not None:
+        images = recipe.batch_size * recipe.accumulate
+        how = "in proportion" if recipe.optimizer.type == "sgd" else "by the square root"
+        rates = f"{recipe.lr:.3g} for steps of {images} images (the recipe's {recipe.optimizer.lr:g} is for {planned}"
+        logger.info("  learning rate %s; %s)", rates, how)

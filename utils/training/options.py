@@ -12,6 +12,7 @@ from utils.run import Run
 from utils.training.config import TrainConfig, saved_config
 
 FIXED_BY_A_RUN = ("cfg", "data", "hyp", "weights", "batch_size", "img_size", "seed", "set", "deterministic", "dry_run")
+FIXED_BY_A_RUN += ("seeds", "tune", "tune_space")
 """Options that --resume takes from the run, so that it goes on as it began."""
 
 
@@ -29,6 +30,15 @@ def parse_train_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, help="loader processes (default: half the cores, at most 8)")
     parser.add_argument("--threads", type=whole_number, help="CPU threads of PyTorch (default: its own choice)")
     parser.add_argument("--seed", type=int, help="of weights, order and augmentation (default: 0)")
+    parser.add_argument(
+        "--seeds", type=whole_number, metavar="N", help="train N times, seeds from --seed on; mean and SD"
+    )
+    parser.add_argument(
+        "--tune", type=whole_number, metavar="N", help="search the recipe's best settings in N trainings"
+    )
+    parser.add_argument(
+        "--tune-space", metavar="FILE", help="YAML of what --tune varies (default: rate, losses, images)"
+    )
     parser.add_argument("--deterministic", action="store_true", help="on CUDA: only kernels that repeat to the bit")
     parser.add_argument("--resume", nargs="?", const="", metavar="RUN", help="continue a run (default: the newest)")
     parser.add_argument("--trust", action="store_true", help="let --weights run the code in a foreign pickle file")
@@ -54,7 +64,10 @@ def resume_config(args: argparse.Namespace) -> tuple[TrainConfig, Run]:
     Raises:
         ConfigError: no such run, or an option that a run keeps.
     """
-    given = [f"--{name.replace('_', '-')}" for name in FIXED_BY_A_RUN if getattr(args, name) not in (None, [], False)]
+    values = {name: getattr(args, name) for name in FIXED_BY_A_RUN}
+    # --seed 0 is given too, although 0 == False.
+    values = {name: value for name, value in values.items() if value is not False and value not in (None, [])}
+    given = [f"--{name.replace('_', '-')}" for name in values]
     if given:
         raise ConfigError(f"--resume continues a run as it was started; leave out {', '.join(given)}")
     run = Run.find(args.resume, Path(args.project))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -48,3 +49,28 @@ def size_in_bytes(value: Any) -> int:
 
     visit(value)
     return sum(pieces.values()) + 100_000
+
+
+def same_values(one: Any, two: Any) -> bool:
+    """Whether two nests of dicts, lists, tensors and plain values are equal to the last bit; devices may differ."""
+    if isinstance(one, Tensor) and isinstance(two, Tensor):
+        one, two = one.cpu().contiguous(), two.cpu().contiguous()
+        return one.dtype == two.dtype and one.shape == two.shape and bytes(_raw(one)) == bytes(_raw(two))
+    if isinstance(one, dict) and isinstance(two, dict):
+        return one.keys() == two.keys() and all(same_values(one[key], two[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(two, list | tuple):
+        return len(one) == len(two) and all(map(same_values, one, two))
+    return one == two
+
+
+def _raw(value: Tensor) -> memoryview:
+    return memoryview(value.reshape(-1).view(torch.uint8).numpy()) if value.numel() else memoryview(b"")
+
+
+def copied(value: Any) -> Any:
+    """A nest of dicts, lists, tensors and plain values with tensors of its own, in main memory."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().clone()
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    return [copied(item) for item in value] if isinstance(value, list) else value

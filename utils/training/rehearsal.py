@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import logging
 import math
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from utils import dist
 from utils.log import duration
@@ -25,6 +23,7 @@ from utils.training.batch_size import gigabytes
 from utils.training.checkpoint import load_checkpoint
 from utils.training.config import ScheduleConfig
 from utils.training.memory import children_bytes, free_memory, peak_resident_bytes
+from utils.training.plain import copied, same_values
 from utils.training.state import TrainState
 from utils.training.step import Stepper
 
@@ -35,6 +34,9 @@ STEPS, LEAST_STEPS, SECONDS = 30, 6, 60.0
 
 BATCHES, LOAD_SECONDS = 8, 20.0
 """That are loaded for the pace of the loader: at most so many, and none after so many seconds."""
+
+EVALUATED = (4, 20)
+"""Images of two short evaluations: their difference is what an image takes, without what every evaluation does once."""
 
 CHECKPOINTS = 3
 """That a run keeps: last.pt, the one before it, best.pt."""
@@ -51,7 +53,7 @@ class Rehearsal:
     Args:
         step: does a step, as in the run.
         loader: of training batches; accumulate of them make a step.
-        evaluate: evaluates a part of the validation images, `evaluated` of `to_evaluate`; returns the figures.
+        evaluate: evaluates so many of the `to_evaluate` validation images; returns the figures.
         save: writes a checkpoint to `checkpoint`.
         workers: loader processes.
         problems: in the labels.
@@ -61,8 +63,7 @@ class Rehearsal:
     state: TrainState
     step: Callable[[Stepper, TrainState, list[Batch]], dict[str, float]]
     loader: Iterable[Batch]
-    evaluate: Callable[[], dict[str, Any] | None]
-    evaluated: int
+    evaluate: Callable[[int], dict[str, Any] | None]
     to_evaluate: int
     save: Callable[[], None]
     checkpoint: Path
@@ -92,6 +93,7 @@ class Measured:
     Args:
         batch: to load one; step: to do one; evaluation: of the whole split; checkpoint: to write one.
         losses: of each step on one batch.
+        evaluated: images that were, for the estimate.
     """
 
     batch: float
@@ -99,9 +101,9 @@ class Measured:
     evaluation: float
     checkpoint: float
     losses: list[float]
+    evaluated: int
     workers_bytes: int
     checkpoint_bytes: int
-    figures: dict[str, Any]
 
 
 def rehearse(parts: Rehearsal) -> str:
@@ -111,23 +113,20 @@ def rehearse(parts: Rehearsal) -> str:
         DryRunFailed: the loss on one batch does not fall, a checkpoint comes back changed, or the disk is too small.
         ValueError, OSError: what the parts themselves raise.
     """
-    before = copy.deepcopy(parts.state.state_dict())
-    parts.state.model.train()
+    before = copied(parts.state.state_dict())
     if parts.stepper.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(parts.stepper.device)
     logger.info("Dry run, 1 of 4: loading batches")
     batches, load_seconds, workers_bytes = _load(parts)
     logger.info("Dry run, 2 of 4: up to %d steps on one batch", STEPS)
     losses, step_seconds = _overfit(parts, batches)
-    logger.info("Dry run, 3 of 4: evaluating %d images", parts.evaluated)
-    begin = time.perf_counter()
-    figures = parts.evaluate() or {}
-    evaluation = (time.perf_counter() - begin) * parts.to_evaluate / parts.evaluated
+    logger.info("Dry run, 3 of 4: evaluating %d images", min(EVALUATED[-1], parts.to_evaluate))
+    evaluation, evaluated = _evaluate(parts)
     logger.info("Dry run, 4 of 4: a checkpoint, written and read back")
     save_seconds, size = _check_checkpoint(parts)
     parts.state.load_state_dict(before)
     parts.state.optimizer.zero_grad()
-    measured = Measured(load_seconds, step_seconds, evaluation, save_seconds, losses, workers_bytes, size, figures)
+    measured = Measured(load_seconds, step_seconds, evaluation, save_seconds, losses, evaluated, workers_bytes, size)
     return report(parts, measured)
 
 
@@ -153,7 +152,7 @@ def report(parts: Rehearsal, found: Measured) -> str:
     lines = [
         f"data        {parts.problems} problems in the labels; a step's images load in {_seconds(found.batch)}{waits}",
         f"one batch   loss {found.losses[0]:.3f} -> {found.losses[-1]:.3f} in {len(found.losses)} steps",
-        f"evaluation  {parts.evaluated} images; all {parts.to_evaluate} in about {_seconds(found.evaluation)}",
+        f"evaluation  {found.evaluated} images; all {parts.to_evaluate} in about {_seconds(found.evaluation)}",
         f"checkpoint  {found.checkpoint_bytes / 1e6:,.1f} MB, read back to the last bit",
         f"time        {duration(epoch)} an epoch ({steps:.0f} steps of {_seconds(pace)}, then evaluation and "
         f"checkpoint), {duration(epoch * recipe.epochs)} for {recipe.epochs} epochs",
@@ -204,9 +203,23 @@ def _overfit(parts: Rehearsal, batches: list[Batch]) -> tuple[list[float], float
     if not last < losses[0]:
         raise DryRunFailed(
             f"the loss on one batch does not fall: {losses[0]:.4g} at first, {last:.4g} after {len(losses)} steps at "
-            f"learning rate {recipe.optimizer.lr:g}; lower optimizer.lr, and look at the labels (python -m data.doctor)"
+            f"learning rate {recipe.lr:g}; lower optimizer.lr, and look at the labels (python -m data.doctor)"
         )
     return losses, statistics.median(each)
+
+
+def _evaluate(parts: Rehearsal) -> tuple[float, int]:
+    """Seconds that an evaluation of all images will take, and how many were evaluated for that."""
+    counts = sorted({min(count, parts.to_evaluate) for count in EVALUATED})
+    seconds = []
+    for count in counts:
+        begin = time.perf_counter()
+        parts.evaluate(count)
+        seconds.append(time.perf_counter() - begin)
+    if len(counts) == 1:
+        return seconds[0] * parts.to_evaluate / counts[0], counts[0]
+    each = max(seconds[1] - seconds[0], 0.0) / (counts[1] - counts[0])
+    return seconds[1] + each * (parts.to_evaluate - counts[1]), counts[1]
 
 
 def _check_checkpoint(parts: Rehearsal) -> tuple[float, int]:
@@ -227,22 +240,6 @@ def _check_checkpoint(parts: Rehearsal) -> tuple[float, int]:
             f"{parts.checkpoint}: comes back with other values in {', '.join(changed)}; is the disk sound?"
         )
     return seconds, parts.checkpoint.stat().st_size
-
-
-def same_values(one: Any, two: Any) -> bool:
-    """Whether two nests of dicts, lists, tensors and plain values are equal to the last bit; devices may differ."""
-    if isinstance(one, Tensor) and isinstance(two, Tensor):
-        one, two = one.cpu().contiguous(), two.cpu().contiguous()
-        return one.dtype == two.dtype and one.shape == two.shape and bytes(_raw(one)) == bytes(_raw(two))
-    if isinstance(one, dict) and isinstance(two, dict):
-        return one.keys() == two.keys() and all(same_values(one[key], two[key]) for key in one)
-    if isinstance(one, list | tuple) and isinstance(two, list | tuple):
-        return len(one) == len(two) and all(map(same_values, one, two))
-    return one == two
-
-
-def _raw(value: Tensor) -> memoryview:
-    return memoryview(value.reshape(-1).view(torch.uint8).numpy()) if value.numel() else memoryview(b"")
 
 
 def _memory(parts: Rehearsal, found: Measured) -> str:

@@ -10,8 +10,10 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from utils.config import ConfigError
 from utils.training.config import RecipeConfig
 from utils.training.ema import build_ema
+from utils.training.memory import is_out_of_memory
 from utils.training.optim import build_optimizer
 from utils.training.snapshot import random_state, set_random_state
 
@@ -78,10 +80,31 @@ class TrainState:
         self.ema.module.load_state_dict(state["ema"])
         self.ema.n_averaged.fill_(state["ema_updates"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where another device needed no scale
+            self.scaler.load_state_dict(state["scaler"])
         self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
         self.best, self.best_epoch, self.sums = state["best"], state["best_epoch"], dict(state["sums"])
         set_random_state(state["rng"])
+
+    def resume(self, state: dict[str, Any], *, where: str) -> None:
+        """`load_state_dict` of what a checkpoint holds; `where` is its name.
+
+        Raises:
+            ConfigError: it is of another model or optimizer than the run's configuration now says.
+        """
+        saved, own = (each["param_groups"][0] for each in (state["optimizer"], self.optimizer.state_dict()))
+        try:
+            if ("betas" in saved) != ("betas" in own):
+                raise ValueError("another type of optimizer")
+            self.load_state_dict(state)
+        except (RuntimeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
+            reason = str(error).splitlines()[-1].strip()
+            raise ConfigError(
+                f"{where}: does not fit the config.yaml of its run ({reason}); put back what was changed there, or "
+                f"start a new run from its weights: --weights {where}"
+            ) from None
 
 
 def amp_dtype(recipe: RecipeConfig, device: torch.device) -> torch.dtype | None:

@@ -181,4 +181,4 @@ def set_learning_rate_(state: TrainState, stepper: Stepper) -> None:
         config=recipe.schedule,
     )
     for group in state.optimizer.param_groups:
-        group["lr"] = recipe.optimizer.lr * factor
+        group["lr"] = recipe.lr * factor

@@ -19,16 +19,21 @@ class Stop:
 
     Signals less than two seconds after the first are the same request: a cluster tells every process of a job, and
     torchrun then tells its own once more.
+
+    `at_once`: the first signal ends the run at once, because there is nothing to save.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self.since = 0.0
+        self.at_once = False
 
     def receive(self, number: int, _: FrameType | None) -> None:
         """Signal handler."""
         if self.signal is None:
             self.signal, self.since = number, time.monotonic()
+            if self.at_once:
+                raise KeyboardInterrupt
         elif time.monotonic() - self.since > 2:
             raise KeyboardInterrupt
 
@@ -42,7 +47,14 @@ class Stop:
 
 @contextmanager
 def graceful_stop() -> Iterator[Stop]:
-    """Catch SIGINT and SIGTERM while the block runs (in the main thread; elsewhere signals are left alone)."""
+    """Catch SIGINT and SIGTERM while the block runs (in the main thread; elsewhere signals are left alone).
+
+    Inside another such block it is that block's Stop, so that a request ends both.
+    """
+    outer = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    if isinstance(outer, Stop):
+        yield outer
+        return
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -33,6 +33,6 @@ def check_task(recipe: RecipeConfig, task: str) -> None:
     if idle:
         wrong, fits = ("detectors", "imagenet-small") if task == "classify" else ("classifiers", "default")
         raise ConfigError(
-            f"recipe: {', '.join(idle)}: for {wrong} alone, and the model is not one; take them out, or choose a recipe "
-            f"that fits, for example --hyp {fits}"
+            f"recipe: {', '.join(idle)}: for {wrong} alone, and the model is not one; take them out, or choose "
+            f"a recipe that fits, for example --hyp {fits}"
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
+import json
 import logging
 import os
 import platform
@@ -37,6 +39,8 @@ SPACE: dict[str, Any] = {
 }
 """What is searched when --tune-space names no file: keys of the recipe, each with bounds or a list of choices."""
 
+MISSING = "--tune needs the package optuna, which is not installed; install it with: pip install 'optuna>=4.0'"
+
 
 class Pruned(Exception):
     """A trial that is so far behind the others that it is not worth finishing."""
@@ -48,7 +52,7 @@ class Trial:
 
     Args:
         number: counted from 0 over all machines.
-        settings: KEY=VALUE assignments of the recipe.
+        settings: KEY=VALUE assignments of the recipe, values as YAML.
         report: to be called with (epoch, result) after each evaluation; raises Pruned.
     """
 
@@ -58,7 +62,7 @@ class Trial:
 
 
 def load_space(path: Path | None) -> dict[str, Any]:
-    """The search space of a YAML file: {key: {low, high, log}} or {key: [choices]}.
+    """The search space of a YAML file: {key: {low, high, log}} or {key: [choices]}; None: `SPACE`.
 
     Raises:
         ConfigError: an entry that is neither.
@@ -69,15 +73,26 @@ def load_space(path: Path | None) -> dict[str, Any]:
         if bounds and all(isinstance(entry[side], int | float) for side in ("low", "high")):
             if not entry["low"] < entry["high"]:
                 raise ConfigError(f"{path}: {key}: low {entry['low']} is not below high {entry['high']}")
+            if entry.get("log") and entry["low"] <= 0:
+                raise ConfigError(f"{path}: {key}: log: true needs a low above 0, found {entry['low']}")
         elif not (isinstance(entry, list) and entry):
             raise ConfigError(f"{path}: {key}: expected {{low: A, high: B, log: true}} or a list, found {entry!r}")
+        elif not all(choice is None or isinstance(choice, str | int | float) for choice in entry):
+            raise ConfigError(f"{path}: {key}: expected a list of numbers, texts, true, false or null, found {entry!r}")
     return dict(space)
 
 
 def search(
-    folder: Path, trials: int, objective: Callable[[Trial], float], *, space: Mapping[str, Any], seed: int = 0
+    folder: Path,
+    trials: int,
+    objective: Callable[[Trial], float],
+    *,
+    space: Mapping[str, Any],
+    seed: int = 0,
+    base: Mapping[str, Any] | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> optuna.Study:
-    """Run trials until the storage in `folder` has so many finished ones; then write best.yaml and trials.csv.
+    """Run trials until the storage in `folder` has so many finished ones; best.yaml and trials.csv follow each.
 
     The storage is Optuna's journal file, made for a folder that several machines share: each starts the same command,
     and together they stop at `trials`. A search that was killed goes on where it was.
@@ -85,9 +100,16 @@ def search(
     Args:
         folder: with tune.journal, made if it is new.
         objective: a training; gives the figure to be made large.
-        seed: of the sampler; with several machines, each adds its own process number.
+        seed: what a trial draws depends on it, on the trial's number, and on the trials before.
+        base: the recipe, in plain values, that the settings are put into, as best.yaml has it with those of the best.
+        about: what else the trials have in common, in plain values; a search goes on with the same alone.
+    Raises:
+        ConfigError: Optuna is not installed, or the search in `folder` was begun with another space, `base` or `about`.
     """
-    import optuna
+    try:
+        import optuna
+    except ImportError:
+        raise ConfigError(MISSING) from None
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,16 +118,18 @@ def search(
         study_name="cspdet",
         storage=storage,
         direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=seed + len(storage.get_all_studies()) + _count(storage)),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=3),
         load_if_exists=True,
     )
+    _check_same(study, json.loads(json.dumps({"space": space, "base": base, "about": about})), folder)
     _close_abandoned(study)
 
     def run(trial: optuna.Trial) -> float:
         trial.set_user_attr("host", platform.node())
         trial.set_user_attr("process", os.getpid())
-        settings = [f"{key}={_draw(trial, key, entry)}" for key, entry in space.items()]
+        # By the number, which no other machine has: together they must not try the same.
+        study.sampler = optuna.samplers.TPESampler(seed=1000 * seed + trial.number)
+        settings = [f"{key}={json.dumps(_draw(trial, key, entry))}" for key, entry in space.items()]
 
         def report(epoch: int, value: float) -> None:
             trial.report(value, epoch)
@@ -120,16 +144,24 @@ def search(
             raise optuna.TrialPruned from None
 
     states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-    callback = optuna.study.MaxTrialsCallback(trials, states=states)
+    enough = optuna.study.MaxTrialsCallback(trials, states=states)
     if len(study.get_trials(deepcopy=False, states=states)) < trials:
-        study.optimize(run, callbacks=[callback])
-    _write_results(study, folder)
+        study.optimize(run, callbacks=[lambda study, _: _write_results(study, folder, base), enough])
+    _write_results(study, folder, base)
     return study
 
 
-def _count(storage: optuna.storages.JournalStorage) -> int:
-    """Trials that the storage has, so that a search that goes on does not draw the same again."""
-    return sum(storage.get_n_trials(study._study_id) for study in storage.get_all_studies())
+def _check_same(study: optuna.Study, wanted: dict[str, Any], folder: Path) -> None:
+    """Note what the search is about when it begins, and refuse another one later."""
+    known = study.user_attrs.get("about")
+    if known is None:
+        study.set_user_attr("about", wanted)
+    elif known != wanted:
+        parts = " and ".join(f"'{key}'" for key, value in wanted.items() if known.get(key) != value)
+        raise ConfigError(
+            f"{folder}: this search was begun with other settings ({parts}: search space, recipe, or model and size); "
+            "give the same again to go on with it, or take another --name"
+        )
 
 
 def _draw(trial: optuna.Trial, key: str, entry: Any) -> Any:
@@ -161,8 +193,8 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _write_results(study: optuna.Study, folder: Path) -> None:
-    """trials.csv with every trial, and best.yaml with the keys of the best one, for --hyp."""
+def _write_results(study: optuna.Study, folder: Path, base: Mapping[str, Any] | None) -> None:
+    """trials.csv with every trial, and best.yaml, the recipe of the best one, for --hyp."""
     import optuna
 
     trials = study.get_trials(deepcopy=False)
@@ -175,7 +207,7 @@ def _write_results(study: optuna.Study, folder: Path) -> None:
         writer.writerow([trial.number, trial.state.name.lower(), "" if trial.value is None else trial.value, *drawn])
     write_whole(folder / "trials.csv", text.getvalue())
     if any(trial.state == optuna.trial.TrialState.COMPLETE for trial in trials):
-        best: dict[str, Any] = {}
+        best = copy.deepcopy(dict(base or {}))
         for key, value in study.best_trial.params.items():
             place = best
             *path, last = key.split(".")

@@ -25,6 +25,7 @@ from tests.models.darknet.common import (
     randomise_,
     saved,
 )
+from utils.config import ROOT, ConfigError
 
 TOLERANCE = 1e-3
 EXACT = 1e-5

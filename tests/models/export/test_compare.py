@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.export.compare import Difference, ExportError, compare, made_up_images
+from models.export.compare import Difference, ExportError, compare, made_up_images, own_rounding
 from models.info import Predictor
-from tests.models.export.models import INFO
+from tests.models.export.models import INFO, small_model
 
 SHAPES = [(1, 64, 96), (3, 32, 64)]
 
@@ -68,6 +68,17 @@ def test_a_model_that_does_not_run_is_named() -> None:
     boxes, scores = torch.ones(1, 5, 4), torch.ones(1, 5, 2)
     with pytest.raises(ExportError, match="does not run on 1 x 64 x 96 images: 'no such node"):
         compare(Fixed(boxes, scores), Broken(boxes, scores), SHAPES)
+
+
+def test_a_model_that_rounds_much_is_measured_against_itself() -> None:
+    model = small_model("cspdet-n")
+    usual = own_rounding(model, SHAPES)
+    assert 0 < usual < 1e-5
+    assert next(model.parameters()).dtype == torch.float32, "the model itself stays as it is"
+    for conv in model.head.convs:  # as where the norms have hardly seen a batch
+        conv.weight.data *= 300
+    assert usual < own_rounding(model, SHAPES) < 1e-2
+    assert own_rounding(model, []) == 0
 
 
 def test_images_differ_within_a_batch_and_between_seeds_and_are_made_again() -> None:

@@ -31,7 +31,7 @@ def test_a_recipe_survives_yaml_and_plain_values(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("epochs=0", "epochs: expected a whole number of at least 1, found 0"),
+        ("epochs=0", "epochs: expected a whole number of at least 1, or auto, found 0"),
         ("batch_size=0", "batch_size: expected a whole number of at least 1, found 0"),
         ("batch_size=2.5", "batch_size: expected a whole number, found 2.5"),
         ("nominal_batch_size=0", "nominal_batch_size: expected at least 1, or null, found 0"),

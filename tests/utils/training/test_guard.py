@@ -187,8 +187,9 @@ def test_memory_that_runs_out_is_told_with_what_fits(guard: Guard, small_memory:
     small_memory(5)
     with pytest.raises(StepFailed) as caught:
         guard.step(train_step, stepper, state, [make_batch(16)])
+    reason = "CUDA out of memory. Tried to allocate 20.00 MiB."
     assert str(caught.value).splitlines() == [
-        "out of memory on cpu in step 1: 16 images of 8 x 8 px do not fit (CUDA out of memory. Tried to allocate 20.00 MiB.)",
+        f"out of memory on cpu in step 1: 16 images of 8 x 8 px do not fit ({reason})",
         "  what fits, by trial: 4 images",
         "  remedy: --batch-size 4 --set nominal_batch_size=16 (steps as large, in parts)",
         "  or --batch-size auto, --set amp=bf16, a smaller --img-size, a smaller model, or closing other programs that "

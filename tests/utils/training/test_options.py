@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from utils.training.options import parse_train_args, total_epochs
+from utils.config import ConfigError
+from utils.training.options import parse_train_args, resume_config, total_epochs
 
 
 def test_epochs_are_a_number_or_an_addition() -> None:
@@ -27,3 +30,8 @@ def test_what_is_no_number_is_refused(options: list[str], capsys: pytest.Capture
 def test_a_batch_size_may_be_found_by_trial() -> None:
     assert parse_train_args(["--batch-size", "auto"]).batch_size == "auto"
     assert parse_train_args(["--batch-size", "4"]).batch_size == 4
+
+
+def test_a_seed_of_zero_is_given_too(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"leave out --seed$"):
+        resume_config(parse_train_args(["--resume", str(tmp_path), "--seed", "0"]))

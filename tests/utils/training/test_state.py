@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from utils.config import ConfigError
 from utils.training.checkpoint import load_checkpoint, save_checkpoint
 from utils.training.config import OptimizerConfig, RecipeConfig
 from utils.training.state import TrainState, amp_dtype
@@ -89,6 +90,32 @@ def test_only_fp16_scales_its_gradients() -> None:
     for amp, scaled in (("off", False), ("bf16", False), ("fp16", True)):
         state = TrainState.create(nn.Linear(2, 2), RecipeConfig(amp=amp), CPU)
         assert state.scaler.is_enabled() is scaled
+
+
+def test_a_run_that_goes_on_elsewhere_needs_no_scale_and_may_begin_one() -> None:
+    plain, scaled = (TrainState.create(nn.Linear(2, 2), RecipeConfig(amp=amp), CPU) for amp in ("off", "fp16"))
+    before = scaled.scaler.get_scale()
+    scaled.load_state_dict(plain.state_dict())
+    assert scaled.scaler.get_scale() == before
+    plain.load_state_dict(scaled.state_dict())
+
+
+def test_a_checkpoint_that_does_not_fit_the_configuration_is_refused() -> None:
+    saved = TrainState.create(nn.Linear(2, 2), RecipeConfig(), CPU).state_dict()
+    for model, kind in ((nn.Linear(3, 2), "adamw"), (nn.Conv2d(2, 2, 1), "adamw"), (nn.Linear(2, 2), "sgd")):
+        state = TrainState.create(model, RecipeConfig(optimizer=OptimizerConfig(type=kind)), CPU)
+        with pytest.raises(ConfigError, match=r"last.pt: does not fit the config.yaml of its run \(.+\)"):
+            state.resume(saved, where="last.pt")
+    state = TrainState.create(nn.Linear(2, 2), RecipeConfig(), CPU)
+    state.resume(saved, where="last.pt")
+    assert torch.equal(state.model.weight, saved["weights"]["weight"])
+
+
+def test_a_stop_with_nothing_to_save_ends_at_once() -> None:
+    with graceful_stop() as stop:
+        stop.at_once = True
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
 
 
 def test_a_stop_is_noted_once_and_insisted_on_twice() -> None:

@@ -1,0 +1,34 @@
+"""utils/training/automatic.py and the learning rate that follows the batch."""
+
+from __future__ import annotations
+
+import pytest
+
+from utils.training.automatic import epochs_for, settled
+from utils.training.config import OptimizerConfig, RecipeConfig, TrainConfig, load_recipe
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs"), [(1, 300), (100, 300), (205, 210), (1000, 95), (3600, 50), (118_287, 50)]
+)
+def test_epochs_fall_with_the_square_root_of_the_images(images: int, epochs: int) -> None:
+    assert epochs_for(images) == epochs
+
+
+def test_only_auto_is_settled() -> None:
+    config = TrainConfig({}, load_recipe("scratch"), "shapes", (64, 64), None, 0, 0)
+    assert config.recipe.epochs == "auto"
+    assert settled(config, 205).recipe.epochs == 210
+    fixed = TrainConfig({}, RecipeConfig(epochs=7), "shapes", (64, 64), None, 0, 0)
+    assert settled(fixed, 205) is fixed
+
+
+@pytest.mark.parametrize(("kind", "factor"), [("sgd", 4.0), ("adamw", 2.0)])
+def test_the_rate_follows_the_images_of_a_step(kind: str, factor: float) -> None:
+    config = OptimizerConfig(type=kind, lr=0.01, lr_batch=16)
+    assert config.lr_for(16) == 0.01
+    assert config.lr_for(64) == pytest.approx(0.01 * factor)
+    assert config.lr_for(4) == pytest.approx(0.01 / factor)
+    added_up = RecipeConfig(batch_size=8, nominal_batch_size=64, optimizer=config)
+    assert added_up.lr == pytest.approx(0.01 * factor)
+    assert RecipeConfig(batch_size=64, optimizer=OptimizerConfig(type=kind, lr=0.01)).lr == 0.01, "null: as it is"
