@@ -25,7 +25,7 @@ from models.export.onnx import write_onnx
 from models.export.openvino import write_openvino
 from models.export.torchscript import write_torchscript
 from models.predictor import ModelPredictor, default_weights, open_predictor
-from models.runtimes import import_openvino
+from models.runtimes import import_onnxruntime, import_openvino
 from utils.arguments import whole_number
 from utils.config import ConfigError
 from utils.faults import report
@@ -181,7 +181,8 @@ def import_package(name: str) -> ModuleType:
     Raises:
         ImportError: it is not installed.
     """
-    return import_openvino() if name == "openvino" else importlib.import_module(name)
+    with_care = {"openvino": import_openvino, "onnxruntime": import_onnxruntime}
+    return with_care[name]() if name in with_care else importlib.import_module(name)
 
 
 def output_path(wanted: str | None, weights: Path, suffix: str) -> Path:

@@ -38,7 +38,8 @@ MOST_IN_A_ROW = 20
 """So many images one after another that cannot be read are no matter of single files."""
 
 GO_ON = "; or train without such files: bad_images: skip in the recipe (for --resume in the run's config.yaml)"
-"""What else the user can do about a file that stops a training."""
+PUT_BACK = "; put it back, and --resume goes on exactly; a new run leaves it out"
+"""What the user can do about a file that stops a training: one that is damaged, and one that is gone."""
 
 
 class Request(NamedTuple):
@@ -208,7 +209,8 @@ class TrainDataset(Dataset):
             return self._read(index)
         except ValueError as error:
             if self.bad_images == "stop":
-                raise ValueError(f"{error}{GO_ON}") from None
+                path = self.images.samples[index].path
+                raise ValueError(f"{error}{GO_ON if path.exists() else PUT_BACK}") from None
             return str(error)
 
     def _inner_size(self, index: int) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ class OnnxPredictor(Predictor):
 
     def __init__(self, path: Path, device: torch.device) -> None:
         try:
-            import onnxruntime
+            onnxruntime = import_onnxruntime()
         except ImportError:
             raise ConfigError(f"{path}: needs ONNX Runtime, which is not installed: pip install onnxruntime") from None
         providers: list[Any] = ["CPUExecutionProvider"]
@@ -115,6 +116,21 @@ class TorchScriptPredictor(Predictor):
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor] | Tensor:
         """See Predictor."""
         return self.module(images)
+
+
+def import_onnxruntime() -> ModuleType:
+    """The package onnxruntime, kept from the network.
+
+    From 1.31 on it sends what it does to its maker and makes a folder in the user's home, unless it is told not to
+    before it is imported.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
+
+    return onnxruntime
 
 
 def import_openvino() -> ModuleType:

@@ -20,6 +20,7 @@ from tests.ddp_worker import fault, steps_in_double, watched, without_pictures
 from tests.test_train import OVERFIT, assert_same_run, rows
 from utils.config import ROOT
 from utils.training.checkpoint import load_checkpoint
+from utils.training.replay import load_replay
 
 pytestmark = pytest.mark.skipif(not distributed.is_gloo_available(), reason="this PyTorch has no gloo")
 
@@ -152,6 +153,7 @@ def runs(tiny_coco: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFac
             runs.new("parts", *SHORT, fault="stop", step=3),
             runs.go_on("parts", workers=1),
             runs.new("bad", *SHORT, fault="nan", step=2),
+            runs.new("skipped", *SHORT, "--set", "non_finite=skip", fault="nan", step=2),
             runs.new("odd", *SHORT, "--batch-size", "3"),
         )
         runs.found["moved 2"] = runs.found["moved resumed"]
@@ -292,8 +294,15 @@ def test_a_run_moves_from_one_process_to_two_and_back(runs: Runs) -> None:
 
 
 def test_a_bad_loss_on_one_rank_is_told_once_with_its_step(runs: Runs) -> None:
-    assert runs.log.count("the loss of step 3 (epoch 2) is not a finite number: box nan") == 1
+    told = "the loss of step 3 (epoch 2) is not a finite number: box nan"
+    assert runs.log.count(f"error: {told}") == 1
     assert runs.checkpoint("bad")["step"] == 2
+    replay = load_replay(runs.folder / "bad" / "replay_step3.pt")
+    assert (replay.rank, replay.failure["what"]) == (1, "loss"), "of the rank whose images they are"
+    assert [len(batch) for batch in replay.batches] == [1, 1]
+    assert runs.log.count(f"Step skipped: {told}") == 1
+    assert runs.log.count("Step skipped: the loss of step 4 (epoch 2)") == 1
+    assert runs.checkpoint("skipped")["step"] == 4
 
 
 def test_a_batch_that_cannot_be_split_is_refused_once_and_without_a_folder(runs: Runs) -> None:

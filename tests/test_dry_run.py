@@ -1,5 +1,7 @@
 """--dry-run tries every part, says what a training will cost, leaves nothing behind, and fails where a part does."""
 
+# ruff: noqa: F811 (fixtures of another file)
+
 from __future__ import annotations
 
 import errno
@@ -36,7 +38,7 @@ def test_values_are_compared_to_the_last_bit() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_everything_is_tried_and_nothing_is_left(
-    command: list[str],  # noqa: F811
+    command: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     workers: int,
@@ -61,7 +63,7 @@ def test_everything_is_tried_and_nothing_is_left(
 
 @pytest.mark.usefixtures("quick")
 def test_the_figures_are_those_of_the_run(
-    command: list[str],  # noqa: F811
+    command: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -81,7 +83,7 @@ def test_the_figures_are_those_of_the_run(
     ],
 )
 def test_what_fails_is_said_and_nothing_is_left(
-    command: list[str],  # noqa: F811
+    command: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
@@ -95,7 +97,7 @@ def test_what_fails_is_said_and_nothing_is_left(
 
 
 def test_a_number_that_is_not_finite_leaves_its_replay_file(
-    command: list[str],  # noqa: F811
+    command: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -108,7 +110,7 @@ def test_a_number_that_is_not_finite_leaves_its_replay_file(
 
 
 def test_a_checkpoint_that_cannot_be_written_is_told(
-    command: list[str],  # noqa: F811
+    command: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -123,7 +125,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told(
 
 
 def test_a_checkpoint_that_comes_back_changed_is_told(
-    command: list[str],  # noqa: F811
+    command: list[str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -140,7 +142,7 @@ def test_a_checkpoint_that_comes_back_changed_is_told(
 
 
 def test_a_disk_that_is_too_small_is_told(
-    command: list[str],  # noqa: F811
+    command: list[str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

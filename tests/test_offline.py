@@ -1,43 +1,113 @@
-"""No command uses the network."""
+"""No command uses the network, starts other programs than git, or writes outside its output folder."""
 
 from __future__ import annotations
 
-import socket
+import importlib.util
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-import detect
-import train
-import val
+from utils.config import ROOT
+
+PROGRAMS = {"git", "uname", "ldconfig", "fc-list"}
+"""git for the commit in checkpoints; Python asks uname for the processor and ldconfig for libraries, matplotlib fc-list
+for fonts."""
+HOMES = ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "MPLCONFIGDIR", "TORCH_HOME", "HF_HOME")
 
 
-@pytest.fixture
-def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: object, **_: object) -> None:
-        raise AssertionError(f"the network was used: {arguments[-1]!r}")
-
-    def connect(self: socket.socket, address: object) -> None:
-        if self.family in (socket.AF_INET, socket.AF_INET6):
-            refuse(address)
-        real(self, address)
-
-    real = socket.socket.connect
-    monkeypatch.setattr(socket.socket, "connect", connect)
-    monkeypatch.setattr(socket.socket, "connect_ex", connect)
-    monkeypatch.setattr(socket, "create_connection", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with home/, which must stay empty, temporary/, and out/ for all that the commands write."""
+    folder = tmp_path_factory.mktemp("offline")
+    for name in ("home", "temporary", "out"):
+        (folder / name).mkdir()
+    return folder
 
 
-@pytest.mark.usefixtures("_no_network")
-def test_train_val_and_detect_stay_offline(tiny_coco: Path, tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="the network was used"):
-        socket.create_connection(("localhost", 1))
-    common = ["--device", "cpu", "--project", str(tmp_path)]
-    arguments = ["--cfg", str(tiny_model), "--data", str(tiny_coco), "--epochs", "1", "--batch-size", "4"]
-    assert train.main([*arguments, *common, "--workers", "1", "--threads", "1", "--name", "train"]) == 0
-    weights = ["--weights", str(tmp_path / "train" / "weights" / "best.pt")]
-    assert val.main([*weights, *common, "--data", str(tiny_coco), "--workers", "0", "--name", "val"]) == 0
-    source = ["--source", str(tiny_coco.parent / "images"), "--conf-thres", "0.01"]
-    assert detect.main([*weights, *common, *source, "--save-json", "--name", "detect"]) == 0
-    assert (tmp_path / "detect" / "detections.json").is_file()
+@pytest.fixture(scope="module")
+def report(place: Path, tiny_coco: Path, tiny_model: Path) -> list[dict[str, Any]]:
+    """What each command reached for."""
+    out = place / "out"
+    weights, project = ["--weights", str(out / "train" / "weights" / "best.pt")], ["--project", str(out)]
+    cpu, data = ["--device", "cpu"], ["--data", str(tiny_coco)]
+    recipe = ["--epochs", "1", "--batch-size", "4", "--workers", "1", "--threads", "1", "--set", "amp=off"]
+    recipe += ["--set", "augment.albumentations=[{type: Blur}]"]
+    commands = [
+        ("train", ["--cfg", str(tiny_model), *data, *cpu, *recipe, *project, "--name", "train"]),
+        ("val", [*weights, *data, *cpu, *project, "--workers", "1", "--save-json", "--name", "val"]),
+        ("detect", [*weights, *cpu, *project, "--source", str(tiny_coco.parent / "images"), "--name", "detect"]),
+        ("models.benchmark", [str(tiny_model), *cpu, "--json"]),
+        ("data.doctor", [str(tiny_coco), "--html", str(out / "doctor.html")]),
+        ("data.convert", [str(tiny_coco), str(out / "voc"), "--to", "voc"]),
+        ("data.anchors", [str(tiny_coco), "--img-size", "64", "--num", "6"]),
+        ("utils.info", [weights[1]]),
+        ("utils.report", [str(out / "train"), "--html", str(out / "report.html")]),
+    ]
+    packages = {"torchscript": (), "darknet": (), "onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
+    for kind, needed in packages.items():
+        if all(importlib.util.find_spec(package) for package in needed):
+            commands.append(("export", [*weights, "--format", kind, "--output", str(out)]))
+    (place / "commands.json").write_text(json.dumps(commands))
+    environment = {key: value for key, value in os.environ.items() if key not in HOMES and "PROXY" not in key.upper()}
+    environment |= {"HOME": str(place / "home"), "TMPDIR": str(place / "temporary"), "OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, str(ROOT / "tests" / "offline_worker.py"), str(place), str(place / "commands.json")]
+    done = subprocess.run(command, cwd=out, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((place / "report.json").read_text())
+    assert [each["command"] for each in found] == [command for command, _ in commands]
+    for each in found:
+        assert each["code"] in ((0, 1) if each["command"] == "data.doctor" else (0,)), done.stdout + done.stderr
+    return found
+
+
+def test_no_command_uses_the_network(report: list[dict[str, Any]]) -> None:
+    assert {each["command"]: used for each in report if (used := of_kind(each, "network"))} == {}
+
+
+def test_no_command_starts_a_shell_or_another_program_than_git(report: list[dict[str, Any]]) -> None:
+    assert {each["command"]: used for each in report if (used := of_kind(each, "shell"))} == {}
+    assert set().union(*(of_kind(each, "program") for each in report)) <= PROGRAMS
+
+
+def test_nothing_is_written_outside_the_output_folder(report: list[dict[str, Any]], place: Path) -> None:
+    assert {each["command"]: files for each in report if (files := of_kind(each, "written"))} == {}
+    assert [str(path) for path in (place / "home").rglob("*")] == []
+    # PyTorch makes an empty folder when its compiler is imported, which export and the count of operations do.
+    left = [path for path in (place / "temporary").rglob("*") if not path.name.startswith("torchinductor_")]
+    assert [str(path) for path in left] == []
+    assert {"train", "val", "detect", "doctor.html", "voc", "report.html"} <= {
+        p.name for p in (place / "out").iterdir()
+    }
+
+
+def test_the_watch_sees_what_it_is_there_for(tmp_path: Path) -> None:
+    """Each of these would end the test above."""
+    code = f"""
+import os, pathlib, socket, subprocess, sys
+sys.path.insert(0, {str(ROOT)!r})
+from tests.offline_worker import Watch
+watch = Watch(pathlib.Path({str(tmp_path / "out")!r}))
+sys.addaudithook(watch)
+for attempt in (lambda: socket.create_connection(("127.0.0.1", 9)), lambda: socket.getaddrinfo("example.org", 80)):
+    try:
+        attempt()
+    except PermissionError:
+        pass
+subprocess.run([sys.executable, "-c", ""])
+os.system("true")
+pathlib.Path({str(tmp_path / "trace")!r}).write_text("")
+pathlib.Path({str(tmp_path / "folder")!r}).mkdir()
+print(sorted({{kind for kind, _ in watch.seen}}), len(watch.seen))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "['network', 'program', 'shell', 'written'] 6\n", done.stdout + done.stderr
+
+
+def of_kind(command: dict[str, Any], kind: str) -> set[str]:
+    return {what for found, what in command["seen"] if found == kind}

@@ -1,5 +1,7 @@
 """A step that fails in a run fails again in `train.py --replay FILE`, and is told in the same words."""
 
+# ruff: noqa: F811 (fixtures of another file)
+
 from __future__ import annotations
 
 import shutil
@@ -45,7 +47,7 @@ def failed_run(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixtu
     ],
 )
 def test_a_failed_step_fails_again(
-    command: list[str],  # noqa: F811
+    command: list[str],
     tmp_path: Path,
     tiny_coco: Path,
     capsys: pytest.CaptureFixture[str],
@@ -66,7 +68,7 @@ def test_a_failed_step_fails_again(
 
 @pytest.mark.usefixtures("quick")
 def test_a_failure_that_does_not_come_back_is_said_to_be_none(
-    command: list[str],  # noqa: F811
+    command: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

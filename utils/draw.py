@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from PIL import ImageFont
 
@@ -178,7 +178,8 @@ def _load_font(path: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def _default_font() -> str:
-    return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
+    package = Path(find_spec("matplotlib").origin).parent  # its import takes longer than all the drawing
+    return str(package / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf")
 
 
 @lru_cache(maxsize=1024)
@@ -188,7 +189,7 @@ def _font_file(letters: frozenset[str]) -> str:
     missing = _missing(_default_font(), needed)
     if not missing:
         return _default_font()
-    from matplotlib import font_manager  # slow to import, and rarely needed
+    from utils.figures import font_manager  # slow to import, and rarely needed
 
     for path in sorted(font_manager.findSystemFonts()):
         if not _missing(path, needed):
@@ -200,7 +201,7 @@ def _font_file(letters: frozenset[str]) -> str:
 
 @lru_cache(maxsize=256)
 def _charset(path: str) -> frozenset[int]:
-    from matplotlib.ft2font import FT2Font
+    from utils.figures import FT2Font
 
     try:
         return frozenset(FT2Font(path).get_charmap())

@@ -10,15 +10,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from utils.draw import class_colour, draw_detections, font_for, image_grid, with_caption
+from utils.figures import Axes, Figure, FigureCanvasAgg, FontProperties, MaxNLocator, Text
 from utils.structures import Detections, LabelledImages, Sample, Targets
 
 INK, QUIET = "#262a33", "#6b7280"

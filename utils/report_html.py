@@ -99,8 +99,7 @@ def _curves(groups: Sequence[Group]) -> str:
 
 
 def _chart(groups: Sequence[Group], column: str) -> str:
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
+    from utils.figures import Figure, FigureCanvasSVG
 
     figure = Figure(figsize=(5.6, 3.1), layout="constrained")
     FigureCanvasSVG(figure)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from matplotlib.figure import Figure
 
 from utils import plots
 from utils.draw import BACKGROUND, image_grid, with_caption
+from utils.figures import Figure
 from utils.metrics.classification import ClassificationMetric
 from utils.metrics.of_task import Metric
 from utils.plots import INK, QUIET

@@ -236,7 +236,7 @@ def test_gates_and_sums_become_sections(tmp_path: Path) -> None:
 
 
 def test_the_kind_of_nms_is_written_where_the_cfg_does_not_say() -> None:
-    model = build_model(load_model_config("yolov4-tiny", ["backbone.channels=[4, 8, 8, 8, 8]"]), 2)
+    model = build_model(load_model_config("yolov4-tiny", ["backbone.channels=[4, 8, 8]"]), 2)
     text = cfg_text(model, image_size=(64, 64), nms={"nms_kind": "greedynms", "beta_nms": 0.6})
     yolos = [section for section in parse_cfg(text, where="x") if section.kind == "yolo"]
     assert all(yolo.options["nms_kind"] == "greedynms" for yolo in yolos)
