@@ -18,6 +18,8 @@ PROGRAMS = {"git", "uname", "ldconfig", "fc-list"}
 """git for the commit in checkpoints; Python asks uname for the processor and ldconfig for libraries, matplotlib fc-list
 for fonts."""
 HOMES = ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "MPLCONFIGDIR", "TORCH_HOME", "HF_HOME")
+HOMES += ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+"""Not handed on to the commands; the last two torch itself sets in a process that has imported its compiler."""
 
 
 @pytest.fixture(scope="module")
