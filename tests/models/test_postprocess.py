@@ -33,7 +33,7 @@ def naive(boxes: np.ndarray, scores: np.ndarray, *, conf: float, iou: float, max
         shared = width * height if width > 0 and height > 0 else 0.0
         union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
         value = shared / union if union > 0 else 0.0
-        if kind == "default":
+        if kind in ("default", "vote"):
             return value
         d = ((a[0] + a[2]) / 2 - (b[0] + b[2]) / 2) ** 2 + ((a[1] + a[3]) / 2 - (b[1] + b[3]) / 2) ** 2
         c = (max(a[2], b[2]) - min(a[0], b[0])) ** 2 + (max(a[3], b[3]) - min(a[1], b[1])) ** 2
@@ -89,7 +89,7 @@ def test_an_overlap_at_the_threshold_stays() -> None:
     assert len(postprocess(boxes, scores, conf_thres=0.1, iou_thres=0.499, max_det=9)[0]) == 1
 
 
-@pytest.mark.parametrize("kind", NMS_KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in NMS_KINDS if kind != "vote"])
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("max_det", [10, 1000])
 def test_equals_the_naive_reference(kind: str, seed: int, max_det: int) -> None:
@@ -102,6 +102,36 @@ def test_equals_the_naive_reference(kind: str, seed: int, max_det: int) -> None:
     assert found.labels.tolist() == [label for _, _, label in rows]
     assert found.boxes.tolist() == image_boxes[[i for _, i, _ in rows]].tolist()
     assert found.scores.tolist() == [score for score, _, _ in rows]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_votes_are_the_weighted_means_of_the_naive_reference(seed: int) -> None:
+    """The rows and scores of 'default', each box moved to the mean of its class's boxes around it."""
+    boxes, scores = crowded(seed, size=120)
+    options = {"conf_thres": 0.105, "iou_thres": 0.45, "max_det": 30}
+    (found,) = postprocess(boxes, scores, nms="vote", **options)
+    (plain,) = postprocess(boxes, scores, **options)
+    assert torch.equal(found.scores, plain.scores)
+    assert torch.equal(found.labels, plain.labels)
+    every, moved = boxes[0].double(), 0
+    for box, kept, label in zip(found.boxes, plain.boxes, plain.labels.tolist(), strict=True):
+        total, votes = torch.zeros(4, dtype=torch.float64), 0.0
+        for voter, score in zip(every, scores[0, :, label].double(), strict=True):
+            width, height = (min(kept[i + 2], voter[i + 2]) - max(kept[i], voter[i]) for i in (0, 1))
+            shared = float(max(width, 0) * max(height, 0))
+            union = float((kept[2:] - kept[:2]).prod() + (voter[2:] - voter[:2]).prod()) - shared
+            if score > 0.105 and shared / union > 0.65:
+                weight = float(score) * shared / union
+                total, votes, moved = total + weight * voter, votes + weight, moved + 1
+        torch.testing.assert_close(box.double(), total / votes, rtol=1e-5, atol=1e-3)
+    assert moved > len(found), "some box has more voters than itself"
+
+
+def test_a_box_without_neighbours_keeps_its_place_in_a_vote() -> None:
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [50, 50, 60, 60], [50, 50, 60, 60], [7, 7, 7, 7]]])
+    scores = torch.tensor([[[0.9, 0.0], [0.0, 0.8], [0.7, 0.0], [0.6, 0.0]]])
+    (found,) = postprocess(boxes, scores, nms="vote", **DEFAULTS)
+    torch.testing.assert_close(found.boxes, boxes[0])
 
 
 def test_the_kinds_differ_as_darknet_says() -> None:

@@ -95,7 +95,7 @@ class AugmentConfig:
 
     mosaic: float = 1.0
     mosaic_type: Literal["canvas", "quadrants"] = "canvas"
-    close_mosaic: float = 0.15
+    close_mosaic: float = 0.3
     mixup: float = 0.0
     geometry: Literal["affine", "jitter"] = "affine"
     degrees: float = 0.0

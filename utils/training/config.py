@@ -17,18 +17,19 @@ class OptimizerConfig:
     """Which optimizer, and how strongly it moves.
 
     Args:
-        type: 'sgd' or 'adamw'.
+        type: 'sgd', 'adamw', or 'muon' (orthogonal updates of convolutions, AdamW for the rest: muon.py).
         lr: peak learning rate.
         lr_batch: images of a step (batches added up) that `lr` is for; of another number, the rate is `lr` times their
-            ratio with SGD (arXiv:1706.02677), times its square root with AdamW (arXiv:2205.10287). null: as it is.
-        momentum: of SGD; the first beta of AdamW.
-        nesterov: SGD looks one step ahead with its momentum; false is darknet's heavy ball.
+            ratio with SGD (arXiv:1706.02677), times its square root with AdamW (arXiv:2205.10287) and Muon. null: as it
+            is.
+        momentum: of SGD and Muon; the first beta of AdamW.
+        nesterov: SGD and Muon look one step ahead with their momentum; false is darknet's heavy ball.
         weight_decay: on convolution and linear weights only, never on biases and normalisation.
         clip_norm: largest norm of the gradient of all weights together; null: no clipping.
     """
 
-    type: Literal["sgd", "adamw"] = "adamw"
-    lr: float = 0.002
+    type: Literal["sgd", "adamw", "muon"] = "muon"
+    lr: float = 0.01
     lr_batch: int | None = None
     momentum: float = 0.9
     nesterov: bool = True

@@ -7,16 +7,22 @@ from torch import nn
 
 from utils.config import ConfigError, nearest
 from utils.training.config import OptimizerConfig
+from utils.training.muon import Muon
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """SGD or AdamW over the trainable parameters; decay on weights of two dimensions or more (darknet, spec 7.2)."""
+    """The recipe's optimizer over the trainable parameters; decay on weights of two dimensions or more (spec 7.2)."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
     ]
+    if config.type == "muon":
+        groups[0]["orthogonal"] = True
     groups = [group for group in groups if group["params"]]
+    if config.type == "muon":
+        momentum = float(config.momentum)
+        return Muon(groups, lr=config.lr, momentum=momentum, nesterov=config.nesterov, betas=(momentum, 0.999))
     if config.type == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=(float(config.momentum), 0.999))
     nesterov = config.nesterov and config.momentum > 0

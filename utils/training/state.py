@@ -92,9 +92,9 @@ class TrainState:
         Raises:
             ConfigError: it is of another model or optimizer than the run's configuration now says.
         """
-        saved, own = (each["param_groups"][0] for each in (state["optimizer"], self.optimizer.state_dict()))
+        saved, own = (each["param_groups"][0].keys() for each in (state["optimizer"], self.optimizer.state_dict()))
         try:
-            if ("betas" in saved) != ("betas" in own):
+            if any((key in saved) != (key in own) for key in ("betas", "orthogonal")):
                 raise ValueError("another type of optimizer")
             self.load_state_dict(state)
         except (RuntimeError, ValueError) as error:

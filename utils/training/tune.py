@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SPACE: dict[str, Any] = {
-    "optimizer.lr": {"low": 0.0003, "high": 0.01, "log": True},
+    "optimizer.lr": {"low": 0.001, "high": 0.05, "log": True},
     "optimizer.weight_decay": {"low": 0.001, "high": 0.1, "log": True},
     "schedule.warmup_epochs": {"low": 0.5, "high": 5.0},
     "loss.box_gain": {"low": 2.0, "high": 12.0},

@@ -23,7 +23,7 @@ def test_only_auto_is_settled() -> None:
     assert settled(fixed, 205) is fixed
 
 
-@pytest.mark.parametrize(("kind", "factor"), [("sgd", 4.0), ("adamw", 2.0)])
+@pytest.mark.parametrize(("kind", "factor"), [("sgd", 4.0), ("adamw", 2.0), ("muon", 2.0)])
 def test_the_rate_follows_the_images_of_a_step(kind: str, factor: float) -> None:
     config = OptimizerConfig(type=kind, lr=0.01, lr_batch=16)
     assert config.lr_for(16) == 0.01

@@ -42,7 +42,7 @@ def test_a_recipe_survives_yaml_and_plain_values(tmp_path: Path) -> None:
         ("amp=on", "amp: expected one of auto, off, bf16, fp16"),
         ("freeze=backbone", "freeze: expected a list, each entry a text, found 'backbone'"),
         ("optimizer.lr=0", "optimizer.*lr: expected a number above 0, found 0"),
-        ("optimizer.type=adam", "optimizer.type: expected one of sgd, adamw, found 'adam'"),
+        ("optimizer.type=adam", "optimizer.type: expected one of sgd, adamw, muon, found 'adam'"),
         ("optimizer.momentum=1", r"optimizer.*momentum: expected a number in \[0, 1\), found 1"),
         ("optimizer.weight_decay=-1", "optimizer.*weight_decay: expected a number of at least 0"),
         ("optimizer.clip_norm=0", "optimizer.*clip_norm: expected a number above 0, or null, found 0"),

@@ -22,7 +22,7 @@ class Net(nn.Module):
         return self.head(self.backbone2(self.backbone(x)))
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+@pytest.mark.parametrize("kind", ["sgd", "adamw", "muon"])
 def test_every_parameter_is_in_one_group_and_only_weights_decay(kind: str) -> None:
     model = Net()
     optimizer = build_optimizer(model, OptimizerConfig(type=kind, lr=0.1, momentum=0.8, weight_decay=0.07))

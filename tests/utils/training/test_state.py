@@ -52,7 +52,7 @@ def test_the_state_before_the_first_step_goes_to_disk_and_back(tmp_path: Path) -
     assert equal(other.state_dict(), state.state_dict())
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+@pytest.mark.parametrize("kind", ["sgd", "adamw", "muon"])
 def test_a_state_that_went_through_a_file_goes_on_exactly(tmp_path: Path, kind: str) -> None:
     torch.manual_seed(1)
     state = make(kind)
@@ -102,7 +102,9 @@ def test_a_run_that_goes_on_elsewhere_needs_no_scale_and_may_begin_one() -> None
 
 def test_a_checkpoint_that_does_not_fit_the_configuration_is_refused() -> None:
     saved = TrainState.create(nn.Linear(2, 2), RecipeConfig(), CPU).state_dict()
-    for model, kind in ((nn.Linear(3, 2), "adamw"), (nn.Conv2d(2, 2, 1), "adamw"), (nn.Linear(2, 2), "sgd")):
+    others = [(nn.Linear(3, 2), "muon"), (nn.Conv2d(2, 2, 1), "muon")]
+    others += [(nn.Linear(2, 2), "sgd"), (nn.Linear(2, 2), "adamw")]
+    for model, kind in others:
         state = TrainState.create(model, RecipeConfig(optimizer=OptimizerConfig(type=kind)), CPU)
         with pytest.raises(ConfigError, match=r"last.pt: does not fit the config.yaml of its run \(.+\)"):
             state.resume(saved, where="last.pt")
