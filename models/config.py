@@ -40,7 +40,7 @@ class ModelConfig:
     neck: dict[str, Any] | None = None
     image_size: int | list[int] = 416
     resize: Literal["letterbox", "stretch", "crop"] = "letterbox"
-    nms: Literal["default", "greedynms", "diounms"] = "default"
+    nms: Literal["default", "greedynms", "diounms", "none"] = "default"
     beta_nms: float = 0.6
     published: list[dict[str, Any]] = field(default_factory=list)
     name: str = "model"

@@ -11,7 +11,7 @@ from torchvision.ops import nms as torchvision_nms
 
 from utils.structures import Detections
 
-NMS_KINDS = ("default", "greedynms", "diounms")
+NMS_KINDS = ("default", "greedynms", "diounms", "none")
 
 
 def postprocess(
@@ -38,7 +38,8 @@ def postprocess(
         iou_thres: a detection falls when a better one of its class overlaps it by more than this.
         max_det: detections kept in one image.
         nms: the overlap: 'default' is IoU; 'greedynms' and 'diounms' subtract a term that grows with the distance of
-            the centres (darknet's box.c, spec 4.4).
+            the centres (darknet's box.c, spec 4.4). 'none' suppresses nothing: the best `max_det` above the threshold,
+            for models that find each object once.
         beta_nms: exponent of that term for 'diounms'; darknet fixes it at 0.6 for 'greedynms'.
         classes: zero-based classes to keep; None keeps all.
         max_candidates: best (box, class) pairs of an image that enter the suppression.
@@ -53,12 +54,14 @@ def postprocess(
         raise ValueError(f"conf_thres {conf_thres} and iou_thres {iou_thres}: expected numbers from 0 to 1")
     if max_det < 1 or max_candidates < 1:
         raise ValueError(f"max_det {max_det} and max_candidates {max_candidates}: expected whole numbers from 1")
-    beta = {"default": None, "greedynms": 0.6, "diounms": beta_nms}[nms]
+    beta = {"greedynms": 0.6, "diounms": beta_nms}.get(nms)
     wanted = None if classes is None else torch.as_tensor(sorted(set(classes)), dtype=torch.int64, device=scores.device)
     found = []
     for image_boxes, image_scores in zip(boxes, scores, strict=True):
         candidates = _candidates(image_boxes, image_scores, conf_thres, wanted, max_candidates)
-        if beta is None:
+        if nms == "none":
+            kept = torch.arange(len(candidates))[:max_det]
+        elif beta is None:
             kept = _torchvision_nms(candidates, iou_thres)[:max_det]
         else:
             rows = suppress(candidates.boxes.numpy(), candidates.labels.numpy(), iou_thres, beta=beta, limit=max_det)

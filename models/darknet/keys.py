@@ -114,7 +114,7 @@ _YOLO = Keys(
         "scale_x_y": "float",
         "new_coords": YES_NO,
         "iou_loss": ("mse", "iou", "giou", "diou", "ciou"),
-        "nms_kind": ("default", "greedynms", "diounms"),
+        "nms_kind": ("default", "greedynms", "diounms", "none"),  # the last is ours; darknet takes it for the first
         "beta_nms": "float",
     },
     training=_words(
