@@ -219,6 +219,8 @@ def open_model(args: argparse.Namespace) -> tuple[Predictor, DetectOptions]:
             raise ConfigError(
                 f"--{option.replace('_', '-')}: is for detectors, and {weights} is a classifier; leave it out"
             )
+    if (args.nms or predictor.info.nms) == "none" and args.iou_thres is not None:
+        logger.warning("--iou-thres %g is not used: with nms 'none' nothing is suppressed", args.iou_thres)
     usual = CLASSIFY if classify else DETECT
     options = DetectOptions(
         image_size=size,

@@ -219,7 +219,10 @@ def options_of(args: argparse.Namespace, predictor: Predictor) -> dict[str, Any]
         return {"ten_crop": args.ten_crop}
     chosen = {name: default if getattr(args, name) is None else getattr(args, name) for name, default in DETECT.items()}
     clip = predictor.info.clip if args.clip is None else args.clip
-    return chosen | {"nms": args.nms or predictor.info.nms, "clip": clip}
+    nms = args.nms or predictor.info.nms
+    if nms == "none" and args.iou_thres is not None:
+        logger.warning("--iou-thres %g is not used: with nms 'none' nothing is suppressed", args.iou_thres)
+    return chosen | {"nms": nms, "clip": clip}
 
 
 def predictions(metric: Metric, images: LabelledImages) -> list[dict[str, Any]]:
@@ -242,7 +245,7 @@ def describe(figures: dict[str, Any]) -> str:
     if "ten_crop" in protocol:
         of_task = ("ten crops" if protocol["ten_crop"] else "one crop",)
     else:
-        nms = f"NMS IoU {protocol['iou_thres']:g} ({protocol['nms']})"
+        nms = "no NMS" if protocol["nms"] == "none" else f"NMS IoU {protocol['iou_thres']:g} ({protocol['nms']})"
         of_task = (f"conf {protocol['conf_thres']:g}", nms, f"max-det {protocol['max_det']}")
     parts = (
         *of_task,

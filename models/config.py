@@ -29,7 +29,8 @@ class ModelConfig:
         image_size: side or [height, width] of the network input in pixels; read it as `size`.
         resize: how images get that size; 'letterbox' keeps the aspect, 'stretch' does not (darknet's default), 'crop'
             keeps it and cuts off what is over (classifiers, whose files have it unless they say otherwise).
-        nms, beta_nms: kind of non-maximum suppression, as in `postprocess`.
+        nms, beta_nms: kind of non-maximum suppression, as in `postprocess`. A file whose head has one-to-one branches
+            needs none, and has 'none' unless it says otherwise.
         published: `FIGURES` that others reported for this model, one mapping per `image_size`, shown beside ours;
             `unverified` lists those of an entry's keys for which no source was found.
         name: the model's name, by default that of its file; it stands in messages.
@@ -40,7 +41,7 @@ class ModelConfig:
     neck: dict[str, Any] | None = None
     image_size: int | list[int] = 416
     resize: Literal["letterbox", "stretch", "crop"] = "letterbox"
-    nms: Literal["default", "greedynms", "diounms", "vote"] = "default"
+    nms: Literal["default", "greedynms", "diounms", "vote", "none"] = "default"
     beta_nms: float = 0.6
     published: list[dict[str, Any]] = field(default_factory=list)
     name: str = "model"
@@ -102,8 +103,11 @@ def load_model_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -
     path = find_file(str(name_or_path), folders, suffix=suffix, what="model config")
     values = _load_darknet(path) if suffix == ".cfg" else _load_with_base(path, ())
     values = apply_overrides(values, overrides)
-    if isinstance(values.get("head"), Mapping) and values["head"].get("type") == "classify":
+    head = values.get("head") if isinstance(values.get("head"), Mapping) else {}
+    if head.get("type") == "classify":
         values.setdefault("resize", "crop")
+    if head.get("one_to_one") is True:
+        values.setdefault("nms", "none")
     try:
         return to_dataclass(ModelConfig, {"name": path.stem, **values}, where=f"{path}: model")
     except ConfigError as error:

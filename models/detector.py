@@ -46,7 +46,10 @@ class Detector(nn.Module):
         return needed if self.task == "classify" else max(*self.neck.features.strides, needed)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) RGB in [0, 1] -> the head's raw maps, finest stride first."""
+        """(B, 3, H, W) RGB in [0, 1] -> the head's raw maps, finest stride first.
+
+        A head with one-to-one branches gives two such rows of maps while training; see AnchorFreeHead.
+        """
         return self.head(self.neck(self.drop(self.backbone(images))))
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor] | Tensor:

@@ -12,7 +12,7 @@ from torchvision.ops import nms as torchvision_nms
 
 from utils.structures import Detections
 
-NMS_KINDS = ("default", "greedynms", "diounms", "vote")
+NMS_KINDS = ("default", "greedynms", "diounms", "vote", "none")
 
 VOTE_OVERLAP = 0.65
 """IoU from which on a box has a say in where a detection lies, for 'vote'; measured: docs/experiments.md."""
@@ -44,7 +44,8 @@ def postprocess(
         nms: the overlap: 'default' is IoU; 'greedynms' and 'diounms' subtract a term that grows with the distance of
             the centres (darknet's box.c, spec 4.4). 'vote' suppresses like 'default' and then moves each detection to
             the mean of all boxes of its class that overlap it by more than 0.65, itself included, weighted by score
-            times IoU (box voting, Gidaris and Komodakis, arXiv:1505.01749).
+            times IoU (box voting, Gidaris and Komodakis, arXiv:1505.01749). 'none' suppresses nothing: the best
+            `max_det` above the threshold, for models that find each object once.
         beta_nms: exponent of that term for 'diounms'; darknet fixes it at 0.6 for 'greedynms'.
         classes: zero-based classes to keep; None keeps all.
         max_candidates: best (box, class) pairs of an image that enter the suppression.
@@ -64,7 +65,9 @@ def postprocess(
     found = []
     for image_boxes, image_scores in zip(boxes, scores, strict=True):
         candidates = _candidates(image_boxes, image_scores, conf_thres, wanted, max_candidates)
-        if beta is None:
+        if nms == "none":
+            kept = torch.arange(len(candidates))[:max_det]
+        elif beta is None:
             kept = _torchvision_nms(candidates, iou_thres)[:max_det]
         else:
             rows = suppress(candidates.boxes.numpy(), candidates.labels.numpy(), iou_thres, beta=beta, limit=max_det)

@@ -16,6 +16,8 @@ import torch
 from torch import distributed
 
 import train
+from models.build import build_model
+from models.config import load_model_config
 from tests.ddp_worker import fault, steps_in_double, watched, without_pictures
 from tests.test_train import OVERFIT, assert_same_run, rows
 from utils.config import ROOT
@@ -243,6 +245,24 @@ def test_an_evaluation_counts_each_image_once(compared: Runs, name: str, tiny_co
     # Rank 0 alone, with the best weights, gets what all ranks together got.
     assert float(rows(compared.folder / name)[-1]["AP"]) == pytest.approx(figures["AP"], abs=1e-6)
     assert figures["AP50"] > 0.2, "something is found"
+
+
+def test_one_to_one_branches_train_on_several_processes(tiny_coco: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """Also where a process has an image without objects: each weight has a gradient in every step."""
+    model = tmp_path / "model.yaml"
+    model.write_text(f"base: {tiny_model}\nhead: {{type: anchor_free, bins: 8, depth: 1, one_to_one: true}}\n")
+    double = {"cfg": str(model), "data": str(tiny_coco), "steps": 20}
+    double["settings"] = ["batch_size=2", "epochs=5", "augment.mosaic=0", "amp=off", "optimizer.type=sgd"]
+    runs = Runs(tmp_path, [], double)
+    for processes in (1, 2):
+        runs.do(processes, runs.in_double(f"one to one {processes}", frozen=True))
+    assert runs.found["one to one 2"] == [20, 20]
+    one, two = (torch.load(tmp_path / f"one to one {count}.pt", weights_only=True) for count in (1, 2))
+    torch.manual_seed(0)  # as steps_in_double starts
+    start = build_model(load_model_config(model), 2).state_dict()
+    own = [name for name in start if name.startswith("head.one_to_one")]
+    assert largest_difference(*({name: state[name] for name in own} for state in (start, one))) > 1e-3, "they learn"
+    assert largest_difference(one, two) < 1e-8, "the loss is computed in single precision"
 
 
 def test_one_rank_writes(runs: Runs) -> None:

@@ -14,10 +14,14 @@ import torch
 import detect
 import export
 import val
+from models.build import build_model
+from models.config import load_model_config
 from models.export.compare import Difference, compare
 from models.predictor import open_predictor
 from tests.test_val import CATEGORY_IDS, NAMES, write_checkpoint, write_dataset
+from utils.config import to_plain
 from utils.metrics.coco import FIGURES
+from utils.training.checkpoint import save_checkpoint
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".torchscript", "darknet": ".weights"}
 PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
@@ -142,6 +146,21 @@ def test_metadata_of_the_checkpoint_travel(weights: Path, tmp_path: Path) -> Non
     found, wanted = open_predictor(tmp_path / "best.torchscript").info, open_predictor(weights, device="cpu").info
     assert found.category_ids == wanted.category_ids == tuple(range(1, len(CATEGORY_IDS) + 1))
     assert (found.nms, found.beta_nms, found.stride) == (wanted.nms, wanted.beta_nms, wanted.stride)
+
+
+def test_a_model_without_suppression_keeps_it_out_and_darknet_refuses_its_head(tmp_path: Path, capsys) -> None:
+    config = load_model_config("cspdet-n-e2e", ["image_size=64", "backbone.channels=[8, 16, 24, 32]"])
+    about = {"model": to_plain(config), "names": ["a", "b"], "category_ids": [1, 2], "image_size": [64, 64]}
+    path = tmp_path / "best.pt"
+    save_checkpoint(path, {**about, "resize": "letterbox", "ema": build_model(config, 2).state_dict()})
+    assert open_predictor(path, device="cpu").info.nms == "none"
+    assert export.main(["--weights", str(path), "--format", "torchscript"]) == 0
+    assert open_predictor(tmp_path / "best.torchscript").info.nms == "none"
+    capsys.readouterr()
+    assert export.main(["--weights", str(path), "--format", "darknet"]) == 2
+    expected = "error: darknet has no section for a head of type AnchorFreeHead; only for anchor and classify heads"
+    assert capsys.readouterr().err.strip() == expected
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["best.pt", "best.torchscript"]
 
 
 def test_a_difference_above_the_tolerance_fails_and_leaves_the_older_file(

@@ -23,6 +23,9 @@ from utils.training.checkpoint import load_checkpoint
 from utils.training.epoch_log import SHARES
 from utils.training.stop import Stop
 
+ONE_TO_ONE = "model.head={type: anchor_free, bins: 8, depth: 1, class_channels: 24, one_to_one: true}"
+"""A head for `tiny_model` that needs no suppression."""
+
 TIMES = ("seconds", "images_per_second", *SHARES.values())
 ALL_AT_ONCE = (
     *("--epochs", "3", "--batch-size", "3", "--seed", "11"),
@@ -182,7 +185,9 @@ def test_stopping_anywhere_and_going_on_is_never_having_stopped(
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("recipe", [("optimizer.type=sgd", "schedule.type=step"), ("amp=bf16",), ("cache=false",)])
+@pytest.mark.parametrize(
+    "recipe", [("optimizer.type=sgd", "schedule.type=step"), ("amp=bf16",), ("cache=false",), (ONE_TO_ONE,)]
+)
 def test_every_kind_of_recipe_goes_on_exactly(
     command: list[str], tmp_path: Path, stop_after: Callable, recipe: tuple[str, ...]
 ) -> None:
@@ -305,6 +310,36 @@ def test_it_learns_its_training_images_by_heart(command: list[str], tmp_path: Pa
     assert json.loads((tmp_path / "runs" / "exp" / "metrics.json").read_text())["AP50"] > 0.9
     for name in ("loss/box", "loss/objectness", "loss/class"):
         assert float(table[-1][name]) < 0.5 * float(table[0][name])
+
+
+@pytest.mark.usefixtures("quick")
+def test_one_to_one_branches_learn_to_find_each_object_once(command: list[str], tmp_path: Path) -> None:
+    """Counted without suppression, and beside what the other branches of the same model find."""
+    arguments = [*command, "--set", ONE_TO_ONE, *OVERFIT, "--epochs", "100", "--set", "evaluation.interval=50"]
+    assert train.main(arguments) == 0
+    run = tmp_path / "runs" / "exp"
+    table = rows(run)
+    for name in ("box", "distribution", "class"):
+        for key in (f"loss/{name}", f"loss/{name}_one_to_one"):
+            assert float(table[-1][key]) < 0.7 * float(table[0][key])
+    predictor = train.open_predictor(run / "weights" / "last.pt", device="cpu")
+    assert predictor.info.nms == "none"
+    config = train.saved_config(run / "config.yaml")
+    images = train.read_splits(config.data).val
+    loader = train.eval_loader_of(images, config)
+
+    def found() -> tuple[float, int]:
+        """AP50, and how many detections have a score above 0.2."""
+        metric = train.build_metric(images)
+        figures = train.evaluate(predictor, loader, metric, **config.evaluation_options("detect"))
+        return figures["AP50"], sum(row["score"] > 0.2 for row in metric.predictions())
+
+    objects = sum(int((~sample.crowd).sum()) for sample in images.samples)
+    precision, count = found()
+    assert precision > 0.9
+    assert objects - 1 <= count <= objects
+    predictor.model.head.one_to_one = False  # the branches that find each object often
+    assert found()[1] > 1.5 * objects
 
 
 @pytest.mark.usefixtures("quick")

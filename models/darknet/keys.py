@@ -114,7 +114,8 @@ _YOLO = Keys(
         "scale_x_y": "float",
         "new_coords": YES_NO,
         "iou_loss": ("mse", "iou", "giou", "diou", "ciou"),
-        "nms_kind": ("default", "greedynms", "diounms", "vote"),  # the last is ours; darknet takes it for the first
+        # The last two are ours; darknet takes them for the first.
+        "nms_kind": ("default", "greedynms", "diounms", "vote", "none"),
         "beta_nms": "float",
     },
     training=_words(

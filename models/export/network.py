@@ -11,6 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models.darknet.layers import Convolution
 from models.detector import Detector
+from models.heads.anchor_free import AnchorFreeHead
 from models.info import ModelInfo
 from models.layers import ConvNormAct
 
@@ -46,6 +47,8 @@ class ExportSpec:
 class ExportNetwork(nn.Module):
     """A copy of a model, ready to be traced: images to what it predicts, batch norms merged into convolutions.
 
+    Branches that only training needs are left out: a trace would keep their weights.
+
     Args:
         model: left as it is.
     """
@@ -53,6 +56,8 @@ class ExportNetwork(nn.Module):
     def __init__(self, model: Detector) -> None:
         super().__init__()
         self.model = copy.deepcopy(model).cpu().float()
+        if isinstance(self.model.head, AnchorFreeHead):
+            self.model.head.keep_one_to_one_()
         merge_norms_(self.model.eval())
         self.requires_grad_(False).eval()
 

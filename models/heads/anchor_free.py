@@ -20,6 +20,11 @@ class AnchorFreeHead(nn.Module):
     the cell's centre by the distribution's mean to each side; the score is the class probability (TOOD, Feng et al.,
     arXiv:2108.07755). The branches are apart from the first convolution on (YOLOX, Ge et al., arXiv:2107.08430).
 
+    With `one_to_one` there is a second pair of branches, trained to find each object once, so that inference needs no
+    non-maximum suppression (YOLOv10, Wang et al., arXiv:2405.14458). While training they read the maps without giving
+    a gradient back: backbone and neck learn from the first pair, whose many positives teach more. In evaluation mode
+    they alone are computed.
+
     Args:
         features: channels and strides of the neck's maps, finest first.
         num_classes: C.
@@ -29,6 +34,7 @@ class AnchorFreeHead(nn.Module):
         depth: 3x3 convolutions of a branch before its last 1x1.
         depthwise: make the class branch of depthwise-separable convolutions, which costs less.
         activation: of the branches.
+        one_to_one: add the second pair of branches.
     """
 
     task: Literal["detect", "classify"] = "detect"
@@ -44,6 +50,7 @@ class AnchorFreeHead(nn.Module):
         depth: int = 2,
         depthwise: bool = False,
         activation: Activation = "swish",
+        one_to_one: bool = False,
     ) -> None:
         super().__init__()
         if bins < 1 or depth < 0:
@@ -51,33 +58,66 @@ class AnchorFreeHead(nn.Module):
         self.strides = features.strides
         self.num_classes = num_classes
         self.bins = bins
+        self.one_to_one = one_to_one
         finest = features.channels[0]
         for_boxes = box_channels or max(16, finest // 4, 4 * bins)
         for_classes = class_channels or max(finest, min(num_classes, 100))
-        self.box_branches = nn.ModuleList(
-            _branch(channels, for_boxes, 4 * bins, depth=depth, depthwise=False, activation=activation)
-            for channels in features.channels
-        )
-        self.class_branches = nn.ModuleList(
-            _branch(channels, for_classes, num_classes, depth=depth, depthwise=depthwise, activation=activation)
-            for channels in features.channels
-        )
+
+        def box_branches() -> nn.ModuleList:
+            return nn.ModuleList(
+                _branch(channels, for_boxes, 4 * bins, depth=depth, depthwise=False, activation=activation)
+                for channels in features.channels
+            )
+
+        def class_branches() -> nn.ModuleList:
+            return nn.ModuleList(
+                _branch(channels, for_classes, num_classes, depth=depth, depthwise=depthwise, activation=activation)
+                for channels in features.channels
+            )
+
+        self.box_branches, self.class_branches = box_branches(), class_branches()
+        if one_to_one:
+            self.one_to_one_box_branches, self.one_to_one_class_branches = box_branches(), class_branches()
         self.register_buffer("distances", torch.arange(bins, dtype=torch.float32), persistent=False)
         self.reset_biases()
 
     def reset_biases(self) -> None:
         """Start with boxes of about two strides a side, and rare objects: some 5 of a class in 640 x 640 pixels."""
-        for box, classes, stride in zip(self.box_branches, self.class_branches, self.strides, strict=True):
-            nn.init.constant_(box[-1].bias, 1.0)
-            nn.init.constant_(classes[-1].bias, math.log(5 / self.num_classes / (640 / stride) ** 2))
+        pairs = [(self.box_branches, self.class_branches)]
+        if self.one_to_one:
+            pairs.append((self.one_to_one_box_branches, self.one_to_one_class_branches))
+        for box_branches, class_branches in pairs:
+            for box, classes, stride in zip(box_branches, class_branches, self.strides, strict=True):
+                nn.init.constant_(box[-1].bias, 1.0)
+                nn.init.constant_(classes[-1].bias, math.log(5 / self.num_classes / (640 / stride) ** 2))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Neck maps -> raw maps, (B, 4 * bins + C, h, w) a level."""
-        branches = zip(maps, self.box_branches, self.class_branches, strict=True)
-        return [torch.cat((box(feature), classes(feature)), dim=1) for feature, box, classes in branches]
+        """Neck maps -> raw maps, (B, 4 * bins + C, h, w) a level.
+
+        With `one_to_one`, while training: the maps of the first pair of branches for all levels, then those of the
+        one-to-one pair; in evaluation mode the latter alone.
+        """
+        if not self.one_to_one:
+            return _run(maps, self.box_branches, self.class_branches)
+        one_to_one = (self.one_to_one_box_branches, self.one_to_one_class_branches)
+        if not self.training:
+            return _run(maps, *one_to_one)
+        apart = [feature.detach() for feature in maps]
+        return _run(maps, self.box_branches, self.class_branches) + _run(apart, *one_to_one)
+
+    def keep_one_to_one_(self) -> None:
+        """Put the one-to-one branches, if there are any, in the place of the others, which only training needs."""
+        if self.one_to_one:
+            self.box_branches, self.class_branches = self.one_to_one_box_branches, self.one_to_one_class_branches
+            del self.one_to_one_box_branches, self.one_to_one_class_branches
+            self.one_to_one = False
 
     def flatten(self, raw_maps: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Raw maps -> (B, N, 4, bins) logits of distances and (B, N, C) class logits; by level, row, column."""
+        """(B, N, 4, bins) logits of distances and (B, N, C) class logits; by level, row, column.
+
+        Args:
+            raw_maps: of one pair of branches.
+        """
         flat = torch.cat([raw.flatten(2) for raw in raw_maps], dim=2).transpose(1, 2)
         sides, classes = flat.split((4 * self.bins, self.num_classes), dim=2)
         return sides.unflatten(2, (4, self.bins)), classes
@@ -109,6 +149,12 @@ class AnchorFreeHead(nn.Module):
         sides, classes = self.flatten(raw_maps)
         points, strides = self.points(raw_maps)
         return self.decode_boxes(sides, points, strides), classes.sigmoid()
+
+
+def _run(maps: list[Tensor], box_branches: nn.ModuleList, class_branches: nn.ModuleList) -> list[Tensor]:
+    """The raw maps of one pair of branches."""
+    levels = zip(maps, box_branches, class_branches, strict=True)
+    return [torch.cat((box(feature), classes(feature)), dim=1) for feature, box, classes in levels]
 
 
 def _branch(

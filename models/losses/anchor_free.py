@@ -16,6 +16,8 @@ from utils.dist import sum_over_ranks
 from utils.structures import Targets
 
 POINT_ASSIGNERS = {"task_aligned": TaskAlignedAssigner, "simota": SimOTAAssigner}
+ONE_TO_ONE = {"task_aligned": {"top_k": 1}, "simota": {"candidates": 1}}
+"""With these arguments an assigner gives an object one positive; none where another object wants that point more."""
 
 
 class AnchorFreeLoss(nn.Module):
@@ -24,6 +26,9 @@ class AnchorFreeLoss(nn.Module):
     All terms are weighted by the wanted scores of the positives and divided by their sum over the whole batch and all
     ranks (TOOD, arXiv:2108.07755; distribution focal loss: arXiv:2006.04388). Where a box lies in a crowd region, its
     classes are not called background.
+
+    The maps of one-to-one branches have the same loss once more, with terms of their own. Their positives are chosen
+    by what those branches predict, by the same rule: but one positive an object (arXiv:2405.14458).
 
     Args:
         head: whose maps are judged.
@@ -44,22 +49,37 @@ class AnchorFreeLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.head = head
-        self.assigner = build(POINT_ASSIGNERS, assigner or {"type": "task_aligned"}, where="loss.assigner")
+        spec = assigner or {"type": "task_aligned"}
+        self.assigner = build(POINT_ASSIGNERS, spec, where="loss.assigner")
+        self.one_to_one_assigner = build(POINT_ASSIGNERS, {**spec, **ONE_TO_ONE[spec["type"]]}, where="loss.assigner")
         self.box = box
         self.gains = {"box": box_gain, "distribution": distribution_gain, "class": class_gain}
 
     def forward(self, raw_maps: list[Tensor], targets: Targets) -> dict[str, Tensor]:
         """The weighted terms 'box', 'distribution' and 'class'; the loss is their sum.
 
+        Of a head with one-to-one branches also 'box_one_to_one', 'distribution_one_to_one' and 'class_one_to_one'.
+
         Args:
-            raw_maps: (B, 4 * bins + C, h, w) a level.
+            raw_maps: (B, 4 * bins + C, h, w) a level, as the head gives them in training mode.
         """
+        levels = len(self.head.strides)
+        terms = self._terms(raw_maps[:levels], targets, self.assigner)
+        if self.head.one_to_one:
+            more = self._terms(raw_maps[levels:], targets, self.one_to_one_assigner)
+            terms |= {f"{name}_one_to_one": value for name, value in more.items()}
+        return terms
+
+    def _terms(
+        self, raw_maps: list[Tensor], targets: Targets, assigner: TaskAlignedAssigner | SimOTAAssigner
+    ) -> dict[str, Tensor]:
+        """The terms of one pair of branches."""
         raw_maps = [raw.float() for raw in raw_maps]
         sides, logits = self.head.flatten(raw_maps)
         points, strides = self.head.points(raw_maps)
         boxes = self.head.decode_boxes(sides, points, strides)
         objects = targets.select(~targets.crowd)
-        found = self.assigner(objects, boxes.detach(), logits.detach().sigmoid(), points, strides)
+        found = assigner(objects, boxes.detach(), logits.detach().sigmoid(), points, strides)
         total = sum_over_ranks(found.score.sum()).clamp(min=1)
 
         wanted = torch.zeros_like(logits)
@@ -78,7 +98,11 @@ class AnchorFreeLoss(nn.Module):
         return {name: value * (self.gains[name] / total) for name, value in sums.items()}
 
     def background(self, raw_maps: list[Tensor]) -> Tensor:
-        """The class loss of images without any object, summed over all predictions, before gains."""
+        """The class loss of images without any object, summed over all predictions, before gains.
+
+        Args:
+            raw_maps: as the head gives them in either mode.
+        """
         _, logits = self.head.flatten([raw.float() for raw in raw_maps])
         return binary_cross_entropy_with_logits(logits, torch.zeros_like(logits), reduction="sum")
 

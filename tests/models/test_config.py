@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from models.config import ModelConfig, load_model_config, model_config_from
-from utils.config import ConfigError, to_plain
+from utils.config import ROOT, ConfigError, load_yaml, to_plain
 
 BODY = "backbone: {type: darknet, depths: [1], channels: [8]}\nhead: {type: anchor, anchors: [[8, 8]]}\n"
 
@@ -91,6 +91,14 @@ def test_config_is_frozen() -> None:
     config = ModelConfig(backbone={}, head={})
     with pytest.raises(AttributeError):
         config.resize = "stretch"
+
+
+def test_one_to_one_branches_need_no_suppression_unless_the_file_says_otherwise(tmp_path: Path) -> None:
+    head = "base: cspdet-n-af\nhead: {one_to_one: true}\n"
+    for text, nms in ((head, "none"), (head + "nms: diounms\n", "diounms"), ("base: cspdet-n-af", "default")):
+        (tmp_path / "model.yaml").write_text(text)
+        assert load_model_config(tmp_path / "model.yaml").nms == nms
+    assert load_yaml(ROOT / "cfg" / "cspdet-n-e2e.yaml")["nms"] == "none", "the shipped file says so itself"
 
 
 def test_classifiers_cut_their_images_unless_their_file_says_otherwise(tmp_path: Path) -> None:

@@ -55,3 +55,54 @@ def test_a_depthwise_class_branch_is_smaller_and_options_are_checked() -> None:
     assert sizes[1] < sizes[0]
     with pytest.raises(ValueError, match="bins of at least 1"):
         AnchorFreeHead(features=FEATURES, num_classes=2, bins=0)
+
+
+def make(**options: object) -> AnchorFreeHead:
+    torch.manual_seed(3)
+    return AnchorFreeHead(features=FEATURES, num_classes=3, bins=4, depth=1, **options)
+
+
+def neck_maps() -> list[torch.Tensor]:
+    return [torch.randn(2, 8, 4, 6, requires_grad=True), torch.randn(2, 12, 2, 3, requires_grad=True)]
+
+
+def test_without_one_to_one_nothing_is_different() -> None:
+    """The first pair of branches has the same names and the same initial numbers, and computes the same."""
+    plain, both, maps = make(), make(one_to_one=True), neck_maps()
+    own = plain.state_dict()
+    assert {name.partition(".")[0] for name in own} == {"box_branches", "class_branches"}
+    others = {name: value for name, value in both.state_dict().items() if not name.startswith("one_to_one_")}
+    assert list(others) == list(own)
+    assert all(torch.equal(value, own[name]) for name, value in others.items())
+    assert len(both.state_dict()) == 2 * len(own)
+    for one, two in zip(plain(maps), both(maps)[:2], strict=True):
+        assert torch.equal(one, two)
+
+
+def test_evaluation_computes_the_one_to_one_branches_alone() -> None:
+    """The maps are those of a plain head with these branches, which is also what `keep_one_to_one_` leaves."""
+    head, plain, maps = make(one_to_one=True).eval(), make().eval(), neck_maps()
+    state = head.state_dict()
+    copied = {name.removeprefix("one_to_one_"): value for name, value in state.items() if name.startswith("one_to_one")}
+    assert any(not torch.equal(state[name], value) for name, value in copied.items())
+    plain.load_state_dict(copied)
+    expected, found = plain(maps), head(maps)
+    head.keep_one_to_one_()
+    assert head.state_dict().keys() == plain.state_dict().keys()
+    for raw in (found, head(maps)):
+        assert len(raw) == len(expected) == 2
+        assert all(torch.equal(one, two) for one, two in zip(raw, expected, strict=True))
+
+
+def test_no_gradient_of_the_one_to_one_branches_reaches_the_neck_while_training() -> None:
+    head, maps = make(one_to_one=True), neck_maps()
+    raw = head(maps)
+    assert len(raw) == 4
+    sum(each.sum() for each in raw[2:]).backward()
+    assert all(feature.grad is None for feature in maps)
+    with_gradient = {name.partition(".")[0] for name, p in head.named_parameters() if p.grad is not None}
+    assert with_gradient == {"one_to_one_box_branches", "one_to_one_class_branches"}
+    sum(each.sum() for each in head(maps)[:2]).backward()
+    assert all(feature.grad is not None for feature in maps)
+    # In evaluation mode images have a gradient: self-adversarial training needs it.
+    assert torch.autograd.grad(sum(each.sum() for each in head.eval()(maps)), maps[0])[0].count_nonzero()

@@ -18,6 +18,14 @@ INFO = ModelInfo(NAMES, (1, 7, 90), (64, 96), "stretch", 32)
 
 SMALL = {
     "cspdet-n": ["backbone.channels=[8, 16, 24, 32]", "neck.channels=[8, 16, 24]", "neck.out_channels=[8, 8, 8]"],
+    "cspdet-n-e2e": [
+        "backbone.channels=[8, 16, 24, 32]",
+        "neck.channels=[8, 16, 24]",
+        "neck.out_channels=[8, 8, 8]",
+        "head.box_channels=8",
+        "head.class_channels=8",
+        "head.bins=8",
+    ],
     "csppeleenet-prn": ["backbone.depths=[1, 1, 1, 1]", "head.scale_xy=1.1"],
     "cspresnext50-panet-spp": [
         "backbone.depths=[1, 1, 1, 1]",
@@ -84,10 +92,15 @@ def small_model(name: str) -> Detector:
             nn.init.normal_(module.bias, 0, 0.2)
             nn.init.normal_(module.running_mean, 0, 0.2)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
-    for conv in model.head.convs:
+    for conv in prediction_layers(model.head):
         nn.init.normal_(conv.weight, 0, 0.2)
         nn.init.normal_(conv.bias, 0, 1)
     return model.eval()
+
+
+def prediction_layers(head: nn.Module) -> list[nn.Conv2d]:
+    """The convolutions that give the raw maps: those with a bias and no norm."""
+    return [module for module in head.modules() if isinstance(module, nn.Conv2d) and module.bias is not None]
 
 
 def spec_of(model: Detector, **options: object) -> ExportSpec:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
 from models.detector import Detector
 from models.export.compare import compare
@@ -68,6 +70,17 @@ def test_metadata_names_and_types(tmp_path: Path) -> None:
     types = {value.type.tensor_type.elem_type for value in (*file.graph.input, *file.graph.output)}
     assert types == {onnx.TensorProto.FLOAT}
     assert not file.functions
+
+
+def test_a_file_holds_no_weights_of_branches_that_only_training_needs(tmp_path: Path) -> None:
+    """Its convolutions are those of the model without these branches."""
+    model = small_model("cspdet-n-e2e")
+    write_onnx(model, tmp_path / "m.onnx", spec_of(model, dynamic=True))
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    kernels = sorted(math.prod(weight.dims) for weight in graph.initializer if len(weight.dims) == 4)
+    model.head.keep_one_to_one_()
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    assert kernels == sorted(convolution.weight.numel() for convolution in convolutions)
 
 
 def test_weights_in_fp16_are_those_of_the_model_rounded(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from utils.config import ConfigError
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
-@pytest.mark.parametrize("name", ["cspdet-n", "csppeleenet-prn", "darknet"])
+@pytest.mark.parametrize("name", ["cspdet-n", "cspdet-n-e2e", "csppeleenet-prn", "darknet"])
 def test_any_batch_and_size_give_what_pytorch_gives(name: str, tmp_path: Path) -> None:
     model = small_model(name)
     spec = spec_of(model)
@@ -30,6 +30,18 @@ def test_any_batch_and_size_give_what_pytorch_gives(name: str, tmp_path: Path) -
     assert predictor.description.startswith("TorchScript on cpu")
     difference = compare(predictor_of(model), predictor, [(1, 64, 96), (3, 32, 32), (2, 96, 64)])
     assert difference.within(2e-5), difference
+
+
+def test_a_file_holds_no_weights_of_branches_that_only_training_needs(tmp_path: Path) -> None:
+    model = small_model("cspdet-n-e2e")
+    write_torchscript(model, tmp_path / "m.torchscript", spec_of(model))
+    script = torch.jit.load(str(tmp_path / "m.torchscript"))
+    names = list(script.state_dict())
+    assert names
+    assert not [name for name in names if "one_to_one" in name]
+    model.head.keep_one_to_one_()
+    kernels = [sum(p.numel() for p in each.parameters() if p.ndim == 4) for each in (script, model)]
+    assert kernels[0] == kernels[1]
 
 
 def test_it_runs_where_our_code_is_not(tmp_path: Path) -> None:
