@@ -391,9 +391,9 @@ def build_trainable(
     """The model on its device, with initial weights and anchors if `fresh`, frozen where the recipe says so."""
     model = build_model(model_config_from(config.model, where="model"), len(images.names), pretrained=fresh)
     check_image_size(model, config.image_size, where="--img-size")
-    if config.weights and fresh:
-        start_from_(model, Path(config.weights), trust=trust)
-    if fresh and isinstance(model.head, AnchorHead) and config.recipe.anchor_recall:
+    has_head = bool(config.weights) and fresh and start_from_(model, Path(config.weights), trust=trust)
+    # Anchors belong to the head that was trained with them.
+    if fresh and not has_head and isinstance(model.head, AnchorHead) and config.recipe.anchor_recall:
         fit_anchors_(model.head, images.train, config)
     regularize_(model, config.recipe)
     freeze_(model, config.recipe.freeze)

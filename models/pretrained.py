@@ -25,14 +25,15 @@ SUFFIXES = (".pt", ".pth", ".safetensors")
 _ANCHORS = re.compile(r"head\.anchors_\d+")
 
 
-def start_from_(model: Detector, path: Path, *, trust: bool = False) -> None:
-    """Copy weights wherever name and shape agree, and say what that was.
+def start_from_(model: Detector, path: Path, *, trust: bool = False) -> bool:
+    """Copy weights wherever name and shape agree, say what that was, and return whether the whole head was there.
 
-    A checkpoint or .safetensors file of ours gives its averaged weights; a classifier's backbone starts a detector. The
-    anchors stay those of the model. A darknet file (.weights, .conv.N) must have the model's layers from the first on:
-    all of them, the first N, or all but those before the yolo layers where it was trained on other classes. A
-    state_dict of another program fits by its names, as they are or below `backbone.`; one of timm's fits a backbone of
-    type timm, and those of Darknet-53 and CSPDarknet-53 our own.
+    A checkpoint or .safetensors file of ours gives its averaged weights; a classifier's backbone starts a detector.
+    Anchors belong to the head that was trained with them: they come with a whole head, and else stay the model's. A
+    darknet file (.weights, .conv.N) must have the model's layers from the first on: all of them, the first N, or all but
+    those before the yolo layers where it was trained on other classes. A state_dict of another program fits by its
+    names, as they are or below `backbone.`; one of timm's fits a backbone of type timm, and those of Darknet-53 and
+    CSPDarknet-53 our own.
 
     Args:
         trust: let a foreign pickle run its code; see load_foreign.
@@ -40,8 +41,7 @@ def start_from_(model: Detector, path: Path, *, trust: bool = False) -> None:
         ConfigError: a missing, damaged or unsafe file, or one in which nothing fits.
     """
     if path.suffix == ".weights" or ".conv." in path.name:
-        _start_from_darknet_(model, path)
-        return
+        return _start_from_darknet_(model, path)
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(
             f"--weights {path}: expected a checkpoint (.pt) or a darknet file (.weights, .conv.N), or weights of "
@@ -53,20 +53,22 @@ def start_from_(model: Detector, path: Path, *, trust: bool = False) -> None:
         weights = _fit(model, load_foreign(path, trust=trust), path)
     except KeyError:
         raise ConfigError(f"--weights {path}: the checkpoint has no averaged weights; name another") from None
-    _copy_(model, weights, path)
+    return _copy_(model, weights, path)
 
 
-def _copy_(model: Detector, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Copy what fits but the anchors, and count."""
+def _copy_(model: Detector, weights: Mapping[str, Tensor], path: Path) -> bool:
+    """Copy what fits, anchors with a whole head alone, and count; whether the head was whole."""
     own = model.state_dict()
-    moved = {
+    learnt = [name for name in own if _part(name) == "head" and not _ANCHORS.fullmatch(name)]
+    whole = all(name in weights and weights[name].shape == own[name].shape for name in learnt)
+    others = {
         name: value
         for name, value in weights.items()
         if _ANCHORS.fullmatch(name) and name in own and not torch.equal(value.cpu(), own[name].cpu())
     }
-    rest = {name: value for name, value in weights.items() if name not in moved}
+    rest = weights if whole else {name: value for name, value in weights.items() if name not in others}
     loaded, other_shape, absent = load_matching_(model, rest)
-    absent = [name for name in absent if name not in moved]
+    absent = [name for name in absent if name not in others]
     if not any(not _ANCHORS.fullmatch(name) for name in loaded):
         raise ConfigError(f"--weights {path}: none of its {len(weights)} tensors fits this model; is it another --cfg?")
     logger.info("Weights: %d of %d tensors loaded from %s", len(loaded), len(own), path)
@@ -76,9 +78,11 @@ def _copy_(model: Detector, weights: Mapping[str, Tensor], path: Path) -> None:
     for what, names in left.items():
         if names:
             logger.info("  %d %s: %s%s", len(names), what, ", ".join(names[:6]), ", ..." if len(names) > 6 else "")
-    if moved:
-        levels = [[round(side, 2) for side in value.flatten().tolist()] for _, value in sorted(moved.items())]
-        logger.info("  The anchors stay those of the configuration; the file has others: %s", levels)
+    if others:
+        levels = [[round(side, 2) for side in value.flatten().tolist()] for _, value in sorted(others.items())]
+        which = "come with the head" if whole else "stay those of the configuration; the file has others"
+        logger.info("  The anchors %s: %s", which, levels)
+    return whole
 
 
 def _part(name: str) -> str:
@@ -113,7 +117,7 @@ def _fit(model: Detector, weights: dict[str, Tensor], path: Path) -> dict[str, T
     return best
 
 
-def _start_from_darknet_(model: Detector, path: Path) -> None:
+def _start_from_darknet_(model: Detector, path: Path) -> bool:
     found = load_weights_(model, path, partial=True)
     logger.info("Weights: %d of %d layers loaded from %s, up to %s", found.layers, found.of, path, found.last)
     if found.skipped:
@@ -121,3 +125,4 @@ def _start_from_darknet_(model: Detector, path: Path) -> None:
     rest = found.of - found.layers - found.skipped
     if rest:
         logger.info("  %d layers are not in the file and left as initialised", rest)
+    return found.layers == found.of
