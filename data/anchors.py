@@ -6,16 +6,18 @@ python -m data.anchors DATA --img-size 416 --num 9
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
+import math
 import sys
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor
 
-from data.config import load_data_config, read_split
-from utils.arguments import whole_number
+from data.config import check_objects, load_data_config, read_split
+from utils.arguments import seed, whole_number
 from utils.boxes import plan_resize
 from utils.config import ConfigError
 from utils.structures import LabelledImages
@@ -25,6 +27,15 @@ logger = logging.getLogger(__name__)
 
 FACTOR = 4.0
 """Largest ratio of sides between an object and an anchor that answers for it, as in the anchor_ratio assigner."""
+
+SAMPLE = 10_000
+"""Boxes that a fit looks at; of a larger set so many are drawn. More move its anchors by less than they are worth."""
+
+LONG_FIT = 5_000
+"""Boxes from which on a fit takes seconds, and is announced."""
+
+LEAST_SIDE = 0.01
+"""Of an anchor, in pixels: a head refuses 0."""
 
 
 class Coverage(NamedTuple):
@@ -59,7 +70,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--levels", type=whole_number, default=3, help="levels of the model, finest first")
     parser.add_argument("--split", choices=("train", "val", "test"), default="train", help="part of the data")
     parser.add_argument("--resize", choices=("letterbox", "stretch"), default="letterbox", help="as the model does it")
-    parser.add_argument("--seed", type=int, default=0, help="of the search")
+    parser.add_argument("--seed", type=seed, default=0, help="of the search")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args(argv)
 
@@ -70,15 +81,17 @@ def run(args: argparse.Namespace) -> str:
         raise ConfigError(f"--num {args.num} anchors cannot be shared equally by --levels {args.levels}")
     images = read_split(load_data_config(args.data), args.split)
     sizes = box_sizes(images, (args.img_size, args.img_size), args.resize)
-    anchors = fit_anchors(sizes, args.num, seed=args.seed)
+    anchors = rounded(fit_anchors(sizes, args.num, seed=args.seed))
     coverage = cover(sizes, anchors)
     levels = by_level(anchors, [args.num // args.levels] * args.levels)
     if args.json:
         return json.dumps({"anchors": levels, "boxes": len(sizes), **coverage._asdict()})
     text = ", ".join(str(level) for level in levels)
+    different = len(_distinct(sizes))
+    note = f"only {different} different sizes; the other anchors are scaled copies\n" if different < args.num else ""
     return (
         f"{len(sizes)} boxes of {len(images)} images at {args.img_size} px: best possible recall {coverage.recall:.4f} "
-        f"(an anchor within a factor {FACTOR:g}), mean best IoU {coverage.iou:.3f}\nanchors: [{text}]"
+        f"(an anchor within a factor {FACTOR:g}), mean best IoU {coverage.iou:.3f}\n{note}anchors: [{text}]"
     )
 
 
@@ -88,22 +101,25 @@ def box_sizes(images: LabelledImages, size: tuple[int, int], resize: str) -> np.
     Raises:
         ConfigError: not one object.
     """
+    check_objects(images, "there is nothing to fit anchors to")
     found = []
     for sample in images.samples:
         box = plan_resize(sample.height, sample.width, size, resize)
         boxes = sample.boxes[~sample.crowd]
         found.append((boxes[:, 2:] - boxes[:, :2]) * (box.scale_x, box.scale_y))
-    sizes = np.concatenate(found) if found else np.zeros((0, 2))
+    sizes = np.concatenate(found)
     sizes = sizes[(sizes > 0).all(axis=1)]
     if not len(sizes):
-        raise ConfigError("there is no box to fit anchors to; check the labels with python -m data.doctor")
+        raise ConfigError("no box has a width and a height; check the labels with python -m data.doctor")
     return sizes
 
 
 def cover(sizes: np.ndarray, anchors: np.ndarray, *, factor: float = FACTOR) -> Coverage:
     """How well (K, 2) anchors cover boxes of (N, 2) width and height."""
-    ratio = sizes[:, None] / anchors
-    reach = np.maximum(ratio, 1 / ratio).max(axis=2).min(axis=1)
+    reach = np.full(len(sizes), np.inf)
+    for anchor in anchors:  # one by one, which is faster on a large set than one array of all
+        ratio = sizes / anchor
+        reach = np.minimum(reach, np.maximum(ratio, 1 / ratio).max(axis=1))
     return Coverage(float((reach < factor).mean()), float(_iou(sizes, anchors).max(axis=1).mean()))
 
 
@@ -111,16 +127,20 @@ def fit_anchors(sizes: np.ndarray, count: int, *, seed: int = 0, rounds: int = 3
     """(count, 2) anchors by k-means with 1 - IoU as the distance (YOLOv2, arXiv:1612.08242), smallest area first.
 
     The best of ten starts; an anchor moves to the median of its boxes, and the search ends when none changes hands.
+    Of more than SAMPLE boxes so many are drawn by `seed`. Fewer different sizes than anchors are taken as they are,
+    with scaled copies for the rest.
 
     Args:
-        sizes: (N, 2) width and height.
-    Raises:
-        ConfigError: fewer different boxes than anchors.
+        sizes: (N, 2) width and height, at least one.
     """
-    distinct = np.unique(sizes.round(3), axis=0)
-    if len(distinct) < count:
-        raise ConfigError(f"{count} anchors need as many different boxes, and there are {len(distinct)}; ask for fewer")
     rng = np.random.default_rng(seed)
+    if len(sizes) > SAMPLE:
+        ordered = sizes[np.lexsort(sizes.T)]  # whatever the order of the boxes, the same ones are drawn
+        sizes = ordered[rng.choice(len(sizes), SAMPLE, replace=False)]
+    distinct = _distinct(sizes)
+    if len(distinct) < count:
+        best = _with_copies(distinct, count)
+        return best[np.argsort(best.prod(axis=1), kind="stable")]
     best, best_iou = distinct[:count], -1.0
     for _ in range(10):
         anchors = _spread(distinct, count, rng)
@@ -149,13 +169,16 @@ def better_anchors(
         least_recall: best possible recall that is good enough.
     Returns:
         For each level width, height, width, ...; then the coverage before and after. None when the model's own are
-        good enough, when a fit is no better, or when the boxes are too few for one.
+        good enough, or when a fit is no better.
     """
     before = cover(sizes, np.concatenate(current))
     counts = [len(level) for level in current]
-    if before.recall >= least_recall or len(np.unique(sizes.round(3), axis=0)) < sum(counts):
+    if before.recall >= least_recall:
         return None
-    anchors = fit_anchors(sizes, sum(counts))
+    if len(sizes) >= LONG_FIT:
+        sample = f"a sample of {SAMPLE} of " if len(sizes) > SAMPLE else ""
+        logger.info("Anchors: fitting %d to %s%d boxes, which takes some seconds", sum(counts), sample, len(sizes))
+    anchors = rounded(fit_anchors(sizes, sum(counts)))
     after = cover(sizes, anchors)
     return (by_level(anchors, counts), before, after) if after.recall > before.recall else None
 
@@ -172,23 +195,59 @@ class Head(Protocol):
 
 
 def fit_anchors_(head: Head, images: LabelledImages, config: TrainConfig) -> None:
-    """Give `head` anchors fitted to the training set, where its own cover less of it than the recipe asks for."""
+    """Give `head` anchors fitted to the training set, where its own cover less of it than the recipe asks for.
+
+    What is still too little afterwards is warned of.
+    """
     sizes = box_sizes(images, config.image_size, config.model["resize"])
-    current = [level.cpu().numpy() for level in head.anchors]
-    fit = better_anchors(sizes, current, least_recall=config.recipe.anchor_recall or 0.0)
-    if fit is None:
-        return
-    anchors, before, after = fit
-    head.set_anchors_(anchors)
-    shares = f"{before.recall:.3f} of the boxes, those fitted to them {after.recall:.3f}"
-    logger.info("Anchors: the model's own cover %s and are used (--set anchor_recall=null keeps them)", shares)
-    logger.info("  %s", anchors)
+    least = config.recipe.anchor_recall or 0.0
+    fit = better_anchors(sizes, _arrays(head), least_recall=least)
+    if fit is not None:
+        anchors, before, after = fit
+        head.set_anchors_(anchors)
+        shares = f"{before.recall:.3f} of the boxes, those fitted to them {after.recall:.3f}"
+        logger.info("Anchors: the model's own cover %s and are used (--set anchor_recall=null keeps them)", shares)
+        logger.info("  %s", anchors)
+    recall = cover(sizes, np.concatenate(_arrays(head))).recall
+    if recall < least:
+        logger.warning(
+            "Anchors: those in use cover %.3f of the boxes, and anchor_recall asks for %g. A box without an "
+            "anchor within a factor %g of its sides is hardly learned: check the labels (python -m data.doctor), give "
+            "each level more anchors (head.anchors of the model), or take an anchor-free model (--cfg cspdet-n-af)",
+            recall,
+            least,
+            FACTOR,
+        )
+
+
+def _arrays(head: Head) -> list[np.ndarray]:
+    return [level.cpu().numpy() for level in head.anchors]
+
+
+def rounded(anchors: np.ndarray) -> np.ndarray:
+    """Sides in tenths of a pixel, or below a pixel in two significant digits; none is 0."""
+    decimals = 1 - np.floor(np.log10(anchors.clip(LEAST_SIDE))).clip(max=0)
+    return (np.round(anchors * 10**decimals) / 10**decimals).clip(LEAST_SIDE)
 
 
 def by_level(anchors: np.ndarray, counts: list[int]) -> list[list[float]]:
-    """Anchors in ascending order -> for each level, finest first, width, height, width, ... in tenths of a pixel."""
-    parts = np.split(anchors.round(1), np.cumsum(counts)[:-1])
-    return [part.ravel().tolist() for part in parts]
+    """Anchors in ascending order -> for each level, finest first, width, height, width, ..."""
+    return [part.ravel().tolist() for part in np.split(anchors, np.cumsum(counts)[:-1])]
+
+
+def _distinct(sizes: np.ndarray) -> np.ndarray:
+    """The different sizes, to thousandths of a pixel."""
+    return np.unique(sizes.round(3).clip(0.001), axis=0)
+
+
+def _with_copies(sizes: np.ndarray, count: int) -> np.ndarray:
+    """(count, 2): the sizes, then all of them larger by a quarter, smaller by as much, larger by two quarters, ...
+
+    Example: of one size and nine anchors, the outermost copies are 0.41 and 2.44 times as large.
+    """
+    powers = itertools.chain.from_iterable((power, -power) for power in itertools.count(1))
+    copies = [sizes, *(sizes * 1.25**power for power in itertools.islice(powers, math.ceil(count / len(sizes)) - 1))]
+    return np.concatenate(copies)[:count].astype(np.float64)
 
 
 def _spread(sizes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -203,7 +262,7 @@ def _spread(sizes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarr
 
 def _iou(sizes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
     """(N, K) IoU of boxes and anchors on the same centre."""
-    overlap = np.minimum(sizes[:, None], anchors).prod(axis=2)
+    overlap = np.minimum(sizes[:, None, 0], anchors[:, 0]) * np.minimum(sizes[:, None, 1], anchors[:, 1])
     return overlap / (sizes.prod(axis=1)[:, None] + anchors.prod(axis=1) - overlap)
 
 

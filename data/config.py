@@ -161,6 +161,22 @@ def guess_task(config: DataConfig) -> Literal["detect", "classify"]:
     return "detect"
 
 
+def check_objects(images: LabelledImages, consequence: str) -> None:
+    """Refuse a split without a single object; a crowd region is none.
+
+    Args:
+        consequence: what cannot be done then, for the message.
+    Raises:
+        ConfigError: says how many images and crowd regions there are.
+    """
+    if not any((~sample.crowd).any() for sample in images.samples):
+        crowds = sum(len(sample.crowd) for sample in images.samples)
+        raise ConfigError(
+            f"{consequence}: no object in {len(images)} images, and {crowds} crowd regions, which are no objects to "
+            "learn; check the labels with python -m data.doctor"
+        )
+
+
 def check_same_classes(first: LabelledImages, second: LabelledImages) -> None:
     """Refuse two splits whose class indices mean different things.
 

@@ -11,7 +11,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from data.classification import ClassifyDataset
-from data.config import check_same_classes, load_data_config, read_split, summarize
+from data.config import check_objects, check_same_classes, load_data_config, read_split, summarize
 from data.dataset import TrainDataset
 from data.images import read_image
 from data.loader import CACHE_BYTES, TrainSampler, build_eval_loader, build_train_loader, workers_share_memory
@@ -83,7 +83,8 @@ def read_splits(source: str, task: Literal["detect", "classify"] = "detect") -> 
     Args:
         task: of the model that they are for.
     Raises:
-        ConfigError: a split that is missing, has no image or is for another task, or two splits with other classes.
+        ConfigError: a split that is missing, has no image or is for another task, two splits with other classes, or
+            not one object to train on.
     """
     config = load_data_config(source)
     splits = {split: read_split(config, split, task=task) for split in ("train", "val")}
@@ -91,6 +92,7 @@ def read_splits(source: str, task: Literal["detect", "classify"] = "detect") -> 
         if images.problems:
             logger.warning("%s: %s", split, summarize(images.problems))
     check_same_classes(splits["train"], splits["val"])
+    check_objects(splits["train"], f"{source}: train: there is nothing to learn")
     # Only validation needs its ground truth; COCO's segmentations would fill the memory of every loader process.
     return DataSplits(replace(splits["train"], ground_truth={}), splits["val"], source)
 

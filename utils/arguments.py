@@ -16,6 +16,13 @@ def whole_number(text: str) -> int:
     return value
 
 
+def seed(text: str) -> int:
+    """A whole number from 0, as NumPy's generators take it."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0, found {text}")
+    return int(text)
+
+
 def share(text: str) -> float:
     """A number from 0 to 1."""
     try:

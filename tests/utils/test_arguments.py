@@ -6,16 +6,18 @@ import argparse
 
 import pytest
 
-from utils.arguments import share, whole_number
+from utils.arguments import seed, share, whole_number
 
 
 def test_values_in_range_pass() -> None:
     assert whole_number("1") == 1
+    assert [seed(text) for text in ("0", "12")] == [0, 12]
     assert [share(text) for text in ("0", "1e-3", "1")] == [0.0, 0.001, 1.0]
 
 
 @pytest.mark.parametrize(
-    ("kind", "text"), [(whole_number, "0"), (whole_number, "2.5"), (whole_number, ""), (share, "-0.1")]
+    ("kind", "text"),
+    [(whole_number, "0"), (whole_number, "2.5"), (whole_number, ""), (share, "-0.1"), (seed, "-1"), (seed, "1.5")],
 )
 @pytest.mark.parametrize("extra", ["", "x"])
 def test_others_are_refused_by_name(kind: object, text: str, extra: str) -> None:
