@@ -39,7 +39,7 @@ from utils.device import select_device, use_deterministic_kernels
 from utils.launch import run_together
 from utils.log import MetricLog, Progress, setup_logging
 from utils.metrics.of_task import Metric, build_metric
-from utils.provenance import check_same_data, data_fingerprint, versions
+from utils.provenance import check_same_data, versions
 from utils.run import Run, write_json
 from utils.training.automatic import settled
 from utils.training.batch_size import find_batch_size
@@ -82,8 +82,12 @@ def run_command(args: Namespace) -> int:
     config, run = resolve(args)
     if run is not None or args.dry_run or not (args.seeds or args.tune):
         return train(config, run, args, device)
-    check = functools.partial(check_recipe, model_config_from(config.model, where="model"))
-    return train_often(config, args, functools.partial(train, device=device), check=check)
+    model = model_config_from(config.model, where="model")
+    about = {
+        "check": functools.partial(check_recipe, model),
+        "fingerprint": lambda: read_splits(config.data, task_of(model)).fingerprint(),
+    }
+    return train_often(config, args, functools.partial(train, device=device), **about)
 
 
 def resolve(args: Namespace) -> tuple[TrainConfig, Run | None]:
@@ -233,8 +237,7 @@ class Job:
         metric = build_metric(images.val, backend=recipe.evaluation.backend)
         run = open_run()
         guard = Guard(run.folder, {"config": config, **images.about()})
-        fingerprint = {"train": data_fingerprint(images.train), "val": data_fingerprint(images.val)}
-        about = {**images.about(), "resize": config.model["resize"], "fingerprint": fingerprint}
+        about = {**images.about(), "resize": config.model["resize"], "fingerprint": images.fingerprint()}
         return cls(config, run, images, stepper, loader, val_loader, metric, guard, about)
 
     @property

@@ -16,6 +16,7 @@ from data.dataset import TrainDataset
 from data.images import read_image
 from data.loader import CACHE_BYTES, TrainSampler, build_eval_loader, build_train_loader, workers_share_memory
 from data.sizes import SizePlan
+from utils.provenance import data_fingerprint
 from utils.structures import LabelledImages, Sample
 from utils.ten_crop import ten_crop_size
 from utils.training.config import TrainConfig
@@ -69,6 +70,10 @@ class DataSplits:
         """Classes and task, in plain values."""
         names, ids = list(self.names), list(self.train.category_ids)
         return {"names": names, "category_ids": ids, "task": self.task, "class_counts": list(self.class_counts())}
+
+    def fingerprint(self) -> dict[str, str]:
+        """By split, what tells other images or labels from these."""
+        return {"train": data_fingerprint(self.train), "val": data_fingerprint(self.val)}
 
     def counts(self) -> str:
         """How much there is, for people."""

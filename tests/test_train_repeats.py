@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -45,7 +46,9 @@ def test_seeds_that_were_stopped_go_on_and_are_what_single_runs_are(
     assert load_yaml(runs / "exp-seed6" / "config.yaml")["seed"] == 6
 
 
-def test_a_search_over_trainings(quick: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_search_over_trainings(
+    quick: list[str], tiny_coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     space = tmp_path / "space.yaml"
     space.write_text("optimizer.lr: {low: 0.001, high: 0.1, log: true}\nema.ramp: [5, 10]\n")
     arguments = [*quick, "--tune", "2", "--tune-space", str(space), "--name", "search"]
@@ -58,6 +61,13 @@ def test_a_search_over_trainings(quick: list[str], tmp_path: Path, capsys: pytes
     assert recipe.optimizer.lr in [each["optimizer"]["lr"] for each in kept]
     assert "Best of 2 trials" in capsys.readouterr().out
     assert train.main(arguments) == 0, "nothing is left to do"
+    other = shutil.copytree(tiny_coco.parent, tmp_path / "elsewhere")
+    assert train.main([*arguments, "--data", str(other / "data.yaml")]) == 0, "the same data in another place"
+    content = json.loads((other / "train.json").read_text())
+    content["annotations"][0]["bbox"][2] -= 1
+    (other / "train.json").write_text(json.dumps(content))
+    assert train.main([*arguments, "--data", str(other / "data.yaml")]) == 2
+    assert "begun with other settings (not the same: data)" in capsys.readouterr().err
     assert len(list(folder.glob("trial-*"))) == 2
 
 

@@ -81,6 +81,21 @@ def data_fingerprint(images: LabelledImages) -> str:
     return digest.hexdigest()
 
 
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file")
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
 def check_same_data(saved: dict[str, str] | None, now: dict[str, str], source: str) -> None:
     """Refuse to continue a run on other data than it began with.
 

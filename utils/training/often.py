@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from utils.config import ConfigError
@@ -36,13 +36,19 @@ def check_options(args: Namespace) -> None:
 
 
 def train_often(
-    config: TrainConfig, args: Namespace, train: Callable[..., int], *, check: Callable[[RecipeConfig], None]
+    config: TrainConfig,
+    args: Namespace,
+    train: Callable[..., int],
+    *,
+    check: Callable[[RecipeConfig], None],
+    fingerprint: Callable[[], Mapping[str, str]],
 ) -> int:
     """Do what --seeds or --tune asks for; returns the exit status.
 
     Args:
         train: (config, run to resume, options, on_result=...) -> exit status.
         check: refuses a recipe that does not fit the model, with a ConfigError.
+        fingerprint: reads the data, and gives the fingerprint of each split.
     """
 
     def train_in(
@@ -55,4 +61,5 @@ def train_often(
     if args.seeds:
         return train_with_seeds(config, args.seeds, train_in, project=project, name=args.name)
     space = Path(args.tune_space) if args.tune_space else None
-    return tune(config, args.tune, train_in, folder=project / args.name, space_file=space, check=check)
+    about = {"check": check, "fingerprint": fingerprint}
+    return tune(config, args.tune, train_in, folder=project / args.name, space_file=space, **about)

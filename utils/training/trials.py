@@ -15,6 +15,7 @@ from typing import Any
 
 from utils import dist
 from utils.config import ConfigError, apply_overrides, to_plain
+from utils.provenance import file_hash
 from utils.training.config import RecipeConfig, TrainConfig, recipe_from
 from utils.training.guard import RunFailed
 from utils.training.repeats import Trainer
@@ -44,6 +45,7 @@ def tune(
     folder: Path,
     space_file: Path | None,
     check: Callable[[RecipeConfig], None],
+    fingerprint: Callable[[], Mapping[str, str]],
 ) -> int:
     """Search until `folder` has `count` finished trials; returns the exit status.
 
@@ -51,8 +53,10 @@ def tune(
         config: what the trials have in common; each has its recipe with some keys changed.
         space_file: --tune-space; None for the usual one, less what the model has no use for.
         check: refuses a recipe that does not fit the model, with a ConfigError.
+        fingerprint: reads the data, and gives the fingerprint of each split.
     Raises:
-        ConfigError: a space that does not fit, a search that was begun with other settings, or a launch by torchrun.
+        ConfigError: a space that does not fit, a search that was begun with other settings, data or weights, or a
+            launch by torchrun.
     """
     if dist.launched_by_torchrun():
         raise ConfigError(
@@ -65,7 +69,9 @@ def tune(
     def objective(trial: Trial) -> float:
         return _train_trial(trial, config, train, folder / f"trial-{trial.number}")
 
-    about = {"model": config.model, "image_size": list(config.image_size), "weights": config.weights is not None}
+    weights = Path(config.weights) if config.weights else None
+    about = {"model": config.model, "image size": list(config.image_size), "weights": weights and file_hash(weights)}
+    about["data"] = dict(fingerprint())
     with graceful_stop():
         try:
             study = search(folder, count, objective, space=space, seed=config.seed, base=base, about=about)

@@ -39,7 +39,11 @@ SPACE: dict[str, Any] = {
 }
 """What is searched when --tune-space names no file: keys of the recipe, each with bounds or a list of choices."""
 
-MISSING = "--tune needs the package optuna, which is not installed; install it with: pip install 'optuna>=4.0'"
+MISSING = "--tune needs the package optuna, which is not installed; install it with: pip install 'optuna>=4.3'"
+
+
+LOCK_SECONDS = 30
+"""After so long a lock of the journal counts as left behind by a killed process; a record takes milliseconds."""
 
 
 class Pruned(Exception):
@@ -104,7 +108,8 @@ def search(
         base: the recipe, in plain values, that the settings are put into, as best.yaml has it with those of the best.
         about: what else the trials have in common, in plain values; a search goes on with the same alone.
     Raises:
-        ConfigError: Optuna is not installed, or the search in `folder` was begun with another space, `base` or `about`.
+        ConfigError: Optuna is not installed, the journal is damaged, or the search in `folder` was begun with another
+            space, `base` or `about`.
     """
     try:
         import optuna
@@ -113,15 +118,15 @@ def search(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / "tune.journal")))
     study = optuna.create_study(
         study_name="cspdet",
-        storage=storage,
+        storage=_open_journal(folder / "tune.journal"),
         direction="maximize",
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=3),
         load_if_exists=True,
     )
-    _check_same(study, json.loads(json.dumps({"space": space, "base": base, "about": about})), folder)
+    wanted = {"search space": space, "recipe": base, **(about or {})}
+    _check_same(study, json.loads(json.dumps(wanted)), folder)
     _close_abandoned(study)
 
     def run(trial: optuna.Trial) -> float:
@@ -151,16 +156,65 @@ def search(
     return study
 
 
+def _open_journal(path: Path) -> optuna.storages.JournalStorage:
+    """The storage in a file, which is mended first."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+    # Optuna's usual lock is a link to the journal's path, and once left behind it can only be told to be old where that
+    # path leads to the journal: not where it is relative, and not on a machine that has the folder elsewhere.
+    lock = JournalFileOpenLock(str(path), grace_period=LOCK_SECONDS)
+    storage = JournalFileBackend(str(path), lock_obj=lock)
+    lock.acquire()  # nobody is writing now, so that a line without an end will not get one
+    try:
+        _cut_torn_end(path)
+    finally:
+        lock.release()
+    return JournalStorage(storage)
+
+
+def _cut_torn_end(path: Path) -> None:
+    """Cut off a last record that a power cut or a full disk left unfinished: the next one would be joined to it.
+
+    Raises:
+        ConfigError: a record before the last is damaged.
+    """
+    whole, torn = 0, None
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if torn is not None:
+                raise ConfigError(
+                    f"{path}: line {torn} is damaged, and others follow it. Keep the lines before it alone (head -n "
+                    f"{torn - 1}): the search goes on from there; or take another --name"
+                )
+            if _is_record(line):
+                whole += len(line)
+            else:
+                torn = number
+    if torn is not None:
+        logger.warning("%s: the last line was not written to its end and is cut off", path)
+        with open(path, "rb+") as file:
+            file.truncate(whole)
+            os.fsync(file.fileno())
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
 def _check_same(study: optuna.Study, wanted: dict[str, Any], folder: Path) -> None:
     """Note what the search is about when it begins, and refuse another one later."""
     known = study.user_attrs.get("about")
     if known is None:
         study.set_user_attr("about", wanted)
     elif known != wanted:
-        parts = " and ".join(f"'{key}'" for key, value in wanted.items() if known.get(key) != value)
+        parts = " and ".join(key for key in {**wanted, **known} if known.get(key) != wanted.get(key))
         raise ConfigError(
-            f"{folder}: this search was begun with other settings ({parts}: search space, recipe, or model and size); "
-            "give the same again to go on with it, or take another --name"
+            f"{folder}: this search was begun with other settings (not the same: {parts}); give the same again to go "
+            "on with it, or take another --name"
         )
 
 

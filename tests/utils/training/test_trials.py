@@ -19,6 +19,7 @@ from utils.training.trials import fitting, tune
 from utils.training.tune import SPACE, load_space
 
 CONFIG = TrainConfig({"name": "m"}, RecipeConfig(epochs=2), "shapes", (64, 64), None, 3, 0)
+NO_CHECKS = {"check": lambda _: None, "fingerprint": lambda: {"train": "1", "val": "2"}}
 LR = {"optimizer.lr": {"low": 0.001, "high": 0.1, "log": True}}
 
 
@@ -44,7 +45,7 @@ def test_the_best_recipe_is_whole(space_file: Path, tmp_path: Path, capsys: pyte
         return 0
 
     folder = tmp_path / "search"
-    assert tune(CONFIG, 3, train, folder=folder, space_file=space_file, check=lambda _: None) == 0
+    assert tune(CONFIG, 3, train, folder=folder, space_file=space_file, **NO_CHECKS) == 0
     assert list(tried) == ["trial-0", "trial-1", "trial-2"]
     best = max(tried.values(), key=lambda recipe: recipe.optimizer.lr)
     assert load_recipe(str(folder / "best.yaml")) == best
@@ -54,8 +55,8 @@ def test_the_best_recipe_is_whole(space_file: Path, tmp_path: Path, capsys: pyte
     }
     assert f"{best.optimizer.lr:.4f} by trial" in capsys.readouterr().out
     other = replace(CONFIG, recipe=RecipeConfig(epochs=9))
-    with pytest.raises(ConfigError, match=r"begun with other settings \('base'"):
-        tune(other, 4, train, folder=folder, space_file=space_file, check=lambda _: None)
+    with pytest.raises(ConfigError, match=r"begun with other settings \(not the same: recipe\)"):
+        tune(other, 4, train, folder=folder, space_file=space_file, **NO_CHECKS)
     assert len(tried) == 3
 
 
@@ -73,7 +74,7 @@ def test_a_trial_that_diverges_does_not_end_the_search_and_a_full_disk_does(spac
         return 0
 
     with pytest.raises(RunFailed):
-        tune(CONFIG, 5, train, folder=tmp_path / "s", space_file=space_file, check=lambda _: None)
+        tune(CONFIG, 5, train, folder=tmp_path / "s", space_file=space_file, **NO_CHECKS)
     rows = (tmp_path / "s" / "trials.csv").read_text().splitlines()
     assert [row.split(",")[1] for row in rows[1:]] == ["pruned", "complete"]
 
@@ -85,10 +86,35 @@ def test_a_trial_that_is_stopped_ends_the_search_and_does_not_count(space_file: 
         on_result(1, 0.5)
         return statuses.pop(0)
 
-    arguments = {"folder": tmp_path / "s", "space_file": space_file, "check": lambda _: None}
+    arguments = {"folder": tmp_path / "s", "space_file": space_file, **NO_CHECKS}
     assert tune(CONFIG, 2, train, **arguments) == 143
     assert tune(CONFIG, 2, train, **arguments) == 0
     assert statuses == [0], "one before the stop, one after it"
+
+
+def test_other_data_and_other_weights_are_refused_wherever_they_lie(space_file: Path, tmp_path: Path) -> None:
+    def train(folder: Path, config: TrainConfig, *_: Any, on_result: Callable[[int, float], None]) -> int:
+        on_result(1, 0.5)
+        return 0
+
+    def go_on(config: TrainConfig, data: str, trials: int) -> int:
+        checks = {**NO_CHECKS, "fingerprint": lambda: {"train": data, "val": "2"}}
+        return tune(config, trials, train, folder=tmp_path / "s", space_file=space_file, **checks)
+
+    for name, content in (("one.pt", b"1"), ("copy.pt", b"1"), ("other.pt", b"2")):
+        (tmp_path / name).write_bytes(content)
+    one, copy, other = (
+        replace(CONFIG, weights=str(tmp_path / name), data=name) for name in ("one.pt", "copy.pt", "other.pt")
+    )
+    assert go_on(one, "here", 1) == 0
+    assert go_on(copy, "here", 2) == 0, "the same in another place"
+    with pytest.raises(ConfigError, match=r"not the same: weights and data\)"):
+        go_on(other, "there", 3)
+    with pytest.raises(ConfigError, match=r"not the same: weights\)"):
+        go_on(CONFIG, "here", 3)
+    with pytest.raises(ConfigError, match=r"gone\.pt: no such file"):
+        go_on(replace(CONFIG, weights=str(tmp_path / "gone.pt")), "here", 3)
+    assert len((tmp_path / "s" / "trials.csv").read_text().splitlines()) == 3
 
 
 def test_the_usual_space_without_what_the_model_does_not_have(caplog: pytest.LogCaptureFixture) -> None:
@@ -130,10 +156,10 @@ def test_entries_that_cannot_be_drawn(text: str, message: str, tmp_path: Path) -
 def test_not_under_torchrun_and_not_without_optuna(
     space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = {"folder": tmp_path / "s", "space_file": space_file, "check": lambda _: None}
+    arguments = {"folder": tmp_path / "s", "space_file": space_file, **NO_CHECKS}
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "optuna", None)
-        with pytest.raises(ConfigError, match=r"pip install 'optuna>=4\.0'"):
+        with pytest.raises(ConfigError, match=r"pip install 'optuna>=4\.3'"):
             tune(CONFIG, 1, lambda *_, **__: 0, **arguments)
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
