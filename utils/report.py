@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from utils.arguments import whole_number
 from utils.config import ROOT, ConfigError, load_yaml
@@ -68,17 +68,44 @@ class RunRecord:
         return _read_json(path) if path.is_file() else None
 
 
-@dataclass(frozen=True)
-class Group:
-    """Runs that differ in nothing but the seed.
+class Spread(NamedTuple):
+    """A figure over the runs of a group.
 
     Args:
-        name: of the first run's folder.
+        mean: None where there is no such figure.
+        deviation: standard deviation (n - 1); None for one run.
+    """
+
+    mean: float | None
+    deviation: float | None
+
+
+def spread(values: Sequence[float | None]) -> Spread:
+    """Mean and deviation of a figure of several runs.
+
+    A figure that a run does not have, or has as -1 (the ground truth has nothing to count it on), has neither.
+    """
+    if any(value is None or value == -1 for value in values):
+        return Spread(None, None)
+    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in nothing but the seed, each with another.
+
+    Args:
+        name: of the first run's folder; with the folder above where two groups would have the same.
         runs: at least one.
     """
 
     name: str
     runs: tuple[RunRecord, ...] = field(default=())
+
+    @property
+    def label(self) -> str:
+        """The name, with the number of runs where there are several."""
+        return self.name if len(self.runs) == 1 else f"{self.name} ({len(self.runs)} seeds)"
 
     @property
     def figure_names(self) -> list[str]:
@@ -89,14 +116,13 @@ class Group:
             if isinstance(value, int | float) and all(key in run.figures for run in self.runs)
         ]
 
-    def mean(self, key: str) -> float:
-        """Mean of a figure over the runs."""
-        return statistics.fmean(run.figures[key] for run in self.runs)
+    def figure(self, key: str) -> Spread:
+        """A figure over the runs."""
+        return spread([run.figures.get(key) for run in self.runs])
 
-    def deviation(self, key: str) -> float | None:
-        """Standard deviation of a figure over the runs (n - 1); None for one run."""
-        values = [run.figures[key] for run in self.runs]
-        return statistics.stdev(values) if len(values) > 1 else None
+    def class_figure(self, name: str, key: str) -> Spread:
+        """A figure of a class over the runs."""
+        return spread([(run.figures.get("per_class") or {}).get(name, {}).get(key) for run in self.runs])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -111,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON, write no HTML")
     args = parser.parse_args(argv)
     try:
-        groups = grouped([open_run(Path(name)) for name in args.runs])
+        groups = grouped(open_runs([Path(name) for name in args.runs]))
         comparisons = compare_with_first(groups, samples=args.samples)
         if args.json:
             print(json.dumps(as_dict(groups, comparisons), indent=2, ensure_ascii=False))
@@ -124,6 +150,20 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def open_runs(folders: Sequence[Path]) -> list[RunRecord]:
+    """The records of several runs.
+
+    Raises:
+        ConfigError: not the folder of a finished run, or one folder given twice.
+    """
+    runs = [open_run(folder) for folder in folders]
+    places = [run.folder.resolve() for run in runs]
+    for number, place in enumerate(places):
+        if place in places[:number]:
+            raise ConfigError(f"{folders[number]}: the run is given twice and would count twice; leave one out")
+    return runs
 
 
 def open_run(folder: Path) -> RunRecord:
@@ -140,16 +180,27 @@ def open_run(folder: Path) -> RunRecord:
 
 
 def grouped(runs: Sequence[RunRecord]) -> list[Group]:
-    """Runs in groups that differ only in the seed, in the order of the first of each."""
+    """Runs in groups that differ only in the seed, in the order of the first of each.
+
+    Among runs of the same settings, a seed that comes again begins another group, to which those after it belong:
+    something outside the settings differs, such as the code.
+    """
     groups: list[list[RunRecord]] = []
     for run in runs:
-        alike = _without_seed(run.config)
-        home = next((group for group in groups if alike and _without_seed(group[0].config) == alike), None)
-        if home is None:
+        home = next((group for group in reversed(groups) if _same_but_for_seed(run, group[0])), None)
+        if home is None or run.config["seed"] in [other.config["seed"] for other in home]:
             groups.append([run])
         else:
             home.append(run)
-    return [Group(group[0].folder.name, tuple(group)) for group in groups]
+    names = [group[0].folder.name for group in groups]
+    if len(set(names)) < len(names):
+        names = [f"{group[0].folder.parent.name}/{name}" for group, name in zip(groups, names, strict=True)]
+    return [Group(name, tuple(group)) for group, name in zip(groups, names, strict=True)]
+
+
+def _same_but_for_seed(run: RunRecord, other: RunRecord) -> bool:
+    """False for runs of val.py, which have no seed."""
+    return "seed" in run.config and "seed" in other.config and _without_seed(run.config) == _without_seed(other.config)
 
 
 def compare_with_first(groups: Sequence[Group], *, samples: int) -> list[Comparison | str]:
@@ -160,11 +211,11 @@ def compare_with_first(groups: Sequence[Group], *, samples: int) -> list[Compari
 def as_text(groups: Sequence[Group], comparisons: Sequence[Comparison | str]) -> str:
     """The table and the verdicts, for a terminal."""
     keys = groups[0].figure_names[:6]
-    width = max(len(label(group)) for group in groups)
+    width = max(len(group.label) for group in groups)
     lines = [f"{'run':{width}}  " + "  ".join(f"{key:>15}" for key in keys)]
     for group in groups:
         cells = (cell(group, key) if key in group.figure_names else "" for key in keys)
-        lines.append(f"{label(group):{width}}  " + "  ".join(f"{text:>15}" for text in cells))
+        lines.append(f"{group.label:{width}}  " + "  ".join(f"{text:>15}" for text in cells))
     for group, found in zip(groups[1:], comparisons, strict=True):
         lines.append(f"\nA = {groups[0].name}, B = {group.name}: {found}")
     return "\n".join(lines)
@@ -176,8 +227,8 @@ def as_dict(groups: Sequence[Group], comparisons: Sequence[Comparison | str]) ->
         {
             "name": group.name,
             "runs": [str(run.folder) for run in group.runs],
-            "mean": {key: group.mean(key) for key in group.figure_names},
-            "deviation": {key: group.deviation(key) for key in group.figure_names},
+            "mean": {key: group.figure(key).mean for key in group.figure_names},
+            "deviation": {key: group.figure(key).deviation for key in group.figure_names},
         }
         for group in groups
     ]
@@ -187,15 +238,12 @@ def as_dict(groups: Sequence[Group], comparisons: Sequence[Comparison | str]) ->
     return {"groups": rows, "against_first": found}
 
 
-def label(group: Group) -> str:
-    """The group's name, with the number of its runs."""
-    return group.name if len(group.runs) == 1 else f"{group.name} ({len(group.runs)} seeds)"
-
-
 def cell(group: Group, key: str) -> str:
-    """A figure of a group as text, with its standard deviation where there is one."""
-    deviation = group.deviation(key)
-    return f"{group.mean(key):.4g}" if deviation is None else f"{group.mean(key):.4f} ± {deviation:.4f}"
+    """A figure of a group as text, with its standard deviation where there is one; a dash where there is none."""
+    mean, deviation = group.figure(key)
+    if mean is None:
+        return "–"
+    return f"{mean:.4g}" if deviation is None else f"{mean:.4f} ± {deviation:.4f}"
 
 
 def _compare(first: Group, second: Group, *, samples: int) -> Comparison | str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from utils.metrics.bootstrap import Comparison
-    from utils.report import Group
+    from utils.report import Group, Spread
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222 }
@@ -39,31 +39,35 @@ def to_html(groups: Sequence[Group], comparisons: Sequence[Comparison | str]) ->
 
 
 def _figures(groups: Sequence[Group]) -> str:
-    keys = [key for key in groups[0].figure_names if any(key in group.figure_names for group in groups)]
-    rows = []
-    for key in keys:
-        values = [group.mean(key) if key in group.figure_names else None for group in groups]
-        rows.append(
-            (key, values, [group.deviation(key) if v is not None else None for group, v in _pairs(groups, values)])
-        )
-    return "<h2>Figures</h2>\n" + _table(["", *(group.name for group in groups)], _cells(rows))
+    rows = [
+        (key, [group.figure(key) if key in group.figure_names else None for group in groups])
+        for key in groups[0].figure_names
+    ]
+    return "<h2>Figures</h2>\n" + _table(_head(groups), _cells(rows))
 
 
-def _pairs(groups: Sequence[Group], values: Sequence[Any]) -> Iterator[tuple[Group, Any]]:
-    return zip(groups, values, strict=True)
+def _head(groups: Sequence[Group]) -> list[str]:
+    return ["", *(group.label for group in groups)]
 
 
-def _cells(rows: list[tuple[str, list[float | None], list[float | None]]]) -> Iterator[list[str]]:
-    """Cells of a table with the best of each row marked."""
-    for key, values, deviations in rows:
-        known = [value for value in values if value is not None]
+def _cells(rows: Sequence[tuple[str, Sequence[Spread | None]]]) -> Iterator[list[str]]:
+    """Cells of a table with the best of each row marked; empty where a group has no such row."""
+    for key, found in rows:
+        known = [each.mean for each in found if each is not None and each.mean is not None]
         best = max(known) if len(known) > 1 and key != "images" else None
         cells = [f"<td>{escape(key)}</td>"]
-        for value, deviation in zip(values, deviations, strict=True):
-            text = "" if value is None else f"{value:.4g}"
-            text += "" if deviation is None else f" ± {deviation:.2g}"
-            cells.append(f"<td class='best'>{text}</td>" if value is not None and value == best else f"<td>{text}</td>")
+        for each in found:
+            marked = each is not None and each.mean is not None and each.mean == best
+            cells.append(f"<td class='best'>{_text(each)}</td>" if marked else f"<td>{_text(each)}</td>")
         yield cells
+
+
+def _text(found: Spread | None) -> str:
+    if found is None:
+        return ""
+    if found.mean is None:
+        return "–"
+    return f"{found.mean:.4g}" + ("" if found.deviation is None else f" ± {found.deviation:.2g}")
 
 
 def _verdicts(groups: Sequence[Group], comparisons: Sequence[Comparison | str]) -> str:
@@ -82,13 +86,13 @@ def _verdicts(groups: Sequence[Group], comparisons: Sequence[Comparison | str]) 
 
 
 def _classes(groups: Sequence[Group]) -> str:
-    tables = [group.runs[0].figures.get("per_class") or {} for group in groups]
+    tables = [run.figures.get("per_class") or {} for group in groups for run in group.runs]
     names = list(dict.fromkeys(name for table in tables for name in table))
     if not names:
         return ""
     key = next(next(iter(table[names[0]])) for table in tables if names[0] in table)
-    rows = [(name, [table.get(name, {}).get(key) for table in tables], [None] * len(tables)) for name in names]
-    return f"<h2>{escape(key)} of each class</h2>\n" + _table(["", *(g.name for g in groups)], _cells(rows))
+    rows = [(name, [group.class_figure(name, key) for group in groups]) for name in names]
+    return f"<h2>{escape(key)} of each class</h2>\n" + _table(_head(groups), _cells(rows))
 
 
 def _curves(groups: Sequence[Group]) -> str:
@@ -109,7 +113,7 @@ def _chart(groups: Sequence[Group], column: str) -> str:
             epochs, values = run.curves.get("epoch", []), run.curves.get(column, [])
             points = [(x, y) for x, y in zip(epochs, values, strict=False) if not math.isnan(y)]
             if points:
-                ax.plot(*zip(*points, strict=True), color=f"C{number}", label=group.name if place == 0 else None)
+                ax.plot(*zip(*points, strict=True), color=f"C{number}", label=group.label if place == 0 else None)
     ax.set_title(column)
     ax.set_xlabel("epoch")
     ax.grid(alpha=0.3)
@@ -131,7 +135,7 @@ def _settings(groups: Sequence[Group]) -> str:
         for key in keys
         if len({str(config.get(key, "")) for config in flat}) > 1
     ]
-    return "<h2>Settings that differ</h2>\n" + _table(["", *(g.name for g in groups)], rows) if rows else ""
+    return "<h2>Settings that differ</h2>\n" + _table(_head(groups), rows) if rows else ""
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

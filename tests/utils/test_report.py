@@ -13,9 +13,18 @@ from utils.config import dump_yaml
 from utils.run import write_whole
 
 
-def make_run(folder: Path, *, ap: float, seed: int | None = None, noise: float | None = None, lr: float = 0.1) -> Path:
-    folder.mkdir()
-    figures = {"AP": ap, "AP50": ap + 0.1, "images": 12, "per_class": {"<b>": {"AP": ap, "AP50": ap}}}
+def make_run(
+    folder: Path,
+    *,
+    ap: float,
+    seed: int | None = None,
+    noise: float | None = None,
+    lr: float = 0.1,
+    small: float = -1,
+) -> Path:
+    folder.mkdir(parents=True)
+    classes = {"<b>": {"AP": ap, "AP50": ap}, "rare": {"AP": small, "AP50": small}}
+    figures = {"AP": ap, "AP50": ap + 0.1, "APs": small, "images": 12, "per_class": classes}
     write_whole(folder / "metrics.json", json.dumps({**figures, "protocol": {}, "speed_ms": {}}))
     if seed is not None:
         config = {"model": {"name": "x"}, "recipe": {"lr": lr}, "seed": seed, "workers": seed}
@@ -46,6 +55,59 @@ def test_seeds_are_one_group_with_mean_and_deviation(tmp_path: Path, capsys: pyt
     assert found["groups"][0]["deviation"]["AP"] == pytest.approx(0.0707, abs=1e-4)
     assert found["groups"][1]["deviation"]["AP"] is None
     assert "no predictions.json" in found["against_first"][0]["note"]
+
+
+def test_runs_with_one_seed_are_compared_and_not_averaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = [make_run(tmp_path / f"before{seed}", ap=0.5 + seed / 10, seed=seed) for seed in (0, 1)]
+    after = [make_run(tmp_path / f"after{seed}", ap=0.7 + seed / 10, seed=seed) for seed in (0, 1, 2)]
+    assert report.main([*map(str, before + after), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [[Path(run).name for run in group["runs"]] for group in found["groups"]] == [
+        ["before0", "before1"],
+        ["after0", "after1", "after2"],
+    ]
+    assert report.main([str(before[0]), str(after[0]), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [group["deviation"]["AP"] for group in found["groups"]] == [None, None]
+    assert len(found["against_first"]) == 1
+    same_name = [make_run(tmp_path / project / "exp", ap=0.5, seed=0) for project in ("old", "new")]
+    assert report.main([*map(str, same_name), "--json"]) == 0
+    assert [group["name"] for group in json.loads(capsys.readouterr().out)["groups"]] == ["old/exp", "new/exp"]
+
+
+def test_a_folder_that_is_given_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "a", ap=0.5, seed=0)
+    for again in (run, run / "metrics.json", tmp_path / "b" / ".." / "a"):
+        (tmp_path / "b").mkdir(exist_ok=True)
+        assert report.main([str(run), str(again), "--json"]) == 2
+        assert "the run is given twice and would count twice" in capsys.readouterr().err
+
+
+def test_figures_that_do_not_exist_are_dashes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [make_run(tmp_path / f"a{seed}", ap=0.5, seed=seed) for seed in (0, 1)]
+    runs.append(make_run(tmp_path / "b", ap=0.6, seed=0, lr=0.2))
+    page = tmp_path / "page.html"
+    assert report.main([*map(str, runs), "--html", str(page)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["run", "AP", "AP50", "APs", "images"]
+    assert [line.count("–") for line in lines[1:3]] == [1, 1]
+    assert "-1" not in "".join(lines[:3])
+    text = page.read_text()
+    for name in ("APs", "rare"):
+        assert f"<td>{name}</td><td>–</td><td>–</td>" in text
+    assert report.main([*map(str, runs), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["groups"][0]["mean"]["APs"] is None
+
+
+def test_the_page_has_classes_over_all_seeds_under_the_name_of_the_group(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / f"a{seed}", ap=0.5 + seed / 10, small=0.2, seed=seed) for seed in (0, 1, 2)]
+    runs.append(make_run(tmp_path / "b", ap=0.55, seed=0, lr=0.2, small=0.1))
+    page = tmp_path / "page.html"
+    assert report.main([*map(str, runs), "--html", str(page)]) == 0
+    text = page.read_text()
+    assert text.count("<th>a0 (3 seeds)</th><th>b</th>") == 3, "figures, classes, settings"
+    assert "<td>&lt;b&gt;</td><td class='best'>0.6 ± 0.1</td><td>0.55</td>" in text
+    assert "<td>rare</td><td class='best'>0.2 ± 0</td><td>0.1</td>" in text
 
 
 def test_the_better_run_is_named_and_the_page_needs_nothing_else(

@@ -93,8 +93,8 @@ class Repeats:
         names = group.figure_names
         self._write(
             seeds,
-            mean={key: group.mean(key) for key in names},
-            deviation={key: group.deviation(key) for key in names},
+            mean={key: group.figure(key).mean for key in names},
+            deviation={key: group.figure(key).deviation for key in names},
             figures={run.folder.name: {key: run.figures[key] for key in names} for run in group.runs},
         )
         return group
