@@ -30,8 +30,8 @@ def start_from_(model: Detector, path: Path, *, trust: bool = False) -> bool:
 
     A checkpoint or .safetensors file of ours gives its averaged weights; a classifier's backbone starts a detector.
     Anchors belong to the head that was trained with them: they come with a whole head, and else stay the model's. A
-    darknet file (.weights, .conv.N) must have the model's layers from the first on: all of them, the first N, or all but
-    those before the yolo layers where it was trained on other classes. A state_dict of another program fits by its
+    darknet file (.weights, .conv.N) must have the model's layers from the first on: all of them, the first N, or all
+    but those before the yolo layers where it was trained on other classes. A state_dict of another program fits by its
     names, as they are or below `backbone.`; one of timm's fits a backbone of type timm, and those of Darknet-53 and
     CSPDarknet-53 our own.
 

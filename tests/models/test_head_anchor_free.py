@@ -22,6 +22,19 @@ def test_the_maps_have_a_value_for_every_bin_and_class() -> None:
 
 
 @pytest.mark.parametrize("bins", [1, 16])
+def test_every_side_starts_about_two_strides_away(bins: int) -> None:
+    """Small enough for small objects to meet: flat distributions would start boxes of 15 strides."""
+    head = AnchorFreeHead(features=FEATURES, num_classes=2, bins=bins)
+    for branch in head.box_branches:
+        torch.nn.init.zeros_(branch[-1].weight)
+    raw = head([torch.zeros(1, 8, 4, 6), torch.zeros(1, 12, 2, 3)])
+    boxes, _ = head.decode(raw)
+    _, strides = head.points(raw)
+    sides = (boxes[0, :, 2:] - boxes[0, :, :2]) / 2 / strides[:, None]
+    torch.testing.assert_close(sides, torch.full_like(sides, 2), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("bins", [1, 16])
 def test_the_decode_is_that_of_the_definition(bins: int) -> None:
     """Against a loop in float64 over one prediction after the other."""
     head = AnchorFreeHead(features=FEATURES, num_classes=2, bins=bins)

@@ -9,10 +9,15 @@ from utils.training.config import OptimizerConfig, RecipeConfig, TrainConfig, lo
 
 
 @pytest.mark.parametrize(
-    ("images", "epochs"), [(1, 300), (100, 300), (205, 210), (1000, 95), (3600, 50), (118_287, 50)]
+    ("images", "epochs"), [(100, 300), (205, 210), (1000, 95), (3600, 50), (118_287, 50)]
 )
 def test_epochs_fall_with_the_square_root_of_the_images(images: int, epochs: int) -> None:
-    assert epochs_for(images) == epochs
+    assert epochs_for(images, batch=16) == epochs
+
+
+def test_a_handful_of_images_is_seen_often_enough_for_a_thousand_steps() -> None:
+    assert [epochs_for(images, batch=16) for images in (1, 16, 17, 80)] == [1000, 1000, 500, 300]
+    assert epochs_for(80, batch=64) == 500
 
 
 def test_only_auto_is_settled() -> None:
