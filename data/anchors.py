@@ -102,16 +102,21 @@ def box_sizes(images: LabelledImages, size: tuple[int, int], resize: str) -> np.
         ConfigError: not one object.
     """
     check_objects(images, "there is nothing to fit anchors to")
-    found = []
-    for sample in images.samples:
-        box = plan_resize(sample.height, sample.width, size, resize)
-        boxes = sample.boxes[~sample.crowd]
-        found.append((boxes[:, 2:] - boxes[:, :2]) * (box.scale_x, box.scale_y))
-    sizes = np.concatenate(found)
+    sizes = object_sizes(images, size, resize)
     sizes = sizes[(sizes > 0).all(axis=1)]
     if not len(sizes):
         raise ConfigError("no box has a width and a height; check the labels with python -m data.doctor")
     return sizes
+
+
+def object_sizes(images: LabelledImages, size: tuple[int, int], resize: str) -> np.ndarray:
+    """As `box_sizes`, but with boxes that have no width or height, and empty where there is no object."""
+    found = [np.zeros((0, 2))]
+    for sample in images.samples:
+        box = plan_resize(sample.height, sample.width, size, resize)
+        boxes = sample.boxes[~sample.crowd]
+        found.append((boxes[:, 2:] - boxes[:, :2]) * (box.scale_x, box.scale_y))
+    return np.concatenate(found)
 
 
 def cover(sizes: np.ndarray, anchors: np.ndarray, *, factor: float = FACTOR) -> Coverage:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from torch.utils.data import DataLoader
 
+from data.anchors import object_sizes
 from data.classification import ClassifyDataset
 from data.config import check_objects, check_same_classes, load_data_config, read_split, summarize
 from data.dataset import TrainDataset
@@ -22,6 +23,9 @@ from utils.ten_crop import ten_crop_size
 from utils.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
+
+SMALL_SHARE = 0.05
+"""Share of the objects that may be too small to be trained on without a warning."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +112,30 @@ def train_set_of(images: LabelledImages, config: TrainConfig) -> TrainDataset | 
     kind = ClassifyDataset if images.task == "classify" else TrainDataset
     options = {"image_size": config.image_size, "resize": config.model["resize"], "bad_images": recipe.bad_images}
     dataset = kind(images, recipe.augment, seed=config.seed, **options)
+    if images.task == "detect":
+        warn_of_small_objects(images, config)
     if recipe.cache and workers_share_memory(config.workers):
         dataset.fill_cache(limit_bytes=CACHE_BYTES)
     elif recipe.cache:
         logger.info("Images are not kept in memory: loader processes of this system cannot share it (--workers 0 can)")
     return dataset
+
+
+def warn_of_small_objects(images: LabelledImages, config: TrainConfig) -> None:
+    """Say so where many objects are so small in the network's input that the augmentation leaves them out."""
+    least, (height, width) = config.recipe.augment.min_side, config.image_size
+    small = (object_sizes(images, config.image_size, config.model["resize"]) <= least).any(axis=1)
+    if small.sum() > SMALL_SHARE * len(small):
+        logger.warning(
+            "%d of %d training objects are no more than %g pixels wide or high in an input of %d x %d; unless the "
+            "augmentation enlarges them they are left out, and little is learned of them. Take a larger --img-size, or "
+            "lower augment.min_side",
+            small.sum(),
+            len(small),
+            least,
+            height,
+            width,
+        )
 
 
 def train_loader_of(

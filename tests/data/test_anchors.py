@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from data import anchors
-from data.splits import read_splits
 from utils.config import ConfigError
 from utils.structures import LabelledImages, Sample
 from utils.training.config import RecipeConfig, TrainConfig
@@ -54,18 +53,6 @@ def test_no_objects_are_told_with_the_crowds() -> None:
         anchors.box_sizes(LabelledImages((), (), (), {}), (64, 64), "letterbox")
     with pytest.raises(ConfigError, match="no object in 1 images, and 5 crowd regions"):
         anchors.box_sizes(images_of(np.ones((5, 2)), crowd=True), (64, 64), "letterbox")
-
-
-def test_a_training_set_of_crowds_alone_is_refused_whatever_the_head(tiny_coco: Path, tmp_path: Path) -> None:
-    content = json.loads((tiny_coco.parent / "train.json").read_text())
-    for annotation in content["annotations"]:
-        annotation["iscrowd"] = 1
-    (tmp_path / "train.json").write_text(json.dumps(content))
-    folder = tiny_coco.parent
-    (tmp_path / "d.yaml").write_text(f"train: train.json\nval: {folder}/val.json\nimages: {folder}/images\n")
-    crowds = len(content["annotations"])
-    with pytest.raises(ConfigError, match=f"nothing to learn: no object in 8 images, and {crowds} crowd regions"):
-        read_splits(str(tmp_path / "d.yaml"))
 
 
 def test_the_fit_finds_the_clusters_whatever_the_seed() -> None:
