@@ -68,7 +68,7 @@ def postprocess(
         if nms == "none":
             kept = torch.arange(len(candidates))[:max_det]
         elif beta is None:
-            kept = _torchvision_nms(candidates, iou_thres)[:max_det]
+            kept = _torchvision_nms(candidates, iou_thres, limit=max_det)
         else:
             rows = suppress(candidates.boxes.numpy(), candidates.labels.numpy(), iou_thres, beta=beta, limit=max_det)
             kept = torch.from_numpy(rows)
@@ -103,12 +103,22 @@ def top_classes(
     return found
 
 
-def _torchvision_nms(candidates: Detections, iou_thres: float) -> Tensor:
-    """Indices kept by non-maximum suppression within each class, ascending."""
-    # Class by class: batched_nms shifts classes apart, which costs precision where coordinates are large.
-    rows = [(candidates.labels == label).nonzero()[:, 0] for label in candidates.labels.unique()]
-    kept = [row[torchvision_nms(candidates.boxes[row], candidates.scores[row], iou_thres)] for row in rows]
-    return torch.cat([candidates.labels[:0], *kept]).sort().values
+def _torchvision_nms(candidates: Detections, iou_thres: float, *, limit: int) -> Tensor:
+    """The first `limit` indices kept by non-maximum suppression within each class, ascending.
+
+    A candidate falls by better ones alone. So the best few are tried first, and more only while too few of them stand:
+    the same result, where most of thousands of candidates are never looked at.
+    """
+    count = 8 * limit
+    while True:
+        best = candidates.labels[:count]
+        # Class by class: batched_nms shifts classes apart, which costs precision where coordinates are large.
+        rows = [(best == label).nonzero()[:, 0] for label in best.unique()]
+        kept = [row[torchvision_nms(candidates.boxes[row], candidates.scores[row], iou_thres)] for row in rows]
+        found = torch.cat([candidates.labels[:0], *kept]).sort().values
+        if len(found) >= limit or count >= len(candidates):
+            return found[:limit]
+        count *= 4
 
 
 def _voted(detections: Detections, candidates: Detections) -> Detections:

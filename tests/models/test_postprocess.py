@@ -130,6 +130,14 @@ def test_votes_are_the_weighted_means_of_the_naive_reference(seed: int) -> None:
     assert moved > len(found), "some box has more voters than itself"
 
 
+def test_a_detection_behind_thousands_of_suppressed_ones_is_found() -> None:
+    boxes = torch.tensor([10.0, 10, 20, 20]).repeat(1, 3000, 1)
+    boxes[0, -1] += 50
+    scores = torch.linspace(0.9, 0.2, 3000)[None, :, None]
+    (found,) = postprocess(boxes, scores, conf_thres=0.1, iou_thres=0.5, max_det=5)
+    assert found.boxes.tolist() == [[10, 10, 20, 20], [60, 60, 70, 70]]
+
+
 def test_a_box_without_neighbours_keeps_its_place_in_a_vote() -> None:
     boxes = torch.tensor([[[0.0, 0, 10, 10], [50, 50, 60, 60], [50, 50, 60, 60], [7, 7, 7, 7]]])
     scores = torch.tensor([[[0.9, 0.0], [0.0, 0.8], [0.7, 0.0], [0.6, 0.0]]])
