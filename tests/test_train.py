@@ -38,7 +38,7 @@ ALL_AT_ONCE = (
 PLAIN = ("mosaic", "scale", "translate", "flip_lr", "hue", "saturation", "value")
 OVERFIT = (
     *(part for name in PLAIN for part in ("--set", f"augment.{name}=0")),
-    *("--set", "optimizer.lr=0.01", "--set", "schedule.warmup_epochs=0", "--set", "schedule.warmup_steps=5"),
+    *("--set", "optimizer.lr=0.05", "--set", "schedule.warmup_epochs=0", "--set", "schedule.warmup_steps=5"),
     *("--set", "ema.decay=0.9", "--set", "norm_momentum=0.2", "--batch-size", "8"),
 )
 

@@ -79,8 +79,8 @@ def test_epochs_auto_is_a_number_in_the_run(
     options = ["--set", "epochs=auto", "--set", "optimizer.lr_batch=16", "--dry-run"]
     assert train.main([*without, *options]) == 0
     text = capsys.readouterr().out
-    assert "Epochs: 300 for 8 training images" in text
-    assert "for 300 epochs" in text
+    assert "Epochs: 500 for 8 training images" in text
+    assert "for 500 epochs" in text
     assert not (tmp_path / "runs" / "exp").exists()
 
 
