@@ -360,6 +360,7 @@ def finish(job: Job, log: EpochLog) -> None:
     metric = build_metric(val)
     figures = evaluate(predictor, eval_loader_of(val, job.config), metric, **job.config.evaluation_options(val.task))
     how = {"image_size": list(job.config.image_size), "precision": predictor.precision, "resize": predictor.resize}
+    how |= {"nms": predictor.info.nms} if val.task == "detect" else {}
     figures["protocol"] = recipe.evaluation.protocol(val.task) | how
     if val.task == "detect":  # what utils.report compares runs by
         write_json(folder / "predictions.json", metric.predictions())
