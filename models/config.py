@@ -102,12 +102,13 @@ def load_model_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -
     folders = [ROOT / "cfg" / "darknet"] if suffix == ".cfg" else [ROOT / "cfg"]
     path = find_file(str(name_or_path), folders, suffix=suffix, what="model config")
     values = _load_darknet(path) if suffix == ".cfg" else _load_with_base(path, ())
+    in_file = _finds_once(values)
     values = apply_overrides(values, overrides)
-    head = values.get("head") if isinstance(values.get("head"), Mapping) else {}
-    if head.get("type") == "classify":
+    head = values.get("head")
+    if isinstance(head, Mapping) and head.get("type") == "classify":
         values.setdefault("resize", "crop")
-    if head.get("one_to_one") is True:
-        values.setdefault("nms", "none")
+    if _finds_once(values) and not in_file and not any(text.strip().startswith("nms=") for text in overrides):
+        values["nms"] = "none"
     try:
         return to_dataclass(ModelConfig, {"name": path.stem, **values}, where=f"{path}: model")
     except ConfigError as error:
@@ -142,6 +143,8 @@ def _load_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if unknown:
         raise ConfigError("\n".join(unknown))
     _resolve_weights_(values.get("backbone"), path.parent)
+    if _finds_once(values):  # a base's kind of suppression is for its own head
+        values.setdefault("nms", "none")
     base = values.pop("base", None)
     if base is None:
         return values
@@ -154,6 +157,12 @@ def _load_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     for own in ("published", "name"):  # they belong to that model, not to its variants
         inherited.pop(own, None)
     return _merge(inherited, values)
+
+
+def _finds_once(values: Mapping[str, Any]) -> bool:
+    """Whether these values give the head one-to-one branches, which need no suppression."""
+    head = values.get("head")
+    return isinstance(head, Mapping) and head.get("one_to_one") is True
 
 
 def _resolve_weights_(backbone: Any, folder: Path) -> None:

@@ -95,9 +95,12 @@ def test_config_is_frozen() -> None:
 
 def test_one_to_one_branches_need_no_suppression_unless_the_file_says_otherwise(tmp_path: Path) -> None:
     head = "base: cspdet-n-af\nhead: {one_to_one: true}\n"
-    for text, nms in ((head, "none"), (head + "nms: diounms\n", "diounms"), ("base: cspdet-n-af", "default")):
+    for text, nms in ((head, "none"), (head + "nms: diounms\n", "diounms"), ("base: cspdet-n-af", "vote")):
         (tmp_path / "model.yaml").write_text(text)
         assert load_model_config(tmp_path / "model.yaml").nms == nms
+    switched = ["head.one_to_one=true"]
+    assert load_model_config("cspdet-n-af", switched).nms == "none"
+    assert load_model_config("cspdet-n-af", [*switched, "nms=vote"]).nms == "vote"
     assert load_yaml(ROOT / "cfg" / "cspdet-n-e2e.yaml")["nms"] == "none", "the shipped file says so itself"
 
 
