@@ -126,7 +126,8 @@ def runs(tiny_coco: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("ddp")
     about = ["--cfg", str(tiny_model), "--data", str(tiny_coco), "--project", str(folder), *CPU]
     double = {"cfg": str(tiny_model), "data": str(tiny_coco), "steps": 20}
-    double["settings"] = ["batch_size=6", "epochs=10", "augment.mixup=0.3", "amp=off"]
+    double["settings"] = ["batch_size=6", "epochs=10", "augment.mixup=0.3", "amp=off", "optimizer.type=adamw"]
+    double["settings"] += ["optimizer.lr=0.002"]
     with pytest.MonkeyPatch.context() as patch:
         without_pictures(patch.setattr)
         runs = Runs(folder, about, double)

@@ -334,7 +334,7 @@ def test_a_real_checkpoint_gives_what_its_parts_give(tmp_path: Path) -> None:
     letterbox = plan_resize(50, 130, (64, 96), "letterbox")
     pixels = torch.from_numpy(resize_image(read_image(image), letterbox, (64, 96))).permute(2, 0, 1)[None].float() / 255
     boxes, scores = open_predictor(tmp_path / "best.pt", device="cpu").predict(pixels)
-    (expected,) = postprocess(boxes, scores, conf_thres=0.0, iou_thres=0.5, max_det=20)
+    (expected,) = postprocess(boxes, scores, conf_thres=0.0, iou_thres=0.5, max_det=20, nms=config.nms)
     original = expected.to_original(letterbox)
     original = original.select((original.boxes[:, 2:] > original.boxes[:, :2]).all(dim=1))
     found = entries(tmp_path / "runs" / "exp")

@@ -108,14 +108,14 @@ def orthogonal(matrices: Tensor, *, rounds: int = 5) -> Tensor:
     """Matrices (N, rows, columns) with singular values near 1 (0.7 to 1.2 with five rounds) and the same directions.
 
     Each round multiplies x by the same kind of polynomial in x x^T. So the rounds run on that product alone, which is
-    square and small, and x is multiplied once at the end; in single precision, whose rounding this can bear.
+    square and small, and x is multiplied once at the end; in single precision at least, whose rounding this can bear.
     """
     a, b, c = NEWTON_SCHULZ
     wide = matrices.shape[1] <= matrices.shape[2]
-    x = (matrices if wide else matrices.mT).float()
+    x = (matrices if wide else matrices.mT).to(torch.promote_types(matrices.dtype, torch.float32))
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     square = x @ x.mT
-    one = torch.eye(x.shape[1], device=x.device)
+    one = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     product = one
     for _ in range(rounds):
         factor = a * one + b * square + c * (square @ square)
