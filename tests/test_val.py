@@ -221,7 +221,7 @@ def test_command_writes_what_pycocotools_gives(
     assert (tmp_path / "exp" / "pr_curve.png").stat().st_size > 1000
     lines = printed.splitlines()
     assert " Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ]" in printed
-    assert "Protocol: conf 0, NMS IoU 0.65 (default), max-det 300, size 64x64, fp32, letterbox" in lines
+    assert "Protocol: conf 0, NMS IoU 0.65 (vote), max-det 300, size 64x64, fp32, letterbox" in lines
 
     assert val.main([*arguments, "--resize", "stretch", "--img-size", "96", "--batch-size", "1"]) == 0
     again = json.loads((tmp_path / "exp2" / "metrics.json").read_text())
