@@ -58,9 +58,9 @@ def test_weights_that_were_not_finite_before() -> None:
 def test_records_of_the_optimizer_that_are_not_finite() -> None:
     stepper, state = make()
     train_step(stepper, state, [make_batch()])
-    state.optimizer.state[state.model[0].weight]["exp_avg"][0] = INFINITE
+    state.optimizer.state[state.model[0].weight]["momentum"][0] = INFINITE
     evidence = examine(stepper, state, [make_batch()])
-    assert evidence.weights == ["exp_avg of 0.weight in the optimizer"]
+    assert evidence.weights == ["momentum of 0.weight in the optimizer"]
 
 
 def test_a_box_that_is_none_names_its_file() -> None:
