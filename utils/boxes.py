@@ -105,6 +105,14 @@ def cxcywh_to_xyxy(boxes: Array) -> Array:
     return np.concatenate((low, high), axis=-1)
 
 
+def aligned_iou(boxes: Tensor, others: Tensor, *, eps: float = 1e-7) -> Tensor:
+    """IoU of each box with the one in its place: (..., 4) and (..., 4) xyxy, broadcast -> (...) in [0, 1]."""
+    low, high = boxes[..., :2].maximum(others[..., :2]), boxes[..., 2:].minimum(others[..., 2:])
+    overlap = (high - low).clamp(min=0).prod(dim=-1)
+    areas = (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1) + (others[..., 2:] - others[..., :2]).prod(dim=-1)
+    return overlap / (areas - overlap + eps)
+
+
 def shape_iou(sizes: Tensor, others: Tensor) -> Tensor:
     """IoU of boxes that share a centre, from their sizes alone (darknet's anchor match).
 

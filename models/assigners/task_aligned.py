@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy
 
+from utils.boxes import aligned_iou
 from utils.structures import Targets
 
 
@@ -147,15 +148,9 @@ def _overlaps(targets: Targets, boxes: Tensor) -> Tensor:
 
     Some hundred objects at a time, not image by image: a GPU need not wait for their numbers.
     """
-    areas = (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1)
-    parts = [boxes.new_zeros(0, boxes.shape[1])]
-    for objects, images in zip(targets.boxes.split(256), targets.image_index.split(256), strict=True):
-        objects, found = objects.to(boxes.dtype)[:, None], boxes[images]
-        shared = found[..., 2:].minimum(objects[..., 2:]) - found[..., :2].maximum(objects[..., :2])
-        shared = shared.clamp(min=0).prod(dim=-1)
-        area = (objects[..., 2:] - objects[..., :2]).prod(dim=-1)
-        parts.append(shared / (areas[images] + area - shared))
-    return torch.cat(parts).nan_to_num(0.0).clamp(0, 1)
+    pairs = zip(targets.boxes.to(boxes.dtype).split(256), targets.image_index.split(256), strict=True)
+    overlaps = [aligned_iou(objects[:, None], boxes[images]) for objects, images in pairs]
+    return torch.cat(overlaps).nan_to_num(0.0).clamp(0, 1)
 
 
 def _inside(boxes: Tensor, points: Tensor, *, least: float) -> Tensor:

@@ -14,8 +14,8 @@ from models.assigners.anchor_iou import AnchorIoUAssigner, Assignment
 from models.assigners.anchor_ratio import AnchorRatioAssigner
 from models.heads.anchor import AnchorHead
 from models.losses.darknet_gradient import straight_through, with_darknet_gradient
-from models.losses.iou import BOX_LOSSES, aligned_iou
-from utils.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from models.losses.iou import BOX_LOSSES
+from utils.boxes import aligned_iou, cxcywh_to_xyxy, xyxy_to_cxcywh
 from utils.config import build
 from utils.dist import sum_over_ranks
 from utils.structures import Targets

@@ -7,12 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
-
-def aligned_iou(boxes: Tensor, others: Tensor, *, eps: float = 1e-7) -> Tensor:
-    """IoU of pair i, i: (N, 4) and (N, 4) xyxy -> (N,) in [0, 1]."""
-    overlap = (boxes[:, 2:].minimum(others[:, 2:]) - boxes[:, :2].maximum(others[:, :2])).clamp(min=0).prod(dim=-1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=-1) + (others[:, 2:] - others[:, :2]).prod(dim=-1)
-    return overlap / (areas - overlap + eps)
+from utils.boxes import aligned_iou
 
 
 def iou_loss(boxes: Tensor, others: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from models.build import build_criterion
 from models.detector import Detector
 from models.heads.anchor import AnchorHead
 from models.losses.detection import AnchorLoss
-from models.losses.iou import BOX_LOSSES, aligned_iou
+from models.losses.iou import BOX_LOSSES
+from utils.boxes import aligned_iou
 from utils.config import ConfigError
 from utils.structures import Features, Targets
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients a, b, c of one round x -> a x + b (x x^T) x + c (x x^T)^2 x, which grow small values fast (Jordan)."""
@@ -38,8 +39,8 @@ class Muon(torch.optim.Optimizer):
         self,
         params: Iterable[Any],
         *,
-        lr: float = 0.002,
-        momentum: float = 0.95,
+        lr: float = 0.01,
+        momentum: float = 0.9,
         nesterov: bool = True,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -63,11 +64,11 @@ class Muon(torch.optim.Optimizer):
             weights = [weight for weight in group["params"] if weight.grad is not None]
             if not weights:
                 continue
-            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
             (self._step_orthogonal if group["orthogonal"] else self._step_adam)(group, weights)
         return loss
 
     def _step_orthogonal(self, group: dict[str, Any], weights: list[Tensor]) -> None:
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
         grads = [weight.grad for weight in weights]
         for weight in weights:
             if "momentum" not in self.state[weight]:
@@ -90,18 +91,20 @@ class Muon(torch.optim.Optimizer):
                 zeros = {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
                 self.state[weight].update(step=torch.tensor(0.0), **zeros)
         states = [self.state[weight] for weight in weights]
-        grads = [weight.grad for weight in weights]
-        means, squares = [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states]
-        torch._foreach_add_([state["step"] for state in states], 1.0)
-        step = float(states[0]["step"])
-        (beta1, beta2), eps = group["betas"], group["eps"]
-        torch._foreach_lerp_(means, grads, 1 - beta1)
-        torch._foreach_mul_(squares, beta2)
-        torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
-        sizes = torch._foreach_sqrt(squares)
-        torch._foreach_div_(sizes, (1 - beta2**step) ** 0.5)
-        torch._foreach_add_(sizes, eps)
-        torch._foreach_addcdiv_(weights, means, sizes, -group["lr"] / (1 - beta1**step))
+        (beta1, beta2), options = group["betas"], {key: group[key] for key in ("lr", "weight_decay", "eps")}
+        adamw(
+            weights,
+            [weight.grad for weight in weights],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],  # of amsgrad
+            [state["step"] for state in states],
+            amsgrad=False,
+            maximize=False,
+            beta1=beta1,
+            beta2=beta2,
+            **options,
+        )
 
 
 def orthogonal(matrices: Tensor, *, rounds: int = 5) -> Tensor:

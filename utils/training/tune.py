@@ -130,23 +130,9 @@ def search(
     _close_abandoned(study)
 
     def run(trial: optuna.Trial) -> float:
-        trial.set_user_attr("host", platform.node())
-        trial.set_user_attr("process", os.getpid())
         # By the number, which no other machine has: together they must not try the same.
         study.sampler = optuna.samplers.TPESampler(seed=1000 * seed + trial.number)
-        settings = [f"{key}={json.dumps(_draw(trial, key, entry))}" for key, entry in space.items()]
-
-        def report(epoch: int, value: float) -> None:
-            trial.report(value, epoch)
-            if trial.should_prune():
-                raise Pruned(f"trial {trial.number} is behind the others after epoch {epoch}")
-
-        logger.info("Trial %d: %s", trial.number, ", ".join(settings))
-        try:
-            return objective(Trial(trial.number, settings, report))
-        except Pruned as pruned:
-            logger.info("Stopped: %s", pruned)
-            raise optuna.TrialPruned from None
+        return _run_trial(trial, objective, space)
 
     states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     enough = optuna.study.MaxTrialsCallback(trials, states=states)
@@ -154,6 +140,27 @@ def search(
         study.optimize(run, callbacks=[lambda study, _: _write_results(study, folder, base), enough])
     _write_results(study, folder, base)
     return study
+
+
+def _run_trial(trial: optuna.Trial, objective: Callable[[Trial], float], space: Mapping[str, Any]) -> float:
+    """Draw the settings of a trial and train with them; ends early where the trial is far behind the others."""
+    import optuna
+
+    trial.set_user_attr("host", platform.node())
+    trial.set_user_attr("process", os.getpid())
+    settings = [f"{key}={json.dumps(_draw(trial, key, entry))}" for key, entry in space.items()]
+
+    def report(epoch: int, value: float) -> None:
+        trial.report(value, epoch)
+        if trial.should_prune():
+            raise Pruned(f"trial {trial.number} is behind the others after epoch {epoch}")
+
+    logger.info("Trial %d: %s", trial.number, ", ".join(settings))
+    try:
+        return objective(Trial(trial.number, settings, report))
+    except Pruned as pruned:
+        logger.info("Stopped: %s", pruned)
+        raise optuna.TrialPruned from None
 
 
 def _open_journal(path: Path) -> optuna.storages.JournalStorage:
