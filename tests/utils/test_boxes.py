@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import box_iou
 
 from utils.boxes import (
+    aligned_iou,
     clip,
     cxcywh_to_xyxy,
     plan_resize,
@@ -122,3 +124,10 @@ def test_shape_iou_is_the_iou_of_boxes_with_one_centre() -> None:
     found = shape_iou(torch.from_numpy(sizes), torch.from_numpy(others))
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12)
     assert shape_iou(torch.tensor([[7.0, 9.0]]), torch.tensor([[7.0, 9.0]])).item() == 1
+
+
+def test_aligned_iou_broadcasts_to_all_pairs() -> None:
+    one, two = torch.from_numpy(random_boxes(50, 60, 80)).split((30, 20))
+    pairs = aligned_iou(one[:, None], two[None])
+    torch.testing.assert_close(pairs, box_iou(one, two), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(aligned_iou(one[:20], two), pairs[:20].diagonal())
