@@ -54,8 +54,6 @@ MAY_IMPORT = {
     "utils/training/checkpoint.py": {"pickle"},  # for the name of its error
     "utils/training/foreign.py": {"pickle"},
     "utils/training/replay.py": {"pickle"},
-    "utils/wire.py": {"socket"},  # between the processes of one training
-    "utils/training/restart.py": {"socket"},  # for the name of the machine
     "models/backbones/timm.py": {"socket", "urllib"},  # pretrained: true, where the user asks for timm's weights
     "data/sources.py": {"urllib"},  # a stream that the user names
     "data/media.py": {"urllib"},

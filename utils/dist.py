@@ -14,8 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from utils.peers import PeerEnded, Peers, say
-from utils.wire import CONNECT_SECONDS, connect
+from utils.peers import CONNECT_SECONDS, PeerEnded, Peers, join, say
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=10)
 """Of collectives, between which nothing long may lie: see `exchange` and `wait_for_first_rank`."""
@@ -30,7 +29,7 @@ class _Now:
         alone_as: the rank that `alone` makes of it.
     """
 
-    peers = Peers()
+    peers: Peers | None = None
     store: dist.Store | None = None
     groups = 0
     alone_as: int | None = None
@@ -97,29 +96,33 @@ def launch() -> Iterator[None]:
     if not launched_by_torchrun():
         yield
         return
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     agent_has_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = dist.TCPStore(
-        host,
-        port,
-        is_master=not agent_has_store and launched_rank() == 0,
+    number, size, before = launched_rank(), launched_size(), (_Now.peers, _Now.store)
+    whole = _open_store(as_server=not agent_has_store and number == 0)
+    word = join(whole, number, size)
+    store, beats = dist.PrefixStore(word, whole), dist.PrefixStore(word, _open_store(as_server=False))
+    peers = Peers(number, size, store, beats, speaks=local_rank() == 0)
+    _Now.peers, _Now.store = peers, store
+    try:
+        yield
+    except BaseException as error:
+        peers.fail(f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        peers.leave()
+        _Now.peers, _Now.store = before
+
+
+def _open_store(*, as_server: bool) -> dist.Store:
+    """A connection to the store of the launch, which torchrun has or, without torchrun's, rank 0."""
+    return dist.TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=as_server,
         timeout=datetime.timedelta(seconds=CONNECT_SECONDS),
         wait_for_workers=False,
         multi_tenant=True,
     )
-    elsewhere = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) < launched_size()
-    wires, word = connect(store, rank=launched_rank(), world_size=launched_size(), host=host if elsewhere else None)
-    before = _Now.peers, _Now.store
-    # An agent's store outlives a restart, and would answer with what the processes before have left in it.
-    _Now.peers, _Now.store = Peers(launched_rank(), wires), dist.PrefixStore(word, store)
-    try:
-        yield
-    except BaseException as error:
-        _Now.peers.fail(f"{type(error).__name__}: {error}")
-        raise
-    finally:
-        _Now.peers.close()
-        _Now.peers, _Now.store = before
 
 
 def exchange(value: Any) -> list[Any]:
@@ -127,7 +130,7 @@ def exchange(value: Any) -> list[Any]:
 
     Needs no process group. Raises RuntimeError when another process has ended.
     """
-    return _Now.peers.gather(value)
+    return [value] if _Now.peers is None else _Now.peers.gather(value)
 
 
 def wait_for_first_rank() -> None:
@@ -135,15 +138,14 @@ def wait_for_first_rank() -> None:
 
     Raises RuntimeError when another process has ended.
     """
-    _Now.peers.wait_for_first()
+    if _Now.peers is not None:
+        _Now.peers.wait_for_first()
 
 
 def fail(text: str) -> None:
     """Say why this process ends, once for all that end for the same reason, and end the others."""
-    if _Now.peers.fail(text):
-        other = _Now.peers.failure
-        common = launched_rank() == 0 and (other is None or other.text == text)
-        say(text if common else f"[rank {launched_rank()}] {text}")
+    if _Now.peers is None or _Now.peers.fail(text):
+        say(f"[rank {launched_rank()}] {text}" if launched_rank() else text)
 
 
 def is_of_the_others(error: Exception) -> bool:
@@ -154,8 +156,8 @@ def is_of_the_others(error: Exception) -> bool:
 
 
 def another_ended() -> bool:
-    """Whether another process of the launch has ended; it has had the time to say why."""
-    return _Now.peers.blame() is not None
+    """Whether another process of the launch has ended; asked when a collective has failed."""
+    return _Now.peers is not None and _Now.peers.another_ended()
 
 
 @contextmanager

@@ -1,74 +1,117 @@
-"""The processes of one launch: each of them knows at once when another has ended, and why.
+"""The processes of one launch, which meet in its store: each of them knows when another has ended, and why.
 
-Collectives cannot tell: a process that waits for a dead one waits until its timeout. So every process keeps a
-connection to rank 0, which the operating system closes when the process ends, however that happens. Whatever may take
-long without a fault goes over it too: waiting for the slowest to read its data, or for rank 0 to count.
+Collectives cannot tell: a process that waits for a dead one waits until its timeout. torchrun ends the other processes
+of a machine, but not those of other machines. So every process counts up a number in the launch's store (torch's
+TCPStore); where it stands still, the process has ended. Whatever may take long without a fault goes over the store too:
+waiting for the slowest to read its data, or for rank 0 to count.
 """
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
-import math
+import json
 import os
+import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
 
-from utils.wire import Wire
-
-GRACE_SECONDS = 6.0
-"""What is left to a process when another has ended, to come out of what it does by itself."""
+CONNECT_SECONDS = 180.0
+"""Within which all processes of a launch must have come up; they start together and import the same packages."""
+BEAT_SECONDS, SILENT_BEATS, FEW_BEATS = 1.0, 20, 3
+"""How often a process counts up, and how many beats it misses when it has ended; few once a collective has failed."""
+GRACE_SECONDS = 10.0
+"""What is left to a process when one has ended, to come out of what it does by itself."""
 VERDICT_SECONDS = 1.5
-"""Within which processes that end for reasons of their own do so; what they end with later comes from the first.
+"""What processes end with within this time are causes of their own; what they end with later comes from the first."""
+LEAVE_SECONDS = 4.0
+"""How long a process waits for the others to say their cause: torchrun ends them when the first is gone."""
+POLL_SECONDS = 0.05
 
-So long rank 0 is given to end with the same message as another rank, which then keeps silent.
-"""
+
+class Store(Protocol):
+    """What is used of a store of torch.distributed."""
+
+    def set(self, key: str, value: str) -> None: ...
+    def get(self, key: str) -> bytes: ...
+    def add(self, key: str, amount: int) -> int: ...
+    def check(self, keys: list[str]) -> bool: ...
+    def compare_set(self, key: str, expected: str, desired: str) -> bytes: ...
 
 
 class PeerEnded(RuntimeError):
     """Another process of the launch has ended, and this one was waiting for it."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Why a process ended; without `text` when it could not say."""
+class Failure(NamedTuple):
+    """A process that has ended: why (None when it could not say), and when this process heard of it."""
 
     rank: int
     text: str | None
+    heard: float
+
+
+def join(store: Store, rank: int, world_size: int) -> str:
+    """A word that the processes which are up now share: the store may be that of a launch before its restart.
+
+    Rank 0 makes the word and confirms it to each other rank, which one that has ended cannot do.
+
+    Raises:
+        TimeoutError: a process did not come up.
+    """
+    own, until = secrets.token_hex(16), time.monotonic() + CONNECT_SECONDS
+    if rank == 0:
+        store.set("word", own)
+        asking = [f"{own}/{other}" for other in range(1, world_size)]
+        if not wait_for(store, asking, lambda: time.monotonic() > until):
+            missing = ", ".join(key.split("/")[1] for key in asking if not store.check([key]))
+            raise TimeoutError(f"rank {missing} did not come up within {CONNECT_SECONDS:.0f} s; see its output")
+        for key in asking:
+            store.set(f"{own}/{store.get(key).decode()}", "")
+        return own
+    while time.monotonic() < until:
+        if store.check(["word"]):
+            word = store.get("word").decode()
+            store.set(f"{word}/{rank}", own)
+            if store.check([f"{word}/{own}"]):
+                return word
+        time.sleep(POLL_SECONDS)
+    raise TimeoutError(f"rank 0 was not reached within {CONNECT_SECONDS:.0f} s; see its output")
+
+
+def wait_for(store: Store, keys: list[str], stop: Callable[[], bool]) -> bool:
+    """Wait until the keys are there; False where `stop` comes first."""
+    while not store.check(keys):
+        if stop():
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
 
 
 class Peers:
     """The processes of a launch, seen from one of them.
 
-    Rank 0 is connected to every other, and passes on what all must know.
-
     Args:
-        rank: of this process.
-        wires: to each other rank, on rank 0; to rank 0, on the others; none for a process on its own.
+        rank: of this process, among `world_size`.
+        store: known to these processes alone; see `join`.
+        beats: the same store over a second connection: a process group may occupy the first for long.
+        speaks: this process tells the user when the store is gone; one on each machine does.
     """
 
-    def __init__(self, rank: int = 0, wires: Mapping[int, Wire] | None = None) -> None:
-        self.rank = rank
-        self.wires = dict(wires or {})
-        self.changed = threading.Condition()
+    def __init__(self, rank: int, world_size: int, store: Store, beats: Store, *, speaks: bool) -> None:
+        self.rank, self.ranks, self.store, self.beats, self.speaks = rank, range(world_size), store, beats, speaks
         self.failure: Failure | None = None
-        self.said: set[str] = set()  # what rank 0 has said, or left to another
-        self.verdict: bool | None = None
-        self.failed: set[int] = set()
-        self.done: set[int] = set()
-        self.gone: set[int] = set()
-        self.failing = self.closed = False
-        self.told_at = math.inf
-        self.round = self.turn = self.turns_seen = 0
-        self.values: dict[int, dict[int, Any]] = {}
-        self.gathered: dict[int, list[Any]] = {}
-        for other, wire in self.wires.items():
-            threading.Thread(target=self._listen, args=(other, wire), daemon=True, name=f"rank {other}").start()
-
-    # What the process itself calls
+        self.rounds = self.turns = 0
+        self.watched: Iterable[int] = self.ranks if rank == 0 else (0, rank)  # not all by all, which would be many
+        self.patience, self.seen = SILENT_BEATS, dict[int, int]()
+        self.closed, self.nowhere = threading.Event(), open(os.devnull, "w")  # noqa: SIM115
+        self.threads = [threading.Thread(target=each, daemon=True) for each in (self._beat, self._judge)]
+        for thread in self.threads:
+            thread.start()
 
     def gather(self, value: Any) -> list[Any]:
         """A small plain value of each process, by rank, as soon as the slowest has come here.
@@ -76,14 +119,11 @@ class Peers:
         Raises:
             PeerEnded: that will not happen.
         """
-        self.round += 1
-        number = self.round
-        if self.rank == 0:
-            self._collect(0, number, value)
-        else:
-            self._tell(kind="value", round=number, value=value)
-        self._wait_until(lambda: number in self.gathered)
-        return self.gathered.pop(number)
+        self.rounds += 1
+        keys = [f"value/{self.rounds}/{rank}" for rank in self.ranks]
+        self.store.set(keys[self.rank], json.dumps(value))
+        self._wait_for(keys)
+        return [json.loads(self.store.get(key)) for key in keys]
 
     def wait_for_first(self) -> None:
         """Ranks other than 0 wait here until rank 0 has come here too, however long that takes.
@@ -91,150 +131,92 @@ class Peers:
         Raises:
             PeerEnded: it will not come.
         """
-        self.turn += 1
-        number = self.turn
+        self.turns += 1
         if self.rank == 0:
-            self._tell(kind="turn", number=number)
+            self.store.set(f"turn/{self.turns}", "")
         else:
-            self._wait_until(lambda: self.turns_seen >= number)
+            self._wait_for([f"turn/{self.turns}"])
 
     def fail(self, text: str) -> bool:
         """Tell the others why this process ends; returns whether it is this one that says so to the user.
 
         What all end with is said by rank 0, and what follows from the end of another by nobody.
         """
-        if not self.wires:  # a process on its own
-            return True
-        self.failing = True
-        with self.changed:
-            killed = self.failure is not None and self.failure.text is None
-            if killed or time.monotonic() > self.told_at + VERDICT_SECONDS:
-                return False
-        self._tell(kind="failed", rank=self.rank, text=text)
-        with self.changed:
-            if self.rank == 0:
-                new = text not in self.said
-                self.said.add(text)
-            else:
-                self.changed.wait_for(
-                    lambda: self.verdict is not None or text in self.said or 0 in self.gone, 3 * VERDICT_SECONDS
-                )
-                new = self.verdict is not False and text not in self.said
-        return new
+        first, now = self.failure, time.monotonic()
+        if first and first.rank != self.rank and (first.text is None or now > first.heard + VERDICT_SECONDS):
+            return False
+        with contextlib.suppress(RuntimeError):  # the store is gone: this process may be the last
+            self.store.compare_set("failed", "", json.dumps([self.rank, text]))
+            wait_for(self.store, [f"said/{text}"], lambda: not self.rank or time.monotonic() > now + VERDICT_SECONDS)
+            return self.store.add(f"said/{text}", 1) == 1
+        return True
 
-    def blame(self) -> Failure | None:
-        """Which other process has ended, if one has: asked when a collective fails, which may be noticed sooner.
+    def another_ended(self) -> bool:
+        """Whether another process has ended; asked when a collective has failed, so that few missed beats tell."""
+        self.watched, self.patience = self.ranks, FEW_BEATS
+        until = time.monotonic() + (FEW_BEATS + 3) * BEAT_SECONDS
+        while self.failure is None and time.monotonic() < until:
+            time.sleep(POLL_SECONDS)
+        return self.failure is not None
 
-        It is left the time to say why: when this process is gone, torchrun ends all others.
+    def leave(self) -> None:
+        """This process is done. It waits for the others, which may need the store; after a failure not for long."""
+        late = time.monotonic() + LEAVE_SECONDS
+        with contextlib.suppress(RuntimeError):
+            self.store.set(f"left/{self.rank}", "")
+            left = [f"left/{rank}" for rank in self.ranks]
+            wait_for(self.store, left, lambda: self.failure is not None and time.monotonic() > late)
+        self.closed.set()
+        for thread in self.threads:
+            thread.join(2 * BEAT_SECONDS)
+
+    def _wait_for(self, keys: list[str]) -> None:
+        if not wait_for(self.store, keys, lambda: self.failure is not None):
+            raise PeerEnded("another process has ended")
+
+    def _beat(self) -> None:
+        """In a thread: count up, and see how far the others are, until the store is gone."""
+        with contextlib.suppress(RuntimeError):
+            while True:
+                ranks = {self.rank, *self.watched}
+                self.seen = {rank: self.beats.add(f"beat/{rank}", int(rank == self.rank)) for rank in ranks}
+                if self.beats.check(["failed"]):
+                    self._note(*json.loads(self.beats.get("failed"))[:2])
+                if self.closed.wait(BEAT_SECONDS):
+                    return
+        self.patience = FEW_BEATS
+
+    def _judge(self) -> None:
+        """In a second thread, because the first hangs when the machine that has the store is gone: who is silent?
+
+        Beats are counted, not seconds: what keeps a process from beating (a large file to parse) keeps all.
         """
-        with self.changed:
-            if self.wires:
-                self.changed.wait_for(lambda: self.failure is not None, 3.0)
-            if self.failure is not None:
-                self.changed.wait_for(lambda: self.failed <= self.gone, 4 * VERDICT_SECONDS)
-            return self.failure
+        before, missed = dict[int, int](), Counter[int]()
+        while not self.closed.wait(BEAT_SECONDS) and self.failure is None:
+            seen = self.seen
+            for rank, number in seen.items():
+                missed[rank] = missed[rank] + 1 if before.get(rank) == number else 0
+            before = seen
+            silent = [rank for rank in sorted(seen) if missed[rank] > self.patience]
+            if silent:  # where this process's own beats do not arrive, the store is gone
+                self._miss(0 if self.rank in silent else silent[0], store_is_gone=self.rank in silent)
 
-    def close(self) -> None:
-        """This process is done."""
-        self._tell(kind="done")
-        if self.failing and self.rank == 0:  # when it is gone, torchrun ends the others: let them end by themselves
-            with self.changed:
-                self.changed.wait_for(lambda: set(self.wires) <= self.gone, VERDICT_SECONDS)
-        with self.changed:
-            self.closed = True
-        for wire in self.wires.values():
-            wire.finish()
+    def _miss(self, rank: int, *, store_is_gone: bool) -> None:
+        """A process has ended without a word: one of the others says so."""
+        self._note(rank, None)
+        says, own = self.speaks, json.dumps([rank, None, self.rank])
+        if not store_is_gone:
+            with contextlib.suppress(RuntimeError):
+                says = self.beats.compare_set("failed", "", own).decode() == own
+        if says:
+            who = "torchrun" if rank == self.rank else f"[rank {rank}]"
+            say(f"{who} ended without a word: killed, out of memory or crashed; see its output")
 
-    # What comes from the others, each in its own thread
-
-    def _listen(self, other: int, wire: Wire) -> None:
-        for message in wire.messages():
-            self._receive(other, message)
-        with self.changed:
-            expected = self.closed or other in self.done or other in self.failed
-        if not expected:
-            self._note(Failure(other, None))
-        self._see_off(other)
-
-    def _receive(self, other: int, message: dict[str, Any]) -> None:
-        kind = message["kind"]
-        if kind == "value":
-            self._collect(other, message["round"], message["value"])
-        elif kind == "failed":
-            self._note(Failure(message["rank"], message["text"]))
-        elif kind == "gone":
-            self._see_off(message["rank"])
-        else:
-            with self.changed:
-                if kind == "values":
-                    self.gathered[message["round"]] = message["values"]
-                elif kind == "turn":
-                    self.turns_seen = message["number"]
-                elif kind == "verdict":
-                    self.verdict = message["say"]
-                elif kind == "done":
-                    self.done.add(other)
-                self.changed.notify_all()
-
-    def _collect(self, rank: int, number: int, value: Any) -> None:
-        """On rank 0: one value of a `gather`; the last of them completes it."""
-        with self.changed:
-            values = self.values.setdefault(number, {})
-            values[rank] = value
-            if len(values) <= len(self.wires):
-                return
-            everything = [values[each] for each in sorted(self.values.pop(number))]
-            self.gathered[number] = everything
-            self.changed.notify_all()
-        self._tell(kind="values", round=number, values=everything)
-
-    def _note(self, failure: Failure) -> None:
-        """Another process has ended too early: pass it on, and see to it that this one ends."""
-        with self.changed:
-            if self.closed:
-                return
-            self.failed.add(failure.rank)
-            if failure.rank == 0 and failure.text is not None:
-                self.said.add(failure.text)
-            first, self.failure = self.failure is None, self.failure or failure
-            if first:  # ended by a timer that needs no Python, which a long computation may hold
-                self.told_at = time.monotonic()
-                self.nowhere = open(os.devnull, "w")  # noqa: SIM115
-                faulthandler.dump_traceback_later(GRACE_SECONDS, exit=True, file=self.nowhere)
-            self.changed.notify_all()
-        if self.rank == 0:
-            self._tell(kind="failed", rank=failure.rank, text=failure.text, but=failure.rank)
-            if failure.text is not None:
-                threading.Timer(VERDICT_SECONDS, self._judge, args=(failure,)).start()
-        speaker = 1 if failure.rank == 0 else 0
-        if first and failure.text is None and self.rank == speaker and not self.failing:
-            say(f"[rank {failure.rank}] ended without a word: killed, out of memory or crashed; see its output")
-
-    def _see_off(self, other: int) -> None:
-        """A process is gone, one way or another."""
-        with self.changed:
-            self.gone.add(other)
-            self.changed.notify_all()
-        if self.rank == 0:
-            self._tell(kind="gone", rank=other, but=other)
-
-    def _judge(self, failure: Failure) -> None:
-        """On rank 0: whether another rank is to say what it ends with, or it has been said already."""
-        with self.changed:
-            new = failure.text not in self.said
-            self.said.add(str(failure.text))
-        self.wires[failure.rank].send({"kind": "verdict", "say": new})
-
-    def _tell(self, *, but: int | None = None, **message: Any) -> None:
-        for other, wire in self.wires.items():
-            if other != but:
-                wire.send(message)
-
-    def _wait_until(self, condition: Callable[[], bool]) -> None:
-        with self.changed:
-            self.changed.wait_for(lambda: condition() or self.failure is not None)
-            if not condition():
-                raise PeerEnded(f"rank {self.failure.rank} has ended")
+    def _note(self, rank: int, text: str | None) -> None:
+        """A process has ended: so will this one, by a timer that needs no Python, which a computation may hold."""
+        if self.failure is None:
+            self.failure = Failure(rank, text, time.monotonic())
+            faulthandler.dump_traceback_later(GRACE_SECONDS, exit=True, file=self.nowhere)
 
 
 def say(text: str) -> None:

@@ -5,30 +5,29 @@ from __future__ import annotations
 import json
 import logging
 import os
-import socket
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from utils import dist
-from utils.run import write_whole
+from utils.run import write_json
 from utils.training.options import FIXED_BY_A_RUN
 
 logger = logging.getLogger(__name__)
 
 FILE = "launch.json"
-"""In the folder of a run that torchrun started: the command, torchrun's own processes, and those that it started."""
+"""In the folder of a run that torchrun started: the command, and of each torchrun the processes that it started."""
 
 
 def note_launch(folder: Path, args: Namespace) -> None:
     """Leave in the run folder who trains there (rank 0; every rank calls this); nothing without torchrun."""
     if not dist.launched_by_torchrun() or args.dry_run:
         return
-    identities = dist.gather([_agent(), _process(os.getpid())])
+    agents: dict[str, list[int]] = {}
+    for agent, process in dist.gather([_agent(), os.getpid()]):
+        agents.setdefault(agent, []).append(process)
     if dist.rank() == 0:
-        agents, processes = (sorted({each[part] for each in identities}) for part in (0, 1))
-        about = {"command": _command(args), "agents": agents, "processes": processes}
-        write_whole(folder / FILE, json.dumps(about, indent=2) + "\n")
+        write_json(folder / FILE, {"command": _command(args), "agents": agents}, indent=2)
 
 
 def continued(args: Namespace) -> Namespace:
@@ -48,13 +47,13 @@ def continued(args: Namespace) -> Namespace:
 
 
 def _own_run(args: Namespace) -> str | None:
-    agent, process, command = _agent(), _process(os.getpid()), _command(args)
+    agent, command = _agent(), _command(args)
     notes = sorted(Path(args.project).glob(f"*/{FILE}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in notes:
+    for path in notes if agent else []:
         try:
             note = json.loads(path.read_text(encoding="utf-8"))
-            mine = note["command"] == command and agent in note["agents"] and process not in note["processes"]
-        except (OSError, ValueError, KeyError, TypeError):
+            mine = note["command"] == command and os.getpid() not in note["agents"].get(agent, [os.getpid()])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
         if mine:
             return str(path.parent)
@@ -67,22 +66,10 @@ def _command(args: Namespace) -> dict[str, Any]:
 
 
 def _agent() -> str:
-    """The torchrun process that started this one: it outlives a restart, and no other has its name ever again."""
-    return f"{os.environ.get('TORCHELASTIC_RUN_ID', '')} {_process(os.getppid())}"
+    """The torchrun that started this process, by its folder of error files; '' where it has none.
 
-
-def _process(number: int) -> str:
-    """A process of any machine: number and, where /proc tells, start, so that numbers used again are another's."""
-    return f"{socket.gethostname()} {_read('/proc/sys/kernel/random/boot_id')} {number} {_start_of(number)}"
-
-
-def _start_of(number: int) -> str:
-    """Field 22 of /proc/N/stat; the name in field 2 may hold spaces and brackets."""
-    return next(iter(_read(f"/proc/{number}/stat").rpartition(")")[2].split()[19:20]), "")
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
+    The folder (PLACE/RUN-ID_RANDOM, above attempt_N/LOCAL_RANK/error.json) is new for each torchrun and stays over its
+    restarts. The run id alone is not enough, as it is "none" where the user gives none.
+    """
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    return str(Path(file).parents[2]) if file else ""
