@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol
 
 CONNECT_SECONDS = 180.0
 """Within which all processes of a launch must have come up; they start together and import the same packages."""
-BEAT_SECONDS, SILENT_BEATS, FEW_BEATS = 1.0, 20, 3
+BEAT_SECONDS, SILENT_BEATS, FEW_BEATS = 1.0, 15, 3
 """How often a process counts up, and how many beats it misses when it has ended; few once a collective has failed."""
 GRACE_SECONDS = 10.0
 """What is left to a process when one has ended, to come out of what it does by itself."""
@@ -108,7 +108,7 @@ class Peers:
         self.rounds = self.turns = 0
         self.watched: Iterable[int] = self.ranks if rank == 0 else (0, rank)  # not all by all, which would be many
         self.patience, self.seen = SILENT_BEATS, dict[int, int]()
-        self.closed, self.nowhere = threading.Event(), open(os.devnull, "w")  # noqa: SIM115
+        self.closed = threading.Event()
         self.threads = [threading.Thread(target=each, daemon=True) for each in (self._beat, self._judge)]
         for thread in self.threads:
             thread.start()
@@ -161,11 +161,15 @@ class Peers:
 
     def leave(self) -> None:
         """This process is done. It waits for the others, which may need the store; after a failure not for long."""
+
+        def in_vain() -> bool:
+            return self.failure is not None and (self.failure.text is None or time.monotonic() > late)
+
         late = time.monotonic() + LEAVE_SECONDS
         with contextlib.suppress(RuntimeError):
             self.store.set(f"left/{self.rank}", "")
             left = [f"left/{rank}" for rank in self.ranks]
-            wait_for(self.store, left, lambda: self.failure is not None and time.monotonic() > late)
+            wait_for(self.store, left, in_vain)
         self.closed.set()
         for thread in self.threads:
             thread.join(2 * BEAT_SECONDS)
@@ -216,6 +220,7 @@ class Peers:
         """A process has ended: so will this one, by a timer that needs no Python, which a computation may hold."""
         if self.failure is None:
             self.failure = Failure(rank, text, time.monotonic())
+            self.nowhere = open(os.devnull, "w")  # noqa: SIM115
             faulthandler.dump_traceback_later(GRACE_SECONDS, exit=True, file=self.nowhere)
 
 
