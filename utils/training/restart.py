@@ -72,4 +72,4 @@ def _agent() -> str:
     restarts. The run id alone is not enough, as it is "none" where the user gives none.
     """
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    return str(Path(file).parents[2]) if file else ""
+    return str(Path(file).parent.parent.parent) if file else ""
