@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.ahead import ReadAhead
-from data.recorder import Outputs, Recorder
-from data.sources import Frame, Source, open_source
+from data.media.recorder import Outputs, Recorder
+from data.media.sources import Frame, ReadAhead, Source, open_source
+from data.media.window import Window
 from data.transforms import resize_image
 from models.postprocess import NMS_KINDS, postprocess, top_classes
 from models.predictor import Predictor, default_weights, open_predictor
@@ -39,7 +39,6 @@ from utils.faults import report
 from utils.log import Progress, duration, setup_logging
 from utils.run import new_run_folder
 from utils.structures import Detections
-from utils.window import Window
 
 logger = logging.getLogger(__name__)
 

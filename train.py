@@ -26,39 +26,36 @@ from data.anchors import fit_anchors_
 from data.config import load_data_config
 from data.loader import TrainSampler, default_workers
 from data.splits import DataSplits, eval_loader_of, read_splits, train_loader_of, train_set_of
+from engine.dry_run import Rehearsal, rehearse, removed_afterwards
+from engine.failure import Guard, saying_what_is_left
+from engine.memory import find_batch_size
+from engine.optim import freeze_, keep_frozen_statistics_
+from engine.options import parse_train_args, resume_config, total_epochs
+from engine.replay import load_replay, repeat
+from engine.restart import continued, note_launch
+from engine.run_log import EpochLog, describe_training, progress_note
+from engine.state import TrainState
+from engine.step import StepClock, Stepper, grouped, train_step
+from engine.sweeps import OnResult, check_options, train_often
 from models.build import build_criterion, build_model, check_image_size, check_recipe, task_of
 from models.config import load_model_config, model_config_from
 from models.detector import Detector
 from models.heads.anchor import AnchorHead
+from models.normalization import synchronize_norms_
 from models.predictor import ModelPredictor, open_predictor
 from models.pretrained import start_from_
 from models.regularization import regularize_
 from utils import dist, plots, task_plots
+from utils.checkpoint import load_checkpoint, repair_, replace_with_link, save_checkpoint
 from utils.config import ROOT, ConfigError, to_plain
 from utils.device import select_device, use_deterministic_kernels
-from utils.launch import run_together
+from utils.files import write_json
+from utils.launch import Stop, graceful_stop, run_together
 from utils.log import MetricLog, Progress, setup_logging
-from utils.metrics.of_task import Metric, build_metric
+from utils.metrics.build import Metric, build_metric
 from utils.provenance import check_same_data, versions
-from utils.run import Run, write_json
-from utils.training.automatic import settled
-from utils.training.batch_size import find_batch_size
-from utils.training.checkpoint import load_checkpoint, repair_, replace_with_link, save_checkpoint
-from utils.training.clock import StepClock
-from utils.training.config import TrainConfig, load_recipe, saved_config
-from utils.training.epoch_log import EpochLog, progress_note
-from utils.training.guard import Guard, saying_what_is_left
-from utils.training.often import OnResult, check_options, train_often
-from utils.training.opening import describe_training
-from utils.training.optim import freeze_, keep_frozen_statistics_
-from utils.training.options import parse_train_args, resume_config, total_epochs
-from utils.training.rehearsal import Rehearsal, rehearse, removed_afterwards
-from utils.training.replay import load_replay, repeat
-from utils.training.restart import continued, note_launch
-from utils.training.state import TrainState
-from utils.training.step import Stepper, grouped, train_step
-from utils.training.stop import Stop, graceful_stop
-from utils.training.sync_norm import synchronize_norms_
+from utils.recipe import TrainConfig, load_recipe, saved_config, settled
+from utils.run import Run
 from val import evaluate
 
 logger = logging.getLogger(__name__)

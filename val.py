@@ -20,21 +20,22 @@ from torch.utils.data import DataLoader
 
 from data.config import load_data_config, read_split, summarize
 from data.loader import build_eval_loader, default_workers
+from data.transforms import ten_crop_size, ten_crops
 from models.postprocess import NMS_KINDS, postprocess
 from models.predictor import Predictor, default_weights, open_predictor
 from utils import dist
 from utils.arguments import share, whole_number
 from utils.config import ROOT, ConfigError
 from utils.faults import report
+from utils.files import write_json
 from utils.log import Progress, setup_logging
+from utils.metrics.build import Metric, build_metric
 from utils.metrics.classification import ClassificationMetric
 from utils.metrics.coco import BACKENDS
 from utils.metrics.detection import DetectionMetric
-from utils.metrics.of_task import Metric, build_metric
-from utils.run import new_run_folder, write_json
+from utils.run import new_run_folder
 from utils.structures import Batch, Detections, LabelledImages
 from utils.task_plots import plot_figures
-from utils.ten_crop import ten_crop_size, ten_crops
 
 logger = logging.getLogger(__name__)
 

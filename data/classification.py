@@ -11,7 +11,7 @@ import numpy as np
 from data.dataset import Request, TrainDataset
 from data.mosaic import paste
 from data.transforms import FILL, Labelled
-from utils.training.augment_config import ClassifyAugment
+from utils.augment_config import ClassifyAugment
 
 BLUR_KERNEL = 15
 """Pixels of the network input; darknet's for blur=1 (spec 7.4)."""

@@ -26,8 +26,8 @@ from data.transforms import (
 from utils import dist
 from utils.boxes import Letterbox, plan_resize
 from utils.log import Progress
+from utils.recipe import AugmentConfig
 from utils.structures import LabelledImages
-from utils.training.config import AugmentConfig
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from data.transforms import (
     random_place,
     warp,
 )
-from utils.training.config import AugmentConfig
+from utils.recipe import AugmentConfig
 
 
 def mosaic(

@@ -17,10 +17,10 @@ from data.dataset import TrainDataset
 from data.images import read_image
 from data.loader import CACHE_BYTES, TrainSampler, build_eval_loader, build_train_loader, workers_share_memory
 from data.sizes import SizePlan
+from data.transforms import ten_crop_size
 from utils.provenance import data_fingerprint
+from utils.recipe import TrainConfig
 from utils.structures import LabelledImages, Sample
-from utils.ten_crop import ten_crop_size
-from utils.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
 from utils.boxes import Letterbox, clip
-from utils.training.config import AugmentConfig
+from utils.recipe import AugmentConfig
 
 FILL = 114
 """Grey level around letterboxed and augmented images."""
@@ -172,3 +174,24 @@ def random_hsv(image: np.ndarray, config: AugmentConfig, rng: np.random.Generato
         for channel, table in zip((hue, saturation, value), tables, strict=True)
     ]
     return cv2.cvtColor(cv2.merge(channels), cv2.COLOR_HSV2RGB)
+
+
+def ten_crop_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of the images that crops of `size` are cut from."""
+    height, width = size
+    return height + height // 8, width + width // 8
+
+
+def ten_crops(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """The four corners and the centre of each image, and their mirror images.
+
+    Args:
+        images: (B, 3, H, W); size: (height, width) of a crop, at most that.
+    Returns:
+        (B * 10, 3, height, width), the ten of an image together.
+    """
+    height, width = size
+    bottom, right = images.shape[2] - height, images.shape[3] - width
+    corners = ((0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2))
+    crops = torch.stack([images[:, :, y : y + height, x : x + width] for y, x in corners], dim=1)
+    return torch.cat((crops, crops.flip(-1)), dim=1).flatten(0, 1)

@@ -23,9 +23,9 @@ from models.detector import Detector, PassThrough
 from models.heads.anchor import AnchorHead
 from models.heads.anchor_free import AnchorFreeHead
 from models.heads.classify import ClassifyHead
+from models.losses.anchor import AnchorLoss
 from models.losses.anchor_free import AnchorFreeLoss
 from models.losses.classification import ClassificationLoss
-from models.losses.detection import AnchorLoss
 from models.necks.bifpn import BiFPN
 from models.necks.cem import CEM
 from models.necks.efm import EFM, GFM
@@ -34,8 +34,7 @@ from models.necks.panet import PANet
 from models.necks.prn import PRN
 from models.necks.tiny import TinyFPN
 from utils.config import ConfigError, build, check_spec
-from utils.training.config import RecipeConfig
-from utils.training.task_keys import check_task
+from utils.recipe import RecipeConfig, check_task
 
 BACKBONES: dict[str, type[nn.Module]] = {
     "darknet": Darknet,

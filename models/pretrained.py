@@ -14,10 +14,9 @@ from models.backbones.timm import TimmBackbone
 from models.darknet.weights import load_weights_
 from models.detector import Detector
 from models.pretrained_timm import fold_image_statistics, from_timm, is_timm_darknet, warn_of_slope
+from utils.checkpoint import ForeignFile, load_matching_
 from utils.config import ConfigError
-from utils.training.checkpoint import ForeignFile, load_matching_
-from utils.training.foreign import load_foreign
-from utils.training.safetensors_file import load_saved_model
+from utils.weights import load_foreign, load_saved_model
 
 logger = logging.getLogger(__name__)
 

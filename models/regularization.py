@@ -8,7 +8,7 @@ from torch.nn.functional import max_pool2d, pad
 
 from models.detector import Detector
 from models.normalization import cross_batch_norm_
-from utils.training.config import RecipeConfig
+from utils.recipe import RecipeConfig
 
 
 def regularize_(model: Detector, recipe: RecipeConfig) -> None:

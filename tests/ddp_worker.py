@@ -24,18 +24,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import train
 from data.splits import read_splits, train_loader_of, train_set_of
+from engine import step as step_module
+from engine.optim import keep_frozen_statistics_
+from engine.state import TrainState
+from engine.step import StepClock, Stepper, train_step
 from models.build import build_criterion, build_model
 from models.config import load_model_config
+from models.normalization import synchronize_norms_
 from utils import dist
 from utils.config import to_plain
 from utils.metrics.detection import DetectionMetric
-from utils.training import step as step_module
-from utils.training.clock import StepClock
-from utils.training.config import TrainConfig, load_recipe
-from utils.training.optim import keep_frozen_statistics_
-from utils.training.state import TrainState
-from utils.training.step import Stepper, train_step
-from utils.training.sync_norm import synchronize_norms_
+from utils.recipe import TrainConfig, load_recipe
 
 
 def main() -> None:

@@ -21,8 +21,8 @@ import train
 import val
 from tests.conftest import TINY_MODEL
 from tests.test_train import assert_same_run, cpu, rows, stop_after
+from utils.checkpoint import load_checkpoint
 from utils.config import ROOT
-from utils.training.checkpoint import load_checkpoint
 
 __all__ = ["stop_after"]
 

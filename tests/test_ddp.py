@@ -16,13 +16,13 @@ import torch
 from torch import distributed
 
 import train
+from engine.replay import load_replay
 from models.build import build_model
 from models.config import load_model_config
 from tests.ddp_worker import fault, steps_in_double, watched, without_pictures
 from tests.test_train import OVERFIT, assert_same_run, rows
+from utils.checkpoint import load_checkpoint
 from utils.config import ROOT
-from utils.training.checkpoint import load_checkpoint
-from utils.training.replay import load_replay
 
 pytestmark = pytest.mark.skipif(not distributed.is_gloo_available(), reason="this PyTorch has no gloo")
 

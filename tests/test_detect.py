@@ -15,9 +15,9 @@ from torch import Tensor
 
 import detect
 from data.images import read_image
-from data.sources import open_source
+from data.media.sources import open_source
+from data.media.video import VideoReader, VideoWriter
 from data.transforms import resize_image
-from data.video import VideoReader, VideoWriter
 from detect import DetectOptions, class_indices
 from models.build import build_model
 from models.config import load_model_config
@@ -25,8 +25,8 @@ from models.info import ModelInfo, Predictor
 from models.postprocess import postprocess
 from models.predictor import open_predictor
 from utils.boxes import plan_resize
+from utils.checkpoint import save_checkpoint
 from utils.config import ConfigError, to_plain
-from utils.training.checkpoint import save_checkpoint
 
 NAMES = ("red", "green", "blue")
 
@@ -308,7 +308,7 @@ def test_a_full_disk_ends_in_a_message(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("data.recorder.write_image", full)
+    monkeypatch.setattr("data.media.recorder.write_image", full)
     assert command("--source", save(tmp_path / "x.png", scene(90, 150)))[0] == 1
     assert "No space left on device" in capsys.readouterr().err
 

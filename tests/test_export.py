@@ -19,9 +19,9 @@ from models.config import load_model_config
 from models.export.compare import Difference, compare
 from models.predictor import open_predictor
 from tests.test_val import CATEGORY_IDS, NAMES, write_checkpoint, write_dataset
+from utils.checkpoint import save_checkpoint
 from utils.config import to_plain
 from utils.metrics.coco import FIGURES
-from utils.training.checkpoint import save_checkpoint
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".torchscript", "darknet": ".weights"}
 PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}

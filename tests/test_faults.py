@@ -15,11 +15,11 @@ import pytest
 import torch
 
 import train
+from engine import step as step_module
 from tests.test_train import assert_same_run, command, cpu, quick, rows  # noqa: F401
+from utils.checkpoint import load_checkpoint
 from utils.config import ROOT, load_yaml
 from utils.faults import explain
-from utils.training import step as step_module
-from utils.training.checkpoint import load_checkpoint
 
 Hook = Callable[[int], None]
 
@@ -188,7 +188,7 @@ def test_a_checkpoint_that_finds_no_space_leaves_the_one_before(
 
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
-    before_step(lambda step: step == 3 and monkeypatch.setattr("utils.training.checkpoint.torch.save", full))
+    before_step(lambda step: step == 3 and monkeypatch.setattr("utils.checkpoint.torch.save", full))
     lines = failed(command, capsys)
     assert "last.pt: no space on the disk: the file needs about " in lines[0]
     run = assert_whole(tmp_path, epoch=1)

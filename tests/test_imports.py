@@ -51,17 +51,17 @@ YAML = Path("utils/config.py")
 PICKLERS = {"pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle", "jsonpickle", "code", "codeop", "runpy"}
 NETWORK = {"socket", "urllib", "http", "ftplib", "smtplib", "telnetlib", "requests", "httpx", "aiohttp", "webbrowser"}
 MAY_IMPORT = {
-    "utils/training/checkpoint.py": {"pickle"},  # for the name of its error
-    "utils/training/foreign.py": {"pickle"},
-    "utils/training/replay.py": {"pickle"},
+    "utils/checkpoint.py": {"pickle"},  # for the name of its error
+    "utils/weights.py": {"pickle"},
+    "engine/replay.py": {"pickle"},
     "utils/wire.py": {"socket"},  # between the processes of one training
-    "utils/training/restart.py": {"socket"},  # for the name of the machine
+    "engine/restart.py": {"socket"},  # for the name of the machine
     "models/backbones/timm.py": {"socket", "urllib"},  # pretrained: true, where the user asks for timm's weights
-    "data/sources.py": {"urllib"},  # a stream that the user names
-    "data/media.py": {"urllib"},
+    "data/media/sources.py": {"urllib"},  # a stream that the user names
+    "data/media/find.py": {"urllib"},
 }
 """The files that need one of these, and why."""
-UNPICKLES = Path("utils/training/foreign.py")
+UNPICKLES = Path("utils/weights.py")
 """The one file that lets another run code, where the user says --trust."""
 OURS = {"data", "models", "utils", "train", "val", "detect", "export"}
 FILES = sorted(

@@ -17,11 +17,11 @@ import torch
 from torch import nn
 
 import train
+from engine.run_log import SHARES
+from utils.checkpoint import load_checkpoint
 from utils.config import ROOT, load_yaml
+from utils.launch import Stop
 from utils.metrics.coco import FIGURES
-from utils.training.checkpoint import load_checkpoint
-from utils.training.epoch_log import SHARES
-from utils.training.stop import Stop
 
 ONE_TO_ONE = "model.head={type: anchor_free, bins: 8, depth: 1, class_channels: 24, one_to_one: true}"
 """A head for `tiny_model` that needs no suppression."""
@@ -457,7 +457,7 @@ def test_a_number_that_is_not_finite_stops_before_the_weights_move(
     capsys: pytest.CaptureFixture[str],
     where: str,
 ) -> None:
-    from utils.training import step
+    from engine import step
 
     seen: dict[str, object] = {}
     original, real_step = step.loss_terms, train.train_step

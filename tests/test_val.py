@@ -23,11 +23,11 @@ from models.build import build_model
 from models.config import load_model_config
 from models.info import ModelInfo, Predictor
 from utils import dist
+from utils.checkpoint import save_checkpoint
 from utils.config import ConfigError, to_plain
 from utils.metrics.coco import FIGURES
 from utils.metrics.detection import DetectionMetric
 from utils.structures import LabelledImages
-from utils.training.checkpoint import save_checkpoint
 
 NAMES = ("red", "green", "blue")
 CATEGORY_IDS = (3, 8, 20)

@@ -7,9 +7,10 @@ import re
 import shutil
 import sys
 
+import torch
+
+from utils.files import DiskFull
 from utils.log import error_text
-from utils.training.memory import is_out_of_memory, memory_reason
-from utils.training.whole_file import DiskFull
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -51,6 +52,15 @@ SIGNS = (
     ),
 )
 """Pattern in a RuntimeError -> what it means."""
+
+MEMORY_SIGNS = (
+    "can't allocate memory",  # DefaultCPUAllocator
+    "not enough memory",  # the same on Windows
+    "out of memory",  # CUDA, and MPS
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "could not create a primitive",  # oneDNN, which finds none for its own tables
+    "could not create a memory",
+)
 
 
 def explain(error: Exception) -> str | None:
@@ -118,3 +128,16 @@ def _explain_runtime(text: str) -> str | None:
         if match := re.search(pattern, text):
             return meaning.format(shared=SHARED_MEMORY, files=OPEN_FILES, **match.groupdict())
     return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of a GPU or of the machine."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in MEMORY_SIGNS)
+
+
+def memory_reason(error: BaseException) -> str:
+    """What the allocator says, in its first line."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rpartition("DefaultCPUAllocator: ")[2]

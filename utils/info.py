@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from utils.config import ConfigError
-from utils.training.safetensors_file import SUFFIX, load_saved_model, write_safetensors
+from utils.weights import SUFFIX, load_saved_model, write_safetensors
 
 _STATISTICS = re.compile(r"(.*\.)?(running_mean|running_var|num_batches_tracked|anchors_\d+|mean|std)")
 """Names of tensors that no gradient changes."""

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from utils.run import write_whole
+from utils.files import write_whole
 
 logger = logging.getLogger(__name__)
 

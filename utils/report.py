@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 
 from utils.arguments import whole_number
 from utils.config import ROOT, ConfigError, load_yaml
+from utils.files import write_whole
 from utils.metrics.bootstrap import Comparison, compare
 from utils.report_html import to_html
-from utils.run import new_run_folder, write_whole
+from utils.run import new_run_folder
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from utils.config import ConfigError, dump_yaml, load_yaml
+from utils.files import write_whole
 
 
 def new_run_folder(project: Path, name: str) -> Path:
@@ -30,25 +29,6 @@ def new_run_folder(project: Path, name: str) -> Path:
             raise ConfigError(f"{folder}: cannot be made ({error.strerror}); choose another --project") from None
         return folder
     raise AssertionError("unreachable")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a UTF-8 file that appears whole or not at all, whenever the program is killed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
-    """Write a JSON file as `write_whole` does; numbers that are not finite are refused with a ValueError."""
-    write_whole(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import numpy as np
 from utils import plots
 from utils.draw import BACKGROUND, image_grid, with_caption
 from utils.figures import Figure
+from utils.metrics.build import Metric
 from utils.metrics.classification import ClassificationMetric
-from utils.metrics.of_task import Metric
 from utils.plots import INK, QUIET
 from utils.structures import LabelledImages, Sample
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from utils.config import nearest
 from utils.structures import Features
-from utils.training.foreign import load_foreign
+from utils.weights import load_foreign
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.darknet.ends import last_value, plan_classifier, plan_levels
+from models.darknet.heads import last_value, plan_classifier, plan_levels
 from models.darknet.plan import IMAGE, Layer, plan_layers
 from models.darknet.sections import Section
 from utils.structures import Features

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from models.assigners.task_aligned import PointAssignment, SimOTAAssigner, TaskAlignedAssigner
+from models.assigners.points import PointAssignment, SimOTAAssigner, TaskAlignedAssigner
 from models.heads.anchor_free import AnchorFreeHead
 from models.losses.iou import BOX_LOSSES
 from utils.config import build

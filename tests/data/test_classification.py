@@ -16,12 +16,11 @@ from data.dataset import EvalDataset, Request
 from data.images import read_image
 from data.loader import TrainSampler, build_eval_loader, build_train_loader, collate
 from data.sizes import SizePlan
-from data.transforms import FILL, Labelled, resize_image
+from data.transforms import FILL, Labelled, resize_image, ten_crop_size, ten_crops
 from tests.data.tiny_sets import make_config, make_image
+from utils.augment_config import AugmentConfig, ClassifyAugment
 from utils.boxes import plan_resize
 from utils.structures import LabelledImages
-from utils.ten_crop import ten_crop_size, ten_crops
-from utils.training.augment_config import AugmentConfig, ClassifyAugment
 
 PLAIN = ClassifyAugment(short_side=(1, 1), aspect=1, hue=0, saturation=1, exposure=1, flip_lr=0)
 """The image itself, cut to the input at a random place."""

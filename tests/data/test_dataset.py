@@ -17,8 +17,8 @@ from data.dataset import EvalDataset, Item, Request, TrainDataset, check_size
 from data.images import read_image
 from utils.config import ConfigError
 from utils.log import Progress
+from utils.recipe import AugmentConfig
 from utils.structures import LabelledImages
-from utils.training.config import AugmentConfig
 
 SIZE = (64, 64)
 ALL = AugmentConfig(

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.assigners.anchor_iou import AnchorIoUAssigner, Assignment
-from models.assigners.anchor_ratio import AnchorRatioAssigner
+from models.assigners.anchor import AnchorIoUAssigner, AnchorRatioAssigner, Assignment
 from utils.structures import Targets
 
 STRIDES = (8, 16, 32)

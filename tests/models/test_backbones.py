@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from models.benchmark.costs import count_bflops
 from models.build import BACKBONES
-from models.flops import count_bflops
 from models.layers import SqueezeExcitation
 from utils.config import ConfigError, build
 from utils.structures import Features

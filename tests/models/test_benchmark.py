@@ -10,15 +10,13 @@ import torch
 from torch import nn
 
 from models import benchmark
-from models import measure as measure_module
+from models.benchmark import measure as measure_module
+from models.benchmark.costs import count_bflops, count_conv_values, count_costs, forward_bytes
+from models.benchmark.measure import Conditions, published_at
+from models.benchmark.published import TableRow, load_published
 from models.build import build_model
 from models.config import ModelConfig, load_model_config
-from models.costs import count_costs
-from models.flops import count_bflops, count_conv_values
 from models.layers import SPP, Maxout, Shortcut, WeightedShortcut, halving_pool
-from models.measure import Conditions, published_at
-from models.memory import forward_bytes
-from models.published import TableRow, load_published
 from utils.config import ROOT, ConfigError
 
 COSTS = Conditions(torch.device("cpu"), latency=False)

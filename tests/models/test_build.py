@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.benchmark.costs import count_bflops
 from models.build import build_model, check_parts, nearest_multiple
 from models.config import ModelConfig, load_model_config
 from models.detector import Detector, PassThrough
-from models.flops import count_bflops
 from tests.models.test_backbones import count_conv_weights, count_file_floats
 from utils.config import ROOT, ConfigError, dump_yaml
 

@@ -8,9 +8,9 @@ from functools import lru_cache
 import pytest
 import torch
 
+from models.benchmark.costs import count_bflops
 from models.build import build_model
 from models.config import ModelConfig, load_model_config
-from models.flops import count_bflops
 from tests.models.test_backbones import count_conv_weights, count_file_floats
 from utils.config import ROOT, dump_yaml, parse_yaml
 

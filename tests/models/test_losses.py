@@ -12,7 +12,7 @@ from torch import Tensor
 from models.build import build_criterion
 from models.detector import Detector
 from models.heads.anchor import AnchorHead
-from models.losses.detection import AnchorLoss
+from models.losses.anchor import AnchorLoss
 from models.losses.iou import BOX_LOSSES
 from utils.boxes import aligned_iou
 from utils.config import ConfigError
@@ -319,7 +319,7 @@ def test_halves_of_a_batch_add_up_to_the_whole(box: str, monkeypatch: pytest.Mon
     whole = loss(raw, targets)
     found = loss.assigner(targets, loss.head.anchors, loss.head.strides, SIZES)
     count = torch.tensor([float(sum(map(len, found))), 4.0])
-    monkeypatch.setattr("models.losses.detection.sum_over_ranks", lambda value: count)
+    monkeypatch.setattr("models.losses.anchor.sum_over_ranks", lambda value: count)
     sums = dict.fromkeys(whole, 0.0)
     for rank in range(2):  # rank r takes images r, r + 2, as the sampler deals them
         mine = targets.image_index % 2 == rank

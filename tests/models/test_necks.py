@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.benchmark.costs import count_bflops
 from models.build import NECKS, build_model
 from models.config import load_model_config
-from models.flops import count_bflops
 from models.layers import SAM as SpatialAttention
 from models.layers import ConvNormAct
 from models.necks.fpn import FPN, AdditiveFPN

@@ -8,11 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers import ConvNormAct, Maxout
-from models.necks.asff import ASFF
 from models.necks.bifpn import BiFPN
 from models.necks.cem import CEM
 from models.necks.efm import EFM, GFM
-from models.necks.rfb import RFB
+from models.necks.panet import ASFF, RFB
 from utils.structures import Features
 
 TAPS = Features((24, 32, 48), (8, 16, 32))

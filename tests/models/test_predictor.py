@@ -17,8 +17,8 @@ from models.config import load_model_config
 from models.info import ModelInfo
 from models.predictor import ModelPredictor, default_weights, open_predictor
 from models.runtimes import _in_batches, import_openvino
+from utils.checkpoint import save_checkpoint
 from utils.config import ConfigError, to_plain
-from utils.training.checkpoint import save_checkpoint
 
 CPU = torch.device("cpu")
 INFO = ModelInfo(("cat", 'süß "dog"'), (1, 7), (64, 96), "stretch", 32)

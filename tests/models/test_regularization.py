@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from engine.step import begin_batch_
 from models.build import build_model
 from models.config import load_model_config
 from models.normalization import CrossBatchNorm2d
 from models.regularization import DropBlock, drop_block, regularize_
-from utils.training.config import recipe_from
-from utils.training.layers import begin_batch_
+from utils.recipe import recipe_from
 
 
 def test_no_map_and_no_image_is_fine() -> None:

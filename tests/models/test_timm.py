@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from models.backbones.timm import TimmBackbone
+from models.benchmark.costs import count_costs
 from models.build import build_model
 from models.config import ModelConfig, load_model_config
-from models.costs import count_costs
 from models.darknet.cfg import cfg_text
 from models.detector import Detector
 from models.export.compare import compare
@@ -26,8 +26,8 @@ from models.export.onnx import write_onnx
 from models.export.torchscript import write_torchscript
 from models.info import ModelInfo
 from models.predictor import ModelPredictor, open_predictor
+from utils.checkpoint import save_checkpoint
 from utils.config import ROOT, ConfigError, to_plain
-from utils.training.checkpoint import save_checkpoint
 
 timm = pytest.importorskip("timm")
 

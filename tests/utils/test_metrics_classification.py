@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.utils.pictures import whole_images
+from utils.metrics.build import build_metric
 from utils.metrics.classification import MANY, ClassificationMetric
-from utils.metrics.of_task import build_metric
 from utils.structures import LabelledImages
 
 

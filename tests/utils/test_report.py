@@ -10,7 +10,7 @@ import pytest
 from tests.utils.test_metrics_bootstrap import predictions, split
 from utils import report
 from utils.config import dump_yaml
-from utils.run import write_whole
+from utils.files import write_whole
 
 
 def make_run(

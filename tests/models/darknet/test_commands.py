@@ -18,8 +18,8 @@ from models.config import load_model_config
 from models.predictor import open_predictor
 from tests.models.darknet.cfgs import NETWORKS, Cfg, yolov3_tiny
 from tests.models.darknet.common import build_text, randomise_, saved
+from utils.checkpoint import load_checkpoint
 from utils.config import ConfigError
-from utils.training.checkpoint import load_checkpoint
 
 CPU = ["--device", "cpu"]
 

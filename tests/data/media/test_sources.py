@@ -1,0 +1,254 @@
+"""Sources: what each value of --source names, in which order, and what happens to bad ones and lost streams."""
+
+from __future__ import annotations
+
+import http.server
+import logging
+import threading
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.media.find import find_media, natural_key, sources
+from data.media.sources import Frame, Source, open_source
+from data.media.video import VideoWriter
+
+
+def save_image(path: Path, value: int = 100) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((20, 30, 3), value, np.uint8)).save(path)
+    return path
+
+
+def save_video(path: Path, frames: int = 5) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = VideoWriter(path, Fraction(25, 2), 32, 48)
+    for index in range(frames):
+        writer.write(np.full((32, 48, 3), 40 * index, np.uint8), index * 0.08)
+    writer.close()
+    return path
+
+
+def paths_of(spec: Path | str) -> list[str]:
+    return [Path(media.location).name for media in find_media(str(spec))]
+
+
+def test_an_empty_folder_names_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no image or video in this folder.*\.jpg"):
+        find_media(str(tmp_path))
+    source = open_source(str(tmp_path))
+    assert list(source) == []
+    assert len(source.skipped) == 1
+
+
+def test_a_folder_gives_its_images_and_videos_in_natural_order(tmp_path: Path) -> None:
+    for name in ("b10.jpg", "b9.PNG", "B1.jpg"):
+        save_image(tmp_path / name)
+    save_video(tmp_path / "b2.mp4")
+    save_image(tmp_path / "deeper" / "c.jpg")
+    (tmp_path / "notes.md").write_text("no image")
+    assert paths_of(tmp_path) == ["B1.jpg", "b2.mp4", "b9.PNG", "b10.jpg"]
+
+
+def test_globs_reach_subfolders_and_real_names_come_first(tmp_path: Path) -> None:
+    for name in ("a/2.jpg", "a/b/1.jpg", "a/[x].jpg", "a/b.jpg/inside.jpg"):
+        save_image(tmp_path / name)
+    assert paths_of(tmp_path / "**" / "*.jpg") == ["2.jpg", "[x].jpg", "1.jpg", "inside.jpg"]
+    assert paths_of(tmp_path / "a" / "[x].jpg") == ["[x].jpg"]
+    with pytest.raises(ValueError, match="no image or video matches"):
+        find_media(str(tmp_path / "*.png"))
+
+
+def test_a_list_is_relative_to_itself(tmp_path: Path) -> None:
+    save_image(tmp_path / "images" / "a.jpg")
+    absolute = save_image(tmp_path / "b.jpg")
+    lines = ["# comment", "", "images/a.jpg ", str(absolute), "http://host/pictures/x%20y.png?size=1", "absent.jpg"]
+    (tmp_path / "list.txt").write_text("\n".join(lines), encoding="utf-8-sig")
+    found = find_media(str(tmp_path / "list.txt"))
+    assert [media.name for media in found] == ["a.jpg", "b.jpg", "x_y.png", "absent.jpg"]
+    assert [media.kind for media in found] == ["image"] * 4
+    assert found[0].location == str(tmp_path / "images" / "a.jpg")
+    (tmp_path / "empty.txt").write_text("# nothing\n")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\x80")
+    for name, message in (("empty.txt", "list is empty"), ("binary.txt", "cannot be read as a list")):
+        with pytest.raises(ValueError, match=message):
+            find_media(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind", "location", "name", "source"),
+    [
+        ("0", "live", 0, "camera0.mp4", "0"),
+        ("rtsp://u:p%40@cam.local:554/a/b", "live", None, "cam.local_a_b.mp4", "rtsp://cam.local:554/a/b"),
+        ("http://host/stream", "live", None, "host_stream.mp4", None),
+        ("https://host/clip.MOV", "video", None, "clip.mp4", None),
+        ("rtsp://host/live.mp4", "live", None, "host_live.mp4.mp4", None),
+        ("http://host/a/photo.jpg", "image", None, "photo.jpg", None),
+    ],
+)
+def test_cameras_and_urls(spec: str, kind: str, location: int | None, name: str, source: str | None) -> None:
+    (media,) = find_media(spec)
+    expected = (kind, spec if location is None else location, name, source or spec)
+    assert (media.kind, media.location, media.name, media.source) == expected
+
+
+def test_a_path_that_does_not_exist_names_the_nearest(tmp_path: Path) -> None:
+    save_image(tmp_path / "horses.jpg")
+    with pytest.raises(ValueError, match=r"hoses\.jpg: no such file or folder; did you mean '.*horses\.jpg'"):
+        find_media(str(tmp_path / "hoses.jpg"))
+
+
+def test_natural_order_of_mixed_names() -> None:
+    names = ["10", "a", "9", "a10b", "a9c", "a9"]
+    assert sorted(map(Path, names), key=natural_key) == [Path(n) for n in ("9", "10", "a", "a9", "a9c", "a10b")]
+
+
+def test_frames_of_images_and_videos(tmp_path: Path) -> None:
+    save_image(tmp_path / "a.jpg", 50)
+    save_video(tmp_path / "b.mp4")
+    source = open_source(str(tmp_path / "a.jpg"), str(tmp_path / "b.mp4"))
+    assert not source.live
+    assert source.expected_frames() == 6
+    frames = list(source)
+    assert [frame.index for frame in frames] == [0, 0, 1, 2, 3, 4]
+    assert [round(frame.time, 6) for frame in frames] == [0, 0, 0.08, 0.16, 0.24, 0.32]
+    assert frames[0].image.shape == (20, 30, 3)
+    assert frames[5].image.mean() == pytest.approx(160, abs=4)
+    assert frames[5].media.fps == Fraction(25, 2)
+    assert frames[1].media is frames[5].media
+
+
+def test_images_are_upright_and_rgb(tmp_path: Path) -> None:
+    image = Image.new("RGB", (30, 20), (250, 10, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "a.png", exif=exif)
+    (frame,) = open_source(str(tmp_path / "a.png"))
+    assert frame.image.shape == (30, 20, 3)
+    assert tuple(frame.image[5, 5]) == (250, 10, 20)
+
+
+def test_bad_files_are_named_and_the_rest_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_image(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").write_bytes(b"damaged")
+    (tmp_path / "c.mp4").write_bytes(b"damaged too")
+    save_image(tmp_path / "d.png")
+    source = open_source(str(tmp_path), str(tmp_path / "absent.jpg"), str(tmp_path / "a.jpg"))
+    with caplog.at_level(logging.WARNING):
+        assert [Path(frame.media.source).name for frame in source] == ["a.jpg", "d.png", "a.jpg"]
+    assert len(source.skipped) == 3
+    for name in ("b.jpg", "c.mp4", "absent.jpg"):
+        assert sum(f"{name}: " in message for message in source.skipped) == 1
+    assert "skipped: " in caplog.text
+
+
+def test_a_video_that_is_cut_off_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    writer = VideoWriter(tmp_path / "whole.mp4", Fraction(25), 64, 64)
+    rng = np.random.default_rng(0)
+    for index in range(60):
+        writer.write(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8), index / 25)
+    writer.close()
+    data = (tmp_path / "whole.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) // 2])
+    with caplog.at_level(logging.WARNING):
+        frames = list(open_source(str(tmp_path / "cut.mp4")))
+    assert 0 < len(frames) < 50
+    assert "its header promises 60" in caplog.text
+
+
+def test_stop_ends_the_iteration(tmp_path: Path) -> None:
+    source = open_source(str(save_video(tmp_path / "a.mp4")))
+    frames = iter(source)
+    next(frames)
+    source.stop()
+    assert list(frames) == []
+
+
+class FakeCamera:
+    """Stands in for VideoReader: each opening plays the next of `scripts`; None cannot be opened."""
+
+    scripts: list[int | None] = []
+    fps: Fraction | None = None
+    frames = None
+
+    def __init__(self, source: str | int, *, timeout_s: float) -> None:
+        left = self.scripts.pop(0)
+        if left is None:
+            raise ValueError("cannot be opened")
+        self.left = left
+
+    def read(self) -> tuple[np.ndarray, float] | None:
+        self.left -= 1
+        return (np.zeros((4, 4, 3), np.uint8), 0.0) if self.left >= 0 else None
+
+    def close(self) -> None:
+        pass
+
+
+def play(monkeypatch: pytest.MonkeyPatch, scripts: list[int | None]) -> tuple[list[Frame], Source]:
+    monkeypatch.setattr(sources, "VideoReader", FakeCamera)
+    monkeypatch.setattr(sources, "RECONNECT_DELAYS_S", (0.001, 0.002))
+    monkeypatch.setattr(FakeCamera, "scripts", scripts)
+    source = open_source("rtsp://user:secret@host/a")
+    assert source.live
+    assert source.expected_frames() is None
+    return list(source), source
+
+
+def test_a_lost_stream_is_reached_again_a_few_times(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames, source = play(monkeypatch, [3, None, 2, 0, 0])
+    assert [frame.index for frame in frames] == [0, 1, 2, 3, 4]
+    times = [frame.time for frame in frames]
+    assert times == sorted(times)
+    assert source.skipped == ["rtsp://host/a: lost after 5 frames, and 2 attempts to reach it again failed"]
+    assert "attempt 2 to reach it again" in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_a_stream_that_never_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames, source = play(monkeypatch, [None])
+    assert frames == []
+    assert source.skipped == ["rtsp://host/a: cannot be opened"]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """The address of an HTTP server for tmp_path."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{httpd.server_port}"
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def test_files_behind_urls(tmp_path: Path, server: str) -> None:
+    save_image(tmp_path / "a.png", 77)
+    save_video(tmp_path / "b.mp4", 4)
+    source = open_source(f"{server}/a.png", f"{server}/b.mp4", f"{server}/absent.png")
+    frames = list(source)
+    assert [(frame.media.name, frame.index) for frame in frames] == [("a.png", 0), *(("b.mp4", i) for i in range(4))]
+    assert (frames[0].image == 77).all()
+    assert len(source.skipped) == 1
+    assert "absent.png: cannot be fetched" in source.skipped[0]
+
+
+def test_real_files(shared: Path) -> None:
+    source = open_source(str(shared / "data" / "images"))
+    frames = list(source)
+    assert [frame.media.name for frame in frames][3:] == ["dog.jpg", "horses.jpg", "person.jpg"]
+    assert source.expected_frames() == 6
+    dog = cv2.cvtColor(cv2.imread(str(shared / "data" / "images" / "dog.jpg")), cv2.COLOR_BGR2RGB)
+    assert np.abs(frames[3].image.astype(int) - dog).max() <= 3
