@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.media.find import find_media, natural_key, sources
+from data.media import sources
+from data.media.find import find_media, natural_key
 from data.media.sources import Frame, Source, open_source
 from data.media.video import VideoWriter
 

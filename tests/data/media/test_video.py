@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from data.media.find import video
+from data.media import video
 from data.media.video import VideoReader, VideoWriter, exact_fps
 
 
