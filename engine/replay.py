@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.splits import DataSplits
+from engine.build import build_stepper, build_trainable
 from engine.diagnose import describe, examine
+from engine.optim import keep_frozen_statistics_
 from engine.state import TrainState, amp_dtype
 from engine.step import Stepper, TrainingDiverged, set_learning_rate_
 from utils import dist
@@ -109,6 +112,21 @@ def load_replay(path: Path) -> Replay:
         batches=[_from_plain_batch(batch) for batch in content["batches"]],
         **{key: content[key] for key in ("class_counts", "state", "rank", "total_steps", "failure")},
     )
+
+
+def replay(path: Path, device: torch.device) -> int:
+    """Do the failed step in a replay file again and print what is seen; 0 if it fails in the same way, 1 if not.
+
+    Raises:
+        ConfigError: not a replay file.
+    """
+    saved = load_replay(path)
+    images = DataSplits(saved.images, saved.images, saved.config.data)
+    model = build_trainable(saved.config, images, device, fresh=False).train()
+    keep_frozen_statistics_(model, saved.config.recipe.freeze)
+    counts, steps = saved.class_counts, saved.total_steps
+    stepper = build_stepper(saved.config, model, device, class_counts=counts, total_steps=steps)
+    return 0 if repeat(saved, stepper, TrainState.create(model, saved.config.recipe, device)) else 1
 
 
 def repeat(replay: Replay, stepper: Stepper, state: TrainState) -> bool:

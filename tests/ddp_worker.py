@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import train
 from data.splits import read_splits, train_loader_of, train_set_of
+from engine import failure, finish, loop
 from engine import step as step_module
 from engine.optim import keep_frozen_statistics_
 from engine.state import TrainState
@@ -61,14 +62,14 @@ def without_pictures(put: Callable[[object, str, object], None] = setattr) -> No
     """They take most of the time of so small a run."""
     names = ("plot_batch", "plot_results", "plot_labels", "plot_figures", "plot_found")
     for name in names:
-        put(train.plots if hasattr(train.plots, name) else train.task_plots, name, lambda *_, **__: None)
+        put(loop.plots if hasattr(loop.plots, name) else loop.task_plots, name, lambda *_, **__: None)
 
 
 @contextlib.contextmanager
 def watched():
     """Notes the images of each step, and those that this rank evaluates, before those of other ranks are added."""
     seen: dict[str, list] = {"steps": [], "evaluations": []}
-    real_step, real_evaluate, real_update = train.train_step, train.evaluate, DetectionMetric.update
+    real_step, real_evaluate, real_update = failure.train_step, loop.evaluate, DetectionMetric.update
 
     def stepped(stepper, state, batches):
         seen["steps"].append([state.step, *(image for batch in batches for image in batch.image_ids)])
@@ -82,17 +83,19 @@ def watched():
         seen["evaluations"][-1] += image_ids
         real_update(metric, image_ids, detections)
 
-    train.train_step, train.evaluate, DetectionMetric.update = stepped, evaluate, update
+    failure.train_step, DetectionMetric.update = stepped, update
+    loop.evaluate = finish.evaluate = evaluate
     try:
         yield seen
     finally:
-        train.train_step, train.evaluate, DetectionMetric.update = real_step, real_evaluate, real_update
+        failure.train_step, DetectionMetric.update = real_step, real_update
+        loop.evaluate = finish.evaluate = real_evaluate
 
 
 @contextlib.contextmanager
 def fault(kind: str | None, step: int):
     """On the last rank alone: SIGTERM after `step` steps, or a loss that is not a number after them."""
-    real_step, real_terms = train.train_step, step_module.loss_terms
+    real_step, real_terms = failure.train_step, step_module.loss_terms
     done, chosen = 0, dist.rank() == dist.world_size() - 1
 
     def interrupted(*arguments):
@@ -109,11 +112,11 @@ def fault(kind: str | None, step: int):
             terms["box"] = terms["box"] * float("nan")
         return terms
 
-    train.train_step, step_module.loss_terms = interrupted, spoiled
+    failure.train_step, step_module.loss_terms = interrupted, spoiled
     try:
         yield
     finally:
-        train.train_step, step_module.loss_terms = real_step, real_terms
+        failure.train_step, step_module.loss_terms = real_step, real_terms
 
 
 def steps_in_double(*, cfg: str, data: str, settings: list[str], steps: int, file: str, frozen: bool) -> Any:
