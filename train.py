@@ -27,6 +27,7 @@ from data.config import load_data_config
 from data.loader import TrainSampler, default_workers
 from data.splits import DataSplits, eval_loader_of, read_splits, train_loader_of, train_set_of
 from engine.dry_run import Rehearsal, rehearse, removed_afterwards
+from engine.evaluate import EvaluationOptions, evaluate
 from engine.failure import Guard, saying_what_is_left
 from engine.memory import find_batch_size
 from engine.optim import freeze_, keep_frozen_statistics_
@@ -56,7 +57,6 @@ from utils.metrics.build import Metric, build_metric
 from utils.provenance import check_same_data, versions
 from utils.recipe import TrainConfig, load_recipe, saved_config, settled
 from utils.run import Run
-from val import evaluate
 
 logger = logging.getLogger(__name__)
 
@@ -323,8 +323,8 @@ def validate(job: Job, state: TrainState) -> dict[str, Any] | None:
     )
     job.metric.reset()
     begin = time.perf_counter()
-    options = job.config.evaluation_options(job.images.task)
-    figures = evaluate(predictor, job.val_loader, job.metric, **options, over_ranks=dist.is_distributed())
+    options = EvaluationOptions.of_training(job.config, job.images.task)
+    figures = evaluate(predictor, job.val_loader, job.metric, options, over_ranks=dist.is_distributed())
     state.count({"time/evaluation": time.perf_counter() - begin})
     return figures
 
@@ -355,7 +355,8 @@ def finish(job: Job, log: EpochLog) -> None:
     folder, val, recipe = job.run.folder, job.images.val, job.config.recipe
     predictor = open_predictor(job.run.best, device=job.stepper.device)
     metric = build_metric(val)
-    figures = evaluate(predictor, eval_loader_of(val, job.config), metric, **job.config.evaluation_options(val.task))
+    options = EvaluationOptions.of_training(job.config, val.task)
+    figures = evaluate(predictor, eval_loader_of(val, job.config), metric, options)
     how = {"image_size": list(job.config.image_size), "precision": predictor.precision, "resize": predictor.resize}
     how |= {"nms": predictor.info.nms} if val.task == "detect" else {}
     figures["protocol"] = recipe.evaluation.protocol(val.task) | how
