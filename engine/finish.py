@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from data.splits import eval_loader_of
-from engine.evaluate import evaluate
+from engine.evaluate import EvaluationOptions, evaluate
 from engine.job import Job
 from engine.run_log import EpochLog
 from models.predictor import open_predictor
@@ -18,7 +18,8 @@ def finish(job: Job, log: EpochLog) -> None:
     folder, val, recipe = job.run.folder, job.images.val, job.config.recipe
     predictor = open_predictor(job.run.best, device=job.stepper.device)
     metric = build_metric(val)
-    figures = evaluate(predictor, eval_loader_of(val, job.config), metric, **job.config.evaluation_options(val.task))
+    options = EvaluationOptions.of_training(job.config, val.task)
+    figures = evaluate(predictor, eval_loader_of(val, job.config), metric, options)
     protocol = recipe.evaluation.protocol(val.task)
     protocol |= {"image_size": list(job.config.image_size), "precision": predictor.precision}
     protocol["resize"] = predictor.resize

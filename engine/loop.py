@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from engine.evaluate import evaluate
+from engine.evaluate import EvaluationOptions, evaluate
 from engine.failure import Guard, saying_what_is_left
 from engine.finish import finish
 from engine.job import Job, opened
@@ -161,8 +161,8 @@ def validate(job: Job, state: TrainState) -> dict[str, Any] | None:
     )
     job.metric.reset()
     begin = time.perf_counter()
-    options = job.config.evaluation_options(job.images.task)
-    figures = evaluate(predictor, job.val_loader, job.metric, **options, over_ranks=dist.is_distributed())
+    options = EvaluationOptions.of_training(job.config, job.images.task)
+    figures = evaluate(predictor, job.val_loader, job.metric, options, over_ranks=dist.is_distributed())
     state.count({"time/evaluation": time.perf_counter() - begin})
     return figures
 

@@ -17,7 +17,7 @@ from torch import distributed
 
 import train
 from data.splits import eval_loader_of, read_splits
-from engine import loop
+from engine.evaluate import EvaluationOptions, evaluate
 from engine.replay import load_replay
 from models.build import build_model
 from models.config import load_model_config
@@ -285,8 +285,8 @@ def test_what_was_measured_is_what_was_saved(runs: Runs, tiny_coco: Path) -> Non
         images = read_splits(str(tiny_coco)).val
         predictor = open_predictor(runs.folder / name / "weights" / "last.pt", device="cpu")
         metric = build_metric(images, backend="pycocotools")
-        options = config.evaluation_options("detect")
-        found = loop.evaluate(predictor, eval_loader_of(images, config), metric, **options)
+        options = EvaluationOptions.of_training(config, "detect")
+        found = evaluate(predictor, eval_loader_of(images, config), metric, options)
         for key, value in runs.checkpoint(name)["metrics"].items():
             assert found[key] == pytest.approx(value, abs=1e-6), key
 

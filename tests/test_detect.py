@@ -18,7 +18,8 @@ from data.images import read_image
 from data.media.sources import open_source
 from data.media.video import VideoReader, VideoWriter
 from data.transforms import resize_image
-from detect import DetectOptions, class_indices
+from engine import stream
+from engine.stream import DetectOptions, class_indices
 from models.build import build_model
 from models.config import load_model_config
 from models.info import ModelInfo, Predictor
@@ -101,7 +102,7 @@ def entries(folder: Path) -> list[dict]:
 
 
 def test_no_frames_give_no_detections() -> None:
-    assert list(detect.detect(ColourPredictor(), open_source(), DetectOptions((96, 128)))) == []
+    assert list(stream.detect(ColourPredictor(), open_source(), DetectOptions((96, 128)))) == []
 
 
 @pytest.mark.parametrize("resize", ["letterbox", "stretch"])
@@ -113,7 +114,7 @@ def test_boxes_are_in_pixels_of_the_frame(tmp_path: Path, resize: str, batch_siz
         save(tmp_path / f"{number}.png", scene(*shape, box[shape]))
     predictor = ColourPredictor(resize)
     options = DetectOptions((96, 128), resize, batch_size=batch_size)
-    results = list(detect.detect(predictor, open_source(str(tmp_path)), options))
+    results = list(stream.detect(predictor, open_source(str(tmp_path)), options))
     assert predictor.batches == ([1] * 4 if batch_size == 1 else [3, 1])
     for (frame, detections), shape in zip(results, shapes, strict=True):
         assert frame.image.shape[:2] == shape
@@ -128,7 +129,7 @@ def test_detections_in_the_grey_around_the_image_are_left_out(tmp_path: Path) ->
             return torch.tensor([[[10.0, 1.0, 50.0, 9.0], [10.0, 1.0, 50.0, 60.0]]]), torch.full((1, 2, 3), 0.9)
 
     path = save(tmp_path / "wide.png", scene(60, 240))
-    ((_, detections),) = detect.detect(Corner(), open_source(str(path)), DetectOptions((96, 128), iou_thres=1.0))
+    ((_, detections),) = stream.detect(Corner(), open_source(str(path)), DetectOptions((96, 128), iou_thres=1.0))
     assert len(detections) == 3
     assert (detections.boxes[:, 1] == 0).all()
 
@@ -140,7 +141,7 @@ def test_errors_of_the_model_surface_and_the_reader_stops(tmp_path: Path) -> Non
 
     source = open_source(str(save_video(tmp_path / "a.mp4")))
     with pytest.raises(RuntimeError, match="out of memory"):
-        list(detect.detect(Broken(), source, DetectOptions((96, 128))))
+        list(stream.detect(Broken(), source, DetectOptions((96, 128))))
 
 
 def test_every_output_of_images(tmp_path: Path, command, capsys: pytest.CaptureFixture) -> None:

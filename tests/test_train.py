@@ -19,6 +19,7 @@ from torch import nn
 import train
 from data.splits import eval_loader_of, read_splits
 from engine import failure, job, loop
+from engine.evaluate import EvaluationOptions, evaluate
 from engine.run_log import SHARES
 from models.predictor import open_predictor
 from utils.checkpoint import load_checkpoint
@@ -336,7 +337,7 @@ def test_one_to_one_branches_learn_to_find_each_object_once(command: list[str], 
     def found() -> tuple[float, int]:
         """AP50, and how many detections have a score above 0.2."""
         metric = build_metric(images)
-        figures = loop.evaluate(predictor, loader, metric, **config.evaluation_options("detect"))
+        figures = evaluate(predictor, loader, metric, EvaluationOptions.of_training(config, "detect"))
         return figures["AP50"], sum(row["score"] > 0.2 for row in metric.predictions())
 
     objects = sum(int((~sample.crowd).sum()) for sample in images.samples)

@@ -19,6 +19,7 @@ from torch import Tensor
 import val
 from data.config import load_data_config, read_split
 from data.loader import build_eval_loader
+from engine.evaluate import EvaluationOptions, evaluate, match_classes
 from models.build import build_model
 from models.config import load_model_config
 from models.info import ModelInfo, Predictor
@@ -31,7 +32,7 @@ from utils.structures import LabelledImages
 
 NAMES = ("red", "green", "blue")
 CATEGORY_IDS = (3, 8, 20)
-PROTOCOL = {"conf_thres": 0.001, "iou_thres": 0.65, "max_det": 100}
+OPTIONS = EvaluationOptions(conf_thres=0.001, iou_thres=0.65, max_det=100)
 
 
 class ColourPredictor(Predictor):
@@ -121,7 +122,7 @@ def evaluate_colours(images: LabelledImages, *, resize: str = "letterbox", batch
     loader = build_eval_loader(
         images, image_size=size, resize=resize, batch_size=batch_size, workers=0, rank=rank, world_size=ranks
     )
-    return val.evaluate(predictor, loader, metric, **PROTOCOL), metric, predictor
+    return evaluate(predictor, loader, metric, OPTIONS), metric, predictor
 
 
 def independent(truth: Path, rows: Path) -> np.ndarray:
@@ -141,7 +142,7 @@ def test_nothing_found_anywhere(images: LabelledImages) -> None:
             return torch.zeros(len(images), 0, 4), torch.zeros(len(images), 0, 3)
 
     loader = build_eval_loader(images, image_size=(64, 64), resize="letterbox", batch_size=4, workers=0)
-    figures = val.evaluate(Blind((64, 64), "letterbox"), loader, new_metric(images), **PROTOCOL)
+    figures = evaluate(Blind((64, 64), "letterbox"), loader, new_metric(images), OPTIONS)
     assert figures["AP"] == 0.0
     assert figures["images"] == len(images) == 7
 
@@ -184,18 +185,18 @@ def test_ranks_together_give_the_figures_of_one_process(
         images, image_size=(128, 192), resize="letterbox", batch_size=2, workers=0, rank=0, world_size=2
     )
     predictor = ColourPredictor((128, 192), "letterbox")
-    merged = val.evaluate(predictor, loader, new_metric(images), over_ranks=True, **PROTOCOL)
+    merged = evaluate(predictor, loader, new_metric(images), OPTIONS, over_ranks=True)
     assert {k: v for k, v in merged.items() if k != "speed_ms"} == {k: v for k, v in alone.items() if k != "speed_ms"}
 
 
 def test_classes_are_matched_by_name(images: LabelledImages) -> None:
     predictor = ColourPredictor((64, 64), "letterbox")
-    assert val.match_classes(predictor, images) == CATEGORY_IDS
+    assert match_classes(predictor, images) == CATEGORY_IDS
     predictor.names = ("blue", "red", "green")
-    assert val.match_classes(predictor, images) == (20, 3, 8)
+    assert match_classes(predictor, images) == (20, 3, 8)
     predictor.names = ("red", "green", "violet", "pink")
     with pytest.raises(ConfigError, match=r"4 classes and the data 3; only the model knows pink, violet, only .* blue"):
-        val.match_classes(predictor, images)
+        match_classes(predictor, images)
 
 
 def test_command_writes_what_pycocotools_gives(

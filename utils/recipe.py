@@ -299,13 +299,6 @@ class TrainConfig:
         for name in ("seed", "workers"):
             require(getattr(self, name) >= 0, name, "a whole number of at least 0", getattr(self, name))
 
-    def evaluation_options(self, task: Literal["detect", "classify"]) -> dict[str, Any]:
-        """The options of val.evaluate."""
-        protocol = self.recipe.evaluation.protocol(task)
-        if protocol.get("ten_crop") is not None:
-            protocol["ten_crop"] = self.image_size if protocol["ten_crop"] else None
-        return protocol
-
 
 def load_recipe(name: str, overrides: list[str] | None = None) -> RecipeConfig:
     """The recipe in a YAML file or of a bare name in cfg/train/, with --set assignments carried out.
