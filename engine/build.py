@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from data.anchors import fit_anchors_
 from data.splits import DataSplits
 from engine.optim import freeze_
-from engine.step import StepClock, Stepper
+from engine.step import Criterion, StepClock, Stepper
 from models.build import build_criterion, build_model, check_image_size
 from models.config import model_config_from
 from models.detector import Detector
@@ -50,7 +51,7 @@ def build_stepper(
     *,
     class_counts: Sequence[int],
     total_steps: int,
-    forward: Callable[[Tensor], list[Tensor]] | None = None,
+    forward: Callable[[Tensor], Any] | None = None,
 ) -> Stepper:
     """What the steps of a run have in common.
 
@@ -59,4 +60,6 @@ def build_stepper(
     """
     recipe = config.recipe
     criterion = build_criterion(model, recipe.loss, where="recipe: loss", class_counts=class_counts)
-    return Stepper(forward or model, criterion, recipe, total_steps, config.seed, device, StepClock(device))
+    return Stepper(
+        forward or model, cast(Criterion, criterion), recipe, total_steps, config.seed, device, StepClock(device)
+    )

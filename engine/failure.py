@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.diagnose import Evidence, describe, examine
+from engine.diagnose import Evidence, describe_failure, examine
 from engine.memory import fitting_part
 from engine.replay import save_replay
 from engine.state import TrainState
@@ -103,7 +103,7 @@ class Guard:
         owner = at_fault.index(True) if True in at_fault else 0
         text = None
         if dist.rank() == owner:
-            text = describe(error, evidence, lr=state.optimizer.param_groups[0]["lr"])
+            text = describe_failure(error, evidence, lr=state.optimizer.param_groups[0]["lr"])
             if write:
                 text += "\n  " + self._write(evidence.failure or error, text, stepper, state, batches)
         return dist.gather(text)[owner]

@@ -156,7 +156,8 @@ def _run_of(config: TrainConfig, options: RunOptions, resumed: Run | None) -> Ru
         name = ".dry-run" if options.dry_run else options.name
         folder = str(Run.create(options.project, name, to_plain(config)).folder)
     run = resumed or Run(Path(dist.broadcast(folder)))
-    note_launch(run.folder, options.command)
+    if options.command is not None:
+        note_launch(run.folder, options.command)
     return run
 
 

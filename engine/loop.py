@@ -6,7 +6,7 @@ import logging
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -16,10 +16,11 @@ from engine.finish import finish
 from engine.job import Job, opened
 from engine.optim import keep_frozen_statistics_
 from engine.options import RunOptions
-from engine.run_log import EpochLog, describe_training, progress_note
+from engine.run_log import EpochLog, describe_training
 from engine.search import Trial
 from engine.state import TrainState
 from engine.step import grouped
+from models.detector import Detector
 from models.predictor import ModelPredictor
 from utils import dist, plots, task_plots
 from utils.checkpoint import load_checkpoint, replace_with_link, save_checkpoint
@@ -131,7 +132,7 @@ def train_one_epoch(job: Job, state: TrainState, guard: Guard, stop: Stop) -> bo
             state.count({f"time/{part}": seconds for part, seconds in clock.take().items()})
             mark = now
             for _ in batches:
-                progress.advance(progress_note(state.sums))
+                progress.advance(state.progress_note())
             if stop.requested(job.stepper.device):
                 return False
             if now - last_save > 60 * recipe.save_minutes:
@@ -151,7 +152,7 @@ def validate(job: Job, state: TrainState) -> dict[str, Any] | None:
     # Each rank has its own statistics of batch normalisation; those of rank 0 are saved, so they are evaluated.
     dist.copy_from_first_rank_(state.ema.module.buffers())
     predictor = ModelPredictor(
-        state.ema.module,
+        cast(Detector, state.ema.module),
         names=job.images.names,
         category_ids=job.images.train.category_ids,
         image_size=job.config.image_size,

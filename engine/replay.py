@@ -5,14 +5,14 @@ from __future__ import annotations
 import pickle
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from data.splits import DataSplits
 from engine.build import build_stepper, build_trainable
-from engine.diagnose import describe, examine
+from engine.diagnose import describe_failure, examine
 from engine.optim import keep_frozen_statistics_
 from engine.state import TrainState, amp_dtype
 from engine.step import Stepper, TrainingDiverged, set_learning_rate_
@@ -26,7 +26,12 @@ from utils.structures import Batch, LabelledImages, Targets
 
 FORMAT = "cspdet-replay-1"
 
-PRECISIONS = {None: "off", torch.bfloat16: "bf16", torch.float16: "fp16"}
+PRECISIONS: dict[torch.dtype | None, Literal["off", "bf16", "fp16"]] = {
+    None: "off",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+}
+"""Type of mixed precision -> the recipe's `amp`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +109,8 @@ def load_replay(path: Path) -> Replay:
     except pickle.UnpicklingError:
         content = None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else "another kind of file"
-        raise ConfigError(f"--replay {path}: expected a file with format '{FORMAT}', found {found!r}")
+        kind = content.get("format") if isinstance(content, dict) else "another kind of file"
+        raise ConfigError(f"--replay {path}: expected a file with format '{FORMAT}', found {kind!r}")
     return Replay(
         config=to_dataclass(TrainConfig, content["config"], where=f"{path}: config"),
         images=LabelledImages((), tuple(content["names"]), tuple(content["category_ids"]), {}, task=content["task"]),
@@ -144,10 +149,12 @@ def repeat(replay: Replay, stepper: Stepper, state: TrainState) -> bool:
     if evidence.failure is None and not evidence.is_at_fault:
         print(f"Not reproduced on {stepper.device}: the step is finite here. It was told:\n{known['message']}")
         return False
-    found = evidence.failure or TrainingDiverged(known["what"], state, known["terms"])
-    print(describe(found, evidence, lr=state.optimizer.param_groups[0]["lr"]))
-    same = (found.what, found.step) == (known["what"], known["step"])
-    exactly = "with the same terms to the last bit" if _same_terms(found.terms, known["terms"]) else "with other terms"
+    failure = evidence.failure or TrainingDiverged(known["what"], state, known["terms"])
+    print(describe_failure(failure, evidence, lr=state.optimizer.param_groups[0]["lr"]))
+    same = (failure.what, failure.step) == (known["what"], known["step"])
+    exactly = (
+        "with the same terms to the last bit" if _same_terms(failure.terms, known["terms"]) else "with other terms"
+    )
     print(
         f"Reproduced on {stepper.device}, {exactly}"
         if same
