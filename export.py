@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from models.runtimes import import_onnxruntime, import_openvino
 from utils.arguments import whole_number
 from utils.config import ConfigError
 from utils.faults import report
+from utils.files import move_into_place
 from utils.log import setup_logging
 
 
@@ -87,7 +87,7 @@ def export(original: ModelPredictor, kind: str, output: Path, spec: ExportSpec) 
         # The file that is named comes last: when it is there, so are those beside it.
         files = sorted(Path(folder).iterdir(), key=lambda file: file.name == output.name)
         for file in files:
-            os.replace(file, output.with_name(file.name))
+            move_into_place(file, output.with_name(file.name))
     return difference, [output.with_name(file.name) for file in reversed(files)]
 
 
@@ -151,7 +151,7 @@ def export_first_layers(original: ModelPredictor, output: Path) -> Path:
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
         draft = Path(folder, output.name)
         last = write_first_layers(original.model, draft)
-        os.replace(draft, output)
+        move_into_place(draft, output)
     print(f"Wrote {output} ({max(output.stat().st_size / 1e6, 0.1):.1f} MB), up to {last}; read again, it is the same")
     print(f"Next: python train.py --weights {output} --cfg CFG --data DATA")
     return output

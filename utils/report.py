@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from utils.arguments import whole_number
 from utils.config import ROOT, ConfigError, load_yaml
-from utils.files import write_whole
+from utils.files import write_atomically
 from utils.metrics.bootstrap import Comparison, compare
 from utils.report_html import to_html
 from utils.run import new_run_folder
@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         print(as_text(groups, comparisons))
         path = args.html or new_run_folder(args.project, "report") / "report.html"
-        write_whole(path, to_html(groups, comparisons))
+        write_atomically(path, to_html(groups, comparisons))
         print(f"\nReport: {path}")
     except (ConfigError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
