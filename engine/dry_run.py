@@ -16,12 +16,19 @@ from typing import Any
 
 import torch
 
-from engine.memory import children_bytes, free_memory, gigabytes, peak_resident_bytes
 from engine.state import TrainState
 from engine.step import Stepper
 from utils import dist
 from utils.checkpoint import copied, load_checkpoint, same_values
 from utils.log import duration
+from utils.memory import (
+    children_bytes,
+    free_memory,
+    gigabytes,
+    gpu_peak_reserved,
+    peak_resident_bytes,
+    reset_gpu_peak,
+)
 from utils.recipe import ScheduleConfig
 from utils.structures import Batch
 
@@ -112,8 +119,7 @@ def rehearse(parts: Rehearsal) -> str:
         ValueError, OSError: what the parts themselves raise.
     """
     before = copied(parts.state.state_dict())
-    if parts.stepper.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(parts.stepper.device)
+    reset_gpu_peak(parts.stepper.device)
     logger.info("Dry run, 1 of 4: loading batches")
     batches, load_seconds, workers_bytes = _load(parts)
     logger.info("Dry run, 2 of 4: up to %d steps on one batch", STEPS)
@@ -248,7 +254,7 @@ def _memory(parts: Rehearsal, found: Measured) -> str:
     if device.type != "cuda":
         free = free_memory(device)
         return text if free is None else f"{text}; {gigabytes(free)} free now"
-    peak, total = torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
+    peak, total = gpu_peak_reserved(device), torch.cuda.get_device_properties(device).total_memory
     return f"{gigabytes(peak)} of {gigabytes(total)} on {device}; {text}"
 
 
