@@ -24,8 +24,9 @@ from utils.files import write_json
 from utils.launch import Stop, graceful_stop
 from utils.provenance import file_hash
 from utils.recipe import RecipeConfig, TrainConfig, recipe_from, saved_config
-from utils.report import Group, as_text, grouped, open_run
+from utils.report import as_text
 from utils.run import Run
+from utils.run_records import Group, grouped, open_run
 
 
 class _Interrupted(Exception):

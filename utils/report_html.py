@@ -6,13 +6,11 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from utils.html import cell, header, page, table
-
-if TYPE_CHECKING:
-    from utils.metrics.bootstrap import Comparison
-    from utils.report import Group, Spread
+from utils.metrics.bootstrap import Comparison
+from utils.run_records import Group, Spread
 
 _STYLE = """
 table { font-variant-numeric: tabular-nums }
@@ -136,7 +134,7 @@ def _settings(groups: Sequence[Group]) -> str:
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    result = {}
+    result: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict) and value:
             result |= _flatten(value, f"{prefix}{key}.")
