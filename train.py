@@ -54,8 +54,9 @@ from utils.launch import Stop, graceful_stop, run_together
 from utils.log import MetricLog, Progress, setup_logging
 from utils.metrics.build import Metric, build_metric
 from utils.provenance import check_same_data, versions
-from utils.recipe import TrainConfig, load_recipe, saved_config, settled
+from utils.recipe import load_recipe
 from utils.run import Run
+from utils.train_config import TrainConfig, saved_config, settled
 from val import evaluate
 
 logger = logging.getLogger(__name__)

@@ -159,7 +159,7 @@ def report(parts: Rehearsal, found: Measured) -> str:
         f"evaluation  {found.evaluated} images; all {parts.to_evaluate} in about {_seconds(found.evaluation)}",
         f"checkpoint  {found.checkpoint_bytes / 1e6:,.1f} MB, read back to the last bit",
         f"time        {duration(epoch)} an epoch ({steps:.0f} steps of {_seconds(pace)}, then evaluation and "
-        f"checkpoint), {duration(epoch * recipe.epochs)} for {recipe.epochs} epochs",
+        f"checkpoint), {duration(epoch * recipe.total_epochs)} for {recipe.total_epochs} epochs",
         f"memory      {_memory(parts, found)}",
         f"disk        {disk / 1e6:,.1f} MB for {CHECKPOINTS} checkpoints, of {gigabytes(free)} free",
     ]

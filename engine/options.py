@@ -8,8 +8,8 @@ from pathlib import Path
 
 from utils.arguments import whole_number
 from utils.config import ROOT, ConfigError
-from utils.recipe import TrainConfig, saved_config
 from utils.run import Run
+from utils.train_config import TrainConfig, saved_config
 
 FIXED_BY_A_RUN = ("cfg", "data", "hyp", "weights", "batch_size", "img_size", "seed", "set", "deterministic", "dry_run")
 FIXED_BY_A_RUN += ("seeds", "tune", "tune_space")

@@ -15,11 +15,12 @@ from engine.state import TrainState, amp_dtype
 from engine.step import Stepper, TrainingDiverged, set_learning_rate_
 from utils import dist
 from utils.checkpoint import plain, read_torch_file, size_in_bytes
-from utils.config import ConfigError, to_dataclass, to_plain
+from utils.config import ConfigError, to_plain
 from utils.files import write_atomically
 from utils.provenance import versions
-from utils.recipe import TrainConfig
+from utils.schema import to_dataclass
 from utils.structures import Batch, LabelledImages, Targets
+from utils.train_config import TrainConfig
 
 FORMAT = "cspdet-replay-1"
 

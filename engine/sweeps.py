@@ -23,10 +23,11 @@ from utils.config import ConfigError, apply_overrides, to_plain
 from utils.files import write_json
 from utils.launch import Stop, graceful_stop
 from utils.provenance import file_hash
-from utils.recipe import RecipeConfig, TrainConfig, recipe_from, saved_config
+from utils.recipe import RecipeConfig, recipe_from
 from utils.report import as_text
 from utils.run import Run
 from utils.run_records import Group, grouped, open_run
+from utils.train_config import TrainConfig, saved_config
 
 
 class _Interrupted(Exception):

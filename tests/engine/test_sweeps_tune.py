@@ -16,7 +16,8 @@ from engine.tune import SPACE, load_space
 from models.build import check_recipe
 from models.config import load_model_config
 from utils.config import ConfigError, to_plain
-from utils.recipe import RecipeConfig, TrainConfig, load_recipe
+from utils.recipe import RecipeConfig, load_recipe
+from utils.train_config import TrainConfig
 
 CONFIG = TrainConfig({"name": "m"}, RecipeConfig(epochs=2), "shapes", (64, 64), None, 3, 0)
 NO_CHECKS = {"check": lambda _: None, "fingerprint": lambda: {"train": "1", "val": "2"}}
