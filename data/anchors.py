@@ -20,8 +20,8 @@ from data.config import check_objects, load_data_config, read_split
 from utils.arguments import seed, whole_number
 from utils.boxes import plan_resize
 from utils.config import ConfigError
-from utils.recipe import TrainConfig
 from utils.structures import LabelledImages
+from utils.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from data.formats import coco, imagefolder, listing, voc, yolo
 from data.formats.rows import NOTES, Problems
-from utils.config import ROOT, ConfigError, find_file, load_yaml, to_dataclass
+from utils.config import ROOT, ConfigError, find_file, load_yaml
+from utils.schema import to_dataclass
 from utils.structures import LabelledImages, LabelProblem
 
 SPLITS = ("train", "val", "test")
@@ -78,7 +79,7 @@ def load_data_config(name: str | None = None) -> DataConfig:
 
         return read_data_config(ensure_shapes())
     try:
-        source = find_file(str(name), [ROOT / "cfg" / "data"], what="data set")
+        source = find_file(str(name), [ROOT / "cfg" / "data"], kind="data set")
     except ConfigError as error:
         raise ConfigError(f"{error}, and the embedded set 'shapes'") from None
     return read_data_config(source)

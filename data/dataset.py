@@ -24,9 +24,9 @@ from data.transforms import (
     warp,
 )
 from utils import dist
+from utils.augment_config import AugmentConfig
 from utils.boxes import Letterbox, plan_resize
 from utils.log import Progress
-from utils.recipe import AugmentConfig
 from utils.structures import LabelledImages
 
 logger = logging.getLogger(__name__)

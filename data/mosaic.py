@@ -18,7 +18,7 @@ from data.transforms import (
     random_place,
     warp,
 )
-from utils.recipe import AugmentConfig
+from utils.augment_config import AugmentConfig
 
 
 def mosaic(

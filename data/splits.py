@@ -19,8 +19,8 @@ from data.loader import CACHE_BYTES, TrainSampler, build_eval_loader, build_trai
 from data.sizes import SizePlan
 from data.transforms import ten_crop_size
 from utils.provenance import data_fingerprint
-from utils.recipe import TrainConfig
 from utils.structures import LabelledImages, Sample
+from utils.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +179,7 @@ def size_plan_of(config: TrainConfig, *, stride: int) -> SizePlan:
         steps=augment.multi_scale_steps,
         accumulate=recipe.accumulate,
         dynamic=recipe.dynamic_batch,
-        epochs=recipe.epochs,
+        epochs=recipe.total_epochs,
         seed=config.seed,
     )
 

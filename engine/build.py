@@ -19,7 +19,7 @@ from models.detector import Detector
 from models.heads.anchor import AnchorHead
 from models.pretrained import start_from_
 from models.regularization import regularize_
-from utils.recipe import TrainConfig
+from utils.train_config import TrainConfig
 
 
 def build_trainable(

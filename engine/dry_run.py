@@ -19,16 +19,17 @@ from data.splits import eval_loader_of
 from engine.failure import Guard
 from engine.job import Job, opened
 from engine.loop import save, validate
-from engine.memory import children_bytes, free_memory, gigabytes, peak_resident_bytes
 from engine.optim import keep_frozen_statistics_
 from engine.options import RunOptions
 from engine.state import TrainState
 from utils import dist
 from utils.checkpoint import copied, load_checkpoint, same_values
 from utils.log import duration
+from utils.memory import children_bytes, free_memory, gigabytes, gpu_peak_reserved, peak_resident_bytes, reset_gpu_peak
 from utils.metrics.build import build_metric
-from utils.recipe import ScheduleConfig, TrainConfig
+from utils.recipe import ScheduleConfig
 from utils.structures import Batch
+from utils.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -107,8 +108,7 @@ def measure(job: Job, state: TrainState) -> Measured:
     """
     keep_frozen_statistics_(state.model.train(), job.config.recipe.freeze)
     before = copied(state.state_dict())
-    if job.stepper.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(job.stepper.device)
+    reset_gpu_peak(job.stepper.device)
     logger.info("Dry run, 1 of 4: loading batches")
     batches, load_seconds, workers_bytes = _load(job)
     logger.info("Dry run, 2 of 4: up to %d steps on one batch", STEPS)
@@ -157,7 +157,7 @@ def report(job: Job, measured: Measured) -> str:
         f"evaluation  {measured.evaluated} images; all {to_evaluate} in about {whole}",
         f"checkpoint  {measured.checkpoint_bytes / 1e6:,.1f} MB, read back to the last bit",
         f"time        {duration(epoch)} an epoch ({steps:.0f} steps of {_seconds(pace)}, then evaluation and "
-        f"checkpoint), {duration(epoch * recipe.epochs)} for {recipe.epochs} epochs",
+        f"checkpoint), {duration(epoch * recipe.total_epochs)} for {recipe.total_epochs} epochs",
         f"memory      {_memory(job, measured)}",
         f"disk        {disk / 1e6:,.1f} MB for {CHECKPOINTS} checkpoints, of {gigabytes(free)} free",
     ]
@@ -260,7 +260,7 @@ def _memory(job: Job, measured: Measured) -> str:
     if device.type != "cuda":
         free = free_memory(device)
         return text if free is None else f"{text}; {gigabytes(free)} free now"
-    peak, total = torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
+    peak, total = gpu_peak_reserved(device), torch.cuda.get_device_properties(device).total_memory
     return f"{gigabytes(peak)} of {gigabytes(total)} on {device}; {text}"
 
 

@@ -32,8 +32,8 @@ from utils.config import to_plain
 from utils.device import use_deterministic_kernels
 from utils.launch import Stop, graceful_stop
 from utils.metrics.build import Metric, build_metric
-from utils.recipe import TrainConfig, settled
 from utils.run import Run
+from utils.train_config import TrainConfig, settled
 
 
 @dataclass(eq=False)
@@ -135,7 +135,7 @@ def _assemble(prepared: Prepared, options: RunOptions, resumed: Run | None) -> J
         device,
         forward=torch.compile(forward) if recipe.compile else forward,
         class_counts=images.class_counts(),
-        total_steps=sampler.total_steps(recipe.epochs),
+        total_steps=sampler.total_steps(recipe.total_epochs),
     )
     val_loader = eval_loader_of(images.val, config, rank=rank, world_size=world_size)
     metric = build_metric(images.val, backend=recipe.evaluation.backend)
@@ -167,7 +167,7 @@ def _with_fitting_batch(prepared: Prepared) -> TrainConfig:
     few = replace(config.recipe, batch_size=min(16, len(images.train)), cache=False)
     trial = replace(config, recipe=few, workers=0)
     loader = train_loader_of(train_set_of(images.train, trial), trial, stride=model.stride)
-    counts, steps = images.class_counts(), config.recipe.epochs
+    counts, steps = images.class_counts(), config.recipe.total_epochs
     stepper = build_stepper(config, model, device, class_counts=counts, total_steps=steps)
     state, largest = TrainState.create(model, config.recipe, device), sampler_of(loader).sizes.largest
     size = find_batch_size(stepper, state, next(iter(loader)), size=largest, images=len(images.train))

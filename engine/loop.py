@@ -28,8 +28,8 @@ from utils.config import to_plain
 from utils.launch import Stop
 from utils.log import MetricLog, Progress
 from utils.provenance import check_same_data, versions
-from utils.recipe import TrainConfig, saved_config
 from utils.run import Run
+from utils.train_config import TrainConfig, saved_config
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def run_epochs(job: Job, state: TrainState, stop: Stop, *, trial: Trial | None =
         task_plots.plot_labels(images.train, job.run.folder / "labels.png")
     guard = Guard(job.run.folder, {"config": job.config, **images.about()})
     with open_log(job, state) if dist.rank() == 0 else nullcontext() as log:
-        for epoch in range(state.epoch, recipe.epochs):
+        for epoch in range(state.epoch, recipe.total_epochs):
             if state.is_out_of_patience(recipe):
                 logger.info("No better result for %d epochs: stopping early after epoch %d", recipe.patience, epoch)
                 break
@@ -93,8 +93,8 @@ def resume_(job: Job, state: TrainState) -> None:
     state.resume(saved, where=f"{job.run.checkpoint}")
     if dist.rank() == 0 and job.run.checkpoint != job.run.last:
         replace_with_link(job.run.last, job.run.checkpoint)
-    epochs = job.config.recipe.epochs
-    if dist.rank() == 0 and saved_config(job.run.folder / "config.yaml").recipe.epochs != epochs:
+    epochs = job.config.recipe.total_epochs
+    if dist.rank() == 0 and saved_config(job.run.folder / "config.yaml").recipe.total_epochs != epochs:
         job.run.lengthen(to_plain(job.config))
         logger.info("Now %d epochs, with the learning rate and the closing of mosaic of so long a run", epochs)
     logger.info("Continuing %s after epoch %d, batch %d", job.run.folder, state.epoch, state.batch)
@@ -103,7 +103,7 @@ def resume_(job: Job, state: TrainState) -> None:
 def open_log(job: Job, state: TrainState) -> EpochLog:
     """The tables of the run, without rows of epochs that are yet to come."""
     table = MetricLog(job.run.folder, finished_epochs=state.epoch)
-    epochs, workers = job.config.recipe.epochs, job.config.workers
+    epochs, workers = job.config.recipe.total_epochs, job.config.workers
     return EpochLog(table, epochs=epochs, columns=job.metric.columns, workers=workers)
 
 
@@ -113,7 +113,7 @@ def train_one_epoch(job: Job, state: TrainState, guard: Guard, stop: Stop) -> bo
     state.model.train()
     keep_frozen_statistics_(state.model, recipe.freeze)
     job.sampler.set_position(state.epoch, state.batch)
-    title = f"Epoch {state.epoch + 1}/{recipe.epochs}"
+    title = f"Epoch {state.epoch + 1}/{recipe.total_epochs}"
     clock.restart()
     last_save = mark = time.perf_counter()
     with Progress(job.sampler.batches, title, start=state.batch, quiet=quiet) as progress:
@@ -147,7 +147,7 @@ def validate(job: Job, state: TrainState) -> dict[str, Any] | None:
     """Close the epoch and evaluate the averaged weights; None where the recipe skips this epoch."""
     recipe = job.config.recipe
     state.epoch, state.batch = state.epoch + 1, 0
-    if state.epoch % recipe.evaluation.interval and state.epoch < recipe.epochs:
+    if state.epoch % recipe.evaluation.interval and state.epoch < recipe.total_epochs:
         return None
     # Each rank has its own statistics of batch normalisation; those of rank 0 are saved, so they are evaluated.
     dist.copy_from_first_rank_(state.ema.module.buffers())

@@ -12,8 +12,9 @@ from models.build import check_recipe, task_of
 from models.config import load_model_config
 from utils.arguments import whole_number
 from utils.config import ROOT, ConfigError, to_plain
-from utils.recipe import TrainConfig, load_recipe, saved_config
+from utils.recipe import load_recipe
 from utils.run import Run
+from utils.train_config import TrainConfig, saved_config
 
 FIXED_BY_A_RUN = (
     *("cfg", "data", "hyp", "weights", "batch_size", "img_size", "seed", "set", "deterministic", "dry_run"),
@@ -104,7 +105,7 @@ def _resumed(args: argparse.Namespace) -> tuple[TrainConfig, Run]:
         raise ConfigError(f"--resume continues a run as it was started; leave out {options}")
     run = Run.find(args.resume, Path(args.project))
     config = saved_config(run.folder / "config.yaml", workers=args.workers)
-    planned = config.recipe.epochs
+    planned = config.recipe.total_epochs
     epochs = total_epochs(args.epochs, planned=planned)
     if epochs is not None and epochs < planned:
         raise ConfigError(f"--epochs {epochs}: the run was planned for {planned}; --resume can only lengthen it")

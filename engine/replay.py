@@ -18,11 +18,12 @@ from engine.state import TrainState, amp_dtype
 from engine.step import Stepper, TrainingDiverged, set_learning_rate_
 from utils import dist
 from utils.checkpoint import plain, read_torch_file, size_in_bytes
-from utils.config import ConfigError, to_dataclass, to_plain
-from utils.files import put_in_place, write_temporary
+from utils.config import ConfigError, to_plain
+from utils.files import write_atomically
 from utils.provenance import versions
-from utils.recipe import TrainConfig
+from utils.schema import to_dataclass
 from utils.structures import Batch, LabelledImages, Targets
+from utils.train_config import TrainConfig
 
 FORMAT = "cspdet-replay-1"
 
@@ -92,8 +93,7 @@ def save_replay(
         "versions": versions(),
     }
     content = plain(content, "replay")
-    temporary = write_temporary(path, lambda file: torch.save(content, file), needed=size_in_bytes(content))
-    put_in_place(temporary, path)
+    write_atomically(path, lambda file: torch.save(content, file), needed=size_in_bytes(content))
 
 
 def load_replay(path: Path) -> Replay:

@@ -11,7 +11,7 @@ from engine.state import TrainState, amp_dtype
 from engine.step import Stepper
 from utils import dist
 from utils.log import MetricLog, duration
-from utils.recipe import TrainConfig
+from utils.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def describe_training(config: TrainConfig, folder: Path, stepper: Stepper, state
     logger.info("Run folder: %s", folder)
     logger.info("Model: %s, %.2f M trainable parameters", config.model["name"], count / 1e6)
     logger.info("Data: %s", "\n  ".join(data))
-    logger.info("Training: %d epochs of %.0f steps, batch %s", recipe.epochs, stepper.steps_per_epoch, batch)
+    logger.info("Training: %d epochs of %.0f steps, batch %s", recipe.total_epochs, stepper.steps_per_epoch, batch)
     logger.info("  %d x %d px, %s, on %s", height, width, precision, where)
     planned = recipe.optimizer.lr_batch
     if planned is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config import ConfigError, dump_yaml, load_yaml
-from utils.files import write_whole
+from utils.files import write_atomically
 
 if TYPE_CHECKING:
     import optuna
@@ -272,7 +272,7 @@ def _write_results(study: optuna.Study, folder: Path, base: Mapping[str, Any] | 
     for trial in trials:
         drawn = [trial.params.get(name, "") for name in names]
         writer.writerow([trial.number, trial.state.name.lower(), "" if trial.value is None else trial.value, *drawn])
-    write_whole(folder / "trials.csv", text.getvalue())
+    write_atomically(folder / "trials.csv", text.getvalue())
     if any(trial.state == optuna.trial.TrialState.COMPLETE for trial in trials):
         best = copy.deepcopy(dict(base or {}))
         for key, value in study.best_trial.params.items():
@@ -281,4 +281,4 @@ def _write_results(study: optuna.Study, folder: Path, base: Mapping[str, Any] | 
             for part in path:
                 place = place.setdefault(part, {})
             place[last] = value
-        write_whole(folder / "best.yaml", dump_yaml(best))
+        write_atomically(folder / "best.yaml", dump_yaml(best))

@@ -23,9 +23,10 @@ from utils import dist
 from utils.config import ConfigError, to_plain
 from utils.files import write_json
 from utils.launch import Stop, graceful_stop
-from utils.recipe import TrainConfig, saved_config
-from utils.report import Group, as_text, grouped, open_run
+from utils.report import as_text
 from utils.run import Run
+from utils.run_records import Group, grouped, open_run
+from utils.train_config import TrainConfig, saved_config
 
 logger = logging.getLogger(__name__)
 

@@ -125,7 +125,7 @@ class Stepper:
     @property
     def steps_per_epoch(self) -> float:
         """Optimizer updates in an epoch; their mean, where batches grow and epochs differ."""
-        return self.total_steps / self.recipe.epochs
+        return self.total_steps / self.recipe.total_epochs
 
 
 def train_step(stepper: Stepper, state: TrainState, batches: list[Batch], *, update: bool = True) -> dict[str, float]:

@@ -26,7 +26,8 @@ from utils import dist
 from utils.config import ConfigError, apply_overrides, to_plain
 from utils.launch import graceful_stop
 from utils.provenance import file_hash
-from utils.recipe import TrainConfig, recipe_from
+from utils.recipe import recipe_from
+from utils.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 

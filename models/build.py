@@ -33,8 +33,9 @@ from models.necks.fpn import FPN, AdditiveFPN
 from models.necks.panet import PANet
 from models.necks.prn import PRN
 from models.necks.tiny import TinyFPN
-from utils.config import ConfigError, build, check_spec
+from utils.config import ConfigError
 from utils.recipe import RecipeConfig, check_task
+from utils.schema import build, check_spec
 
 BACKBONES: dict[str, type[nn.Module]] = {
     "darknet": Darknet,

@@ -35,7 +35,8 @@ from models.normalization import synchronize_norms_
 from utils import dist
 from utils.config import to_plain
 from utils.metrics.detection import DetectionMetric
-from utils.recipe import TrainConfig, load_recipe
+from utils.recipe import load_recipe
+from utils.train_config import TrainConfig
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from tests.test_train import OVERFIT, assert_same_run, rows
 from utils.checkpoint import load_checkpoint
 from utils.config import ROOT
 from utils.metrics.build import build_metric
-from utils.recipe import saved_config
+from utils.train_config import saved_config
 
 pytestmark = pytest.mark.skipif(not distributed.is_gloo_available(), reason="this PyTorch has no gloo")
 

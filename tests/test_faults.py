@@ -166,7 +166,7 @@ def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint(
     def full(path: Path, _: str) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
-    before_step(lambda step: step == 3 and monkeypatch.setattr("utils.log.write_whole", full))
+    before_step(lambda step: step == 3 and monkeypatch.setattr("utils.log.write_atomically", full))
     lines = failed(command, capsys)
     run = assert_whole(tmp_path, epoch=1)
     assert "results.csv: cannot be written or read (Read-only file system); correct its permissions" in lines[0]

@@ -27,7 +27,7 @@ from utils.config import ROOT, load_yaml
 from utils.launch import Stop
 from utils.metrics.build import build_metric
 from utils.metrics.coco import FIGURES
-from utils.recipe import saved_config
+from utils.train_config import saved_config
 
 ONE_TO_ONE = "model.head={type: anchor_free, bins: 8, depth: 1, class_channels: 24, one_to_one: true}"
 """A head for `tiny_model` that needs no suppression."""

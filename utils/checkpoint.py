@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import shutil
 import warnings
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.config import ConfigError
-from utils.files import link, put_in_place, remove_temporaries, sync_folder, write_temporary
+from utils.files import link, remove_temporaries, sync_folder, write_atomically
 from utils.provenance import versions as versions
 
 
@@ -115,13 +114,12 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, best: Path | None = No
     """
     remove_temporaries(path.parent, _names(path, best))
     state = plain({"format": FORMAT, **state, "is_best": best is not None}, "state")
-    temporary = write_temporary(path, lambda file: torch.save(state, file), needed=size_in_bytes(state))
-    try:
-        _keep(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    put_in_place(temporary, path)
+    write_atomically(
+        path,
+        lambda file: torch.save(state, file),
+        needed=size_in_bytes(state),
+        previous=previous_of(path) if zipfile.is_zipfile(path) else None,  # one that is cut off is worth less
+    )
     if best is not None:
         replace_with_link(best, path)
 
@@ -203,8 +201,7 @@ def replace_with_link(path: Path, source: Path) -> None:
     except OSError:
         with open(source, "rb") as file:
             size = source.stat().st_size
-            temporary = write_temporary(path, lambda copy: shutil.copyfileobj(file, copy), needed=size)
-        put_in_place(temporary, path)
+            write_atomically(path, lambda copy: shutil.copyfileobj(file, copy), needed=size)
     sync_folder(path.parent)
 
 
@@ -270,16 +267,6 @@ def _about(path: Path) -> dict[str, Any] | None:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         return None
     return {key: value for key, value in state.items() if isinstance(value, int | float | str)}
-
-
-def _keep(path: Path) -> None:
-    """Give the checkpoint at `path` its second name, if it is not cut off: the one before is worth more then."""
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        return
-    try:
-        link(previous_of(path), path)
-    except OSError:  # a disk without hard links: for an instant only the second name is there
-        os.replace(path, previous_of(path))
 
 
 def _names(last: Path, best: Path | None) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from utils.files import write_whole
+from utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class MetricLog:
         writer = csv.DictWriter(text, columns, restval="")
         writer.writeheader()
         writer.writerows(self.rows)
-        write_whole(self.path, text.getvalue())
+        write_atomically(self.path, text.getvalue())
 
     def pictures(self, paths: Sequence[Path]) -> None:
         """Show PNG files in TensorBoard under their names."""

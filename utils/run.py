@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config import ConfigError, dump_yaml, load_yaml
-from utils.files import write_whole
+from utils.files import write_atomically
 
 
 def new_run_folder(project: Path, name: str) -> Path:
@@ -93,7 +93,7 @@ class Run:
 
     def save_config(self, config: dict[str, Any]) -> None:
         """Write config.yaml."""
-        write_whole(self.folder / "config.yaml", dump_yaml(config))
+        write_atomically(self.folder / "config.yaml", dump_yaml(config))
 
     def check_start(self) -> None:
         """Refuse to begin anew in a folder that has results.

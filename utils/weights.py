@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from utils.checkpoint import FORMAT, ForeignFile, load_checkpoint, read_torch_file
 from utils.config import ConfigError
-from utils.files import put_in_place, write_temporary
+from utils.files import write_atomically
 
 SUFFIX = ".safetensors"
 _MARK = "cspdet"
@@ -38,7 +38,7 @@ def write_safetensors(path: Path, state: dict[str, Any]) -> None:
     # Copies, because safetensors takes neither channels_last nor two names for one memory.
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state["ema"].items()}
     content = save(tensors, {"format": "pt", _MARK: FORMAT, **metadata})
-    put_in_place(write_temporary(path, lambda file: file.write(content), needed=len(content)), path)
+    write_atomically(path, content)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

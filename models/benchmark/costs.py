@@ -20,7 +20,7 @@ from models.detector import Detector
 from models.layers import SPP, Maxout, Shortcut, WeightedShortcut
 
 
-class PeakMemory(TorchDispatchMode):
+class TensorPeak(TorchDispatchMode):
     """Counts the bytes of every tensor made inside it, from the operation that makes it until nothing refers to it.
 
     Tensors that share storage (views, in-place results) count once. What an operation needs for itself alone, such as
@@ -29,12 +29,12 @@ class PeakMemory(TorchDispatchMode):
     Args:
         known: tensors from outside, which do not count where they come out of an operation again, as views.
     Attributes:
-        peak: the most bytes that were held at once.
+        bytes: the most that were held at once.
     """
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
         super().__init__()
-        self.peak = self._held = 0
+        self.bytes = self._held = 0
         self._alive = {_identity(tensor) for tensor in known}
 
     def __torch_dispatch__(
@@ -52,7 +52,7 @@ class PeakMemory(TorchDispatchMode):
         if key not in self._alive:
             self._alive.add(key)
             self._held += size
-            self.peak = max(self.peak, self._held)
+            self.bytes = max(self.bytes, self._held)
             weakref.finalize(storage, self._release, key, size)
 
     def _release(self, key: int, size: int) -> None:
@@ -73,9 +73,9 @@ def forward_bytes(model: nn.Module, images: Tensor) -> int:
     """
     tensors = (*model.parameters(), *model.buffers(), images)
     fixed = {_identity(tensor): tensor.untyped_storage().nbytes() for tensor in tensors}
-    with PeakMemory(tensors) as memory:
+    with TensorPeak(tensors) as tensor_peak:
         model.predict(images)
-    return sum(fixed.values()) + memory.peak
+    return sum(fixed.values()) + tensor_peak.bytes
 
 
 Counter = Callable[[Any, Tensor, Tensor], int]

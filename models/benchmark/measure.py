@@ -17,6 +17,7 @@ from models.benchmark.costs import Costs, classes_of, count_costs
 from models.build import build_model
 from models.config import ModelConfig
 from utils.device import describe_device
+from utils.memory import gpu_peak_allocated, reset_gpu_peak
 
 WARM_UPS, MIN_RUNS, MAX_RUNS, MAX_SECONDS = 2, 3, 100, 5.0
 RATIOS = ("params", "bflops", "cio", "activations_mb", "memory_mb", "latency_ms")
@@ -73,13 +74,12 @@ def run_model(config: ModelConfig, conditions: Conditions) -> dict[str, Any]:
     """Latency and frames per second of a model with fresh weights; on CUDA its memory too."""
     model = build_model(config, conditions.num_classes or classes_of(config)).eval()
     device = conditions.device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    reset_gpu_peak(device)
     images = torch.rand(conditions.batch_size, 3, *config.size).to(device)
     seconds = measure_latency(model.to(device), images)
     found = {"latency_ms": round(seconds * 1e3, 2), "fps": round(conditions.batch_size / seconds, 1)}
     if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device)
+        peak = gpu_peak_allocated(device)
         held = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
         found |= {"activations_mb": round((peak - held) / 1e6, 2), "memory_mb": round(peak / 1e6, 1)}
     return found

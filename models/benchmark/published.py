@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from models.config import ModelConfig, load_model_config
-from utils.config import ROOT, load_yaml, to_dataclass
+from utils.config import ROOT, load_yaml
+from utils.schema import to_dataclass
 
 TABLES = ROOT / "cfg" / "tables" / "published.yaml"
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from models.heads.anchor import AnchorHead
 from models.heads.classify import ClassifyHead
 from models.layers import WeightedShortcut
 from utils.config import ConfigError
+from utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -146,17 +147,14 @@ def save_weights(
     """
     layers = stored_layers(model)[:count]
     header = header or (model.darknet_header if isinstance(model, Detector) else None) or WeightsHeader()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(header.pack())
-            for layer in layers:
-                for tensor in layer.tensors:
-                    file.write(tensor.detach().float().cpu().contiguous().numpy().astype("<f4", copy=False).tobytes())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+
+    def write(file: BinaryIO) -> None:
+        file.write(header.pack())
+        for layer in layers:
+            for tensor in layer.tensors:
+                file.write(tensor.detach().float().cpu().contiguous().numpy().astype("<f4", copy=False).tobytes())
+
+    write_atomically(path, write, needed=header.size + 4 * sum(layer.count for layer in layers))
 
 
 def load_weights_(model: Detector | DarknetGraph, path: Path, *, partial: bool = False) -> Loaded:

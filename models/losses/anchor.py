@@ -14,8 +14,8 @@ from models.assigners.anchor import AnchorIoUAssigner, AnchorRatioAssigner, Assi
 from models.heads.anchor import AnchorHead
 from models.losses.iou import BOX_LOSSES
 from utils.boxes import aligned_iou, cxcywh_to_xyxy, xyxy_to_cxcywh
-from utils.config import build
 from utils.dist import sum_over_ranks
+from utils.schema import build
 from utils.structures import Targets
 
 

@@ -11,8 +11,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from models.assigners.points import PointAssignment, SimOTAAssigner, TaskAlignedAssigner
 from models.heads.anchor_free import AnchorFreeHead
 from models.losses.iou import BOX_LOSSES
-from utils.config import build
 from utils.dist import sum_over_ranks
+from utils.schema import build
 from utils.structures import Targets
 
 POINT_ASSIGNERS = {"task_aligned": TaskAlignedAssigner, "simota": SimOTAAssigner}

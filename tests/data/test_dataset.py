@@ -15,9 +15,9 @@ from data import dataset as dataset_module
 from data.config import load_data_config, read_split
 from data.dataset import EvalDataset, Item, Request, TrainDataset, check_size
 from data.images import read_image
+from utils.augment_config import AugmentConfig
 from utils.config import ConfigError
 from utils.log import Progress
-from utils.recipe import AugmentConfig
 from utils.structures import LabelledImages
 
 SIZE = (64, 64)

@@ -12,8 +12,9 @@ import pytest
 from data.splits import read_splits, warn_of_small_objects
 from utils.config import ConfigError
 from utils.provenance import data_fingerprint
-from utils.recipe import RecipeConfig, TrainConfig
+from utils.recipe import RecipeConfig
 from utils.structures import LabelledImages
+from utils.train_config import TrainConfig
 
 
 def test_a_training_set_of_crowds_alone_is_refused(tiny_coco: Path, tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from data.transforms import (
     resize_image,
     warp,
 )
+from utils.augment_config import AugmentConfig
 from utils.boxes import plan_resize
 from utils.config import ConfigError
-from utils.recipe import AugmentConfig
 
 OFF = AugmentConfig(
     mosaic=0, translate=0, scale=0, flip_lr=0, flip_ud=0, hue=0, saturation=0, value=0, min_area=0, min_side=0

@@ -18,8 +18,9 @@ from engine.replay import load_replay
 from engine.step import Stepper, train_step
 from engine.trial_step import scratch_of, try_step, with_images
 from tests.engine.steps import make, make_batch, same, whole_state
-from utils.recipe import RecipeConfig, TrainConfig
+from utils.recipe import RecipeConfig
 from utils.structures import Batch
+from utils.train_config import TrainConfig
 
 INFINITE = float("inf")
 

@@ -16,8 +16,9 @@ from engine.options import RunOptions
 from engine.seeds import train_with_seeds
 from utils.config import ConfigError, to_plain
 from utils.files import write_json
-from utils.recipe import RecipeConfig, TrainConfig
+from utils.recipe import RecipeConfig
 from utils.run import Run
+from utils.train_config import TrainConfig
 
 CONFIG = TrainConfig({"name": "m"}, RecipeConfig(epochs=2), "shapes", (64, 64), None, 3, 0)
 

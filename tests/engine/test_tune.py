@@ -17,7 +17,8 @@ from engine.search import SPACE, Trial, load_space
 from engine.tune import fitting_space, tune
 from models.config import load_model_config
 from utils.config import ConfigError, to_plain
-from utils.recipe import RecipeConfig, TrainConfig, load_recipe
+from utils.recipe import RecipeConfig, load_recipe
+from utils.train_config import TrainConfig
 
 CONFIG = TrainConfig(to_plain(load_model_config("cspdet-n")), RecipeConfig(epochs=2), "shapes", (64, 64), None, 3, 0)
 LR = {"optimizer.lr": {"low": 0.001, "high": 0.1, "log": True}}
