@@ -48,61 +48,6 @@ class Fit:
     limit: str
 
 
-def largest_fit(trial: Callable[[int], None], *, at_most: int, device: torch.device, room: int | None) -> Fit | None:
-    """The largest power of two up to `at_most` whose trial stays within `SHARE` of the room; None if not even 1 does.
-
-    Args:
-        trial: does a step with so many images; may raise what `is_out_of_memory` knows.
-        room: free bytes; None leaves it to the trials.
-    """
-    found, size = None, 1
-    measured: dict[int, int] = {}
-    base = bytes_in_use(device) or 0
-    limit = math.inf if room is None else SHARE * room
-    while size <= at_most:
-        taken = _extrapolate(measured, size)
-        is_guess = device.type != "cuda" and size > MEASURED_ON_CPU and taken is not None
-        if taken is not None and taken > limit:
-            return _ended(found, "memory")
-        if not is_guess:
-            fits, peak = _measure(trial, size, device)
-            taken = None if peak is None else peak - base
-            if not fits or (taken or 0) > limit:
-                return _ended(found, "memory")
-            if taken is not None:
-                measured[size] = taken
-        found = Fit(size, taken, "most")
-        size *= 2
-    return found
-
-
-def _measure(trial: Callable[[int], None], size: int, device: torch.device) -> tuple[bool, int | None]:
-    """Whether a trial had enough memory, and the bytes in use at its highest point."""
-    try:
-        with PeakMemory(device) as peak:
-            trial(size)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-    else:
-        empty_cache(device)
-        return True, peak.bytes
-    release_unused(device)
-    return False, None
-
-
-def _extrapolate(measured: dict[int, int], size: int) -> int | None:
-    """Memory at `size` on the line through the last two measurements."""
-    if len(measured) < 2:
-        return None
-    (one, first), (two, second) = list(measured.items())[-2:]
-    return round(second + (second - first) / (two - one) * (size - two))
-
-
-def _ended(found: Fit | None, limit: str) -> Fit | None:
-    return None if found is None else Fit(found.size, found.taken, limit)
-
-
 def find_batch_size(stepper: Stepper, state: TrainState, batch: Batch, *, size: tuple[int, int], images: int) -> int:
     """The batch size over all processes for --batch-size auto: a power of two for each process, found by trial.
 
@@ -194,3 +139,55 @@ def _nothing_fits(stepper: Stepper, size: tuple[int, int], room: int | None) -> 
         f"--batch-size auto: not even one image of {size[0]} x {size[1]} px fits into the memory of {stepper.device}"
         f"{free}; take a smaller --img-size or model, or close other programs that use the device"
     )
+
+
+def largest_fit(trial: Callable[[int], None], *, at_most: int, device: torch.device, room: int | None) -> Fit | None:
+    """The largest power of two up to `at_most` whose trial stays within `SHARE` of the room; None if not even 1 does.
+
+    Args:
+        trial: does a step with so many images; may raise what `is_out_of_memory` knows.
+        room: free bytes; None leaves it to the trials.
+    """
+    fit: Fit | None = None
+    size = 1
+    measured: dict[int, int] = {}
+    base = bytes_in_use(device) or 0
+    limit = math.inf if room is None else SHARE * room
+    while size <= at_most:
+        taken = _extrapolate(measured, size)
+        is_guess = device.type != "cuda" and size > MEASURED_ON_CPU and taken is not None
+        if taken is not None and taken > limit:
+            return fit and replace(fit, limit="memory")
+        if not is_guess:
+            fits, peak = _measure(trial, size, device)
+            taken = None if peak is None else peak - base
+            if not fits or (taken or 0) > limit:
+                return fit and replace(fit, limit="memory")
+            if taken is not None:
+                measured[size] = taken
+        fit = Fit(size, taken, "most")
+        size *= 2
+    return fit
+
+
+def _measure(trial: Callable[[int], None], size: int, device: torch.device) -> tuple[bool, int | None]:
+    """Whether a trial had enough memory, and the bytes in use at its highest point."""
+    try:
+        with PeakMemory(device) as peak:
+            trial(size)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    else:
+        empty_cache(device)
+        return True, peak.bytes
+    release_unused(device)
+    return False, None
+
+
+def _extrapolate(measured: dict[int, int], size: int) -> int | None:
+    """Memory at `size` on the line through the last two measurements."""
+    if len(measured) < 2:
+        return None
+    (one, first), (two, second) = list(measured.items())[-2:]
+    return round(second + (second - first) / (two - one) * (size - two))
