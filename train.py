@@ -45,7 +45,7 @@ from models.normalization import synchronize_norms_
 from models.predictor import ModelPredictor, open_predictor
 from models.pretrained import start_from_
 from models.regularization import regularize_
-from utils import dist, plots, task_plots
+from utils import dist, pictures, plots
 from utils.checkpoint import load_checkpoint, repair_, replace_with_link, save_checkpoint
 from utils.config import ROOT, ConfigError, to_plain
 from utils.device import select_device, use_deterministic_kernels
@@ -163,7 +163,7 @@ def run_epochs(job: Job, state: TrainState, stop: Stop, on_result: OnResult | No
     lines = [f"{images.source}, {len(images.names)} classes", images.counts()]
     describe_training(job.config, job.run.folder, job.stepper, state, lines)
     if dist.rank() == 0 and state.step == 0:
-        task_plots.plot_labels(images.train, job.run.folder / "labels.png")
+        plots.plot_labels(images.train, job.run.folder / "labels.png")
     with open_log(job, state) if dist.rank() == 0 else nullcontext() as log:
         for epoch in range(state.epoch, recipe.epochs):
             if state.is_out_of_patience(recipe):
@@ -283,7 +283,7 @@ def train_one_epoch(job: Job, state: TrainState, stop: Stop) -> bool:
             clock.lap("wait")
             if state.step < 3 and not quiet:
                 picture = job.run.folder / f"train_batch{state.step}.png"
-                plots.plot_batch(batches[0].images, batches[0].targets, job.images.names, picture)
+                pictures.plot_batch(batches[0].images, batches[0].targets, job.images.names, picture)
                 clock.restart()
             terms = job.guard.step(train_step, job.stepper, state, batches)
             now = time.perf_counter()
@@ -365,8 +365,8 @@ def finish(job: Job, log: EpochLog) -> None:
         write_json(folder / "ground_truth.json", metric.ground_truth)
     write_json(folder / "metrics.json", figures, indent=2)
     plots.plot_results(folder / "results.csv", folder / "results.png")
-    task_plots.plot_figures(metric, folder)
-    task_plots.plot_found(metric, job.images.pictures(12), val.names, folder / "val_predictions.png")
+    plots.plot_figures(metric, folder)
+    pictures.plot_predictions(metric, job.images.pictures(12), val.names, folder / "val_predictions.png")
     log.table.pictures(sorted(folder.glob("*.png")))
     if val.task == "detect":
         log.table.pr_curves(*metric.pr_curves())

@@ -33,9 +33,9 @@ from utils.metrics.build import Metric, build_metric
 from utils.metrics.classification import ClassificationMetric
 from utils.metrics.coco import BACKENDS
 from utils.metrics.detection import DetectionMetric
+from utils.plots import plot_figures
 from utils.run import new_run_folder
 from utils.structures import Batch, Detections, LabelledImages
-from utils.task_plots import plot_figures
 
 logger = logging.getLogger(__name__)
 

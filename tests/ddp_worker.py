@@ -60,9 +60,10 @@ def main() -> None:
 
 def without_pictures(put: Callable[[object, str, object], None] = setattr) -> None:
     """They take most of the time of so small a run."""
-    names = ("plot_batch", "plot_results", "plot_labels", "plot_figures", "plot_found")
-    for name in names:
-        put(train.plots if hasattr(train.plots, name) else train.task_plots, name, lambda *_, **__: None)
+    for name in ("plot_batch", "plot_predictions"):
+        put(train.pictures, name, lambda *_, **__: None)
+    for name in ("plot_results", "plot_labels", "plot_figures"):
+        put(train.plots, name, lambda *_, **__: None)
 
 
 @contextlib.contextmanager

@@ -98,8 +98,7 @@ sys.path.insert(0, {root!r})
 import train
 import torch
 torch.set_num_threads(1)
-for name in ("plot_batch", "plot_labels"):
-    setattr(train.plots, name, lambda *_, **__: None)
+train.pictures.plot_batch = train.plots.plot_labels = lambda *_, **__: None
 real = train.train_step
 def first(*arguments):
     size = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))

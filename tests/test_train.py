@@ -57,8 +57,10 @@ def cpu(*, workers: int = 0) -> list[str]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without pictures, which take most of the time of so small a run."""
-    for name in ("plot_batch", "plot_labels", "plot_results", "plot_pr_curves", "plot_predictions"):
+    for name in ("plot_labels", "plot_results", "plot_pr_curves"):
         monkeypatch.setattr(train.plots, name, lambda *_, **__: None)
+    for name in ("plot_batch", "plot_predictions"):
+        monkeypatch.setattr(train.pictures, name, lambda *_, **__: None)
 
 
 @pytest.fixture

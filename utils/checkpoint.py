@@ -74,7 +74,7 @@ def same_values(one: Any, two: Any) -> bool:
 
 
 def _raw(value: Tensor) -> memoryview:
-    return memoryview(value.reshape(-1).view(torch.uint8).numpy()) if value.numel() else memoryview(b"")
+    return value.reshape(-1).view(torch.uint8).numpy().data if value.numel() else memoryview(b"")
 
 
 def copied(value: Any) -> Any:

@@ -23,6 +23,12 @@ from utils.weights import SUFFIX, load_saved_model, write_safetensors
 _STATISTICS = re.compile(r"(.*\.)?(running_mean|running_var|num_batches_tracked|anchors_\d+|mean|std)")
 """Names of tensors that no gradient changes."""
 
+_TOLD = (
+    *("category_ids", "epoch", "batch", "step", "best", "best_epoch", "is_best", "metrics", "recipe"),
+    *("data", "fingerprint", "seed", "versions"),
+)
+"""Keys of a checkpoint that are told as they are."""
+
 
 def describe(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint says of itself, in plain values: the keys of --json.
@@ -45,9 +51,7 @@ def describe(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
         "tensors": len(weights),
         "names": state.get("names"),
     }
-    keys = ("category_ids", "epoch", "batch", "step", "best", "best_epoch", "is_best", "metrics", "recipe")
-    keys += ("data", "fingerprint", "seed", "versions")
-    about |= {key: state.get(key) for key in keys} | {"config": model}
+    about |= {key: state.get(key) for key in _TOLD} | {"config": model}
     if about["best"] == -math.inf:  # not evaluated yet; JSON has no infinity
         about["best"] = None
     return about

@@ -274,9 +274,7 @@ class RecipeConfig:
             ValueError: they are still 'auto', which only the number of images decides.
         """
         if self.epochs == "auto":
-            raise ValueError(
-                "epochs: expected a number, found 'auto'; call `settled` first (train_config.py)"
-            )
+            raise ValueError("epochs: expected a number, found 'auto'; call `settled` first (train_config.py)")
         return self.epochs
 
     @property
