@@ -1,4 +1,4 @@
-"""Pictures of a run, each a PNG: images of a batch or a split with what is known and what was found in them."""
+"""Pictures of a run, each a PNG: images of a batch or a split with their labels and predictions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def plot_batch(images: Tensor, targets: Targets, names: Sequence[str], path: Pat
 def plot_predictions(
     metric: Metric, items: Iterable[tuple[Sample, np.ndarray]], names: Sequence[str], path: Path
 ) -> None:
-    """Images with their ground truth and with what was found.
+    """Images with their ground truth and with the predictions of a metric.
 
     Args:
         items: sample and its image (H, W, 3) uint8 RGB.
@@ -56,7 +56,7 @@ def plot_predictions(
 def plot_detections(
     items: Iterable[tuple[Sample, np.ndarray, Detections]], names: Sequence[str], path: Path, *, columns: int = 2
 ) -> None:
-    """Images twice, side by side: with their ground truth and with what was found.
+    """Each image twice, side by side: with its ground truth and with its detections.
 
     Args:
         items: sample, its image (H, W, 3) uint8 RGB, and detections in pixels of it.

@@ -1,4 +1,4 @@
-"""Diagrams of a run, each a PNG: its labels, its curves, and what its metric says of each class."""
+"""Diagrams of a run, each a PNG: its labels, its training curves, and its results by class."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SCORES = ("AP", "AP50", "AP75", "top1", "top5")
 
 
 def plot_labels(images: LabelledImages, path: Path) -> None:
-    """What the labels of a split are: its objects, or a classifier's images by class."""
+    """The labels of a split: its objects, or a classifier's images by class."""
     if images.task == "detect":
         _plot_objects(images, path)
     else:
@@ -102,10 +102,10 @@ def plot_pr_curves(recall: np.ndarray, precision: Mapping[str, np.ndarray], path
 
 
 def plot_confusion(matrix: np.ndarray, names: Sequence[str], path: Path) -> None:
-    """Shares of each true class (row) that were taken for each class (column).
+    """The confusion matrix: shares of each true class (row) that were predicted as each class (column).
 
     Args:
-        matrix: (C, C) images.
+        matrix: (C, C) counts of images, by true class (row) and predicted class (column).
     """
     wrong = matrix.sum(axis=1) + matrix.sum(axis=0) - 2 * np.diag(matrix)
     worst = np.sort(np.argsort(-wrong, kind="stable")[:MAX_CONFUSED])
