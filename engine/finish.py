@@ -7,7 +7,7 @@ from engine.evaluate import EvaluationOptions, evaluate
 from engine.job import Job
 from engine.run_log import EpochLog
 from models.predictor import open_predictor
-from utils import plots, task_plots
+from utils import pictures, plots
 from utils.files import write_json
 from utils.metrics.build import build_metric
 from utils.metrics.detection import DetectionMetric
@@ -30,8 +30,8 @@ def finish(job: Job, log: EpochLog) -> None:
         write_json(folder / "ground_truth.json", metric.ground_truth)
     write_json(folder / "metrics.json", {**figures, "protocol": protocol}, indent=2)
     plots.plot_results(folder / "results.csv", folder / "results.png")
-    task_plots.plot_figures(metric, folder)
-    task_plots.plot_found(metric, job.images.pictures(12), val.names, folder / "val_predictions.png")
+    plots.plot_figures(metric, folder)
+    pictures.plot_predictions(metric, job.images.pictures(12), val.names, folder / "val_predictions.png")
     log.table.pictures(sorted(folder.glob("*.png")))
     if isinstance(metric, DetectionMetric):
         log.table.pr_curves(*metric.pr_curves())

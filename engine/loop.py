@@ -22,7 +22,7 @@ from engine.state import TrainState
 from engine.step import grouped
 from models.detector import Detector
 from models.predictor import ModelPredictor
-from utils import dist, plots, task_plots
+from utils import dist, pictures, plots
 from utils.checkpoint import load_checkpoint, replace_with_link, save_checkpoint
 from utils.config import to_plain
 from utils.launch import Stop
@@ -60,7 +60,7 @@ def run_epochs(job: Job, state: TrainState, stop: Stop, *, trial: Trial | None =
     lines = [f"{images.source}, {len(images.names)} classes", images.counts()]
     describe_training(job.config, job.run.folder, job.stepper, state, lines)
     if dist.rank() == 0 and state.step == 0:
-        task_plots.plot_labels(images.train, job.run.folder / "labels.png")
+        plots.plot_labels(images.train, job.run.folder / "labels.png")
     guard = Guard(job.run.folder, {"config": job.config, **images.about()})
     with open_log(job, state) if dist.rank() == 0 else nullcontext() as log:
         for epoch in range(state.epoch, recipe.total_epochs):
@@ -120,8 +120,8 @@ def train_one_epoch(job: Job, state: TrainState, guard: Guard, stop: Stop) -> bo
         for batches in grouped(job.loader, recipe.accumulate):
             clock.lap("wait")
             if state.step < 3 and not quiet:
-                picture = job.run.folder / f"train_batch{state.step}.png"
-                plots.plot_batch(batches[0].images, batches[0].targets, job.images.names, picture)
+                path = job.run.folder / f"train_batch{state.step}.png"
+                pictures.plot_batch(batches[0].images, batches[0].targets, job.images.names, path)
                 clock.restart()
             terms = guard.step(job.stepper, state, batches)
             now = time.perf_counter()

@@ -32,7 +32,7 @@ from engine.step import StepClock, Stepper, train_step
 from models.build import build_criterion, build_model
 from models.config import load_model_config
 from models.normalization import synchronize_norms_
-from utils import dist
+from utils import dist, pictures, plots
 from utils.config import to_plain
 from utils.metrics.detection import DetectionMetric
 from utils.recipe import load_recipe
@@ -61,9 +61,10 @@ def main() -> None:
 
 def without_pictures(put: Callable[[object, str, object], None] = setattr) -> None:
     """They take most of the time of so small a run."""
-    names = ("plot_batch", "plot_results", "plot_labels", "plot_figures", "plot_found")
-    for name in names:
-        put(loop.plots if hasattr(loop.plots, name) else loop.task_plots, name, lambda *_, **__: None)
+    for name in ("plot_batch", "plot_predictions"):
+        put(pictures, name, lambda *_, **__: None)
+    for name in ("plot_results", "plot_labels", "plot_figures"):
+        put(plots, name, lambda *_, **__: None)
 
 
 @contextlib.contextmanager

@@ -98,10 +98,10 @@ import resource, sys
 sys.path.insert(0, {root!r})
 import train
 import torch
-from engine import failure, loop
+from engine import failure
+from utils import pictures, plots
 torch.set_num_threads(1)
-for name in ("plot_batch", "plot_labels"):
-    setattr(loop.plots, name, lambda *_, **__: None)
+pictures.plot_batch = plots.plot_labels = lambda *_, **__: None
 real = failure.train_step
 def first(*arguments):
     size = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))

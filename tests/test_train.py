@@ -22,6 +22,7 @@ from engine import failure, job, loop
 from engine.evaluate import EvaluationOptions, evaluate
 from engine.run_log import SHARES
 from models.predictor import open_predictor
+from utils import pictures, plots
 from utils.checkpoint import load_checkpoint
 from utils.config import ROOT, load_yaml
 from utils.launch import Stop
@@ -63,8 +64,10 @@ def cpu(*, workers: int = 0) -> list[str]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without pictures, which take most of the time of so small a run."""
-    for name in ("plot_batch", "plot_labels", "plot_results", "plot_pr_curves", "plot_predictions"):
-        monkeypatch.setattr(loop.plots, name, lambda *_, **__: None)
+    for name in ("plot_labels", "plot_results", "plot_pr_curves"):
+        monkeypatch.setattr(plots, name, lambda *_, **__: None)
+    for name in ("plot_batch", "plot_predictions"):
+        monkeypatch.setattr(pictures, name, lambda *_, **__: None)
 
 
 @pytest.fixture

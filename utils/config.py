@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 """The project's root: where cfg/ lies."""
 
 LISTED = 20
-"""Of more files than that a message names the nearest alone, where there is one."""
+"""Messages list up to this many files; of more, only the nearest name is given."""
 
 
 class ConfigError(ValueError):

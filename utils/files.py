@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever kills the program or fills the disk."""
+"""Writing files atomically: a file appears whole or not at all, even if the program is killed or the disk is full."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF, errno.EPERM)
-"""What systems answer whose folders cannot be flushed; there the rename alone must do."""
+"""Errors of systems that cannot flush a folder; there the rename alone has to do."""
 
 
 class DiskFull(OSError):
-    """No space on the disk, or none that this user may take."""
+    """The disk is full, or the quota of the user is used up."""
 
     def __str__(self) -> str:
         return str(self.strerror)
@@ -64,7 +64,7 @@ def write_atomically(
         cause = _disk_error(error)
         if cause is None:
             raise
-        if cause.errno in _NO_SPACE:
+        if cause.errno in NO_SPACE:
             raise DiskFull(cause.errno, _full(path, len(content) if isinstance(content, bytes) else needed)) from None
         raise cause from None
     sync_folder(path.parent)
@@ -109,7 +109,7 @@ def link(path: Path, source: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to the disk, on systems that can."""
+    """Flush the entries of a folder to the disk, on systems that can."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:  # Windows opens no folders
@@ -124,7 +124,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_temporaries(folder: Path, names: tuple[str, ...]) -> list[Path]:
-    """Delete what killed programs left of files with these names; returns what that was.
+    """Delete the temporary files that killed programs left for files of these names; returns their paths.
 
     Only one program may write into `folder`, as only one trains into a run.
     """

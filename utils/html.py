@@ -1,4 +1,4 @@
-"""The skeleton that all HTML reports share: one file each, without scripts or outside parts."""
+"""The skeleton of all HTML reports. Each is a single file without scripts or external resources."""
 
 from __future__ import annotations
 

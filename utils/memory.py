@@ -1,4 +1,4 @@
-"""Memory of the machine and of its GPUs: what is free, what is in use, and the most that was."""
+"""Memory of the machine and its GPUs: free, in use, and the peak."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 
 
 class PeakMemory:
-    """Bytes in use at the highest point while the block ran: `bytes`, None if unknown.
+    """The peak memory of a block of code, as `bytes`; None if the system does not say.
 
-    On a GPU these are the bytes that torch reserved; elsewhere the process is looked at every 2 ms.
+    On a GPU this is the peak of the memory that torch reserved. Elsewhere the process's memory is read every 2 ms.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -43,7 +43,7 @@ class PeakMemory:
 
 
 def reset_gpu_peak(device: torch.device) -> None:
-    """Begin anew with the highest point of a GPU's memory; nothing happens on other devices."""
+    """Restart the measurement of a GPU's peak memory; does nothing for other devices."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
@@ -59,12 +59,12 @@ def gpu_peak_allocated(device: torch.device) -> int:
 
 
 def bytes_in_use(device: torch.device) -> int | None:
-    """What `PeakMemory` would say of a block that does nothing."""
+    """Bytes in use now, counted as `PeakMemory` counts them; None if the system does not say."""
     return torch.cuda.memory_reserved(device) if device.type == "cuda" else resident_bytes()
 
 
 def resident_bytes() -> int | None:
-    """Memory of this process now; None on systems that do not say."""
+    """Bytes of main memory that this process has now; None if the system does not say."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
@@ -72,7 +72,7 @@ def resident_bytes() -> int | None:
 
 
 def peak_resident_bytes() -> int | None:
-    """The most memory that this process ever had; None on systems that do not say."""
+    """Peak of the main memory of this process, in bytes; None if the system does not say."""
     try:
         import resource
     except ImportError:  # Windows
@@ -82,7 +82,7 @@ def peak_resident_bytes() -> int | None:
 
 
 def children_bytes() -> int:
-    """Memory of the child processes now, pages that they share counted in parts; 0 on systems that do not say."""
+    """Bytes of main memory that the child processes have now, shared pages divided among them; 0 if unknown."""
     total = 0
     for listed in Path("/proc/self/task").glob("*/children"):
         try:
@@ -95,7 +95,7 @@ def children_bytes() -> int:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that the process could still take; None where nothing tells.
+    """Bytes that the process can still allocate; None if the system does not say.
 
     On a GPU what torch holds and does not use counts as free; on a CPU the limit of a container counts too.
     """
@@ -107,26 +107,26 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def release_unused(device: torch.device) -> None:
-    """Give back what nothing refers to any more, tracebacks of errors included."""
+    """Free memory that nothing refers to any more, such as tensors in the tracebacks of errors."""
     gc.collect()
     empty_cache(device)
 
 
 def empty_cache(device: torch.device) -> None:
-    """Give back what torch keeps of the memory of a GPU for later."""
+    """Return the GPU memory that torch keeps for later allocations."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def gigabytes(count: int) -> str:
-    """Bytes for people."""
+    """A number of bytes as text, in MB or GB."""
     if count < 1e9:
         return f"{count / 1e6:.0f} MB"
     return f"{count / 1e9:.1f} GB" if count < 1e10 else f"{count / 1e9:.0f} GB"
 
 
 def _available() -> int | None:
-    """Memory that the machine has to give."""
+    """Bytes of main memory that the machine has available."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

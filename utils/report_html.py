@@ -1,4 +1,4 @@
-"""The report of `utils.report` as one HTML file without scripts or outside parts."""
+"""The report of `utils.report` as one HTML file without scripts or external resources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What finished runs say of themselves: the record of one, and groups of those that differ in nothing but the seed."""
+"""Records of finished runs, read from their folders, and groups of runs that differ only in the seed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from utils.config import ConfigError, load_yaml
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a folder of train.py or val.py says about its run.
+    """The results in a folder of train.py or val.py.
 
     Args:
         folder: with metrics.json.
@@ -38,7 +38,7 @@ class RunRecord:
 
     @cached_property
     def curves(self) -> dict[str, list[float]]:
-        """The columns of a training's results.csv; empty for other runs. What is missing is not a number."""
+        """The columns of a training's results.csv; empty for other runs. Missing values are NaN."""
         path = self.folder / "results.csv"
         if not path.is_file():
             return {}
@@ -84,7 +84,7 @@ def spread(values: Sequence[float | None]) -> Spread:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but the seed, each with another.
+    """Runs that differ only in the seed.
 
     Args:
         name: of the first run's folder; with the folder above where two groups would have the same.

@@ -44,7 +44,7 @@ def build(kinds: Mapping[str, Callable[..., T]], spec: Any, *, where: str, **der
 def check_spec(
     kinds: Mapping[str, Callable[..., T]], spec: Any, *, where: str, derived: Iterable[str] = ()
 ) -> tuple[Callable[..., T], dict[str, Any]]:
-    """What `build` would call, and with which arguments beside the derived ones; nothing is built.
+    """The callable and the checked arguments that `build` would use; nothing is built.
 
     Args:
         derived: names of arguments that do not come from YAML.

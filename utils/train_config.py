@@ -1,4 +1,4 @@
-"""TrainConfig: one run, resolved; and the number of epochs where a recipe leaves it open."""
+"""TrainConfig: the resolved configuration of one run; `settled` fixes the epochs of a recipe with `epochs: auto`."""
 
 from __future__ import annotations
 
