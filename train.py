@@ -24,8 +24,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.anchors import fit_anchors_
 from data.config import load_data_config
-from data.loader import TrainSampler, default_workers
-from data.splits import DataSplits, eval_loader_of, read_splits, train_loader_of, train_set_of
+from data.loader import default_workers, eval_loader_of, train_loader_of, train_set_of
+from data.read import DataSplits, read_splits
+from data.sampler import TrainSampler
 from engine.dry_run import Rehearsal, rehearse, removed_afterwards
 from engine.failure import Guard, saying_what_is_left
 from engine.memory import find_batch_size

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from data.config import load_data_config, read_split, summarize
+from data.config import load_data_config
 from data.loader import build_eval_loader, default_workers
+from data.read import read_split, summarize
 from data.transforms import ten_crop_size, ten_crops
 from models.postprocess import NMS_KINDS, postprocess
 from models.predictor import Predictor, default_weights, open_predictor
