@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from data.anchors import fit_anchors_
-from data.splits import DataSplits
+from data.read import DataSplits
 from engine.optim import freeze_
 from engine.step import Criterion, StepClock, Stepper
 from models.build import build_criterion, build_model, check_image_size

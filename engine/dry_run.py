@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from data.splits import eval_loader_of
+from data.loader import eval_loader_of
 from engine.failure import Guard
 from engine.job import Job, opened
 from engine.loop import save, validate

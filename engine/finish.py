@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data.splits import eval_loader_of
+from data.loader import eval_loader_of
 from engine.evaluate import EvaluationOptions, evaluate
 from engine.job import Job
 from engine.run_log import EpochLog

@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader
 
 from data.classification import ClassifyDataset
 from data.dataset import TrainDataset
-from data.loader import TrainSampler
-from data.splits import DataSplits, eval_loader_of, read_splits, train_loader_of, train_set_of
+from data.loader import eval_loader_of, train_loader_of, train_set_of
+from data.read import DataSplits, read_splits
+from data.sampler import TrainSampler
 from engine.build import build_stepper, build_trainable
 from engine.memory import find_batch_size
 from engine.options import RunOptions

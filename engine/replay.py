@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from data.splits import DataSplits
+from data.read import DataSplits
 from engine.build import build_stepper, build_trainable
 from engine.diagnose import describe_failure, examine
 from engine.optim import keep_frozen_statistics_

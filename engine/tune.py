@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from data.splits import read_splits
+from data.read import read_splits
 from engine.failure import RunFailed
 from engine.loop import train
 from engine.options import RunOptions

@@ -23,7 +23,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import train
-from data.splits import read_splits, train_loader_of, train_set_of
+from data.loader import train_loader_of, train_set_of
+from data.read import read_splits
 from engine import failure, finish, loop
 from engine import step as step_module
 from engine.optim import keep_frozen_statistics_

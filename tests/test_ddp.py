@@ -16,7 +16,8 @@ import torch
 from torch import distributed
 
 import train
-from data.splits import eval_loader_of, read_splits
+from data.loader import eval_loader_of
+from data.read import read_splits
 from engine.evaluate import EvaluationOptions, evaluate
 from engine.replay import load_replay
 from models.build import build_model

@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 import train
-from data.splits import eval_loader_of, read_splits
+from data.loader import eval_loader_of
+from data.read import read_splits
 from engine import failure, job, loop
 from engine.evaluate import EvaluationOptions, evaluate
 from engine.run_log import SHARES
