@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from models.darknet.cfg import MARK, cfg_text
-from models.darknet.describe import count_stored
+from models.darknet.model_sections import count_stored
 from models.darknet.weights import load_weights_, save_weights
 from models.detector import Detector
 from models.export.compare import ExportError
