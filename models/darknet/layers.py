@@ -7,7 +7,6 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import DropBlock2d
 
 from models.layers import Activation, make_activation
 
@@ -131,8 +130,3 @@ def average_pool(size: int, stride: tuple[int, int], padding: int) -> nn.Module:
     if padding % 2:
         raise ValueError(f"size {size} with padding {padding}: expected an even padding, or size 2 with stride 2")
     return nn.AvgPool2d(size, stride, padding=padding // 2, count_include_pad=False)
-
-
-def drop_block(probability: float, size: int) -> nn.Module:
-    """[dropout] with dropblock=1: squares of `size` cells go, in training."""
-    return DropBlock2d(probability, size)

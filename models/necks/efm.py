@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from models.layers import SPP, Activation, Attention, ConvNormAct, Maxout, halving_pool, make_attention
 from models.necks.stack import coarsest
+from models.parts import Neck
 from utils.structures import Features
 
 
-class _MultiScale(nn.Module):
+class _MultiScale(Neck):
     """The coarsest scale reduced, then one fusion a level.
 
     Args:

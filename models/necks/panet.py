@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from models.csp import CSPConfig
 from models.layers import Activation, Attention, ConvNormAct
 from models.necks.stack import BottomUp, Stack, TopDown, coarsest, output_widths
+from models.parts import Neck
 from utils.structures import Features
 
 
-class PANet(nn.Module):
+class PANet(Neck):
     """The "-panet-spp" neck of the CSPNet detectors and of YOLOv4.
 
     Args:
@@ -167,7 +168,7 @@ class _ASFFLevel(nn.Module):
         self.weigh = nn.Conv2d(weight_channels * len(channels), len(channels), 1)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """All levels -> (B, width, H, W) at this level's size."""
+        """All levels, finest first -> (B, width, H, W) at this level's size."""
         resized = [resize(x) for resize, x in zip(self.resize, maps, strict=True)]
         reduced = [reduce(x) for reduce, x in zip(self.reduce, resized, strict=True)]
         weights = self.weigh(torch.cat(reduced, dim=1)).softmax(dim=1)
