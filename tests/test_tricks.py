@@ -16,9 +16,9 @@ import torch
 import train
 from engine import failure
 from engine import step as step_module
+from models.dropblock import DropBlock
 from models.normalization import CrossBatchNorm2d
 from models.predictor import open_predictor
-from models.regularization import DropBlock
 from tests.test_train import assert_same_run, command, cpu, quick, rows, stop_after  # noqa: F401 - fixtures
 from utils.checkpoint import load_checkpoint
 from utils.config import ROOT

@@ -139,7 +139,7 @@ class AdversarialConfig:
 
 @dataclass(frozen=True)
 class DropBlockConfig:
-    """DropBlock between backbone and neck, while training (models/regularization.py).
+    """DropBlock between backbone and neck, while training (models/dropblock.py).
 
     Args:
         probability: share of each map that is dropped at the end of the training; it rises from 0 in a line.

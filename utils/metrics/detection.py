@@ -110,7 +110,7 @@ class DetectionMetric:
         return self._ground_truth
 
     def detections(self, image_id: Hashable, *, min_score: float = 0.0) -> Detections:
-        """The detections of one image, boxes in pixels of the original; best score first, as `predictions` gives them."""
+        """The detections of one image, best score first; boxes in pixels of the original image."""
         rows = [row for row in self._rows_of.get(image_id, ()) if row["score"] >= min_score]
         boxes = torch.tensor([row["bbox"] for row in rows], dtype=torch.float32).reshape(-1, 4)
         labels = torch.tensor([self._category_ids.index(row["category_id"]) for row in rows], dtype=torch.int64)
