@@ -110,7 +110,7 @@ class DetectionMetric:
         return self._ground_truth
 
     def detections(self, image_id: Hashable, *, min_score: float = 0.0) -> Detections:
-        """The detections of one image, best score first; boxes in pixels of the original image."""
+        """The detections of one image, boxes in pixels of the original."""
         rows = [row for row in self._rows_of.get(image_id, ()) if row["score"] >= min_score]
         boxes = torch.tensor([row["bbox"] for row in rows], dtype=torch.float32).reshape(-1, 4)
         labels = torch.tensor([self._category_ids.index(row["category_id"]) for row in rows], dtype=torch.int64)
@@ -152,10 +152,8 @@ class DetectionMetric:
         return "\n".join(lines)
 
     def _rows(self, image_id: Hashable, detections: Detections) -> list[dict[str, Any]]:
-        boxes, scores = (
-            detections.boxes.detach().cpu().double().numpy(),
-            detections.scores.detach().cpu().double().numpy(),
-        )
+        boxes = detections.boxes.detach().cpu().double().numpy()
+        scores = detections.scores.detach().cpu().double().numpy()
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
             raise ValueError(f"image {image_id!r}: a detection is not finite; has the model diverged?")
         parts = zip(detections.labels.tolist(), xyxy_to_xywh(boxes).tolist(), scores.tolist(), strict=True)
