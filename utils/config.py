@@ -117,9 +117,7 @@ def find_file(name: str, folders: Sequence[Path], *, suffix: str = ".yaml", kind
     near = nearest(typed.name.removesuffix(suffix), [file.removesuffix(suffix) for file in known])
     looked = ", ".join(_show(folder) for folder in folders)
     hint = f" Did you mean '{near}{suffix}'?" if near else ""
-    listed = (
-        f"{len(known)} are in {looked}" if len(known) > _MOST and near else f"Known: {', '.join(known) or 'none'}"
-    )
+    listed = f"{len(known)} are in {looked}" if len(known) > _MOST and near else f"Known: {', '.join(known) or 'none'}"
     raise ConfigError(f"{kind} '{name}': no such file, here or in {looked}.{hint} {listed}")
 
 
