@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from data.dataset import Request, TrainDataset
-from data.mosaic import no_labels, paste
-from data.transforms import FILL, Labelled
+from data.mosaic import paste
+from data.transforms import FILL, Labelled, change_hsv
 from utils.augment_config import ClassifyAugment
 
 BLUR_KERNEL = 15
@@ -50,7 +50,8 @@ class ClassifyDataset(TrainDataset):
         index, image = self.image_at(index)
         image = random_crop(image, size, config, rng)
         if self.pipeline is not None:
-            image = self.pipeline(Labelled(image, *no_labels()), rng).image
+            without_boxes = Labelled(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool))
+            image = self.pipeline(without_boxes, rng).image
             if image.shape[:2] != tuple(size):
                 image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
         left_right, upside_down, blurred = rng.random(3)
@@ -122,11 +123,7 @@ def random_colour(image: np.ndarray, config: ClassifyAugment, rng: np.random.Gen
     saturation, exposure = random_factor(config.saturation, rng), random_factor(config.exposure, rng)
     if shift == 0 and saturation == exposure == 1:
         return image
-    levels = np.arange(256)
-    tables = (np.rint(levels + shift) % 180, np.clip(levels * saturation, 0, 255), np.clip(levels * exposure, 0, 255))
-    channels = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))
-    changed = [cv2.LUT(c, table.astype(np.uint8)) for c, table in zip(channels, tables, strict=True)]
-    return cv2.cvtColor(cv2.merge(changed), cv2.COLOR_HSV2RGB)
+    return change_hsv(image, np.rint(np.arange(256) + shift) % 180, saturation, exposure)
 
 
 def draw_parts(

@@ -162,18 +162,20 @@ def random_hsv(image: np.ndarray, config: AugmentConfig, rng: np.random.Generato
     if config.colour == "darknet":
         factors = (1 + np.abs(drawn) * limits) ** np.sign(drawn)
         factors[0], turn = 1.0, 180 * drawn[0] * limits[0]  # OpenCV's hue has half degrees
-    hue, saturation, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))
+    return change_hsv(image, (np.arange(256) * factors[0] + turn) % 180, factors[1], factors[2])
+
+
+def change_hsv(image: np.ndarray, hue: np.ndarray, saturation: float, value: float) -> np.ndarray:
+    """An (H, W, 3) uint8 RGB image with other hues, its saturation and value times a factor.
+
+    Args:
+        hue: (256,) the new hue of each, in half degrees, as OpenCV counts them.
+    """
     levels = np.arange(256)
-    tables = (
-        (levels * factors[0] + turn) % 180,
-        np.clip(levels * factors[1], 0, 255),
-        np.clip(levels * factors[2], 0, 255),
-    )
-    channels = [
-        cv2.LUT(channel, table.astype(np.uint8))
-        for channel, table in zip((hue, saturation, value), tables, strict=True)
-    ]
-    return cv2.cvtColor(cv2.merge(channels), cv2.COLOR_HSV2RGB)
+    tables = (hue, np.clip(levels * saturation, 0, 255), np.clip(levels * value, 0, 255))
+    channels = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))
+    changed = [cv2.LUT(channel, table.astype(np.uint8)) for channel, table in zip(channels, tables, strict=True)]
+    return cv2.cvtColor(cv2.merge(changed), cv2.COLOR_HSV2RGB)
 
 
 def ten_crop_size(size: tuple[int, int]) -> tuple[int, int]:
