@@ -86,9 +86,14 @@ def random_factor(least: float, rng: np.random.Generator) -> float:
 def random_crop(
     image: np.ndarray, size: tuple[int, int], config: ClassifyAugment, rng: np.random.Generator
 ) -> np.ndarray:
-    """A part of an image at a random scale, aspect, angle and place, as an image of `size` (height, width).
+    """A part of an image at a random scale, aspect, angle and position, as an image of `size` (height, width).
 
     Where the image is smaller than that it lies in the middle, with grey around it.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+    Returns:
+        (height, width, 3) uint8 RGB.
     """
     aspect = random_factor(config.aspect, rng)
     short = rng.uniform(*config.short_side) * min(size)
@@ -118,7 +123,7 @@ def random_crop(
 
 
 def random_colour(image: np.ndarray, config: ClassifyAugment, rng: np.random.Generator) -> np.ndarray:
-    """Hue shifted around the colour circle, saturation and value times a factor."""
+    """An (H, W, 3) uint8 RGB image, its hue shifted around the colour circle, saturation and value times a factor."""
     shift = rng.uniform(-config.hue, config.hue) * 180  # OpenCV's hue has half degrees
     saturation, exposure = random_factor(config.saturation, rng), random_factor(config.exposure, rng)
     if shift == 0 and saturation == exposure == 1:
@@ -154,6 +159,7 @@ def mix(items: Sequence[Labelled], parts: Sequence[Part], *, blend: bool) -> Lab
     """One image from several of one size, with the labels of all.
 
     Args:
+        items: (H, W, 3) uint8 images of one class each.
         parts: one for each item, in the order in which they are laid on each other.
         blend: add images up by their shares (mixup), instead of pasting each into its box.
     """

@@ -59,7 +59,15 @@ class Request:
 
 
 class Item(NamedTuple):
-    """One element of a batch before collation; tensors as in Batch."""
+    """One element of a batch before collation.
+
+    Args:
+        image: (3, H, W) uint8 RGB.
+        boxes: (N, 4) float32 xyxy pixels of `image`; labels (N,) int64; crowd (N,) bool.
+        image_id, path, letterbox: as in Batch; letterbox is None in training.
+        weights: (N,) float32 or None, as in Targets.
+        problem: the files that could not be read, one a line, where others took their place.
+    """
 
     image: torch.Tensor
     boxes: torch.Tensor
@@ -128,7 +136,7 @@ class TrainDataset(Dataset):
         return {**self.__dict__, "cache": None}
 
     def __getitem__(self, request: Request) -> Item:
-        """The augmented image that `request` names."""
+        """The augmented image that `request` names; its boxes are in pixels of the network input."""
         item = self._augment(request)
         sample = self.images.samples[request.index]
         problem = "\n".join(self.problems)
@@ -188,6 +196,8 @@ class TrainDataset(Dataset):
     def image_at(self, index: int) -> tuple[int, np.ndarray]:
         """An image at the base size, and its index: with `bad_images: skip` perhaps that of one of the next images.
 
+        Returns:
+            The index, and the (H, W, 3) uint8 RGB image.
         Raises:
             ValueError: it cannot be read; or, with 'skip', neither can those after it.
         """
@@ -264,6 +274,9 @@ class EvalDataset(Dataset):
 def check_size(image: np.ndarray, height: int, width: int, path: str) -> None:
     """Refuse an image whose size is not the one that its labels were made for.
 
+    Args:
+        image: (H, W, 3) uint8.
+        height, width: pixels, as the labels say.
     Raises:
         ValueError: with both sizes and the likely cause.
     """

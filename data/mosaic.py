@@ -52,6 +52,8 @@ def mosaic(
         items: top left, top right, bottom left, bottom right.
         crossing: as of `draw_mosaic`.
         size: (height, width) of the result.
+    Returns:
+        (height, width, 3) uint8 with the boxes of all four in its pixels.
     """
     height, width = size
     canvas = np.full((2 * height, 2 * width, 3), FILL, np.uint8)
@@ -83,7 +85,7 @@ def quadrants(
     out where it can be. Boxes are cut to their quadrant.
 
     Args:
-        items, crossing, size: as in `mosaic`.
+        items, crossing, size: as in `mosaic`, and so is the result.
     """
     height, width = size
     cut_x, cut_y = int(crossing[0] * width), int(crossing[1] * height)
@@ -104,7 +106,7 @@ def quadrants(
 
 
 def random_variant(item: Labelled, size: tuple[int, int], config: AugmentConfig, rng: np.random.Generator) -> Labelled:
-    """One image mirrored, placed and coloured at random: what `quadrants` does with each of its own."""
+    """One image mirrored, placed and coloured at random in an input of `size` (height, width), as in `quadrants`."""
     item = random_place(random_flips(item, config, rng), size, config, rng)
     return replace(item, image=random_hsv(item.image, config, rng))
 
@@ -155,7 +157,7 @@ def paste(canvas: np.ndarray, image: np.ndarray, left: int, top: int) -> None:
 
 
 def mixup(first: Labelled, second: Labelled, rng: np.random.Generator) -> Labelled:
-    """Two images of one size blended near half and half, with the boxes of both (arXiv:1710.09412, detection form)."""
+    """Two (H, W, 3) uint8 images blended near half and half, with the boxes of both (arXiv:1710.09412)."""
     share = rng.beta(32.0, 32.0)
     image = (first.image * share + second.image * (1 - share)).astype(np.uint8)
     return _with_objects(image, (first, second))
