@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
-Array = TypeVar("Array", np.ndarray, Tensor)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = TypeVar("Array", np.ndarray, "Tensor")
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ class Letterbox:
     def _vectors(self, boxes: Array) -> tuple[Array, Array]:
         scale = (self.scale_x, self.scale_y, self.scale_x, self.scale_y)
         pad = (self.pad_x, self.pad_y, self.pad_x, self.pad_y)
-        if isinstance(boxes, Tensor):
-            return boxes.new_tensor(scale), boxes.new_tensor(pad)
-        return np.array(scale, boxes.dtype), np.array(pad, boxes.dtype)
+        if isinstance(boxes, np.ndarray):
+            return np.array(scale, boxes.dtype), np.array(pad, boxes.dtype)
+        return boxes.new_tensor(scale), boxes.new_tensor(pad)
 
 
 def plan_resize(height: int, width: int, size: tuple[int, int], mode: str) -> Letterbox:
@@ -70,39 +71,38 @@ def plan_resize(height: int, width: int, size: tuple[int, int], mode: str) -> Le
 def clip(boxes: Array, height: float, width: float) -> Array:
     """(..., 4) xyxy boxes cut to an image of height x width; a box outside becomes empty at the edge."""
     limit = (width, height, width, height)
-    if isinstance(boxes, Tensor):
-        return boxes.clamp(min=0).minimum(boxes.new_tensor(limit))
-    return np.clip(boxes, 0, np.array(limit, boxes.dtype))
+    if isinstance(boxes, np.ndarray):
+        return np.clip(boxes, 0, np.array(limit, boxes.dtype))
+    return boxes.clamp(min=0).minimum(boxes.new_tensor(limit))
 
 
 def xyxy_to_xywh(boxes: Array) -> Array:
     """(..., 4) corners -> (left, top, width, height), COCO's order."""
-    if isinstance(boxes, Tensor):
-        return torch.cat((boxes[..., :2], boxes[..., 2:] - boxes[..., :2]), dim=-1)
-    return np.concatenate((boxes[..., :2], boxes[..., 2:] - boxes[..., :2]), axis=-1)
+    return _joined(boxes[..., :2], boxes[..., 2:] - boxes[..., :2])
 
 
 def xywh_to_xyxy(boxes: Array) -> Array:
     """(..., 4) (left, top, width, height) -> corners."""
-    if isinstance(boxes, Tensor):
-        return torch.cat((boxes[..., :2], boxes[..., :2] + boxes[..., 2:]), dim=-1)
-    return np.concatenate((boxes[..., :2], boxes[..., :2] + boxes[..., 2:]), axis=-1)
+    return _joined(boxes[..., :2], boxes[..., :2] + boxes[..., 2:])
 
 
 def xyxy_to_cxcywh(boxes: Array) -> Array:
     """(..., 4) corners -> (centre x, centre y, width, height)."""
-    centre, size = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
-    if isinstance(boxes, Tensor):
-        return torch.cat((centre, size), dim=-1)
-    return np.concatenate((centre, size), axis=-1)
+    return _joined((boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2])
 
 
 def cxcywh_to_xyxy(boxes: Array) -> Array:
     """(..., 4) (centre x, centre y, width, height) -> corners."""
-    low, high = boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2
-    if isinstance(boxes, Tensor):
-        return torch.cat((low, high), dim=-1)
-    return np.concatenate((low, high), axis=-1)
+    return _joined(boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2)
+
+
+def _joined(first: Array, second: Array) -> Array:
+    """Two halves (..., 2) as (..., 4)."""
+    if isinstance(first, np.ndarray):
+        return np.concatenate((first, second), axis=-1)
+    import torch
+
+    return torch.cat((first, second), dim=-1)
 
 
 def aligned_iou(boxes: Tensor, others: Tensor, *, eps: float = 1e-7) -> Tensor:
@@ -121,5 +121,5 @@ def shape_iou(sizes: Tensor, others: Tensor) -> Tensor:
     Returns:
         (N, M) in [0, 1].
     """
-    overlap = torch.minimum(sizes[:, None], others[None]).prod(dim=-1)
+    overlap = sizes[:, None].minimum(others[None]).prod(dim=-1)
     return overlap / (sizes.prod(dim=-1)[:, None] + others.prod(dim=-1)[None] - overlap)

@@ -82,9 +82,7 @@ def plot_predictions(
     pictures = []
     for sample, image, found in items:
         truth = _drawn(image, sample.boxes[~sample.crowd], sample.labels[~sample.crowd], None, names, side=560)
-        found = found.cpu()
-        arrays = (found.boxes.numpy(), found.labels.numpy(), found.scores.numpy())
-        guess = _drawn(image, *arrays, names, side=560)
+        guess = _drawn(image, found.boxes, found.labels, found.scores, names, side=560)
         captions = (f"{sample.path.name}: ground truth", f"found: {len(found)}")
         pictures += [with_caption(truth, captions[0]), with_caption(guess, captions[1])]
     write_picture(image_grid(pictures, 2 * columns), path)
