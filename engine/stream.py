@@ -57,7 +57,9 @@ class DetectOptions:
     every_frame: bool = False
 
 
-def detect(predictor: Predictor, source: Source, options: DetectOptions) -> Generator[tuple[Frame, Detections], None, None]:
+def detect(
+    predictor: Predictor, source: Source, options: DetectOptions
+) -> Generator[tuple[Frame, Detections], None, None]:
     """Every frame of a source with what was found in it, in order, boxes in pixels of the frame.
 
     Reading, decoding and resizing run ahead in a thread. What lies in the grey of the letterbox alone is left out.
@@ -97,9 +99,7 @@ def detections_of(
     """
     if isinstance(raw, Tensor):
         sizes = [(letterbox.height, letterbox.width) for letterbox in letterboxes]
-        return top_classes(
-            raw, sizes, most=options.max_det, conf_thres=options.conf_thres, classes=options.classes
-        )
+        return top_classes(raw, sizes, most=options.max_det, conf_thres=options.conf_thres, classes=options.classes)
     detections = postprocess(
         *raw,
         conf_thres=options.conf_thres,

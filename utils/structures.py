@@ -150,6 +150,15 @@ class Batch:
         letterboxes: B maps from the original image to the network input; empty in training (augmentation has none).
         problems: B texts, one a line, of files that could not be read and have something else in their place; empty
             where all could.
+
+    >>> import torch
+    >>> images = torch.full((2, 3, 32, 64), 255, dtype=torch.uint8)
+    >>> batch = Batch(images, Targets.empty(), image_ids=(7, 8), paths=("a.jpg", "b.jpg"))
+    >>> len(batch), len(batch.targets)
+    (2, 0)
+    >>> on_device = batch.to(torch.device("cpu"))
+    >>> on_device.images.dtype, on_device.images.max().item()
+    (torch.float32, 1.0)
     """
 
     images: Tensor
@@ -188,6 +197,18 @@ class Detections:
         boxes: (N, 4) float32 xyxy pixels, of the network input or, after `to_original`, of the original image.
         scores: (N,) float32 in [0, 1].
         labels: (N,) int64 zero-based class index.
+    Raises:
+        ValueError: another type or shape.
+
+    >>> from utils.boxes import plan_resize
+    >>> boxes = np.array([[80, 120, 160, 200], [40, 80, 80, 160]], np.float32)
+    >>> detections = Detections(boxes, scores=np.array([0.9, 0.3], np.float32), labels=np.array([2, 0]))
+    >>> letterbox = plan_resize(480, 640, (320, 320), "letterbox")  # how the image went into the network
+    >>> detections.to_original(letterbox).boxes.tolist()
+    [[160.0, 160.0, 320.0, 320.0], [80.0, 80.0, 160.0, 240.0]]
+    >>> best = detections.select(detections.scores > 0.5)
+    >>> len(best), best.labels.tolist()
+    (1, [2])
     """
 
     boxes: np.ndarray
