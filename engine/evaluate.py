@@ -104,7 +104,7 @@ def evaluate(
                 metric.update(batch.image_ids, raw.float().cpu().numpy())
             else:
                 assert not isinstance(raw, Tensor)
-                metric.update(batch.image_ids, detections_of(raw, batch, predictor.info, options))
+                metric.update(batch.image_ids, detections_of_batch(raw, batch, predictor.info, options))
             count += len(batch)
             unreadable += [problem for problem in batch.problems if problem]
             progress.advance()
@@ -120,7 +120,7 @@ def evaluate(
     return {**dist.broadcast(figures), "speed_ms": speed}
 
 
-def detections_of(
+def detections_of_batch(
     raw: tuple[Tensor, Tensor], batch: Batch, info: ModelInfo, options: EvaluationOptions
 ) -> list[Detections]:
     """What a detector predicted for a batch, as detections in pixels of the original images.
@@ -203,13 +203,13 @@ def write_results(
     """Write metrics.json and the pictures of an evaluation, and predictions.json with `save_predictions`."""
     write_json(folder / "metrics.json", figures, indent=2)
     if save_predictions:
-        write_json(folder / "predictions.json", predictions(metric, images))
+        write_json(folder / "predictions.json", prediction_rows(metric, images))
         if isinstance(metric, DetectionMetric):
             write_json(folder / "ground_truth.json", metric.ground_truth)
     plot_figures(metric, folder)
 
 
-def predictions(metric: Metric, images: LabelledImages) -> list[dict[str, Any]]:
+def prediction_rows(metric: Metric, images: LabelledImages) -> list[dict[str, Any]]:
     """The content of predictions.json: of a classifier also the file of each image and the names of its classes."""
     rows = metric.predictions()
     if not isinstance(metric, ClassificationMetric):

@@ -80,7 +80,7 @@ def detect(
             frames, letterboxes, inputs = zip(*batch, strict=True)
             images = torch.from_numpy(np.stack(inputs)).to(predictor.device).permute(0, 3, 1, 2)
             raw = predictor.predict(images.contiguous().float().div_(255))
-            yield from zip(frames, detections_of(raw, letterboxes, predictor.info, options), strict=True)
+            yield from zip(frames, detections_of_frames(raw, letterboxes, predictor.info, options), strict=True)
     finally:
         source.stop()
         prepared.close()
@@ -88,7 +88,7 @@ def detect(
             logger.info("%d late frames were dropped; --every-frame keeps them", prepared.dropped)
 
 
-def detections_of(
+def detections_of_frames(
     raw: tuple[Tensor, Tensor] | Tensor, letterboxes: Sequence[Letterbox], info: ModelInfo, options: DetectOptions
 ) -> list[Detections]:
     """What a model predicted, as detections in pixels of the original images.

@@ -72,9 +72,9 @@ def suppress_by_iou(candidates: Detections, iou_thres: float, *, limit: int) -> 
             rows = np.flatnonzero(best == label)
             boxes, scores = torch.from_numpy(candidates.boxes[rows]), torch.from_numpy(candidates.scores[rows])
             kept.append(rows[nms(boxes, scores, iou_thres).numpy()])
-        found = np.sort(np.concatenate(kept))
-        if len(found) >= limit or count >= len(candidates):
-            return found[:limit]
+        best_kept = np.sort(np.concatenate(kept))
+        if len(best_kept) >= limit or count >= len(candidates):
+            return best_kept[:limit]
         count *= 4
 
 

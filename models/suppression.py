@@ -28,7 +28,7 @@ def find_candidates(
     labels = np.arange(scores.shape[2], dtype=np.int64) if classes is None else classes
     scores = scores if classes is None else scores[:, :, classes]
     threshold = scores.dtype.type(conf_thres)
-    found = []
+    candidates = []
     for image_boxes, image_scores in zip(boxes, scores, strict=True):
         usable = np.isfinite(image_boxes).all(axis=1, keepdims=True)
         pairs = np.flatnonzero((image_scores > threshold) & usable)
@@ -41,8 +41,8 @@ def find_candidates(
         order = np.argsort(-values, kind="stable")
         rows, columns = np.divmod(pairs[order], max(len(labels), 1))
         kept = image_boxes[rows].astype(np.float32)
-        found.append(Detections(kept, values[order].astype(np.float32), labels[columns]))
-    return found
+        candidates.append(Detections(kept, values[order].astype(np.float32), labels[columns]))
+    return candidates
 
 
 def suppress(
