@@ -22,6 +22,9 @@ from utils.structures import LabelledImages, LabelProblem, Sample
 
 logger = logging.getLogger(__name__)
 
+FORMATS = (yolo, voc)
+"""Formats with one label file for each image, in the order in which they are looked for."""
+
 
 @dataclass(frozen=True)
 class DataSplits:
@@ -143,7 +146,8 @@ def label_format(config: DataConfig, split: str) -> str:
     if _is_json(target):
         return "coco"
     images = listing.list_images(target, config.path, folders, Problems())
-    return "yolo" if _find_labels(config, target, images, folders)[0] is yolo else "voc"
+    form, _ = _find_labels(config, target, images, folders)
+    return form.__name__.rpartition(".")[2]
 
 
 def guess_task(config: DataConfig) -> Literal["detect", "classify"]:
@@ -234,18 +238,18 @@ def _read_images(config: DataConfig, target: Path, problems: Problems) -> Labell
     folders, ids = listing.Folders(), config.category_ids
     images = listing.list_images(target, config.path, folders, problems)
     form, labels = _find_labels(config, target, images, folders)
-    if form is yolo:
-        names = _yolo_names(config)
-        return yolo.read(images, labels, names, category_ids=ids, folders=folders, problems=problems)
-    names, first = _voc_names(config, images, labels), config.voc_first_pixel
-    return voc.read(images, labels, names, first, category_ids=ids, folders=folders, problems=problems)
+    names = _names_without_list(config, form, images, labels) if config.names is None else config.names
+    if form is voc:
+        first = config.voc_first_pixel
+        return voc.read(images, labels, names, first, category_ids=ids, folders=folders, problems=problems)
+    return form.read(images, labels, names, category_ids=ids, folders=folders, problems=problems)
 
 
 def _find_labels(
     config: DataConfig, target: Path, images: list[Path], folders: listing.Folders
 ) -> tuple[ModuleType, dict[Path, Path]]:
-    """The format of the labels (yolo or voc), and folder of images -> folder of labels."""
-    for form in (yolo, voc):
+    """The format of the labels, a module of FORMATS, and folder of images -> folder of labels."""
+    for form in FORMATS:
         labels = label_files.find_labels(images, config.path, folders, name=form.FOLDER, suffix=form.SUFFIX)
         if labels is not None:
             return form, labels
@@ -271,18 +275,19 @@ def _read_classes(config: DataConfig, target: Path, problems: Problems) -> Label
     return imagefolder.read(target, config.path, classes, problems=problems)
 
 
-def _yolo_names(config: DataConfig) -> Sequence[str]:
-    if config.names is not None:
-        return config.names
-    if config.nc is not None:
+def _names_without_list(
+    config: DataConfig, form: ModuleType, images: list[Path], labels: dict[Path, Path]
+) -> Sequence[str]:
+    """Class names where the YAML has no `names`: numbers for YOLO labels with `nc`.
+
+    Raises:
+        ConfigError: they cannot be known; says which names the labels hold.
+    """
+    if form is yolo and config.nc is not None:
         return [str(index) for index in range(config.nc)]
-    raise ConfigError(f"{config.source}: expected 'names', the list of class names; rows of YOLO labels have none")
-
-
-def _voc_names(config: DataConfig, images: list[Path], labels: dict[Path, Path]) -> Sequence[str]:
-    if config.names is not None:
-        return config.names
-    hint = f"the XML files hold names: {voc.find_names(images, labels)}"
+    hint = "rows of YOLO labels have none" if form is yolo else "the label files may have none"
+    if form is voc:
+        hint = f"the XML files hold names: {voc.find_names(images, labels)}"
     raise ConfigError(f"{config.source}: expected 'names', the list of class names; {hint}")
 
 
