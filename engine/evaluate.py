@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -98,10 +99,12 @@ def evaluate(
             else:
                 raw = predict_ten_crops(predictor, images, options.ten_crop)
             lap("inference")
-            if isinstance(raw, Tensor):
-                metric.update(batch.image_ids, raw)
+            if isinstance(metric, ClassificationMetric):
+                assert isinstance(raw, Tensor)
+                metric.update(batch.image_ids, raw.float().cpu().numpy())
             else:
-                metric.update(batch.image_ids, detections_of(raw, batch, predictor.info, options))
+                assert not isinstance(raw, Tensor)
+                metric.update(batch.image_ids, detections_of_batch(raw, batch, predictor.info, options))
             count += len(batch)
             unreadable += [problem for problem in batch.problems if problem]
             progress.advance()
@@ -117,7 +120,7 @@ def evaluate(
     return {**dist.broadcast(figures), "speed_ms": speed}
 
 
-def detections_of(
+def detections_of_batch(
     raw: tuple[Tensor, Tensor], batch: Batch, info: ModelInfo, options: EvaluationOptions
 ) -> list[Detections]:
     """What a detector predicted for a batch, as detections in pixels of the original images.
@@ -142,7 +145,7 @@ def in_originals(detections: list[Detections], batch: Batch, *, clip: bool) -> l
     originals = [each.to_original(letterbox, clipped=clip) for each, letterbox in pairs]
     for index, problem in enumerate(batch.problems):
         if problem:  # a grey image was in its place, in which nothing is to be found
-            originals[index] = originals[index].select(torch.zeros(len(originals[index]), dtype=torch.bool))
+            originals[index] = originals[index].select(np.zeros(len(originals[index]), bool))
     return originals
 
 
@@ -155,7 +158,9 @@ def predict_ten_crops(predictor: Predictor, images: Tensor, size: tuple[int, int
     Returns:
         (B, C) in [0, 1].
     """
-    return predictor.predict(ten_crops(images, size)).unflatten(0, (len(images), -1)).mean(dim=1)
+    probabilities = predictor.predict(ten_crops(images, size))
+    assert isinstance(probabilities, Tensor)
+    return probabilities.unflatten(0, (len(images), -1)).mean(dim=1)
 
 
 def match_classes(predictor: Predictor, images: LabelledImages) -> tuple[int, ...]:
@@ -198,13 +203,13 @@ def write_results(
     """Write metrics.json and the pictures of an evaluation, and predictions.json with `save_predictions`."""
     write_json(folder / "metrics.json", figures, indent=2)
     if save_predictions:
-        write_json(folder / "predictions.json", predictions(metric, images))
+        write_json(folder / "predictions.json", prediction_rows(metric, images))
         if isinstance(metric, DetectionMetric):
             write_json(folder / "ground_truth.json", metric.ground_truth)
     plot_figures(metric, folder)
 
 
-def predictions(metric: Metric, images: LabelledImages) -> list[dict[str, Any]]:
+def prediction_rows(metric: Metric, images: LabelledImages) -> list[dict[str, Any]]:
     """The content of predictions.json: of a classifier also the file of each image and the names of its classes."""
     rows = metric.predictions()
     if not isinstance(metric, ClassificationMetric):
@@ -222,17 +227,12 @@ def protocol_and_speed(figures: dict[str, Any]) -> str:
     protocol, speed = figures["protocol"], figures["speed_ms"]
     height, width = protocol["image_size"]
     if "ten_crop" in protocol:
-        of_task = ("ten crops" if protocol["ten_crop"] else "one crop",)
+        parts = ["ten crops" if protocol["ten_crop"] else "one crop"]
     else:
         nms = "no NMS" if protocol["nms"] == "none" else f"NMS IoU {protocol['iou_thres']:g} ({protocol['nms']})"
-        of_task = (f"conf {protocol['conf_thres']:g}", nms, f"max-det {protocol['max_det']}")
-    parts = (
-        *of_task,
-        f"size {height}x{width}",
-        protocol["precision"],
-        protocol["resize"],
-        *(() if protocol.get("clip", True) else ("boxes uncut",)),
-    )
+        parts = [f"conf {protocol['conf_thres']:g}", nms, f"max-det {protocol['max_det']}"]
+    parts += [f"size {height}x{width}", protocol["precision"], protocol["resize"]]
+    parts += [] if protocol.get("clip", True) else ["boxes uncut"]
     times = ", ".join(f"{part} {value:.1f}" for part, value in speed.items())
     return f"Protocol: {', '.join(parts)}\nSpeed: {times} ms an image, {figures['images']} images"
 

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from data.media.recorder import Outputs, Recorder
 from data.media.sources import Frame, ReadAhead, Source
 from data.media.window import Window
 from data.transforms import resize_image
-from models.info import Predictor
+from models.info import ModelInfo, Predictor
 from models.postprocess import postprocess, top_classes
 from utils.boxes import Letterbox, plan_resize
 from utils.config import ConfigError, nearest
@@ -57,7 +57,9 @@ class DetectOptions:
     every_frame: bool = False
 
 
-def detect(predictor: Predictor, source: Source, options: DetectOptions) -> Iterator[tuple[Frame, Detections]]:
+def detect(
+    predictor: Predictor, source: Source, options: DetectOptions
+) -> Generator[tuple[Frame, Detections], None, None]:
     """Every frame of a source with what was found in it, in order, boxes in pixels of the frame.
 
     Reading, decoding and resizing run ahead in a thread. What lies in the grey of the letterbox alone is left out.
@@ -65,7 +67,8 @@ def detect(predictor: Predictor, source: Source, options: DetectOptions) -> Iter
 
     def prepare() -> Iterator[tuple[Frame, Letterbox, np.ndarray]]:
         for frame in source:
-            letterbox = plan_resize(*frame.image.shape[:2], options.image_size, options.resize)
+            height, width = frame.image.shape[:2]
+            letterbox = plan_resize(height, width, options.image_size, options.resize)
             yield frame, letterbox, resize_image(frame.image, letterbox, options.image_size, mode=options.resize)
 
     def late(item: tuple[Frame, Letterbox, np.ndarray]) -> bool:
@@ -77,7 +80,7 @@ def detect(predictor: Predictor, source: Source, options: DetectOptions) -> Iter
             frames, letterboxes, inputs = zip(*batch, strict=True)
             images = torch.from_numpy(np.stack(inputs)).to(predictor.device).permute(0, 3, 1, 2)
             raw = predictor.predict(images.contiguous().float().div_(255))
-            yield from zip(frames, found_in(raw, letterboxes, predictor, options), strict=True)
+            yield from zip(frames, detections_of_frames(raw, letterboxes, predictor.info, options), strict=True)
     finally:
         source.stop()
         prepared.close()
@@ -85,18 +88,29 @@ def detect(predictor: Predictor, source: Source, options: DetectOptions) -> Iter
             logger.info("%d late frames were dropped; --every-frame keeps them", prepared.dropped)
 
 
-def found_in(
-    raw: tuple[Tensor, Tensor] | Tensor, letterboxes: Sequence[Letterbox], predictor: Predictor, options: DetectOptions
+def detections_of_frames(
+    raw: tuple[Tensor, Tensor] | Tensor, letterboxes: Sequence[Letterbox], info: ModelInfo, options: DetectOptions
 ) -> list[Detections]:
-    """What a model predicted, as detections in pixels of the original images."""
-    chosen = {"conf_thres": options.conf_thres, "classes": options.classes}
+    """What a model predicted, as detections in pixels of the original images.
+
+    Args:
+        raw: as `Predictor.predict` gives it for B images.
+        letterboxes: B maps from the original images to the network input.
+    """
     if isinstance(raw, Tensor):
         sizes = [(letterbox.height, letterbox.width) for letterbox in letterboxes]
-        return top_classes(raw, sizes, most=options.max_det, **chosen)
-    nms = {"nms": options.nms or predictor.info.nms, "beta_nms": predictor.info.beta_nms}
-    found = postprocess(*raw, iou_thres=options.iou_thres, max_det=options.max_det, **nms, **chosen)
-    originals = [each.to_original(letterbox) for each, letterbox in zip(found, letterboxes, strict=True)]
-    return [each.select((each.boxes[:, 2:] > each.boxes[:, :2]).all(dim=1)) for each in originals]
+        return top_classes(raw, sizes, most=options.max_det, conf_thres=options.conf_thres, classes=options.classes)
+    detections = postprocess(
+        *raw,
+        conf_thres=options.conf_thres,
+        iou_thres=options.iou_thres,
+        max_det=options.max_det,
+        nms=options.nms or info.nms,
+        beta_nms=info.beta_nms,
+        classes=options.classes,
+    )
+    originals = [each.to_original(letterbox) for each, letterbox in zip(detections, letterboxes, strict=True)]
+    return [each.select(np.all(each.boxes[:, 2:] > each.boxes[:, :2], axis=1)) for each in originals]
 
 
 @dataclass
@@ -147,12 +161,12 @@ def class_indices(values: Sequence[str], names: Sequence[str]) -> tuple[int, ...
         ConfigError: the model has no such class; names the nearest.
     """
     by_name = {name.casefold(): index for index, name in reversed(list(enumerate(names)))}
-    found, problems = [], []
+    labels, problems = [], []
     for value in values:
         if value.isdecimal() and int(value) < len(names):
-            found.append(int(value))
+            labels.append(int(value))
         elif value.casefold() in by_name:
-            found.append(by_name[value.casefold()])
+            labels.append(by_name[value.casefold()])
         elif value.isdecimal():
             problems.append(f"--classes {value}: the model's classes are 0 to {len(names) - 1}")
         else:
@@ -161,7 +175,7 @@ def class_indices(values: Sequence[str], names: Sequence[str]) -> tuple[int, ...
             problems.append(f"--classes {value}: the model has no such class.{hint} Known: {', '.join(names)}")
     if problems:
         raise ConfigError("\n".join(problems))
-    return tuple(found)
+    return tuple(labels)
 
 
 def process(
@@ -207,8 +221,8 @@ def process(
                     logger.info("%s: %s", frame.media.source, summary.line(detections))
                 progress.advance()
                 if window is not None:
-                    arrays = (detections.boxes.numpy(), detections.labels.numpy(), detections.scores.numpy())
-                    window.show(draw_detections(frame.image, *arrays, predictor.names))
+                    boxes, labels, scores = detections.boxes, detections.labels, detections.scores
+                    window.show(draw_detections(frame.image, boxes, labels, scores, predictor.names))
                     if not window.open:
                         break
         except KeyboardInterrupt:

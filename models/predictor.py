@@ -81,8 +81,19 @@ class ModelPredictor(Predictor):
     ) -> None:
         if half and device.type != "cuda":
             raise ConfigError(f"--half: needs a CUDA GPU, and the device is {device}; leave it out")
-        options = {"data": data, "nms": nms, "beta_nms": beta_nms, "named": named, "task": model.task, "clip": clip}
-        info = ModelInfo(tuple(names), tuple(category_ids), image_size, resize, model.stride, **options)
+        info = ModelInfo(
+            tuple(names),
+            tuple(category_ids),
+            image_size,
+            resize,
+            model.stride,
+            data=data,
+            nms=nms,
+            beta_nms=beta_nms,
+            named=named,
+            task=model.task,
+            clip=clip,
+        )
         precision = "fp16" if half else "fp32"
         super().__init__(info, device=device, precision=precision, runtime=f"PyTorch on {describe_device(device)}")
         self.model = model.eval().to(device)
@@ -145,13 +156,13 @@ def default_weights(project: Path = ROOT / "runs" / "train") -> Path:
     Raises:
         ConfigError: there is none; says how to get one.
     """
-    found = sorted(project.glob("*/weights/best.pt"), key=lambda path: path.stat().st_mtime)
-    if not found:
+    checkpoints = sorted(project.glob("*/weights/best.pt"), key=lambda path: path.stat().st_mtime)
+    if not checkpoints:
         raise ConfigError(
             f"--weights was left out and {project} holds no trained model (*/weights/best.pt); train one first with "
             "'python train.py --cfg csppeleenet-prn.yaml', or name a file with --weights"
         )
-    return found[-1]
+    return checkpoints[-1]
 
 
 def _open_checkpoint(path: Path, device: torch.device, half: bool) -> ModelPredictor:
@@ -172,9 +183,18 @@ def _open_checkpoint(path: Path, device: torch.device, half: bool) -> ModelPredi
             f"{path}: the weights do not fit the model '{config.name}' described beside them ({first[0].strip()}); "
             "the checkpoint was changed, or comes from another version of CSPDet"
         ) from None
-    options = {"image_size": (height, width), "resize": resize, "device": device, "half": half}
-    options |= {"nms": config.nms, "beta_nms": config.beta_nms}
-    return ModelPredictor(model, names=names, category_ids=category_ids, data=state.get("data"), **options)
+    return ModelPredictor(
+        model,
+        names=names,
+        category_ids=category_ids,
+        image_size=(height, width),
+        resize=resize,
+        device=device,
+        half=half,
+        data=state.get("data"),
+        nms=config.nms,
+        beta_nms=config.beta_nms,
+    )
 
 
 def _open_darknet(path: Path, cfg: Path | str | None, device: torch.device, half: bool) -> ModelPredictor:
@@ -192,8 +212,17 @@ def _open_darknet(path: Path, cfg: Path | str | None, device: torch.device, half
     model = build_model(config, classes)
     load_weights_(model, path)
     names = names_beside(classes, (path, cfg or beside))
-    named, names = names is not None, names or known_names(classes)
-    options = {"image_size": config.size, "resize": config.resize, "device": device, "half": half}
     ours = (network := Path(cfg or beside)).is_file() and network.read_text("utf-8", "replace").startswith(MARK)
-    options |= {"nms": config.nms, "beta_nms": config.beta_nms, "named": named, "clip": ours}
-    return ModelPredictor(model, names=names, category_ids=range(1, classes + 1), **options)
+    return ModelPredictor(
+        model,
+        names=names or known_names(classes),
+        category_ids=range(1, classes + 1),
+        image_size=config.size,
+        resize=config.resize,
+        device=device,
+        half=half,
+        nms=config.nms,
+        beta_nms=config.beta_nms,
+        named=names is not None,
+        clip=ours,
+    )

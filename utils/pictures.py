@@ -65,9 +65,7 @@ def plot_detections(
     pictures = []
     for sample, image, detections in items:
         truth = _drawn(image, sample.boxes[~sample.crowd], sample.labels[~sample.crowd], None, names, side=560)
-        detections = detections.cpu()
-        boxes, labels, scores = detections.boxes.numpy(), detections.labels.numpy(), detections.scores.numpy()
-        guess = _drawn(image, boxes, labels, scores, names, side=560)
+        guess = _drawn(image, detections.boxes, detections.labels, detections.scores, names, side=560)
         captions = (f"{sample.path.name}: ground truth", f"found: {len(detections)}")
         pictures += [with_caption(truth, captions[0]), with_caption(guess, captions[1])]
     _write_picture(image_grid(pictures, 2 * columns), path)

@@ -157,8 +157,7 @@ class Recorder:
             video.close()
 
     def _draw(self, frame: Frame, detections: Detections) -> None:
-        arrays = (detections.boxes.numpy(), detections.labels.numpy(), detections.scores.numpy())
-        drawn = draw_detections(frame.image, *arrays, self.names)
+        drawn = draw_detections(frame.image, detections.boxes, detections.labels, detections.scores, self.names)
         if frame.media.kind == "image":
             write_image(self._drawing, drawn)
             return
@@ -227,7 +226,7 @@ def json_entries(frame: Frame, detections: Detections, names: Sequence[str]) -> 
 def yolo_rows(detections: Detections, size: tuple[int, int], *, confidence: bool) -> list[str]:
     """'class cx cy w h' a detection, as fractions of an image of `size` (height, width), with the score if wanted."""
     height, width = size
-    boxes = xyxy_to_cxcywh(detections.boxes.double().numpy()) / np.array([width, height, width, height])
+    boxes = xyxy_to_cxcywh(detections.boxes.astype(np.float64)) / np.array([width, height, width, height])
     rows = []
     for box, label, score in zip(boxes, detections.labels.tolist(), detections.scores.tolist(), strict=True):
         numbers = [*box, score] if confidence else box

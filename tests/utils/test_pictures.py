@@ -37,8 +37,8 @@ def test_crowd_regions_are_not_drawn(tmp_path: Path) -> None:
 
 def test_predictions_stand_beside_the_ground_truth(tmp_path: Path) -> None:
     image = np.full((120, 160, 3), 80, np.uint8)
-    one = Detections(torch.tensor([[10.0, 10.0, 60.0, 50.0]]), torch.tensor([0.9]), torch.tensor([1]))
-    nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    one = Detections(np.float32([[10, 10, 60, 50]]), np.float32([0.9]), np.array([1]))
+    nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
     items = [(sample([[10, 10, 60, 50]], [0]), image, one), (sample([], []), image, nothing)]
     plot_detections(items, NAMES, tmp_path / "predictions.png", columns=1)
     height, width = picture(tmp_path / "predictions.png").shape[:2]

@@ -6,7 +6,6 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from utils.boxes import xywh_to_xyxy, xyxy_to_xywh
 from utils.metrics.coco import BACKENDS, FIGURES, CocoResult, box_ground_truth, evaluate_boxes
@@ -112,9 +111,9 @@ class DetectionMetric:
     def detections(self, image_id: Hashable, *, min_score: float = 0.0) -> Detections:
         """The detections of one image, boxes in pixels of the original."""
         rows = [row for row in self._rows_of.get(image_id, ()) if row["score"] >= min_score]
-        boxes = torch.tensor([row["bbox"] for row in rows], dtype=torch.float32).reshape(-1, 4)
-        labels = torch.tensor([self._category_ids.index(row["category_id"]) for row in rows], dtype=torch.int64)
-        return Detections(xywh_to_xyxy(boxes), torch.tensor([row["score"] for row in rows]), labels)
+        boxes = np.array([row["bbox"] for row in rows], np.float32).reshape(-1, 4)
+        labels = np.array([self._category_ids.index(row["category_id"]) for row in rows], np.int64)
+        return Detections(xywh_to_xyxy(boxes), np.array([row["score"] for row in rows], np.float32), labels)
 
     def compute(self) -> dict[str, Any]:
         """The keys of FIGURES, 'per_class' (name to AP and AP50) and 'images' (how many were evaluated)."""
@@ -152,8 +151,7 @@ class DetectionMetric:
         return "\n".join(lines)
 
     def _rows(self, image_id: Hashable, detections: Detections) -> list[dict[str, Any]]:
-        boxes = detections.boxes.detach().cpu().double().numpy()
-        scores = detections.scores.detach().cpu().double().numpy()
+        boxes, scores = detections.boxes.astype(np.float64), detections.scores.astype(np.float64)
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
             raise ValueError(f"image {image_id!r}: a detection is not finite; has the model diverged?")
         parts = zip(detections.labels.tolist(), xyxy_to_xywh(boxes).tolist(), scores.tolist(), strict=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from data.media.find import Media
@@ -23,8 +22,8 @@ EVERYTHING = Outputs(drawings=True, txt=True, json=True, crops=True)
 
 def found(*boxes: tuple[float, float, float, float], labels: tuple[int, ...] = ()) -> Detections:
     labels = labels or (0,) * len(boxes)
-    scores = torch.linspace(0.9, 0.5, len(boxes))
-    return Detections(torch.tensor(boxes).reshape(-1, 4), scores, torch.tensor(labels, dtype=torch.int64))
+    scores = np.linspace(0.9, 0.5, len(boxes), dtype=np.float32)
+    return Detections(np.array(boxes, np.float32).reshape(-1, 4), scores, np.array(labels, np.int64))
 
 
 def image_frame(source: str, name: str | None = None, value: int = 50) -> Frame:
