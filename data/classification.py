@@ -19,16 +19,16 @@ BLUR_KERNEL = 15
 
 
 class Part(NamedTuple):
-    """A part of a mixed image: where it lies, xyxy in pixels, and the share of its label, of 1."""
+    """A part of a mixed image: its box, xyxy in pixels, and the weight of its label; the weights add up to 1."""
 
     box: tuple[int, int, int, int]
     share: float
 
 
 class ClassifyDataset(TrainDataset):
-    """Augmented images of a classifier; as with detectors, a function of (seed, epoch, index).
+    """Augmented images of a classifier; as for detectors, a function of (seed, epoch, index).
 
-    Images are read with a shorter side of at most `config.classify.short_side`, whatever memory holds of them.
+    Images are read with a shorter side of at most `config.classify.short_side`, with or without the cache.
     """
 
     interpolation = cv2.INTER_AREA
@@ -45,7 +45,7 @@ class ClassifyDataset(TrainDataset):
         return mix(items, parts, blend=kind == "mixup")
 
     def _crop(self, index: int, size: tuple[int, int], rng: np.random.Generator) -> Labelled:
-        """One image, cut and coloured at random, at the (height, width) that is asked for."""
+        """One image, cropped and coloured at random, at the requested (height, width)."""
         config = self.config.classify
         index, image = self.image_at(index)
         image = random_crop(image, size, config, rng)
@@ -78,7 +78,7 @@ def whole(image: np.ndarray, label: int) -> Labelled:
 
 
 def random_factor(least: float, rng: np.random.Generator) -> float:
-    """Darknet's rand_scale: between `least` and 1, or in half of the cases the inverse of that."""
+    """Darknet's rand_scale: a factor between `least` and 1, inverted in half of the cases."""
     factor = rng.uniform(least, 1)
     return float(factor if rng.random() < 0.5 else 1 / factor)
 
@@ -88,7 +88,7 @@ def random_crop(
 ) -> np.ndarray:
     """A part of an image at a random scale, aspect, angle and position, as an image of `size` (height, width).
 
-    Where the image is smaller than that it lies in the middle, with grey around it.
+    A smaller image is centred, with grey around it.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -104,7 +104,7 @@ def random_crop(
     inner_height, inner_width = max(round(height * scale), 1), max(round(width * aspect * scale), 1)
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     image = cv2.resize(image, (inner_width, inner_height), interpolation=method)
-    # Where the image's centre comes to lie, from that of the result.
+    # Offset of the image's centre from that of the result.
     shift_x, shift_y = (
         offset * max(inner - side, 0)
         for offset, inner, side in ((offset_x, inner_width, size[1]), (offset_y, inner_height, size[0]))

@@ -1,4 +1,4 @@
-"""A data YAML: where the images and labels of each split are, and what the classes are called."""
+"""The schema of a data YAML: where the images and labels of each split are, and the names of the classes."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class DataConfig:
             classifier also a map of folder to name, {n01440764: tench, ...}.
         folders: of a classifier's classes, in the order of names, where they have other names; the map's keys.
         nc: the number of classes, checked against names.
-        labels: what a bad label does: 'warn' mends or leaves it out and reports it, 'error' stops.
-        voc_first_pixel: 1 where VOC's boxes count pixels from 1 (the VOC development kit), 0 where from 0.
+        labels: how bad labels are handled: 'warn' corrects or drops and reports them, 'error' stops.
+        voc_first_pixel: 1 if VOC boxes count pixels from 1 (the VOC development kit), 0 if from 0.
         category_ids: the data set's own ids of the classes, ascending, for YOLO and VOC labels; 1, 2, ... if left out.
         download: how to get the data; shown to the user, never run.
     """
@@ -70,7 +70,7 @@ def load_data_config(name: str | None = None) -> DataConfig:
         ConfigError: no such file, or a wrong key or value in it.
     """
     if name is None or name in ("shapes", "shapes.yaml"):
-        from data.shapes import ensure_shapes  # drawing is only needed for this one data set
+        from data.shapes import ensure_shapes  # only this data set needs the drawing code
 
         return read_data_config(ensure_shapes())
     try:
@@ -100,7 +100,7 @@ def read_data_config(source: Path) -> DataConfig:
 
 
 def _join(root: Path, value: Any) -> Any:
-    """A path text relative to `root`; other values are left for the check of types."""
+    """A path relative to `root`, from its text; other values are left to the type check."""
     return Path(os.path.normpath(root / Path(value).expanduser())) if isinstance(value, str) else value
 
 

@@ -1,7 +1,7 @@
 """Command: a data set from one label format into another, `python -m data.convert SRC DST --to coco|yolo|voc`.
 
-Classes, their ids and boxes survive every way; what a format has no place for is counted and said. `--to imagefolder`
-cuts the objects out, for training a classifier.
+Classes, their ids and boxes survive every conversion; what a format cannot hold is counted and reported.
+`--to imagefolder` crops the objects, for training a classifier.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def read_dataset(config: DataConfig) -> dict[str, LabelledImages]:
 def write_dataset(splits: Mapping[str, LabelledImages], folder: Path, form: str, *, copy: bool = False) -> list[str]:
     """Write a data set with its images and a data.yaml into an empty folder.
 
-    Images keep their bytes: they are hard-linked where the disk allows it, else copied. coco goes to annotations/ and
+    Images keep their bytes: they are hard-linked if the disk allows it, otherwise copied. coco goes to annotations/ and
     images/, yolo to labels/, images/ and one list a split, voc to Annotations/, JPEGImages/ and ImageSets/Main/.
 
     Args:
@@ -64,11 +64,7 @@ def write_dataset(splits: Mapping[str, LabelledImages], folder: Path, form: str,
         split: [replace(sample, path=images / name) for sample, name in zip(data.samples, names[split], strict=True)]
         for split, data in splits.items()
     }
-    pairs = [
-        (old.path, new.path)
-        for split, data in splits.items()
-        for old, new in zip(data.samples, placed[split], strict=True)
-    ]
+    pairs = [pair for split, data in splits.items() for pair in zip(data.samples, placed[split], strict=True)]
     lines = [_bring_images(pairs, copy=copy)]
     if renamed:
         lines.append(f"{renamed} images have a new name, because another one of the set has theirs")
@@ -83,7 +79,7 @@ def write_dataset(splits: Mapping[str, LabelledImages], folder: Path, form: str,
 
 
 def write_class_folders(splits: Mapping[str, LabelledImages], folder: Path) -> list[str]:
-    """Cut every object out into SPLIT/CLASS/ of an empty folder, and write a data.yaml for a classifier.
+    """Crop every object into SPLIT/CLASS/ of an empty folder, and write a data.yaml for a classifier.
 
     Returns:
         what was done, one line a split.
@@ -130,7 +126,7 @@ def _write_split(
 
 
 def _file_names(splits: Mapping[str, LabelledImages]) -> tuple[dict[str, list[str]], int]:
-    """A name for each image, no two alike but for the suffix (label files differ in nothing else); how many are new."""
+    """A name for each image, unique even without its suffix (label files share it), and how many images are renamed."""
     taken: set[str] = set()
     names: dict[str, list[str]] = {split: [] for split in splits}
     renamed = 0
@@ -154,15 +150,16 @@ def _stem(name: str) -> str:
     return PurePosixPath(name).with_suffix("").as_posix()
 
 
-def _bring_images(pairs: Sequence[tuple[Path, Path]], *, copy: bool) -> str:
+def _bring_images(pairs: Sequence[tuple[Sample, Sample]], *, copy: bool) -> str:
+    """Link or copy the image of each first sample to the path of the second; returns what was done."""
     linked = 0
     with Progress(len(pairs), "Bringing images") as progress:
         for old, new in pairs:
-            new.parent.mkdir(parents=True, exist_ok=True)
-            if not copy and _link(old, new):
+            new.path.parent.mkdir(parents=True, exist_ok=True)
+            if not copy and _link(old.path, new.path):
                 linked += 1
             else:
-                shutil.copyfile(old, new)
+                shutil.copyfile(old.path, new.path)
             progress.advance()
     parts = [(linked, "hard-linked (one file under two names: do not edit in place)"), (len(pairs) - linked, "copied")]
     return "Images: " + ", ".join(f"{count} {how}" for count, how in parts if count)
@@ -177,7 +174,7 @@ def _link(old: Path, new: Path) -> bool:
 
 
 def _losses(splits: Mapping[str, LabelledImages], form: str) -> list[str]:
-    """What of the ground truth the format cannot hold."""
+    """What the format cannot hold of the ground truth, one line each."""
     if form == "coco":
         return []
     crowd = sum(int(sample.crowd.sum()) for data in splits.values() for sample in data.samples)

@@ -36,19 +36,19 @@ MIXUP_STREAM = 1_000_003
 """Added to the epoch for the second image of a mixup, so that it is not the augmentation of the first."""
 
 MOST_IN_A_ROW = 20
-"""So many images one after another that cannot be read are no matter of single files."""
+"""If this many images in a row cannot be read, the cause is not single files."""
 
 GO_ON = "; or train without such files: bad_images: skip in the recipe (for --resume in the run's config.yaml)"
 PUT_BACK = "; put it back, and --resume goes on exactly; a new run leaves it out"
-"""What the user can do about a file that stops a training: one that is damaged, and one that is gone."""
+"""Remedies for a file that stops a training: for a damaged one, and for a missing one."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the sampler asks of a training set: this image, augmented as of this epoch, at this size.
+    """What the sampler requests from a training set: an image, augmented as in this epoch, at this size.
 
     Args:
-        repeat: how often the image came before in this epoch (a last batch is filled from the start).
+        repeat: how often the image has occurred before in this epoch (the last batch is filled from the start).
     """
 
     epoch: int
@@ -66,7 +66,7 @@ class Item(NamedTuple):
         boxes: (N, 4) float32 xyxy pixels of `image`; labels (N,) int64; crowd (N,) bool.
         image_id, path, letterbox: as in Batch; letterbox is None in training.
         weights: (N,) float32 or None, as in Targets.
-        problem: the files that could not be read, one a line, where others took their place.
+        problem: files that could not be read and were replaced, one a line.
     """
 
     image: torch.Tensor
@@ -86,11 +86,11 @@ class TrainDataset(Dataset):
 
     Args:
         images: the training split.
-        config: what to vary.
+        config: the augmentation.
         image_size: base (height, width) of the input; images are read at this size before augmentation.
         resize: 'letterbox' or 'stretch'; the aspect that images have at inference.
         seed: of the run.
-        bad_images: what a file that cannot be read does: 'stop' raises, 'skip' puts the next image in its place.
+        bad_images: if a file cannot be read, 'stop' raises, 'skip' takes the next image instead.
     """
 
     images: LabelledImages
@@ -132,7 +132,7 @@ class TrainDataset(Dataset):
         logger.info("Training images in memory: %d, %.0f MB", len(self), needed / 1e6)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the images in memory: where loader processes are not forked, each would get a copy of them all."""
+        """Without the cached images: if loader processes are not forked, each would get a copy of them all."""
         return {**self.__dict__, "cache": None}
 
     def __getitem__(self, request: Request) -> Item:
@@ -152,7 +152,7 @@ class TrainDataset(Dataset):
             other = self._generator(request.epoch + MIXUP_STREAM, partner)
             item = mixup(item, self._compose(partner, other), rng)
         item = self._run_pipeline(item, request.size, rng)
-        if config.mosaic_type == "quadrants":  # each image has had its own
+        if config.mosaic_type == "quadrants":  # already applied to each image
             return item
         item = random_flips(item, config, rng)
         return replace(item, image=random_hsv(item.image, config, rng))
@@ -161,7 +161,7 @@ class TrainDataset(Dataset):
         return np.random.default_rng((self.seed, epoch, request.index, request.repeat))
 
     def _compose(self, request: Request, rng: np.random.Generator) -> Labelled:
-        """One image or four, through the random affine map, at the size that is asked for."""
+        """One image or a mosaic of four, through the random affine map, at the requested size."""
         each_alone = self.config.mosaic_type == "quadrants"
         if request.mix and rng.random() < self.config.mosaic:
             crossing, indices = draw_mosaic(request.index, len(self), self.config, rng)
@@ -183,7 +183,7 @@ class TrainDataset(Dataset):
         return warp(item, matrix, size, self.config)
 
     def _load(self, index: int, size: tuple[int, int]) -> Labelled:
-        """An image with its labels, resized as for an input of `size` but without the grey sides."""
+        """An image with its labels, resized for an input of `size`, without the grey sides."""
         index, image = self.image_at(index)
         sample = self.images.samples[index]
         box = plan_resize(sample.height, sample.width, size, self.resize)
@@ -194,12 +194,12 @@ class TrainDataset(Dataset):
         return Labelled(image, boxes, sample.labels, sample.crowd)
 
     def image_at(self, index: int) -> tuple[int, np.ndarray]:
-        """An image at the base size, and its index: with `bad_images: skip` perhaps that of one of the next images.
+        """An image at the base size, and its index; with `bad_images: skip` it may be one of the next images.
 
         Returns:
             The index, and the (H, W, 3) uint8 RGB image.
         Raises:
-            ValueError: it cannot be read; or, with 'skip', neither can those after it.
+            ValueError: it cannot be read; with 'skip', the images after it cannot either.
         """
         for following in range(index, index + MOST_IN_A_ROW):
             index = following % len(self)
@@ -210,7 +210,7 @@ class TrainDataset(Dataset):
         raise ValueError(f"{self.problems[-1]}; the {MOST_IN_A_ROW - 1} images before it cannot be read either")
 
     def _read_or_problem(self, index: int) -> np.ndarray | str:
-        """The image at the base size, or why it cannot be read where that is no reason to stop."""
+        """The image at the base size, or why it cannot be read if that is no reason to stop."""
         try:
             return self._read(index)
         except ValueError as error:
@@ -241,7 +241,7 @@ class EvalDataset(Dataset):
         images: the split to evaluate.
         image_size: (height, width) of the network input.
         resize: 'letterbox', 'stretch' or 'crop'.
-        bad_images: what a file that cannot be read does: 'stop' raises, 'skip' puts a grey image in its place.
+        bad_images: if a file cannot be read, 'stop' raises, 'skip' takes a grey image instead.
     """
 
     images: LabelledImages
@@ -272,7 +272,7 @@ class EvalDataset(Dataset):
 
 
 def check_size(image: np.ndarray, height: int, width: int, path: str) -> None:
-    """Refuse an image whose size is not the one that its labels were made for.
+    """Refuse an image whose size differs from the size that its labels were made for.
 
     Args:
         image: (H, W, 3) uint8.

@@ -1,7 +1,7 @@
-"""Command: what is wrong with a data set, all of it, with file and line: `python -m data.doctor DATA`.
+"""Command: everything that is wrong with a data set, with file and line: `python -m data.doctor DATA`.
 
-Beside what every run reports (see `data.read.read_split`) it decodes every image, compares the pixels of all splits,
-and lists objects that are tiny or labelled twice and classes without objects.
+In addition to what every run reports (see `data.read.read_split`), it decodes every image, compares the pixels of all
+splits, and lists objects that are tiny or labelled twice and classes without objects.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ SEVERITY: dict[str, Severity] = {
     OUTLINES: "note",
     COMPLETED: "note",
 }
-"""By what a run does about a problem; everything else is left out or changed, which is an error."""
+"""By the action that a run takes; every other action drops or changes something, which is an error."""
 
 SMALL, MEDIUM = 32**2, 96**2
 """COCO's limits of area in pixels, small objects below and medium objects below."""
 
 THREADS = 8
-"""That decode images; Pillow and the digest let go of the interpreter's lock."""
+"""Threads that decode images; Pillow and the digest release the interpreter lock."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: how bad, in which split, where, what, and what a run does about it."""
+    """One problem: its severity, split and place, what it is, and what a run does about it."""
 
     severity: Severity
     split: str
@@ -92,7 +92,7 @@ class Report:
         return "errors" if "error" in severities else "warnings" if "warning" in severities else "clean"
 
     def add(self, split: str, problem: LabelProblem, severity: Severity | None = None) -> None:
-        """Take in a problem; its severity follows from what was done about it."""
+        """Add a problem; its severity follows from the action taken."""
         severity = severity or SEVERITY.get(problem.action, "error")
         self.findings.append(Finding(severity, split, problem.where, problem.what, problem.action))
 
@@ -198,7 +198,7 @@ def fix(config: DataConfig, splits: dict[str, LabelledImages], folder: Path) -> 
     """Write the data set without what is wrong into a new folder, in its own label format.
 
     Boxes are clipped or left out as the findings say, and so are images that cannot be used. What only looks wrong
-    (tiny boxes, doubles, the same picture twice) stays: that takes eyes.
+    (tiny boxes, duplicates, the same picture twice) stays: a person has to look at it.
     """
     if not splits:
         raise ConfigError(f"{config.source}: no split can be used, so there is nothing to write")

@@ -60,29 +60,29 @@ def collate(items: list[Item]) -> Batch:
 
 
 def default_workers() -> int:
-    """Loader processes when the user names none: the free cores, at most 8; one suffices beside training on a CPU."""
+    """The default number of loader processes: half of the available cores, 1 to 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(max(cores // 2, 1), 8)
 
 
 def workers_share_memory(workers: int) -> bool:
-    """Whether loader processes see what the dataset holds in memory: those that are forked do, others get a copy."""
+    """Whether loader processes share the memory of the dataset: forked ones do, others get a copy."""
     return workers == 0 or multiprocessing.get_start_method() == "fork"
 
 
 def prefetch_factor(workers: int, batch_bytes: int, *, wanted: int, share: float) -> int | None:
-    """Batches that each loader process makes ahead: as many as are wanted, or as shared memory holds.
+    """Batches that each loader process prepares ahead: `wanted`, or fewer if shared memory is small.
 
     Args:
-        share: of what is free there that this loader may take.
+        share: of the free shared memory that this loader may use.
     Raises:
-        ConfigError: not one batch of each process fits.
+        ConfigError: not even one batch per process fits.
     """
     if workers == 0:
         return None
     try:
         free = shutil.disk_usage(SHARED_MEMORY).free
-    except OSError:  # a system that has its shared memory elsewhere
+    except OSError:  # shared memory is elsewhere on this system
         return wanted
     needed = batch_bytes * workers * int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if needed > share * free:
@@ -96,7 +96,7 @@ def prefetch_factor(workers: int, batch_bytes: int, *, wanted: int, share: float
 
 
 def train_set_of(images: LabelledImages, config: TrainConfig) -> TrainDataset | ClassifyDataset:
-    """The augmented images of a run, in memory if the recipe wants that and they fit."""
+    """The augmented training images of a run, cached in memory if the recipe says so and they fit."""
     recipe = config.recipe
     kind = ClassifyDataset if images.task == "classify" else TrainDataset
     dataset = kind(
@@ -117,7 +117,7 @@ def train_set_of(images: LabelledImages, config: TrainConfig) -> TrainDataset | 
 
 
 def warn_of_small_objects(images: LabelledImages, config: TrainConfig) -> None:
-    """Say so where many objects are so small in the network's input that the augmentation leaves them out."""
+    """Log a warning if many objects are so small in the network input that the augmentation drops them."""
     least, (height, width) = config.recipe.augment.min_side, config.image_size
     small = np.any(object_sizes(images, config.image_size, config.model["resize"]) <= least, axis=1)
     if small.sum() > SMALL_SHARE * len(small):
@@ -125,11 +125,7 @@ def warn_of_small_objects(images: LabelledImages, config: TrainConfig) -> None:
             "%d of %d training objects are no more than %g pixels wide or high in an input of %d x %d; unless the "
             "augmentation enlarges them they are left out, and little is learned of them. Take a larger --img-size, or "
             "lower augment.min_side",
-            small.sum(),
-            len(small),
-            least,
-            height,
-            width,
+            *(small.sum(), len(small), least, height, width),
         )
 
 
@@ -174,7 +170,7 @@ def train_loader_of(
 
 
 def eval_loader_of(images: LabelledImages, config: TrainConfig, *, rank: int = 0, world_size: int = 1) -> DataLoader:
-    """Batches of a split as at inference, or a little larger for a test by ten crops."""
+    """Batches of a split as at inference, or a little larger for evaluation with ten crops."""
     size = config.image_size
     return build_eval_loader(
         images,
@@ -195,7 +191,7 @@ def build_train_loader(
     """Batches of the sampler's epoch from its position on; set_position takes effect at the next iter().
 
     Args:
-        timeout: seconds to wait for a batch of a worker; 0 waits for ever.
+        timeout: seconds to wait for a batch from a worker; 0 waits forever.
     """
     height, width = sampler.sizes.largest
     batch_bytes = 3 * height * width * -(-sampler.batch_size // sampler.world_size)
@@ -247,10 +243,10 @@ def build_eval_loader(
 
 
 def _start_worker(_: int) -> None:
-    """Loader processes are many: each works with one thread. Signals are for the process that trains.
+    """Use one thread in a loader process, as there are many of them, and leave signals to the training process.
 
-    A cluster sends SIGTERM to every process of a job, and so does `timeout`. Loader processes that obeyed would end the
-    training before it has saved; they end when their parent says so.
+    A cluster sends SIGTERM to every process of a job, and so does `timeout`. A loader process that obeyed would end the
+    training before it has saved, so it ends only when its parent asks for it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
@@ -261,7 +257,7 @@ def _start_worker(_: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """In a loader process, whose other threads have SIGTERM blocked: end when it comes from the parent."""
+    """End a loader process, whose other threads block SIGTERM, when that signal comes from its parent."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)

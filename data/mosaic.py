@@ -28,7 +28,7 @@ CROSSING = {"canvas": (0.25, 0.75), "quadrants": (0.2, 0.8)}
 def draw_mosaic(
     index: int, count: int, config: AugmentConfig, rng: np.random.Generator
 ) -> tuple[tuple[float, float], list[int]]:
-    """Where four images meet, and which they are: the one at `index`, and three of all `count`.
+    """The random part of a mosaic: where the images meet, and which they are, `index` and three of all `count`.
 
     Returns:
         x and y of the crossing as shares of width and height; four indices.
@@ -67,7 +67,7 @@ def mosaic(
         paste(canvas, item.image, left, top)
         parts.append(replace(item, boxes=item.boxes + np.array([left, top, left, top], np.float32)))
     whole = _with_objects(canvas, parts)
-    # What the canvas cuts off must not come back as a box over grey when the crop is wider than the canvas.
+    # Boxes are clipped to the canvas first: a crop that is wider would give boxes over grey.
     return random_affine(keep_visible(whole, config), (width, height), size, config, rng)
 
 
@@ -80,9 +80,9 @@ def quadrants(
 ) -> Labelled:
     """Darknet's mosaic (spec 7.4): four images, each augmented to full size by itself, fill a quadrant each.
 
-    The quadrants meet at 20 to 80 % of width and height, and each shows the part of its image that lies towards the
-    others. With geometry 'jitter', in half of the cases the image's own corner is there; grey beside an image is left
-    out where it can be. Boxes are cut to their quadrant.
+    The quadrants meet at 20 to 80 % of width and height, and each shows the part of its image that is next to the
+    others. With geometry 'jitter', in half of the cases that part starts at the image's own corner. Grey beside an
+    image is avoided if possible. Boxes are clipped to their quadrant.
 
     Args:
         items, crossing, size: as in `mosaic`, and so is the result.
@@ -133,7 +133,7 @@ def _source_corner(
 ) -> np.ndarray:
     """First (x, y) that a quadrant of size `part` shows of an image that lies from `low` to `high` in `whole`."""
     last = np.array(inner)
-    grey = np.where(last, whole - high, low).clip(0)  # beside the image, towards the common point
+    grey = np.where(last, whole - high, low).clip(0)  # beside the image, next to the common point
     return np.where(last, whole - part - grey, grey).clip(0, whole - part).round().astype(int)
 
 
@@ -164,6 +164,6 @@ def mixup(first: Labelled, second: Labelled, rng: np.random.Generator) -> Labell
 
 
 def _with_objects(image: np.ndarray, parts: Sequence[Labelled]) -> Labelled:
-    """An image with the objects of all parts, whose boxes are in its pixels already."""
+    """An image with the objects of all parts, whose boxes are already in its pixels."""
     columns = zip(*((part.boxes, part.labels, part.crowd) for part in parts), strict=True)
     return Labelled(image, *map(np.concatenate, columns))

@@ -1,4 +1,4 @@
-"""The albumentations pipeline of a recipe; the library is imported here alone, because it takes a second or two."""
+"""The albumentations pipeline of a recipe; only this module imports the library, which takes a second or two."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class AlbumentationsPipeline:
 
     def __init__(self, specs: list[dict[str, Any]], *, where: str = "augment.albumentations") -> None:
         transforms = [_transform(spec, where=f"{where}[{index}]") for index, spec in enumerate(specs)]
-        with warnings.catch_warnings():  # it warns where no transform moves boxes, which is no mistake
+        with warnings.catch_warnings():  # it warns if no transform moves boxes, which is fine
             warnings.simplefilter("ignore", UserWarning)
             self.compose = albumentations.Compose(
                 transforms,
@@ -39,7 +39,7 @@ class AlbumentationsPipeline:
         """The item after all transforms, still (H, W, 3) uint8 and xyxy pixels; the image may change its size.
 
         Raises:
-            ValueError: the transforms make something else than such an image.
+            ValueError: the transforms return anything but such an image.
         """
         if self.empty:
             return item

@@ -1,4 +1,4 @@
-"""Splits of a data set as read from disk: images, labels, and every bad label with what was done about it."""
+"""Splits of a data set as read from disk: images, labels, and every bad label with the action taken."""
 
 from __future__ import annotations
 
@@ -51,41 +51,41 @@ class DataSplits:
 
     @property
     def task(self) -> Literal["detect", "classify"]:
-        """What the labels are for."""
+        """The task that the labels are for."""
         return self.train.task
 
     def shown(self, count: int) -> Sequence[Sample]:
-        """Validation images for a picture: the first; of a classifier's, sorted by class, some of each."""
+        """Validation images for a picture: the first ones; for a classifier, sorted by class, spread over all."""
         samples = self.val.samples
         return samples[:: max(len(samples) // count, 1)][:count] if self.task == "classify" else samples[:count]
 
     def pictures(self, count: int) -> Iterator[tuple[Sample, np.ndarray]]:
-        """The samples of `shown` with their images (H, W, 3) uint8 RGB, but for those that cannot be read."""
+        """The samples of `shown` with their (H, W, 3) uint8 RGB images; unreadable ones are skipped."""
         for sample in self.shown(count):
             try:
                 image = read_image(sample.path)
-            except ValueError:  # whoever needed it has told so
+            except ValueError:  # reported where the image is needed
                 continue
             yield sample, image
 
     def about(self) -> dict[str, Any]:
-        """Classes and task, in plain values."""
+        """Classes and task as plain values."""
         names, ids = list(self.names), list(self.train.category_ids)
         return {"names": names, "category_ids": ids, "task": self.task, "class_counts": list(self.class_counts())}
 
     def fingerprint(self) -> dict[str, str]:
-        """By split, what tells other images or labels from these."""
+        """A fingerprint of the images and labels of each split."""
         return {"train": data_fingerprint(self.train), "val": data_fingerprint(self.val)}
 
     def counts(self) -> str:
-        """How much there is, for people."""
+        """The numbers of images and boxes, as text."""
         boxes = sum(len(sample.boxes) for sample in self.train.samples)
         objects = f" with {boxes} boxes" if self.task == "detect" else ""
         return f"{len(self.train)} training images{objects}, {len(self.val)} validation images"
 
 
 def read_splits(source: str, task: Literal["detect", "classify"] = "detect") -> DataSplits:
-    """The training and validation split, with every bad label told.
+    """The training and validation split; bad labels are logged.
 
     Args:
         task: of the model that they are for.
@@ -151,7 +151,7 @@ def label_format(config: DataConfig, split: str) -> str:
 
 
 def guess_task(config: DataConfig) -> Literal["detect", "classify"]:
-    """What a data set is for, by its files: class folders without labels are for a classifier."""
+    """The task of a data set, guessed from its files: class folders without labels are for a classifier."""
     target = next(getattr(config, split) for split in SPLITS if getattr(config, split) is not None)
     if config.folders is None and (not target.is_dir() or _is_json(target)):
         return "detect"
@@ -164,10 +164,10 @@ def guess_task(config: DataConfig) -> Literal["detect", "classify"]:
 
 
 def check_objects(images: LabelledImages, consequence: str) -> None:
-    """Refuse a split without a single object; a crowd region is none.
+    """Refuse a split without a single object; crowd regions do not count.
 
     Args:
-        consequence: what cannot be done then, for the message.
+        consequence: what is impossible without objects, for the message.
     Raises:
         ConfigError: says how many images and crowd regions there are.
     """
@@ -185,27 +185,22 @@ def check_same_classes(first: LabelledImages, second: LabelledImages) -> None:
     Raises:
         ConfigError: names the first class that differs.
     """
-    if (first.names, first.category_ids) == (second.names, second.category_ids):
-        return
     if len(first.names) != len(second.names):
         raise ConfigError(
             f"one split has {len(first.names)} classes, the other {len(second.names)}: {_only_one(first, second)}; "
             "give every split the same list of categories"
         )
-    pairs = zip(
-        zip(first.names, first.category_ids, strict=True),
-        zip(second.names, second.category_ids, strict=False),
-        strict=False,
-    )
-    index, (one, other) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
-    raise ConfigError(
-        f"class {index} is '{one[0]}' (category id {one[1]}) in one split and '{other[0]}' (category id {other[1]}) "
-        "in the other; give every split the same list of categories"
-    )
+    classes, others = (list(zip(split.names, split.category_ids, strict=False)) for split in (first, second))
+    for index, ((name, number), (other, other_number)) in enumerate(zip(classes, others, strict=False)):
+        if (name, number) != (other, other_number):
+            raise ConfigError(
+                f"class {index} is '{name}' (category id {number}) in one split and '{other}' (category id "
+                f"{other_number}) in the other; give every split the same list of categories"
+            )
 
 
 def summarize(problems: Sequence[LabelProblem], *, limit: int = 10) -> str:
-    """A few lines for people: how many problems, what was done about them, and the first `limit` of them."""
+    """A few lines of text: the number of problems, the actions taken, and the first `limit` problems."""
     if not problems:
         return "no problems in the labels"
     actions = ", ".join(f"{count} {action}" for action, count in Counter(p.action for p in problems).most_common())

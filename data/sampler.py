@@ -1,4 +1,4 @@
-"""Which images the batches of a training are made of, at which size: a sampler with a position."""
+"""The images of each training batch and their size: a sampler with a position."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from data.sizes import SizePlan
 
 @dataclass(eq=False)
 class TrainSampler(Sampler[list[Request]]):
-    """Batches of one epoch after another: which images, at which size; a pure function of (seed, epoch, batch).
+    """The batches of an epoch, as requests for images of a size; a pure function of (seed, epoch, batch).
 
     The order is a permutation of all images; the last batch is filled from its start, so that all batches are full.
     Every rank takes its share of the same global batch; where batches grow, shares may differ by one image.
@@ -22,7 +22,7 @@ class TrainSampler(Sampler[list[Request]]):
     Args:
         count: images in the set.
         batch_size: of all ranks together; must be a multiple of `world_size`.
-        sizes: of the images, and how batches grow where they are small.
+        sizes: of the images, and how batches grow when images are small.
         mix_epochs: epochs with mosaic and mixup.
         mix_share: share of the batches of those epochs that may be mixed.
     """
@@ -49,7 +49,7 @@ class TrainSampler(Sampler[list[Request]]):
         return len(self.images)
 
     def set_position(self, epoch: int, start: int = 0) -> None:
-        """Go on with batch `start` of `epoch`."""
+        """Continue with batch `start` of `epoch`."""
         self.epoch = epoch
         self.start = start
         self.sides, self.images = self._epoch(epoch)

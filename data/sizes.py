@@ -1,4 +1,4 @@
-"""How large the images of each batch are, and how many of them it has: pure functions of (seed, epoch, batch)."""
+"""The size and number of the images of each batch: pure functions of (seed, epoch, batch)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SizePlan:
         stride: sizes are multiples of this.
         multi_scale, kind, steps: see AugmentConfig (multi_scale, multi_scale_type, multi_scale_steps).
         accumulate: batches of a step.
-        dynamic: batches grow where sizes are small.
+        dynamic: batches of small images have more of them.
         epochs: of the training; the last steps of the last one are large (darknet).
         seed: of the run.
     """
@@ -42,7 +42,7 @@ class SizePlan:
         return height, width
 
     def epoch(self, epoch: int, *, count: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        """What the batches of an epoch are, so that they hold `count` images together.
+        """The sizes of the batches of an epoch, which hold `count` images together.
 
         The last batch may reach beyond `count`; it is filled from the start of the epoch.
 
@@ -63,7 +63,7 @@ class SizePlan:
         return sides, np.concatenate((images[:drawn], np.full(large, batch_size)))
 
     def _factors(self, epoch: int, batches: int) -> np.ndarray:
-        """What the base size is multiplied by, for each batch."""
+        """(N,) factors of the base size, one a batch."""
         rng = np.random.default_rng((self.seed, epoch, 0, 1))
         if self.kind == "uniform":
             factors = 1 + rng.uniform(-1, 1, batches) * self.multi_scale

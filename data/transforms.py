@@ -43,7 +43,7 @@ def resize_image(
         image: (H, W, 3) uint8 RGB.
         letterbox: the plan for this image and size (`utils.boxes.plan_resize`).
         size: (height, width) of the result, which is uint8 RGB too.
-        mode: 'crop' (classifiers) shrinks by taking means, as `data.classification` does with what they are trained on.
+        mode: 'crop' (classifiers) shrinks by averaging, as `data.classification` does in training.
     """
     height = round(letterbox.height * letterbox.scale_y)
     width = round(letterbox.width * letterbox.scale_x)
@@ -94,7 +94,7 @@ def jitter_matrix(
         shape: (height, width) of the image, which lies in the middle of the input.
         size: (height, width) of the input.
         jitter: largest share of the input that is cut or added at a side.
-        keep: a corner, (right, bottom), that is left where it is: what its two sides lose, the opposite ones lose.
+        keep: a corner, (right, bottom), that stays in place: the cut of its two sides moves to the opposite ones.
     """
     cut = rng.uniform(-jitter, jitter, (2, 2))  # x and y; left or top, right or bottom
     if keep is not None:

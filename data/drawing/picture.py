@@ -37,7 +37,7 @@ SEED = 1
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture and what is to be found in it.
+    """One picture and the objects in it.
 
     Attributes:
         pixels: (H, W, 3) uint8 RGB.
@@ -61,9 +61,9 @@ class Picture:
 def draw(split: str, number: int) -> Picture:
     """Picture `number` of a split ('train' or 'val').
 
-    Later objects cover earlier ones. By others and the border together no object is hidden by more than 60 % (a small
-    one by 25 %, and in tidy pictures none by more than 10 or 30 %): a place that would do so is drawn again. So every
-    object in the picture has its box, and the box is that of its visible part.
+    Later objects cover earlier ones. Other objects and the border together hide at most 60 % of an object (25 % of a
+    small one; 10 or 30 % in tidy pictures): a placement that would hide more is drawn again. So every object in the
+    picture has a box, that of its visible part.
     """
     stream = Stream(SEED, ("train", "val").index(split), number)
     height, width = stream.pick(IMAGE_SIZES)
@@ -161,7 +161,7 @@ def _background(stream: Stream, height: int, width: int) -> np.ndarray:
 
 
 def _add_clutter_(pixels: np.ndarray, stream: Stream) -> None:
-    """Draws thin lines and arcs, which are no objects, into the picture."""
+    """Draw thin lines and arcs, which are not objects, into the picture."""
     height, width = pixels.shape[:2]
     for _ in range(stream.below(9)):
         name = stream.pick(("bar", "bar", "arc"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,16 @@ from utils.log import Progress
 from utils.structures import LabelledImages, Sample
 
 TOLERANCE = 0.05
-"""Pixels that a box may stick out by rounding (COCO writes 2 decimals) and be clipped without a word."""
+"""Pixels that a box may stick out by rounding (COCO writes 2 decimals) and be clipped without a report."""
 
 TINY = 2.0
-"""Pixels; nothing can be recognised in a box with a shorter side."""
+"""Pixels; a box with a shorter side shows nothing recognisable."""
 
 TWICE_IOU = 0.9
-"""Two boxes of one class with a larger overlap are seldom two objects."""
+"""Two boxes of one class with a larger IoU are rarely two objects."""
 
 SAME_IOU = 0.99
-"""Two boxes with a larger overlap are one box, whatever their classes."""
+"""Two boxes with a larger IoU are one box, whatever their classes."""
 
 
 def probe_sizes(paths: Sequence[Path], *, threads: int = 16, chunk: int = 64) -> list[tuple[int, int] | str]:
@@ -43,7 +44,7 @@ def probe_sizes(paths: Sequence[Path], *, threads: int = 16, chunk: int = 64) ->
 
     chunks = [paths[start : start + chunk] for start in range(0, len(paths), chunk)]
     sizes: list[tuple[int, int] | str] = []
-    # Threads are for slow disks: one waits while another reads.
+    # Threads help on slow disks: one waits while another reads.
     with (
         ThreadPoolExecutor(threads) as pool,
         Progress(len(chunks), "Reading image sizes", quiet=dist.launched_rank() != 0) as progress,
@@ -66,7 +67,7 @@ def to_labelled_images(
     """A split from its images and rows: unreadable images and unusable boxes left out, the rest clipped.
 
     Args:
-        ground_truth: the COCO dict to hand on; built from the checked boxes when None.
+        ground_truth: the COCO dict of the split; None builds it from the checked boxes.
     """
     sizes, keep_image = _known_sizes(images, problems)
     boxes, keep = _check_rows(rows, sizes, keep_image, problems)
@@ -78,14 +79,8 @@ def to_labelled_images(
     ends = np.searchsorted(rows.image_index[order], np.arange(len(images.paths) + 1))
     samples = tuple(
         Sample(path, image_id, height, width, boxes[start:end], labels[start:end], crowd[start:end])
-        for path, image_id, (height, width), kept, start, end in zip(
-            images.paths,
-            images.ids,
-            sizes.tolist(),
-            keep_image.tolist(),
-            ends[:-1].tolist(),
-            ends[1:].tolist(),
-            strict=False,
+        for path, image_id, (height, width), kept, (start, end) in zip(
+            images.paths, images.ids, sizes.tolist(), keep_image.tolist(), pairwise(ends.tolist()), strict=True
         )
         if kept
     )
@@ -156,7 +151,7 @@ def _known_sizes(images: ImageTable, problems: Problems) -> tuple[np.ndarray, np
 def _check_rows(
     rows: Rows, sizes: np.ndarray, keep_image: np.ndarray, problems: Problems
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes cut to their images, and which rows are usable; every other row is reported, in the order of the rows."""
+    """Boxes (M, 4) clipped to their images, and which rows (M,) are usable; the others are reported, in order."""
     keep = keep_image[rows.image_index]
     limits = sizes[rows.image_index]
     raw = rows.boxes
@@ -191,7 +186,7 @@ def _duplicates(rows: Rows, boxes: np.ndarray, usable: np.ndarray) -> np.ndarray
     duplicates = np.zeros(len(usable), bool)
     index = np.flatnonzero(usable)
     keys = np.column_stack((rows.image_index[index], rows.labels[index], rows.crowd[index], boxes[index]))
-    order = np.lexsort(keys.T[::-1])  # stable: equal rows stay in the order of the file
+    order = np.lexsort(keys.T[::-1])  # stable: equal rows keep the order of the file
     same = np.all(keys[order[1:]] == keys[order[:-1]], axis=1)
     duplicates[index[order[1:][same]]] = True
     return duplicates

@@ -32,11 +32,11 @@ def read(
 ) -> LabelledImages:
     """A split in COCO form; class indices follow the ascending category ids.
 
-    `ground_truth` is the content of the file itself. Only what pycocotools cannot read is completed (area, iscrowd,
-    ids) or left out there; boxes that are clipped or left out of the samples stand in it unchanged.
+    `ground_truth` is the content of the file. It is changed only where pycocotools could not read it: missing area,
+    iscrowd and ids are added, unusable entries dropped. Boxes that are clipped or dropped in the samples are unchanged.
 
     Args:
-        root: where folders of images are looked for when `images` does not say it.
+        root: where folders of images are looked for if `images` is None.
         images: the folder that file_name is relative to.
         names: names that replace the file's own; as many as it has categories.
         problems: where to report; a new list when None.
@@ -82,7 +82,7 @@ def write(data: LabelledImages, file: Path, file_names: Sequence[str]) -> None:
 
 
 def mend(data: LabelledImages) -> LabelledImages:
-    """`data` with a ground truth of just the objects in its samples: what was left out goes, what was clipped is."""
+    """`data` with a ground truth of exactly the objects in its samples: dropped and clipped as they are."""
     samples = {sample.image_id: sample for sample in data.samples}
     label_of = {number: label for label, number in enumerate(data.category_ids)}
     left = {
@@ -113,7 +113,7 @@ def _key(box: list[float], label: int, crowd: bool) -> tuple[float | int, ...]:
 
 
 def _categories(file: Path, content: dict[str, Any], problems: Problems) -> tuple[list[int], list[str]]:
-    """Ids in ascending order and their names; a name that occurs twice gets its id behind it."""
+    """Ids in ascending order and their names; a repeated name gets its id appended."""
     categories = content.get("categories")
     if not isinstance(categories, list) or not categories:
         raise ConfigError(f"{file}: expected a list 'categories' with at least one entry, found {categories!r}")
@@ -153,7 +153,7 @@ def _check_names(file: Path, names: Sequence[str], own: list[str], ids: list[int
 
 @dataclass(frozen=True, eq=False)
 class _Entries:
-    """The images of a file that can be told apart.
+    """The images of a file with distinct ids.
 
     Args:
         images: their entries, with whole numbers as ids.

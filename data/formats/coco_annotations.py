@@ -1,4 +1,4 @@
-"""The annotations of a COCO JSON file: what of them can be used, as rows and as pycocotools wants them."""
+"""The annotations of a COCO JSON file: the usable ones, as rows and in the form that pycocotools needs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ KEPT_ANEW = "kept under a new id"
 
 
 class Annotations:
-    """The list `annotations` of a file, column by column; entries that can be used nowhere are reported at once.
+    """The list `annotations` of a file, column by column; unusable entries are reported at once.
 
     Args:
-        listed: the list as it stands in the file.
+        listed: the list as it is in the file.
         image_number: image id as written -> the whole number that stands for it.
         category_ids: ids of the classes in the order of their indices.
     """
@@ -66,7 +66,7 @@ class Annotations:
         )
 
     def complete(self, *, renumbered: bool) -> list[dict[str, Any]]:
-        """The usable annotations with all that pycocotools needs; `listed` itself where it is that already."""
+        """The usable annotations with all that pycocotools needs; `listed` itself if it is complete already."""
         if not renumbered and len(self.good) == len(self.listed) and _is_complete(self.listed):
             return self.listed
         result: list[dict[str, Any]] = []
@@ -97,7 +97,7 @@ class Annotations:
         return result
 
     def _mistakes(self) -> dict[int, str]:
-        """Position -> what is wrong, for annotations that can be used nowhere."""
+        """Position -> what is wrong, for unusable annotations."""
         finite = np.isfinite(self.boxes).all(axis=1)
         columns = (self.images, self.labels, self.crowd)
         if finite.all() and not any(None in column for column in columns):
@@ -143,7 +143,7 @@ def _look_up(table: Mapping[Any, int], values: Iterable[Any]) -> list[int | None
 
 
 def _boxes(entries: list[dict[str, Any]]) -> np.ndarray:
-    """(M, 4) float64 of each `bbox`; NaN for what is no list of four numbers."""
+    """(M, 4) float64, the `bbox` of each entry; NaN if it is not a list of four numbers."""
     try:
         boxes = np.array([entry["bbox"] for entry in entries])
         if boxes.dtype.kind in "if" and boxes.shape == (len(entries), 4):

@@ -40,7 +40,7 @@ def read(target: Path, root: Path, classes: Mapping[str, str], *, problems: Prob
     """A split as a folder of class folders, or as a .txt list of images whose folder is their class.
 
     Images are in the order of their paths (of a list: in its order) and numbered 1, 2, ...; class folders may have
-    folders below them. An image that cannot be opened, or is of none of the classes, is left out and reported.
+    folders below them. An image that cannot be opened, or has none of the classes, is dropped and reported.
 
     Args:
         root: what the lines of a list are relative to.
@@ -138,7 +138,7 @@ def write(data: LabelledImages, folder: Path) -> Written:
 
 
 def _folder_names(names: Sequence[str]) -> dict[str, str]:
-    """A folder for each class, on every system: its name where that can be one, no two alike but for letter case."""
+    """A folder for each class that is valid on every system: its name if possible, unique without regard to case."""
     folders: dict[str, str] = {}
     taken: set[str] = set()
     for label, name in enumerate(names):
@@ -150,7 +150,7 @@ def _folder_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def _free(path: Path, taken: set[str]) -> Path:
-    """The path, or NAME-2, NAME-3, ... where another image has it already; it is taken from now on."""
+    """The path, or NAME-2, NAME-3, ... if it is taken; it is added to `taken`."""
     candidate, number = path, 2
     while str(candidate).casefold() in taken:
         candidate, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
@@ -159,7 +159,7 @@ def _free(path: Path, taken: set[str]) -> Path:
 
 
 def _no_class(target: Path, classes: Mapping[str, str], strangers: Mapping[str, Sequence[Path]]) -> str:
-    """Why no image has a class."""
+    """The message for a split without an image of any class."""
     expected = "expected one folder of images for each class"
     if classes and any(strangers):
         known, unknown = (", ".join(list(names)[:5]) for names in (classes, filter(None, strangers)))

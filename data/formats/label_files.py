@@ -1,4 +1,4 @@
-"""Labels in one file an image: where the files are looked for, and the objects in them."""
+"""Labels with one file per image: where the files are looked for, and the objects in them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class LabelFiles:
         self.lines: list[int] = []
 
     def read(self, images: Sequence[Path], labels: Mapping[Path, Path], folders: Folders) -> None:
-        """Take in the label file of each image; `labels` gives for each folder of images the one with their labels."""
+        """Read the label file of each image; `labels` maps each folder of images to the folder of their labels."""
         unlabelled = []
         for image in images:
             file = labels[image.parent] / (image.stem + self.suffix)
@@ -48,7 +48,7 @@ class LabelFiles:
         report_unlabelled(unlabelled, images, labels, self.problems)
 
     def read_file(self, file: Path) -> bool:
-        """Take in one file with `add`; False when it cannot be read at all."""
+        """Read one file with `add`; False if it cannot be read at all."""
         raise NotImplementedError
 
     def add(self, line: int, label: int, box: list[float], *, crowd: bool = False) -> None:
@@ -107,7 +107,7 @@ def label_folder(images: Path, root: Path, name: str) -> Path | None:
 def find_labels(
     images: Sequence[Path], root: Path, folders: Folders, *, name: str, suffix: str
 ) -> dict[Path, Path] | None:
-    """For each folder of images the folder with their label files, or None when there is none anywhere.
+    """For each folder of images the folder with their label files, or None if there are none at all.
 
     Label files right beside the images (darknet's other habit) count where no folder `name` exists.
     """
@@ -123,10 +123,10 @@ def find_labels(
 def report_unlabelled(
     unlabelled: Sequence[Path], images: Sequence[Path], labels: Mapping[Path, Path], problems: Problems
 ) -> None:
-    """Say once how many images have no label file and count as background.
+    """Report once how many images have no label file and count as background.
 
     Raises:
-        ConfigError: no image has one; that is a wrong path, not a data set of background.
+        ConfigError: no image has one, which is a wrong path and not a data set of background.
     """
     if not unlabelled:
         return
@@ -145,7 +145,7 @@ def report_orphans(labels: Mapping[Path, Path], folders: Folders, problems: Prob
         if parent != folder:
             stems = {Path(name).stem for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES}
             images.setdefault(folder, set()).update(stems)
-    not_labels = ("classes.txt", "labels.txt")  # which labelling tools leave beside their rows
+    not_labels = ("classes.txt", "labels.txt")  # written by labelling tools beside their rows
     for folder, stems in images.items():
         labels_here = (name for name in folders.names(folder) if name.endswith(suffix) and name not in not_labels)
         for name in sorted(name for name in labels_here if Path(name).stem not in stems):

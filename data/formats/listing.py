@@ -1,4 +1,4 @@
-"""Which images a split has when no JSON names them."""
+"""The images of a split without a JSON file: those of a folder, or of a list."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Folders:
 def list_images(target: Path, root: Path, folders: Folders, problems: Problems) -> list[Path]:
     """The images of a folder (with its subfolders, sorted) or of a .txt list, in its order.
 
-    A line of a list is a path (absolute, relative to `root`, or from './' relative to the list) or, in the way of VOC's
+    A line of a list is a path (absolute, relative to `root`, or from './' relative to the list) or, as in VOC's
     ImageSets, a bare name whose image is in JPEGImages/ or images/.
 
     Raises:
@@ -104,7 +104,7 @@ def _candidates(line: str, target: Path, root: Path) -> Iterator[Path]:
 
 
 def _bare_name(line: str) -> str:
-    """The name on a line of VOC's ImageSets; lists of one class have -1, 0 or 1 behind it."""
+    """The name on a line of VOC's ImageSets; in lists of one class, -1, 0 or 1 follows it."""
     name, _, flag = line.rpartition(" ")
     return name.strip() if flag in ("-1", "0", "1") and name.strip() else line
 

@@ -1,4 +1,4 @@
-"""PASCAL VOC labels: one XML file an image, boxes as the numbers of their first and last pixel."""
+"""PASCAL VOC labels: one XML file per image, boxes as the numbers of their first and last pixel."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read(
         labels: folder of images -> folder of its XML files.
         first_pixel: the number of the leftmost pixel. 1 as in the VOC development kit: xmin and ymin are lowered by
             one, so that a box of the whole image, 1 to width, is 0 to width here. 0 for tools that count from 0.
-        problems: what was found before, to be kept in order.
+        problems: the problems so far; new ones are appended.
     """
     folders, problems = folders or Folders(), problems or Problems()
     files = _Files(names, first_pixel, problems)
@@ -67,7 +67,7 @@ class _Files(LabelFiles):
         """(height, width) that a file states."""
 
     def read_file(self, file: Path) -> bool:
-        """Take in one XML file; False when it cannot be read at all."""
+        """Read one XML file; False if it cannot be read at all."""
         try:
             data = file.read_bytes()
             root = ET.fromstring(data)
@@ -97,7 +97,7 @@ class _Files(LabelFiles):
         try:
             size = (int(root.findtext("size/height", "")), int(root.findtext("size/width", "")))
         except ValueError:
-            return  # <size> is not needed: the image itself is asked
+            return  # <size> is not needed: the size is read from the image
         if min(size) > 0:  # some tools write 0 for unknown
             self.sizes[file] = size
 
@@ -136,7 +136,7 @@ def write(samples: Sequence[Sample], names: Sequence[str], images: Path, labels:
     """Write an XML file for each sample: `labels`/x/y.xml for the image `images`/x/y.jpg.
 
     Pixels are counted from 1 and keep their fractions. A crowd region gets <iscrowd>1</iscrowd>, which `read` knows,
-    and <difficult>1</difficult>, VOC's own flag for what is neither to be found nor background.
+    and <difficult>1</difficult>, VOC's own flag for regions that count neither as objects nor as background.
     """
     for sample in samples:
         root = ET.Element("annotation")

@@ -1,4 +1,4 @@
-"""YOLO labels: one text file an image, one row an object: class, centre x, centre y, width, height, as fractions."""
+"""YOLO labels: one text file per image, one row per object: class, centre x, centre y, width, height, as fractions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read(
         images: image files in the order of the split.
         labels: folder of images -> folder of its label files.
         category_ids: other ids for the classes, ascending.
-        problems: what was found before, to be kept in order.
+        problems: the problems so far; new ones are appended.
     """
     folders, problems = folders or Folders(), problems or Problems()
     files = _Files(len(names), problems)
@@ -63,7 +63,7 @@ class _Files(LabelFiles):
         self.outlines = 0
 
     def read_file(self, file: Path) -> bool:
-        """Take in one label file; False when it cannot be read at all."""
+        """Read one label file; False if it cannot be read at all."""
         try:
             text = file.read_bytes().decode("utf-8-sig")
         except OSError as error:
@@ -113,7 +113,7 @@ def write(samples: Sequence[Sample], images: Path, labels: Path) -> int:
     """Write a text file for each sample: `labels`/x/y.txt for the image `images`/x/y.jpg, empty without objects.
 
     Returns:
-        crowd regions left out: a row has no place for the flag.
+        the number of crowd regions that were left out: a row cannot hold the flag.
     """
     for sample in samples:
         size = np.array([sample.width, sample.height] * 2, np.float64)

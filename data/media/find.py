@@ -20,7 +20,7 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Media:
-    """One thing that frames come from.
+    """One source of frames: an image, a video, a camera or a stream.
 
     Args:
         source: path as found, URL (without user and password) or camera number; what detections.json says.
@@ -42,8 +42,8 @@ def find_media(spec: str) -> list[Media]:
 
     It is an image or video file; a folder (its images and videos in natural order, subfolders left out); a glob
     ('photos/**/*.jpg', quoted); a .txt list (on each line a path, relative to the list, or a URL; '#' starts a
-    comment); the number of a camera; or a URL (rtsp://, http://, ...). What exists under the very name is never taken
-    for a glob, and './0' is a file, not a camera.
+    comment); the number of a camera; or a URL (rtsp://, http://, ...). An existing file of that exact name is never
+    taken for a glob, and './0' is a file, not a camera.
 
     Raises:
         ValueError: it names nothing, or a list cannot be read.
@@ -66,7 +66,7 @@ def find_media(spec: str) -> list[Media]:
 
 
 def is_url(text: str) -> bool:
-    """Whether it begins like 'rtsp://'."""
+    """Whether a text begins like 'rtsp://'."""
     return _URL.match(text) is not None
 
 

@@ -1,4 +1,4 @@
-"""What detect.py leaves on disk: drawings, YOLO rows, detections.json and crops, written beside the inference."""
+"""What detect.py writes: drawings, YOLO rows, detections.json and crops, in a thread beside the inference."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ENCODINGS: dict[str, tuple[int, ...]] = {
     ".webp": (cv2.IMWRITE_WEBP_QUALITY, 95),
 }  # fmt: skip
 _WAITING = 16
-"""Frames that may wait for the disk before inference waits too."""
+"""Largest number of frames that wait for the disk; inference then waits too."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Recorder:
         self._thread.start()
 
     def put(self, frame: Frame, detections: Detections) -> None:
-        """Hand over a frame and what was found in it, boxes in its own pixels; frames of one source in their order.
+        """Hand over a frame and its detections, boxes in its own pixels; frames of one source in their order.
 
         Raises:
             OSError, ValueError: an earlier frame could not be written.
@@ -92,7 +92,7 @@ class Recorder:
             raise self._error
 
     def close(self) -> None:
-        """Write what still waits and finish every file, so that they are whole."""
+        """Write the frames that still wait and finish every file."""
         self._waiting.put(None)
         self._thread.join()
         if self._error is not None:
@@ -105,7 +105,7 @@ class Recorder:
         try:
             self.close()
         except (OSError, ValueError):
-            if error is None:  # else the first error tells more
+            if error is None:  # otherwise the first error is more useful
                 raise
 
     def _work(self) -> None:
@@ -115,8 +115,8 @@ class Recorder:
                     self._write(*item)
         with self._keeping_error():
             self._end_media()
-        with self._keeping_error():
-            if self._json is not None:
+        if self._json is not None:
+            with self._keeping_error():
                 self._json.close()
 
     @contextlib.contextmanager
@@ -178,7 +178,7 @@ class Recorder:
                 write_image(self._claim(f"crops/{folder}/{stem}_{rank}.jpg"), crop)
 
     def _claim(self, name: str) -> Path:
-        """A path below the folder that nothing else of this run has, on file systems without case too."""
+        """A path below the folder that this run has not used yet, without regard to case."""
         path = Path(name)
         for number in itertools.count(2):
             if str(path).casefold() not in self._taken:

@@ -47,7 +47,7 @@ class Frame:
 
 
 class Source:
-    """Iterable over the frames of several media; what cannot be read is named in a warning and skipped.
+    """Iterable over the frames of several media; unreadable media are skipped with a warning.
 
     Args:
         media: in the order in which they are shown.
@@ -65,7 +65,7 @@ class Source:
         return any(media.kind == "live" for media in self.media)
 
     def expected_frames(self) -> int | None:
-        """Frames to come, by the videos' headers; None where nobody knows."""
+        """Expected number of frames, by the videos' headers; None if unknown."""
         if self.live:
             return None
         total = 0
@@ -109,7 +109,7 @@ class Source:
             reader.close()
         if index == 0:
             raise ValueError("no frame can be decoded; play the file to see whether it is damaged")
-        if reader.frames and reader.fps:  # by time, as AVI counts frames that were left out
+        if reader.frames and reader.fps:  # by time, as AVI counts dropped frames
             missing = reader.frames - float(end * reader.fps) - 1
             if missing > 2 + 0.02 * reader.frames:
                 logger.warning(
@@ -147,7 +147,7 @@ class Source:
 
 
 def open_source(*specs: str) -> Source:
-    """The frames that the values of --source name (see `find_media`); what names nothing is warned of and skipped."""
+    """The frames of the values of --source (see `find_media`); values that name nothing are skipped with a warning."""
     media: list[Media] = []
     problems: list[str] = []
     for spec in specs:
@@ -169,7 +169,7 @@ class ReadAhead(Generic[T]):
     Args:
         items: is iterated in the thread alone.
         depth: items that may wait.
-        may_drop: whether an item is worth nothing once a newer one has come (a camera's frames).
+        may_drop: whether an item is worthless once a newer one has come (a camera's frames).
     """
 
     def __init__(self, items: Iterable[T], *, depth: int, may_drop: Callable[[T], bool] = lambda _: False) -> None:
@@ -200,7 +200,7 @@ class ReadAhead(Generic[T]):
             raise StopIteration
 
     def close(self) -> None:
-        """Stop after the item in work; waits a moment for it."""
+        """Stop after the item in progress; waits a moment for it."""
         with self._changed:
             self._closed = True
             self._waiting.clear()

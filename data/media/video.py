@@ -1,4 +1,4 @@
-"""Video in and out: frames of files, cameras and streams by OpenCV; MP4 that every browser plays by PyAV."""
+"""Video input by OpenCV (files, cameras, streams), and output by PyAV as MP4 that every browser plays."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class VideoReader:
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), time
 
     def close(self) -> None:
-        """Give the file or device back."""
+        """Release the file or device."""
         self._capture.release()
 
 
@@ -77,7 +77,7 @@ class VideoWriter:
         path: the file, which must end in .mp4.
         fps: frame rate.
         height, width: pixels of the frames; odd sizes grow by one, as 4:2:0 colour needs even ones.
-        on_grid: move every frame to the nearest free place of the grid (cameras, whose times jitter).
+        on_grid: move every frame to the nearest free tick of the grid (cameras, whose times jitter).
     Raises:
         ValueError: PyAV was built without any encoder for browsers.
     """
@@ -160,9 +160,9 @@ def exact_fps(value: float) -> Fraction | None:
 
 
 def _open_capture(source: str | int, timeout_s: float) -> cv2.VideoCapture:
-    log = getattr(cv2.utils, "logging", cv2)  # where the functions are depends on the release
+    log = getattr(cv2.utils, "logging", cv2)  # their module depends on the release
     level = log.getLogLevel()
-    log.setLogLevel(0)  # its own messages come beside ours and name no file
+    log.setLogLevel(0)  # its messages would duplicate ours and name no file
     try:
         if isinstance(source, int):
             capture = cv2.VideoCapture(source)

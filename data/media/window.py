@@ -9,9 +9,9 @@ from utils.config import ConfigError
 
 
 class Window:
-    """A window of Python's own Tk, as the OpenCV without windows is the one that albumentations needs.
+    """A window of Python's own Tk: albumentations needs the OpenCV build that has no windows.
 
-    It may be used in the main thread alone.
+    Only the main thread may use it.
 
     Args:
         title: of the window.
