@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,7 +62,7 @@ class CrossStagePartial(Block):
         self,
         in_channels: int,
         out_channels: int,
-        blocks: Callable[[int], Sequence[Block]],
+        blocks: Callable[[int], list[Block]],
         *,
         csp: CSPConfig,
         split_channels: int | None = None,

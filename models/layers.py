@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -16,7 +16,21 @@ Activation = Literal["leaky", "leaky_relu", "relu", "mish", "swish", "linear"]
 Attention = Literal["pointwise", "cbam"]
 
 
-def make_activation(name: Activation) -> nn.Module:
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "leaky": lambda: nn.LeakyReLU(0.1, inplace=True),
+    "leaky_relu": lambda: nn.LeakyReLU(0.01, inplace=True),
+    "relu": lambda: nn.ReLU(inplace=True),
+    "mish": nn.Mish,
+    "swish": nn.SiLU,
+    "linear": nn.Identity,
+    "logistic": nn.Sigmoid,
+    "relu6": nn.ReLU6,
+    "tanh": nn.Tanh,
+}
+"""The last three are for darknet cfgs alone."""
+
+
+def make_activation(name: str) -> nn.Module:
     """The activation of that name; 'linear' is none at all.
 
     'leaky' has darknet's slope 0.1; 'leaky_relu' has 0.01, as PyTorch and timm's CSPDarknet-53.
@@ -24,23 +38,20 @@ def make_activation(name: Activation) -> nn.Module:
     Raises:
         ValueError: the name is unknown.
     """
-    if name == "leaky":
-        return nn.LeakyReLU(0.1, inplace=True)
-    if name == "leaky_relu":
-        return nn.LeakyReLU(0.01, inplace=True)
-    if name == "relu":
-        return nn.ReLU(inplace=True)
-    if name == "mish":
-        return nn.Mish()
-    if name == "swish":
-        return nn.SiLU()
-    if name == "linear":
-        return nn.Identity()
-    raise ValueError(f"activation '{name}' is unknown; choose leaky, leaky_relu, relu, mish, swish or linear")
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"activation '{name}' is unknown; choose leaky, leaky_relu, relu, mish, swish or linear")
+    return _ACTIVATIONS[name]()
 
 
 class ConvNormAct(nn.Module):
-    """Convolution without bias, batch normalisation, activation; at stride 1 an odd kernel keeps the map's size."""
+    """Convolution, batch normalisation or bias, activation.
+
+    Args:
+        stride: (y, x) or one number for both.
+        padding: by default what keeps the map's size at stride 1, with an odd kernel.
+        normalize: batch normalisation in place of the bias.
+        activation: a name of `make_activation`.
+    """
 
     def __init__(
         self,
@@ -48,10 +59,12 @@ class ConvNormAct(nn.Module):
         out_channels: int,
         kernel: int = 1,
         *,
-        stride: int = 1,
+        stride: int | tuple[int, int] = 1,
+        padding: int | None = None,
         groups: int = 1,
         dilation: int = 1,
-        activation: Activation = "leaky",
+        normalize: bool = True,
+        activation: str = "leaky",
     ) -> None:
         super().__init__()
         if min(in_channels, out_channels) < 1:
@@ -68,17 +81,17 @@ class ConvNormAct(nn.Module):
             out_channels,
             kernel,
             stride=stride,
-            padding=kernel // 2 * dilation,
+            padding=kernel // 2 * dilation if padding is None else padding,
             dilation=dilation,
             groups=groups,
-            bias=False,
+            bias=not normalize,
         )
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
-        self.norm = nn.BatchNorm2d(out_channels, eps=1e-5, momentum=0.03)
+        self.norm = nn.BatchNorm2d(out_channels, eps=1e-5, momentum=0.03) if normalize else nn.Identity()
         self.act = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), rounded up for odd kernels."""
+        """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), rounded up with the default padding."""
         return self.act(self.norm(self.conv(x)))
 
 

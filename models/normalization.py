@@ -98,13 +98,6 @@ class SyncedBatchNorm(nn.BatchNorm2d):
     acts alone.
     """
 
-    @classmethod
-    def like(cls, norm: nn.Module) -> SyncedBatchNorm:
-        """The same layer, with the same parameters and buffers, that asks the other processes."""
-        synced = cls.__new__(cls)
-        synced.__dict__ = dict(norm.__dict__)
-        return synced
-
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         y = self._synced(x) if self.training and is_distributed() else super().forward(x)
@@ -128,12 +121,7 @@ class SyncedBatchNorm(nn.BatchNorm2d):
 class CudaSyncedBatchNorm(nn.SyncBatchNorm):
     """The same by torch's own kernels, which are for CUDA only."""
 
-    @classmethod
-    def like(cls, norm: nn.Module) -> CudaSyncedBatchNorm:
-        """The same layer, with the same parameters and buffers, that asks the other processes."""
-        synced = cls.__new__(cls)
-        synced.__dict__ = {**norm.__dict__, "process_group": None}
-        return synced
+    process_group = None  # all processes
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
@@ -164,11 +152,16 @@ def _converted(old: nn.BatchNorm2d) -> CrossBatchNorm2d:
 
 
 def _synchronized(norm: nn.Module, device: torch.device) -> nn.Module:
-    if type(norm) is nn.BatchNorm2d:
-        return (CudaSyncedBatchNorm if device.type == "cuda" else SyncedBatchNorm).like(norm)
-    if type(norm).__name__ == "BatchNormAct2d":  # of timm
-        return SyncedBatchNorm.like(norm)
-    raise ConfigError(f"sync_bn: expected plain batch normalisation, found {type(norm).__name__}; leave it at false")
+    """The same layer, with the same parameters and buffers, that takes in the other processes."""
+    kind: type[nn.Module] = SyncedBatchNorm
+    if type(norm) is nn.BatchNorm2d and device.type == "cuda":
+        kind = CudaSyncedBatchNorm
+    elif type(norm) is not nn.BatchNorm2d and type(norm).__name__ != "BatchNormAct2d":  # the latter is timm's
+        name = type(norm).__name__
+        raise ConfigError(f"sync_bn: expected plain batch normalisation, found {name}; leave it at false")
+    synced = kind.__new__(kind)
+    synced.__dict__ = dict(norm.__dict__)
+    return synced
 
 
 class _Normalize(torch.autograd.Function):

@@ -94,7 +94,7 @@ def _stage(
     if csp is None:
         return ConvBlock(in_channels, out_channels, se=se, activation=activation)
 
-    def blocks(width: int) -> list[ConvBlock]:
+    def blocks(width: int) -> list[Block]:
         return [ConvBlock(width, max(out_channels * width // in_channels, 1), se=se, activation=activation)]
 
     return CrossStagePartial(in_channels, out_channels, blocks, csp=csp, activation=activation)

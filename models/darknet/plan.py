@@ -7,18 +7,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from models.darknet.layers import (
-    Convolution,
-    Product,
-    Route,
-    Upsample,
-    average_pool,
-    make_darknet_activation,
-    max_pool,
-)
+from models.darknet.layers import Product, Route, Upsample, average_pool, max_pool
 from models.darknet.sections import Section
 from models.dropblock import DropBlock
-from models.layers import Maxout, Shortcut, WeightedShortcut
+from models.layers import ConvNormAct, Maxout, Shortcut, WeightedShortcut, make_activation
 
 IMAGE = -1
 """The index of the network's input among the sources of a layer."""
@@ -122,7 +114,7 @@ def _convolutional(planner: _Planner, section: Section) -> Plan:
             raise section.error(f"groups={groups} does not divide the {channels} {name}")
     normalize = bool(section.integer("batch_normalize", 0) or section.integer("cbn", 0))
     activation = section.text("activation", "logistic")
-    module = Convolution(
+    module = ConvNormAct(
         source.channels,
         filters,
         size,
@@ -173,11 +165,11 @@ def _shortcut(planner: _Planner, section: Section) -> Plan:
     channels = [planner.shape(index).channels for index in others]
     if len(others) == 1 and weights_type == "none":
         module: nn.Module = Shortcut(current.channels, channels[0], stride=steps.pop())
-        module.act = make_darknet_activation(activation)
+        module.act = make_activation(activation)
     elif steps == {1}:
         normalization = section.text("weights_normalization", "none")
         module = WeightedShortcut(current.channels, channels, weights_type=weights_type, normalization=normalization)
-        module.act = make_darknet_activation(activation)
+        module.act = make_activation(activation)
     else:
         raise section.error("sources of another size are supported for a single source without weights only")
     return (planner.last, *others), module, output

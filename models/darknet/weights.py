@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from models.darknet.graph import DarknetGraph
 from models.darknet.header import WeightsHeader, read_header, read_numbers
-from models.darknet.layers import Convolution
 from models.darknet.trace import file_layers
 from models.detector import Detector
 from models.heads.anchor import AnchorHead
@@ -91,11 +90,6 @@ def stored_layers(model: Detector | DarknetGraph) -> list[StoredLayer]:
     ]
 
 
-def count_floats(model: Detector | DarknetGraph) -> int:
-    """Numbers in the model's darknet file, after the header."""
-    return sum(layer.count for layer in stored_layers(model))
-
-
 def _head_filters(head: nn.Module) -> dict[str, tuple[int, int]]:
     """`StoredLayer.filters` of a head's convolutions, by their names in it."""
     if isinstance(head, ClassifyHead):
@@ -125,7 +119,7 @@ def _tensors(module: nn.Module) -> tuple[Tensor, ...]:
         tensors = [module.weights]
     elif isinstance(module, nn.Conv2d):
         tensors = [module.bias, module.weight]
-    elif isinstance(module, (ConvNormAct, Convolution)):
+    elif isinstance(module, ConvNormAct):
         conv, norm = module.conv, module.norm
         tensors = [conv.bias, conv.weight]
         if isinstance(norm, nn.BatchNorm2d):

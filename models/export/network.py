@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from models.darknet.layers import Convolution
 from models.detector import Detector
 from models.heads.anchor_free import AnchorFreeHead
 from models.info import ModelInfo
@@ -69,6 +68,6 @@ class ExportNetwork(nn.Module):
 def merge_norms_(model: nn.Module) -> None:
     """Merge each batch norm after a convolution into that convolution; in evaluation mode it is the same function."""
     for module in model.modules():
-        if isinstance(module, (ConvNormAct, Convolution)) and isinstance(module.norm, nn.BatchNorm2d):
+        if isinstance(module, ConvNormAct) and isinstance(module.norm, nn.BatchNorm2d):
             module.conv = fuse_conv_bn_eval(module.conv, module.norm)
             module.norm = nn.Identity()

@@ -8,6 +8,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from models.heads.grid import cell_grid
 from models.parts import Head
 from utils.boxes import cxcywh_to_xyxy
 from utils.structures import Features
@@ -121,10 +122,7 @@ class AnchorHead(Head):
         """All boxes of one level: (B, A, h, w, 4) cxcywh pixels of the network input."""
         values = self.split(raw, level)
         _, _, height, width, _ = values.shape
-        # type_as, because a trace (TorchScript) keeps the device of arange and must follow the images all the same.
-        rows = torch.arange(height, device=raw.device).type_as(values)
-        columns = torch.arange(width, device=raw.device).type_as(values)
-        cells = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
+        cells = cell_grid(height, width, like=values)
         anchors = self.anchors[level].to(values.dtype).view(1, -1, 1, 1, 2)
         return self.decode_boxes(values[..., :4], cells, anchors, level)
 

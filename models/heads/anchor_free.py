@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from models.heads.grid import cell_grid
 from models.layers import Activation, ConvNormAct
 from models.parts import Head
 from utils.structures import Features
@@ -133,10 +134,7 @@ class AnchorFreeHead(Head):
         centres, strides = [], []
         for raw, stride in zip(raw_maps, self.strides, strict=True):
             height, width = raw.shape[2:]
-            # type_as, because a trace (TorchScript) keeps the device of arange and must follow the images all the same.
-            rows = torch.arange(height, device=raw.device).type_as(raw)
-            columns = torch.arange(width, device=raw.device).type_as(raw)
-            cells = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).view(-1, 2)
+            cells = cell_grid(height, width, like=raw).view(-1, 2)
             centres.append((cells + 0.5) * stride)
             strides.append(torch.full_like(cells[:, 0], stride))
         return torch.cat(centres), torch.cat(strides)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from models.csp import CSPConfig
-from models.layers import Activation, Attention, ConvNormAct, Shortcut
+from models.layers import Activation, Attention, Shortcut
 from models.necks.stack import Stack, TopDown, coarsest, output_widths
 from models.parts import Neck
 from utils.structures import Features
@@ -45,10 +45,7 @@ class FPN(Neck):
             TopDown(channels[i + 1], used.channels[i], channels[i], stack, lateral=lateral)
             for i in reversed(range(levels - 1))
         )
-        self.outputs = nn.ModuleList(
-            ConvNormAct(channels[i], widths[i], 3, activation=activation) if widths else nn.Identity()
-            for i in range(levels)
-        )
+        self.outputs = stack.outputs(channels, widths)
         self.features = Features(tuple(widths or channels), used.strides)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:

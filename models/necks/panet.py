@@ -63,10 +63,7 @@ class PANet(Neck):
         self.bottom_up = nn.ModuleList(BottomUp(channels[i - 1], channels[i], stack) for i in range(1, levels))
         self.rfb = nn.ModuleList(nn.Identity() if rfb is None else RFB(width, norm=rfb == "norm") for width in channels)
         self.asff = ASFF(channels, weight_channels=16 if rfb is None else 8, activation=activation) if asff else None
-        self.outputs = nn.ModuleList(
-            ConvNormAct(channels[i], widths[i], 3, activation=activation) if widths else nn.Identity()
-            for i in range(levels)
-        )
+        self.outputs = stack.outputs(channels, widths)
         self.features = Features(tuple(widths or channels), used.strides)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from models.csp import CrossStagePartial, CSPConfig
 from models.layers import SPP, Activation, Attention, ConvNormAct, ResidualBlock, make_attention
+from models.parts import Block
 from utils.structures import Features
 
 
@@ -85,6 +86,12 @@ class Stack:
         spp = SPP(width, spp_kernels)
         return [spp, self.conv(spp.out_channels, width)]
 
+    def outputs(self, channels: Sequence[int], widths: Sequence[int]) -> nn.ModuleList:
+        """The 3x3 convolution that ends each level, to its entry of `widths`; identities where there are none."""
+        if not widths:
+            return nn.ModuleList(nn.Identity() for _ in channels)
+        return nn.ModuleList(self.conv(before, after, 3) for before, after in zip(channels, widths, strict=True))
+
     def attention(self, channels: int) -> nn.Module:
         """The attention of a map of so many channels, or the identity."""
         return make_attention(channels, self.sam)
@@ -92,7 +99,7 @@ class Stack:
     def partial(self, in_channels: int, width: int, csp: CSPConfig) -> CrossStagePartial:
         """A cross-stage-partial stage of `depth` blocks, (B, in_channels, H, W) -> (B, width, H, W)."""
 
-        def blocks(inside: int) -> list[ResidualBlock]:
+        def blocks(inside: int) -> list[Block]:
             return [
                 ResidualBlock(inside, inside, shortcut=False, activation=self.activation) for _ in range(self.depth)
             ]
