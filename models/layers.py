@@ -1,4 +1,4 @@
-"""Layers that two or more parts of a network share, with darknet's conventions (spec 5.2 to 5.6)."""
+"""Layers shared by several parts of a network, with darknet's conventions (spec 5.2 to 5.6)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def make_activation(name: str) -> nn.Module:
-    """The activation of that name; 'linear' is none at all.
+    """The activation of that name; 'linear' is the identity.
 
     'leaky' has darknet's slope 0.1; 'leaky_relu' has 0.01, as PyTorch and timm's CSPDarknet-53.
 
@@ -98,8 +98,8 @@ class ConvNormAct(nn.Module):
 class Shortcut(nn.Module):
     """Darknet's shortcut: adds a source of any width to a map (partial residual, spec 5.6).
 
-    A narrower source is added to the leading channels only; of a wider one only the leading channels are used. With a
-    stride the source is sampled at every stride-th pixel, without averaging.
+    A narrower source is added to the leading channels only; of a wider source only the leading channels are used. With
+    a stride, the source is sampled at every stride-th pixel, without averaging.
     """
 
     def __init__(
@@ -125,8 +125,8 @@ class Shortcut(nn.Module):
 class WeightedShortcut(nn.Module):
     """A shortcut of several sources, or with learned weights (BiFPN's fusion), or both.
 
-    Each source is added to the leading channels, as in `Shortcut`. Weights: one for the map itself and one for each
-    source, for the whole map ('per_feature') or for each channel; 'relu' and 'softmax' make them sum to 1.
+    Each source is added to the leading channels, as in `Shortcut`. There is a weight for the map itself and for each
+    source, one per map ('per_feature') or one per channel; 'relu' and 'softmax' normalise them to a sum of 1.
 
     Args:
         channels: of the map; `source_channels`: of each source.
@@ -223,7 +223,7 @@ class ResidualBlock(Block):
 
 
 class SqueezeExcitation(nn.Module):
-    """Every channel times a gate that has seen the whole map (Hu et al., arXiv:1709.01507; darknet's scale_channels).
+    """Every channel times a gate computed from the whole map (Hu et al., arXiv:1709.01507; darknet's scale_channels).
 
     Args:
         hidden_channels: width between the two 1x1 convolutions, which have biases and no normalisation.
@@ -244,7 +244,7 @@ class SqueezeExcitation(nn.Module):
 
 
 def make_excitation(channels: int, reduction: int | None, *, activation: Activation = "leaky") -> nn.Module:
-    """Squeeze-and-excitation to `channels` / `reduction` and back, the `se` of a model file; null is none at all.
+    """Squeeze-and-excitation to `channels` / `reduction` and back, the `se` of a model file; the identity for null.
 
     Raises:
         ValueError: a reduction below 1.
@@ -282,11 +282,11 @@ class SPP(nn.Module):
 
 
 class SAM(nn.Module):
-    """Spatial attention: a map times a gate between 0 and 1 that the map itself gives (spec 3.6).
+    """Spatial attention: a map times a gate between 0 and 1 computed from the map itself (spec 3.6).
 
     Args:
         form: 'pointwise' is darknet's [sam], a gate for every channel and position by a 1x1 convolution (YOLOv4);
-            'cbam' the original, one gate a position by a 7x7 convolution over the mean and the maximum of the channels
+            'cbam' is the original, one gate per position by a 7x7 convolution over the mean and maximum of the channels
             (Woo et al., CBAM, arXiv:1807.06521).
     """
 
@@ -303,12 +303,12 @@ class SAM(nn.Module):
 
 
 def make_attention(channels: int, form: Attention | None) -> nn.Module:
-    """Spatial attention of that form, the `sam` of a neck; null is none at all."""
+    """Spatial attention of a form, (B, C, H, W) -> the same shape: the `sam` of a neck; the identity for null."""
     return nn.Identity() if form is None else SAM(channels, form)
 
 
 def halving_pool() -> nn.MaxPool2d:
-    """Darknet's 2/2 max pool: an odd side is padded at the right or bottom, so it rounds up."""
+    """Darknet's 2/2 max pool: an odd side is padded at the right or bottom, so its half is rounded up."""
     return nn.MaxPool2d(2, ceil_mode=True)
 
 

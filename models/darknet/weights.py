@@ -44,7 +44,7 @@ class StoredLayer:
         return sum(tensor.numel() for tensor in self.tensors)
 
     def count_with(self, classes: int) -> int:
-        """Numbers in the file of the same network for so many classes."""
+        """Numbers in the file of the same network for `classes` classes."""
         if self.filters is None:
             return self.count
         each, beside = self.filters
@@ -58,11 +58,11 @@ class StoredLayer:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What came out of a file.
+    """What was loaded from a file.
 
     Args:
-        layers: layers that have numbers in the file, and `of`: in the model.
-        skipped: layers left as they were because the file is for other classes.
+        layers: number of layers loaded, of `of` layers with numbers in the model.
+        skipped: layers left unchanged because the file is for other classes.
         last: the name of the last layer loaded.
     """
 
@@ -113,7 +113,7 @@ def _graph_layers(graph: DarknetGraph, head: nn.Module | None) -> Iterator[Store
 
 
 def _tensors(module: nn.Module) -> tuple[Tensor, ...]:
-    """The numbers of one layer in darknet's order; none for a layer that stores nothing."""
+    """The numbers of one layer in darknet's order: vectors (C,), then the weights; none where it stores nothing."""
     tensors: list[Tensor | None] = []
     if isinstance(module, WeightedShortcut):
         tensors = [module.weights]
@@ -133,8 +133,8 @@ def save_weights(
     """Write a .weights file, whole or not at all.
 
     Args:
-        header: by default that of the file the model was loaded from, else version 0.2.5 with nothing seen.
-        count: write the first so many of the layers with numbers, for a .conv.N file; None writes all.
+        header: by default that of the file the model was loaded from, else version 0.2.5 with no images seen.
+        count: how many of the layers with numbers to write, for a .conv.N file; None writes all.
     Raises:
         ConfigError: a model that darknet's files cannot hold.
         OSError: the file cannot be written.
@@ -158,8 +158,8 @@ def load_weights_(model: Detector | DarknetGraph, path: Path, *, partial: bool =
     """Copy a .weights or .conv.N file into a model.
 
     Args:
-        partial: take a file that ends after any of the model's layers, and one of the same network with other classes,
-            whose convolutions before the yolo layers are then left out.
+        partial: accept a file that ends after any of the model's layers, and one of the same network for other classes;
+            its convolutions before the yolo layers are then skipped.
     Raises:
         ConfigError: no such file, or one that does not fit: how many numbers were expected and found, and where.
     """
@@ -170,7 +170,7 @@ def load_weights_(model: Detector | DarknetGraph, path: Path, *, partial: bool =
         classes = classes_in_file(model, len(numbers)) if partial else None
         if classes is not None:
             sizes = [layer.count_with(classes) for layer in layers]
-        elif not partial or len(numbers) not in np.cumsum(sizes):  # none is no part either
+        elif not partial or len(numbers) not in np.cumsum(sizes):  # an empty file is no part either
             raise ConfigError(_misfit(path, layers, numbers))
     start, loaded, skipped = 0, [], 0
     for layer, size in zip(layers, sizes, strict=True):
@@ -188,7 +188,7 @@ def load_weights_(model: Detector | DarknetGraph, path: Path, *, partial: bool =
 
 
 def classes_in_file(model: Detector | DarknetGraph, floats: int) -> int | None:
-    """The number of classes with which this network has so many numbers in its file; None if there is none."""
+    """The number of classes with which this network has `floats` numbers in its file; None if there is none."""
     layers = stored_layers(model)
     each = sum(layer.filters[0] * layer.numbers_a_filter for layer in layers if layer.filters is not None)
     if each == 0:

@@ -1,4 +1,4 @@
-"""What the pyramid necks are made of: the convolutions of one level, and the steps from level to level."""
+"""The parts of pyramid necks: the convolutions of one level, and the steps from level to level."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def coarsest(features: Features, levels: int, *, named: str) -> Features:
     """The last `levels` maps of a backbone.
 
     Args:
-        named: the neck's key and value that ask for so many levels, for the message.
+        named: the neck's key and value that ask for these levels, for the message.
     Raises:
         ValueError: the backbone has fewer.
     """
@@ -51,7 +51,7 @@ class Stack:
     Args:
         csp: null for the five convolutions.
         depth: blocks of the partial stage.
-        sam: attention on what two levels give together, before the convolutions that join it.
+        sam: attention on the concatenation of two levels.
     """
 
     csp: CSPConfig | None
@@ -113,7 +113,7 @@ class TopDown(nn.Module):
     """A coarser level joins a map of the backbone.
 
     Args:
-        lateral: the map goes through a 1x1 convolution and comes first (PANet); else it joins as it is, after the
+        lateral: the map goes through a 1x1 convolution and comes first (PANet); otherwise it joins unchanged, after the
             coarser level (YOLOv3).
     """
 
@@ -134,7 +134,7 @@ class TopDown(nn.Module):
 
 
 class BottomUp(nn.Module):
-    """A finer level joins the same level of the way down."""
+    """A finer level joins the same level of the top-down path."""
 
     def __init__(self, fine: int, width: int, stack: Stack) -> None:
         super().__init__()
