@@ -78,10 +78,10 @@ def build_model(config: ModelConfig, num_classes: int, *, pretrained: bool = Fal
     """The model that a configuration describes, with fresh weights.
 
     Args:
-        pretrained: whether a backbone may fetch the weights that its key `pretrained` names. Only the start of a
-            training needs them: what comes from a checkpoint has its own, and must not look for a file or a network.
+        pretrained: whether a backbone may fetch the weights that its key `pretrained` names. Only a new training needs
+            them; a checkpoint brings its own weights and must not look for a file or use the network.
     Raises:
-        ConfigError: wrong keys or values, weights that cannot be had, or an image size that the model cannot take.
+        ConfigError: wrong keys or values, weights that cannot be found, or an image size that the model cannot take.
     """
     check_parts(config)
     where = f"{config.file}: "
@@ -101,7 +101,7 @@ def build_model(config: ModelConfig, num_classes: int, *, pretrained: bool = Fal
 
 
 def task_of(config: ModelConfig) -> Literal["detect", "classify"]:
-    """What a model is for, which its head decides; nothing is built.
+    """The task of a model, which its head decides; nothing is built.
 
     Raises:
         ConfigError: no such head.
@@ -140,7 +140,7 @@ def build_criterion(
 
     Args:
         spec: its keyword arguments, the recipe's `loss`.
-        class_counts: objects of each class in the training set, for losses that ask for it.
+        class_counts: objects of each class in the training set, for losses that use them.
     Raises:
         ConfigError: wrong keys or values.
     """

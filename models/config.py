@@ -17,7 +17,7 @@ FIGURES = ("params", "bflops", "AP", "AP50", "AP75", "APs", "APm", "APl", "top1"
 
 
 COUNTED = ("weights", "params", "floats")
-"""What published `params` count, as `counted` says: weights of convolutions (the default), what trains, or all."""
+"""What published `params` count: weights of convolutions (the default), trainable parameters, or all numbers."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class ModelConfig:
         backbone, neck, head: each a mapping with `type`; the other keys are that type's keyword arguments. `neck: null`
             joins head and backbone directly.
         image_size: side or [height, width] of the network input in pixels; read it as `size`.
-        resize: how images get that size; 'letterbox' keeps the aspect, 'stretch' does not (darknet's default), 'crop'
-            keeps it and cuts off what is over (classifiers, whose files have it unless they say otherwise).
-        nms, beta_nms: kind of non-maximum suppression, as in `postprocess`. A file whose head has one-to-one branches
-            needs none, and has 'none' unless it says otherwise.
-        published: `FIGURES` that others reported for this model, one mapping per `image_size`, shown beside ours;
-            `unverified` lists those of an entry's keys for which no source was found.
-        name: the model's name, by default that of its file; it stands in messages.
+        resize: how images get that size: 'letterbox' keeps the aspect ratio, 'stretch' does not (darknet's default),
+            'crop' keeps it and cuts off the rest (the default of classifiers).
+        nms, beta_nms: kind of non-maximum suppression, as in `postprocess`. A head with one-to-one branches needs none:
+            its file has 'none' unless it says otherwise.
+        published: figures reported by others (`FIGURES`), one mapping per `image_size`, shown beside ours;
+            `unverified` lists the keys of an entry for which no source was found.
+        name: the model's name for messages, by default that of its file.
     """
 
     backbone: dict[str, Any]
@@ -95,7 +95,7 @@ def load_model_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -
 
     Args:
         name_or_path: a path, or the name of a file in cfg/ or cfg/darknet/.
-        overrides: `key.path=value` assignments, carried out last.
+        overrides: `key.path=value` assignments, applied last.
     Raises:
         ConfigError: no such file, or wrong keys or values in it.
     """

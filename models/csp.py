@@ -1,8 +1,8 @@
-"""CrossStagePartial: the plug-in around any stage of any blocks (Wang et al., CSPNet, arXiv:1911.11929)."""
+"""CrossStagePartial: makes any stage of any blocks cross-stage-partial (Wang et al., CSPNet, arXiv:1911.11929)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,7 +35,7 @@ class CSPConfig:
             raise ValueError(f"ratio: expected a share between 0 and 1 (exclusive), found {self.ratio}")
 
     def bypass_of(self, channels: int) -> int:
-        """How many of so many channels go past the blocks; at least one does, and at least one does not."""
+        """How many of `channels` bypass the blocks: at least one, and at most all but one."""
         return min(max(round(channels * self.ratio), 1), channels - 1)
 
 
@@ -50,10 +50,9 @@ class CrossStagePartial(Block):
 
     Args:
         in_channels: width of the stage's input.
-        out_channels: width after transition 2; without that transition (fusion 'last') the stage is as wide as the
-            concatenation.
+        out_channels: width after transition 2; without it (fusion 'last') the stage is as wide as the concatenation.
         blocks: makes the blocks for a part 2 of the given width.
-        split_channels: width of both parts together; `in_channels` when left out, and always so for split 'slice'.
+        split_channels: width of both parts together; `in_channels` when left out, and always with split 'slice'.
         split_activation: of the two split convolutions; `activation` when left out.
         transition1_ratio: width of transition 1, as a share of what leaves the blocks.
     """
@@ -62,7 +61,7 @@ class CrossStagePartial(Block):
         self,
         in_channels: int,
         out_channels: int,
-        blocks: Callable[[int], Sequence[Block]],
+        blocks: Callable[[int], list[Block]],
         *,
         csp: CSPConfig,
         split_channels: int | None = None,

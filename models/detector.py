@@ -28,20 +28,19 @@ class Detector(nn.Module):
         self.neck = neck
         self.head = head
         self.drop: nn.Module = nn.Identity()  # of each map between backbone and neck, while training
-        # Of the .weights file that this model came from, for writing the same file again.
+        # Header of the .weights file that this model was loaded from, so that the same file can be written again.
         self.darknet_header: WeightsHeader | None = None
 
     @property
     def task(self) -> Literal["detect", "classify"]:
-        """What the head does: boxes and their classes, or one class for the image."""
+        """What the head predicts: boxes and their classes, or one class for the image."""
         return self.head.task
 
     @property
     def stride(self) -> int:
-        """Both sides of the images are multiples of so many pixels.
+        """Both sides of an image must be multiples of this, in pixels.
 
-        A detector needs whole cells, of the coarsest map there is; a classifier only what its backbone cannot do
-        without, mostly nothing.
+        A detector needs whole cells of its coarsest map; a classifier only what its backbone needs, mostly nothing.
         """
         needed = self.backbone.stride
         return needed if self.task == "classify" else max(*self.neck.features.strides, needed)
@@ -49,7 +48,7 @@ class Detector(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) RGB in [0, 1] -> the head's raw maps, one a level, finest stride first.
 
-        A head with one-to-one branches gives two such rows of maps while training; see AnchorFreeHead.
+        While training, a head with one-to-one branches gives two such lists in one; see AnchorFreeHead.
         """
         maps = self.backbone(images)
         if self.training:
@@ -74,5 +73,5 @@ class PassThrough(Neck):
         self.features = features
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """The backbone's maps -> the same."""
+        """The backbone's maps (B, Ci, Hi, Wi) -> the same."""
         return maps

@@ -13,8 +13,8 @@ class DropBlock(nn.Module):
     Args:
         probability: share that is left out.
         size: side of a square in cells; on a smaller map it covers the shorter side.
-        rising: the share rises in a line from 0 at the start of the training to `probability` at its end; else it stays
-            the same.
+        rising: the share rises linearly from 0 at the start of the training to `probability` at its end; otherwise it
+            is constant.
     """
 
     def __init__(self, *, probability: float, size: int = 7, rising: bool = True) -> None:
@@ -22,7 +22,7 @@ class DropBlock(nn.Module):
         self.probability = probability
         self.size = size
         self.rising = rising
-        # A tensor, because a compiled model would be compiled again for each value of a Python number.
+        # A tensor, because a compiled model would be recompiled for each value of a Python number.
         self.current: Tensor
         self.register_buffer("current", torch.tensor(0.0 if rising else probability), persistent=False)
 
@@ -37,13 +37,13 @@ class DropBlock(nn.Module):
 
 
 def drop_block(x: Tensor, probability: Tensor | float, size: int) -> Tensor:
-    """A map without some squares, the rest scaled up so that the sum stays what it was on average.
+    """A map with squares set to zero and the rest scaled up, so that the sum stays the same on average.
 
-    Each channel of each image has squares of its own, and every square lies wholly inside the map.
+    Each channel of each image has its own squares, and every square lies inside the map.
 
     Args:
         x: (B, C, H, W).
-        probability: share of the cells to leave out, as long as squares do not overlap; where they do it is less.
+        probability: share of the cells to leave out; overlapping squares make it less.
         size: side of a square in cells, cut to the shorter side of the map.
     Returns:
         (B, C, H, W), of the type of `x`.

@@ -1,4 +1,4 @@
-"""Elastic: half of a block's channels at full, the other half at half resolution (Wang et al., arXiv:1812.05262)."""
+"""Elastic: half of a block's channels at full resolution, half at half resolution (Wang et al., arXiv:1812.05262)."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Layers that two or more parts of a network share, with darknet's conventions (spec 5.2 to 5.6)."""
+"""Layers shared by several parts of a network, with darknet's conventions (spec 5.2 to 5.6)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -16,31 +16,42 @@ Activation = Literal["leaky", "leaky_relu", "relu", "mish", "swish", "linear"]
 Attention = Literal["pointwise", "cbam"]
 
 
-def make_activation(name: Activation) -> nn.Module:
-    """The activation of that name; 'linear' is none at all.
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "leaky": lambda: nn.LeakyReLU(0.1, inplace=True),
+    "leaky_relu": lambda: nn.LeakyReLU(0.01, inplace=True),
+    "relu": lambda: nn.ReLU(inplace=True),
+    "mish": nn.Mish,
+    "swish": nn.SiLU,
+    "linear": nn.Identity,
+    "logistic": nn.Sigmoid,
+    "relu6": nn.ReLU6,
+    "tanh": nn.Tanh,
+}
+"""The last three are for darknet cfgs alone."""
+
+
+def make_activation(name: str) -> nn.Module:
+    """The activation of that name; 'linear' is the identity.
 
     'leaky' has darknet's slope 0.1; 'leaky_relu' has 0.01, as PyTorch and timm's CSPDarknet-53.
 
     Raises:
         ValueError: the name is unknown.
     """
-    if name == "leaky":
-        return nn.LeakyReLU(0.1, inplace=True)
-    if name == "leaky_relu":
-        return nn.LeakyReLU(0.01, inplace=True)
-    if name == "relu":
-        return nn.ReLU(inplace=True)
-    if name == "mish":
-        return nn.Mish()
-    if name == "swish":
-        return nn.SiLU()
-    if name == "linear":
-        return nn.Identity()
-    raise ValueError(f"activation '{name}' is unknown; choose leaky, leaky_relu, relu, mish, swish or linear")
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"activation '{name}' is unknown; choose leaky, leaky_relu, relu, mish, swish or linear")
+    return _ACTIVATIONS[name]()
 
 
 class ConvNormAct(nn.Module):
-    """Convolution without bias, batch normalisation, activation; at stride 1 an odd kernel keeps the map's size."""
+    """Convolution, batch normalisation or bias, activation.
+
+    Args:
+        stride: (y, x) or one number for both.
+        padding: by default what keeps the map's size at stride 1, with an odd kernel.
+        normalize: batch normalisation in place of the bias.
+        activation: a name of `make_activation`.
+    """
 
     def __init__(
         self,
@@ -48,10 +59,12 @@ class ConvNormAct(nn.Module):
         out_channels: int,
         kernel: int = 1,
         *,
-        stride: int = 1,
+        stride: int | tuple[int, int] = 1,
+        padding: int | None = None,
         groups: int = 1,
         dilation: int = 1,
-        activation: Activation = "leaky",
+        normalize: bool = True,
+        activation: str = "leaky",
     ) -> None:
         super().__init__()
         if min(in_channels, out_channels) < 1:
@@ -68,25 +81,25 @@ class ConvNormAct(nn.Module):
             out_channels,
             kernel,
             stride=stride,
-            padding=kernel // 2 * dilation,
+            padding=kernel // 2 * dilation if padding is None else padding,
             dilation=dilation,
             groups=groups,
-            bias=False,
+            bias=not normalize,
         )
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
-        self.norm = nn.BatchNorm2d(out_channels, eps=1e-5, momentum=0.03)
+        self.norm = nn.BatchNorm2d(out_channels, eps=1e-5, momentum=0.03) if normalize else nn.Identity()
         self.act = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), rounded up for odd kernels."""
+        """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), rounded up with the default padding."""
         return self.act(self.norm(self.conv(x)))
 
 
 class Shortcut(nn.Module):
     """Darknet's shortcut: adds a source of any width to a map (partial residual, spec 5.6).
 
-    A narrower source is added to the leading channels only; of a wider one only the leading channels are used. With a
-    stride the source is sampled at every stride-th pixel, without averaging.
+    A narrower source is added to the leading channels only; of a wider source only the leading channels are used. With
+    a stride, the source is sampled at every stride-th pixel, without averaging.
     """
 
     def __init__(
@@ -112,8 +125,8 @@ class Shortcut(nn.Module):
 class WeightedShortcut(nn.Module):
     """A shortcut of several sources, or with learned weights (BiFPN's fusion), or both.
 
-    Each source is added to the leading channels, as in `Shortcut`. Weights: one for the map itself and one for each
-    source, for the whole map ('per_feature') or for each channel; 'relu' and 'softmax' make them sum to 1.
+    Each source is added to the leading channels, as in `Shortcut`. There is a weight for the map itself and for each
+    source, one per map ('per_feature') or one per channel; 'relu' and 'softmax' normalise them to a sum of 1.
 
     Args:
         channels: of the map; `source_channels`: of each source.
@@ -210,7 +223,7 @@ class ResidualBlock(Block):
 
 
 class SqueezeExcitation(nn.Module):
-    """Every channel times a gate that has seen the whole map (Hu et al., arXiv:1709.01507; darknet's scale_channels).
+    """Every channel times a gate computed from the whole map (Hu et al., arXiv:1709.01507; darknet's scale_channels).
 
     Args:
         hidden_channels: width between the two 1x1 convolutions, which have biases and no normalisation.
@@ -231,7 +244,7 @@ class SqueezeExcitation(nn.Module):
 
 
 def make_excitation(channels: int, reduction: int | None, *, activation: Activation = "leaky") -> nn.Module:
-    """Squeeze-and-excitation to `channels` / `reduction` and back, the `se` of a model file; null is none at all.
+    """Squeeze-and-excitation to `channels` / `reduction` and back, the `se` of a model file; the identity for null.
 
     Raises:
         ValueError: a reduction below 1.
@@ -269,11 +282,11 @@ class SPP(nn.Module):
 
 
 class SAM(nn.Module):
-    """Spatial attention: a map times a gate between 0 and 1 that the map itself gives (spec 3.6).
+    """Spatial attention: a map times a gate between 0 and 1 computed from the map itself (spec 3.6).
 
     Args:
         form: 'pointwise' is darknet's [sam], a gate for every channel and position by a 1x1 convolution (YOLOv4);
-            'cbam' the original, one gate a position by a 7x7 convolution over the mean and the maximum of the channels
+            'cbam' is the original, one gate per position by a 7x7 convolution over the mean and maximum of the channels
             (Woo et al., CBAM, arXiv:1807.06521).
     """
 
@@ -290,12 +303,12 @@ class SAM(nn.Module):
 
 
 def make_attention(channels: int, form: Attention | None) -> nn.Module:
-    """Spatial attention of that form, the `sam` of a neck; null is none at all."""
+    """Spatial attention of a form, (B, C, H, W) -> the same shape: the `sam` of a neck; the identity for null."""
     return nn.Identity() if form is None else SAM(channels, form)
 
 
 def halving_pool() -> nn.MaxPool2d:
-    """Darknet's 2/2 max pool: an odd side is padded at the right or bottom, so it rounds up."""
+    """Darknet's 2/2 max pool: an odd side is padded at the right or bottom, so its half is rounded up."""
     return nn.MaxPool2d(2, ceil_mode=True)
 
 

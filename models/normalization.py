@@ -1,6 +1,6 @@
 """Batch normalisation over more than one batch: over the batches of a step, or over those of all processes.
 
-Parameters, buffers and their names are always those of nn.BatchNorm2d, whose place these layers take while training.
+Parameters, buffers and their names are those of nn.BatchNorm2d, which these layers replace during training.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from utils.dist import is_distributed, sum_over_ranks
 class CrossBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation over the batches of a step so far: CmBN of YOLOv4 (arXiv:2004.10934; spec 7.5).
 
-    Of the batches 1 to k whose gradients make one step, batch j is normalised with mean and variance of the batches
-    1 to j together, each batch with the same weight. No gradient goes back into the batches before. The running
-    statistics take in those of all k, once, at the last. With one batch a step, and in evaluation, this is
-    nn.BatchNorm2d; parameters, buffers and their names are its own.
+    Of the batches 1 to k whose gradients make one step, batch j is normalised with mean and variance of the batches 1
+    to j together, each with the same weight. No gradient flows into earlier batches. The running statistics are updated
+    once, at the last batch, with those of all k. With one batch per step, and in evaluation, this is nn.BatchNorm2d.
     """
 
     def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
@@ -59,14 +58,14 @@ class CrossBatchNorm2d(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _take_in_(self, size: Tensor) -> None:
-        """Move the running statistics towards those of the step, of `size` values a channel."""
+        """Move the running statistics (C,) towards those of the step, of `size` () values per channel."""
         self.num_batches_tracked.add_(1)
         self.running_mean.lerp_(self.mean, self.momentum)
         self.running_var.lerp_(self.variance * (size / (size - 1).clamp(min=1)), self.momentum)
 
 
 def cross_batch_norm_(model: nn.Module) -> int:
-    """Put CrossBatchNorm2d in the place of every batch normalisation of a model; returns how many there are.
+    """Replace every batch normalisation of a model by CrossBatchNorm2d; returns their number.
 
     Raises:
         ConfigError: the model has none, or layers of another kind.
@@ -92,18 +91,10 @@ def cross_batch_norm_(model: nn.Module) -> int:
 
 
 class SyncedBatchNorm(nn.BatchNorm2d):
-    """BatchNorm2d whose mean and variance are those of all processes together, on any device.
+    """BatchNorm2d with mean and variance over all processes, on any device.
 
-    Parameters, buffers and their names are those of BatchNorm2d, which it is in evaluation mode, and for a process that
-    acts alone.
+    In evaluation mode, and in a single process, it is BatchNorm2d.
     """
-
-    @classmethod
-    def like(cls, norm: nn.Module) -> SyncedBatchNorm:
-        """The same layer, with the same parameters and buffers, that asks the other processes."""
-        synced = cls.__new__(cls)
-        synced.__dict__ = dict(norm.__dict__)
-        return synced
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
@@ -126,14 +117,9 @@ class SyncedBatchNorm(nn.BatchNorm2d):
 
 
 class CudaSyncedBatchNorm(nn.SyncBatchNorm):
-    """The same by torch's own kernels, which are for CUDA only."""
+    """The same by torch's own kernels, which need CUDA."""
 
-    @classmethod
-    def like(cls, norm: nn.Module) -> CudaSyncedBatchNorm:
-        """The same layer, with the same parameters and buffers, that asks the other processes."""
-        synced = cls.__new__(cls)
-        synced.__dict__ = {**norm.__dict__, "process_group": None}
-        return synced
+    process_group = None  # all processes
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
@@ -141,7 +127,7 @@ class CudaSyncedBatchNorm(nn.SyncBatchNorm):
 
 
 def synchronize_norms_(model: nn.Module, device: torch.device) -> None:
-    """Replace each batch normalisation inside `model` by one over all processes; with one process nothing happens.
+    """Replace each batch normalisation in `model` by one over all processes; nothing changes with one process.
 
     Raises:
         ConfigError: a kind of batch normalisation that is not known here.
@@ -164,11 +150,16 @@ def _converted(old: nn.BatchNorm2d) -> CrossBatchNorm2d:
 
 
 def _synchronized(norm: nn.Module, device: torch.device) -> nn.Module:
-    if type(norm) is nn.BatchNorm2d:
-        return (CudaSyncedBatchNorm if device.type == "cuda" else SyncedBatchNorm).like(norm)
-    if type(norm).__name__ == "BatchNormAct2d":  # of timm
-        return SyncedBatchNorm.like(norm)
-    raise ConfigError(f"sync_bn: expected plain batch normalisation, found {type(norm).__name__}; leave it at false")
+    """The same layer, with the same parameters and buffers, over all processes."""
+    kind: type[nn.Module] = SyncedBatchNorm
+    if type(norm) is nn.BatchNorm2d and device.type == "cuda":
+        kind = CudaSyncedBatchNorm
+    elif type(norm) is not nn.BatchNorm2d and type(norm).__name__ != "BatchNormAct2d":  # the latter is timm's
+        name = type(norm).__name__
+        raise ConfigError(f"sync_bn: expected plain batch normalisation, found {name}; leave it at false")
+    synced = kind.__new__(kind)
+    synced.__dict__ = dict(norm.__dict__)
+    return synced
 
 
 class _Normalize(torch.autograd.Function):
@@ -178,6 +169,7 @@ class _Normalize(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(B, C, H, W), (C,), (C,) -> (B, C, H, W) normalised, mean and variance (C,), and values a channel (1,)."""
         values = x.to(torch.promote_types(x.dtype, torch.float32))
         sums = [_sums(values), _sums(values.square())]
         sums.append(torch.full_like(sums[0][:1], x.numel() / x.shape[1]))

@@ -1,4 +1,4 @@
-"""Start a model from the weights of another: what fits is copied, and everything is counted."""
+"""Start a model from other weights: what fits is copied, and a report counts the rest."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _ANCHORS = re.compile(r"head\.anchors_\d+")
 
 
 def start_from_(model: Detector, path: Path, *, trust: bool = False) -> bool:
-    """Copy weights wherever name and shape agree, say what that was, and return whether the whole head was there.
+    """Copy weights wherever name and shape agree, log what was copied, and return whether that was the whole head.
 
     A checkpoint or .safetensors file of ours gives its averaged weights; a classifier's backbone starts a detector.
-    Anchors belong to the head that was trained with them: they come with a whole head, and else stay the model's. A
+    Anchors belong to the head trained with them: they are copied with a whole head only. A
     darknet file (.weights, .conv.N) must have the model's layers from the first on: all of them, the first N, or all
     but those before the yolo layers where it was trained on other classes. A state_dict of another program fits by its
     names, as they are or below `backbone.`; one of timm's fits a backbone of type timm, and those of Darknet-53 and
@@ -56,7 +56,7 @@ def start_from_(model: Detector, path: Path, *, trust: bool = False) -> bool:
 
 
 def _copy_(model: Detector, weights: Mapping[str, Tensor], path: Path) -> bool:
-    """Copy what fits, anchors with a whole head alone, and count; whether the head was whole."""
+    """Copy what fits, anchors with a whole head only, and log the counts; returns whether the head was whole."""
     own = model.state_dict()
     learnt = [name for name in own if _part(name) == "head" and not _ANCHORS.fullmatch(name)]
     whole = all(name in weights and weights[name].shape == own[name].shape for name in learnt)
@@ -94,7 +94,7 @@ def _share(part: str, own: Mapping[str, Tensor], loaded: list[str]) -> str:
 
 
 def _fit(model: Detector, weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Weights of another program under the model's names, as far as they have any."""
+    """Weights of another program under the model's names, where they have one."""
     own, backbone = model.state_dict(), model.backbone
     below = {f"backbone.{name}": value for name, value in weights.items()}
     if isinstance(backbone, TimmBackbone):

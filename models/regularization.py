@@ -1,4 +1,4 @@
-"""What a recipe adds to a model for its training: DropBlock, and batch normalisation over several batches."""
+"""Regularization that a recipe adds to a model: DropBlock, and batch normalisation over several batches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from utils.recipe import RecipeConfig
 
 
 def regularize_(model: Detector, recipe: RecipeConfig) -> None:
-    """Put in what the recipe asks for; the names of weights and buffers stay as they are.
+    """Add what the recipe asks for; the names of weights and buffers stay the same.
 
     Raises:
         ConfigError: the model cannot have it.

@@ -24,11 +24,8 @@ from utils.structures import Targets
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 PYTHON = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
 """File -> code."""
-YAML = {
-    key: value
-    for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    for key, value in yaml.safe_load(text).items()
-}
+MODEL = yaml.safe_load("".join(re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)))
+"""Backbone, neck and head."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Which anchors answer for an object: by the overlap of shapes, darknet's rule, or by the ratio of sides."""
+"""Assigns objects to anchors: by the overlap of shapes, as darknet does, or by the ratio of sides."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from utils.structures import Targets
 
 @dataclass(frozen=True, eq=False)
 class Assignment:
-    """Positives of one level: prediction (image, anchor, row, column) answers for object `target`; all (P,) int64."""
+    """Positives of one level: prediction (image, anchor, row, column) is to find object `target`; all (P,) int64."""
 
     image: Tensor
     anchor: Tensor
@@ -28,8 +28,8 @@ class Assignment:
 class AnchorIoUAssigner:
     """Darknet's rule (spec 4.3, items 3 and 4).
 
-    An object belongs to the cell of its centre. Of all anchors of all levels the one with the best shape IoU answers
-    for it; so does every other anchor whose shape IoU is above `iou_thresh`.
+    An object belongs to the cell of its centre. Over all levels the anchor with the best shape IoU is positive, and so
+    is every other anchor whose shape IoU is above `iou_thresh`.
 
     Example: a 50 x 50 object and anchors 10 x 13 (IoU 0.05), 62 x 45 (0.75), 59 x 119 (0.36). With iou_thresh 1 only
     the second is positive, with 0.213 (YOLOv4) the second and the third.
@@ -71,8 +71,8 @@ class AnchorIoUAssigner:
 class AnchorRatioAssigner:
     """Every anchor whose width and height differ from the object's by less than a factor is positive, at every level.
 
-    With `neighbours` the two cells nearest to the centre (one beside, one above or below) answer as well; the head's
-    centres must then reach half a cell beyond their own (scale_xy of at least 2).
+    With `neighbours` the two cells nearest to the centre (one beside, one above or below) are positive as well; the
+    head's centres must then reach half a cell beyond their own (scale_xy of at least 2).
 
     Example: factor 4 and a 50 x 50 object: anchors 13 x 13 to 199 x 199 are positive; at stride 8 an object with its
     centre at (83, 46), cell (10, 5) at fractions (0.375, 0.75), is also given to cells (9, 5) and (10, 6).

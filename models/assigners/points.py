@@ -1,4 +1,4 @@
-"""Which points answer for an object: task-aligned and SimOTA assignment, by the predictions themselves."""
+"""Assigns objects to points by the predictions themselves: task-aligned and SimOTA assignment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PointAssignment(NamedTuple):
         image: (P,) position in the batch.
         point: (P,) index of the prediction; an (image, point) pair occurs once.
         target: (P,) index into Targets.
-        score: (P,) in [0, 1], how well the prediction should think of itself.
+        score: (P,) in [0, 1], the score that the prediction should have.
     """
 
     image: Tensor
@@ -32,17 +32,17 @@ class TaskAlignedAssigner:
     """The points whose prediction is best at class and box together (TOOD, Feng et al., arXiv:2108.07755).
 
     A point is a candidate when it lies in the object; its alignment is score^alpha * IoU^beta, the best `top_k` of an
-    object are positive, and a point that several objects want goes to the one with the highest IoU. The wanted score is
-    the alignment, scaled so that an object's best positive wants the object's best IoU.
+    object are positive, and a point wanted by several objects goes to the one with the highest IoU. The target score is
+    the alignment, scaled so that an object's best positive has the object's best IoU as its target.
 
     Example: top_k 1, an object whose centre cell has score 0.25 and IoU 0.8 and whose neighbour has 0.81 and 0.7:
-    alignments 0.5 * 0.262 = 0.131 and 0.9 * 0.118 = 0.106, so the centre cell is positive and wants 0.8.
+    alignments 0.5 * 0.262 = 0.131 and 0.9 * 0.118 = 0.106, so the centre cell is positive with target score 0.8.
 
     Args:
         top_k: positives of an object.
         alpha, beta: exponents of score and IoU.
-        least_side: objects narrower than this many strides of the finest level are widened to it for the question which
-            points lie inside, so that none is without candidates.
+        least_side: objects narrower than this many strides of the finest level are widened to it when candidates are
+            looked for, so that none is without.
     """
 
     def __init__(self, *, top_k: int = 10, alpha: float = 0.5, beta: float = 6.0, least_side: float = 1.0) -> None:
@@ -81,14 +81,14 @@ class TaskAlignedAssigner:
 
 
 class SimOTAAssigner:
-    """As many points as an object's predictions deserve, those of least cost (YOLOX, Ge et al., arXiv:2107.08430).
+    """The points of least cost, their number by the predictions (YOLOX, Ge et al., arXiv:2107.08430).
 
-    An object takes k positives, k the sum of its `candidates` best IoUs, rounded down, at least 1: the points in the
-    box or near its centre with the least class loss + `iou_gain` * -log IoU; points in both come before all others. A
-    point that several objects want goes to the one it costs least. The wanted score is the IoU.
+    An object gets k positives, where k is the sum of its `candidates` best IoUs, rounded down, at least 1: the points
+    in the box or near its centre with the least class loss + `iou_gain` * -log IoU; points in both come first. A point
+    wanted by several objects goes to the one with the least cost. The target score is the IoU.
 
     Args:
-        candidates: IoUs that are added up.
+        candidates: number of IoUs that are summed.
         iou_gain: weight of the box in the cost.
         radius: a point is near the centre within this many strides of its level, along both axes.
     """
@@ -111,7 +111,7 @@ class SimOTAAssigner:
         centres = (targets.boxes[:, :2] + targets.boxes[:, 2:]) / 2
         offset = (points - centres[:, None]).abs().amax(dim=2)
         near = offset < self.radius * strides
-        # An object between all points still has its nearest one.
+        # An object between the points still has the nearest one.
         near |= torch.zeros_like(near).scatter_(1, offset.argmin(dim=1, keepdim=True), True)
         possible = inside | near
         iou = _overlaps(targets, boxes) * possible
@@ -148,7 +148,7 @@ def _none(boxes: Tensor) -> PointAssignment:
 def _overlaps(targets: Targets, boxes: Tensor) -> Tensor:
     """(M, N) IoU of each object with each prediction of its image, 0 for predictions that are no boxes.
 
-    Some hundred objects at a time, not image by image: a GPU need not wait for their numbers.
+    In chunks of objects, not image by image, so that a GPU need not wait for their counts.
     """
     pairs = zip(targets.boxes.to(boxes.dtype).split(256), targets.image_index.split(256), strict=True)
     overlaps = [aligned_iou(objects[:, None], boxes[images]) for objects, images in pairs]
@@ -162,7 +162,7 @@ def _inside(boxes: Tensor, points: Tensor, *, least: float) -> Tensor:
 
 
 def _one_object_a_point(positive: Tensor, merit: Tensor, image_index: Tensor, batch: int) -> Tensor:
-    """(M, N) `positive` with every point of an image left to the object with the highest merit, the first of equals."""
+    """(M, N) `positive`, each point of an image left to the object with the highest merit, the first of equals."""
     merit = merit.masked_fill(~positive, -torch.inf)
     index = image_index[:, None].expand_as(merit)
     best = merit.new_full((batch, merit.shape[1]), -torch.inf).scatter_reduce(0, index, merit, reduce="amax")

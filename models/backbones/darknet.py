@@ -15,7 +15,7 @@ from models.parts import Block
 
 
 class Darknet(StagedBackbone):
-    """A stem, then stages of one 3x3 convolution of stride 2 and residual blocks; gives the last three stages' maps.
+    """A stem, then stages of one strided 3x3 convolution and residual blocks; returns the last three stages' maps.
 
     Args:
         depths: blocks per stage; a stage of 0 blocks is its strided convolution alone.
@@ -23,7 +23,7 @@ class Darknet(StagedBackbone):
         stem_channels, stem_stride: the 3x3 convolution before the stages.
         csp: makes every stage cross-stage-partial; null is the plain network.
         full_first_stage: with csp, each part of the first stage keeps the stage's full width, as in csdarknet53.cfg;
-            else the first stage halves like the others.
+            otherwise it has half of it, as in the other stages.
         elastic: every block works at two resolutions, each with half of the channels; images must then be multiples of
             twice the coarsest stride.
         se: squeeze-and-excitation in every block, the reduction of its width; null for none.
@@ -58,7 +58,7 @@ class Darknet(StagedBackbone):
 
 @dataclass(frozen=True)
 class _Blocks:
-    """Makes the residual blocks of a stage."""
+    """Builds the residual blocks of a stage."""
 
     elastic: bool
     se: int | None

@@ -23,7 +23,7 @@ class DarknetRef(Backbone):
         pool_strides: of the 2x2 pool after each convolution but the last; a pool of stride 1 keeps the map's size.
         shortcut: adds to the last convolution's output the one before it, as yolov3-tiny-prn.cfg does; the pool between
             them has stride 1.
-        csp: a cross-stage-partial stage around every convolution but the first, which reads the image; null is the
+        csp: a cross-stage-partial stage around every convolution except the first, which reads the image; null is the
             plain network.
         se: squeeze-and-excitation after every convolution, the reduction of its width; null for none.
     Raises:
@@ -75,7 +75,7 @@ class DarknetRef(Backbone):
 
 
 class ConvBlock(Block):
-    """One 3x3 convolution, as a block that a partial stage can hold."""
+    """One 3x3 convolution as the block of a partial stage."""
 
     def __init__(self, in_channels: int, out_channels: int, *, se: int | None, activation: Activation) -> None:
         super().__init__(in_channels, out_channels)
@@ -90,11 +90,11 @@ class ConvBlock(Block):
 def _stage(
     in_channels: int, out_channels: int, *, csp: CSPConfig | None, se: int | None, activation: Activation
 ) -> ConvBlock | CrossStagePartial:
-    """One convolution, or a partial stage in which it keeps its ratio of widths."""
+    """One convolution, or a partial stage in which it has the same ratio of widths."""
     if csp is None:
         return ConvBlock(in_channels, out_channels, se=se, activation=activation)
 
-    def blocks(width: int) -> list[ConvBlock]:
+    def blocks(width: int) -> list[Block]:
         return [ConvBlock(width, max(out_channels * width // in_channels, 1), se=se, activation=activation)]
 
     return CrossStagePartial(in_channels, out_channels, blocks, csp=csp, activation=activation)

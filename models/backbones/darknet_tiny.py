@@ -1,4 +1,4 @@
-"""The backbone of YOLOv4-tiny: partial stages of two convolutions that are both kept (spec 5.10)."""
+"""The backbone of YOLOv4-tiny: partial stages that keep the outputs of both convolutions (spec 5.10)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from models.parts import Backbone
 class DarknetTiny(Backbone):
     """Two strided 3x3 convolutions, stages with max pools between them, and a last 3x3 convolution.
 
-    Gives the maps of the last two stages' blocks, before they join the map that goes past them (the 256 channels that
-    yolov4-tiny's finer level reads), and of the last convolution.
+    Returns the maps of the last two stages' blocks, before they join the map that bypasses them (256 channels for the
+    finer level of yolov4-tiny), and of the last convolution.
 
     Args:
         channels: width of each stage; at least two.
@@ -93,7 +93,7 @@ class TinyStage(nn.Module):
 
 
 class PartialTinyStage(nn.Module):
-    """A 3x3 convolution, whose whole map goes past a block of two more convolutions on some of its channels.
+    """A 3x3 convolution, whose whole map bypasses a block of two more convolutions on some of its channels.
 
         x -> conv -+-------------------------------------------------------> concatenation -> (transition 2)
                    +-> its last channels -> first -> second -> transition 1 ----^

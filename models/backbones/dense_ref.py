@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from models.backbones.densenet import DenseLayers, dense_stage
+from models.backbones.densenet import dense_layers, dense_stage
 from models.backbones.peleenet import TwoWayDenseLayer
 from models.backbones.stages import StagedBackbone, check_lengths
 from models.csp import CSPConfig
@@ -85,15 +85,10 @@ class DenseRef(StagedBackbone):
             def layer(width: int) -> Block:
                 return kind(width, grow, hidden, se=se, activation=activation)
 
-            stage = dense_stage(
-                in_channels,
-                channels[index],
-                DenseLayers(layer, grow, depths[index]),
-                csp=csp,
-                transition1_ratio=transition_ratio,
-                activation=activation,
+            layers, width = dense_layers(layer, grow, depths[index]), channels[index]
+            return dense_stage(
+                in_channels, width, layers, csp=csp, transition1_ratio=transition_ratio, activation=activation
             )
-            return stage, stage.out_channels
 
         widths = [3, *([16, 32, 64] if stem_channels is None else stem_channels)]
         stem: list[nn.Module] = []

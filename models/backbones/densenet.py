@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from models.backbones.stages import check_lengths, last_features
+from models.backbones.stages import StagedBackbone, check_lengths, last_features
 from models.csp import CrossStagePartial, CSPConfig
 from models.layers import Activation, ConvNormAct, Shortcut, halving_pool, make_excitation
-from models.parts import Backbone, Block
+from models.parts import Block
 
 
-class DenseBackbone(Backbone):
+class DenseBackbone(StagedBackbone):
     """A stem, then dense stages with pools between; gives the last three stages' maps.
 
     The tap of a stage is its map before the pool: plain, that of its transition; with csp, the concatenation, and
@@ -24,7 +23,7 @@ class DenseBackbone(Backbone):
     Args:
         stem: images -> a map of `stem_channels` at stride 4.
         pool: halves a map.
-        make_stage: (index, in_channels) -> the stage.
+        make_stage: (index, in_channels) -> what `dense_stage` gives.
         count: stages.
     """
 
@@ -33,30 +32,26 @@ class DenseBackbone(Backbone):
         stem: nn.Module,
         stem_channels: int,
         pool: nn.Module,
-        make_stage: Callable[[int, int], DenseStage | CrossStagePartial],
+        make_stage: Callable[[int, int], tuple[nn.Module, int]],
         *,
         count: int,
     ) -> None:
-        super().__init__()
-        self.stem = stem
+        super().__init__(stem, stem_channels, make_stage, count=count, first_stride=4)
         self.pool = pool
-        self.stages = nn.ModuleList()
-        width, taps = stem_channels, []
-        for index in range(count):
-            stage = make_stage(index, width)
-            self.stages.append(stage)
-            taps.append(stage.fused_channels if index < count - 1 else stage.out_channels)
-            width = stage.out_channels
-        self.features = last_features(taps, 4)
+        *inner, last = self._dense_stages()
+        self.features = last_features([*(stage.fused_channels for stage in inner), last.out_channels], 4)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> the maps that `features` names, finest first."""
         x, maps = self.stem(images), []
-        for stage in cast("list[DenseStage | CrossStagePartial]", list(self.stages)[:-1]):
+        *inner, last = self._dense_stages()
+        for stage in inner:
             maps.append(stage.fuse(x))
             x = stage.transition2(self.pool(maps[-1]))
-        maps.append(self.stages[-1](x))
-        return maps[-3:]
+        return [*maps, last(x)][-3:]
+
+    def _dense_stages(self) -> list[DenseStage | CrossStagePartial]:
+        return cast("list[DenseStage | CrossStagePartial]", list(self.stages))
 
 
 class DenseNet(DenseBackbone):
@@ -96,25 +91,23 @@ class DenseNet(DenseBackbone):
         if transition_channels is not None:
             check_lengths(depths=depths[1:], transition_channels=transition_channels)
 
-        def make_stage(index: int, in_channels: int) -> DenseStage | CrossStagePartial:
+        def make_stage(index: int, in_channels: int) -> tuple[nn.Module, int]:
             last = index == len(depths) - 1
-            plain_width = in_channels + depths[index] * growth
-            narrowed = transition_channels[index] if transition_channels and not last else plain_width // 2
 
             def layer(width: int) -> Block:
-                if elastic:
-                    return ElasticDenseLayer(
-                        width, growth, hidden_channels, pool=not last, se=se, activation=activation
-                    )
-                return DenseLayer(width, growth, hidden_channels, se=se, activation=activation)
+                if not elastic:
+                    return DenseLayer(width, growth, hidden_channels, se=se, activation=activation)
+                return ElasticDenseLayer(width, growth, hidden_channels, pool=not last, se=se, activation=activation)
 
-            layers = DenseLayers(layer, growth, depths[index])
-            if last:
-                return dense_stage(in_channels, plain_width if csp else None, layers, csp=csp, activation=activation)
+            plain_width = in_channels + depths[index] * growth
+            narrowed: int | None = transition_channels[index] if transition_channels and not last else plain_width // 2
             ratio = 1.0
-            if csp is not None and csp.fusion == "last":  # transition 1 is then the one that narrows
+            if last:
+                narrowed = plain_width if csp else None
+            elif csp is not None and csp.fusion == "last":  # transition 1 is then the one that narrows
                 bypass = csp.bypass_of(in_channels)
-                ratio = max(narrowed - bypass, 1) / (plain_width - bypass)
+                ratio = max((narrowed or 0) - bypass, 1) / (plain_width - bypass)
+            layers = dense_layers(layer, growth, depths[index])
             return dense_stage(in_channels, narrowed, layers, csp=csp, transition1_ratio=ratio, activation=activation)
 
         first = ConvNormAct(3, stem_channels, 7, stride=2, activation=activation)
@@ -170,9 +163,11 @@ class ElasticDenseLayer(Block):
 class DenseStage(Block):
     """A plain dense stage: the layers and a transition, or none; with the interface of a partial one."""
 
-    def __init__(self, layers: Sequence[Block], out_channels: int | None, *, activation: Activation) -> None:
+    def __init__(
+        self, in_channels: int, layers: list[Block], out_channels: int | None, *, activation: Activation
+    ) -> None:
         width = layers[-1].out_channels
-        super().__init__(layers[0].in_channels, width if out_channels is None else out_channels)
+        super().__init__(in_channels, width if out_channels is None else out_channels)
         self.fused_channels = self.out_channels
         self.blocks = nn.Sequential(*layers)
         self.transition1: nn.Module = nn.Identity()
@@ -189,43 +184,32 @@ class DenseStage(Block):
         return self.fuse(x)
 
 
-@dataclass(frozen=True)
-class DenseLayers:
-    """Makes the layers of a stage, each for the width of all before it.
-
-    Args:
-        layer: makes one for a given width.
-        growth: channels that each adds.
-        depth: layers.
-    """
-
-    layer: Callable[[int], Block]
-    growth: int
-    depth: int
-
-    def __call__(self, in_channels: int) -> list[Block]:
-        """The layers for an input of `in_channels`."""
-        return [self.layer(in_channels + i * self.growth) for i in range(self.depth)]
+def dense_layers(layer: Callable[[int], Block], growth: int, depth: int) -> Callable[[int], list[Block]]:
+    """Makes the layers of a stage from the width of its input: `depth` layers, each for the width of all before it."""
+    return lambda in_channels: [layer(in_channels + i * growth) for i in range(depth)]
 
 
 def dense_stage(
     in_channels: int,
     out_channels: int | None,
-    layers: Callable[[int], Sequence[Block]],
+    layers: Callable[[int], list[Block]],
     *,
     csp: CSPConfig | None,
     transition1_ratio: float = 1.0,
     activation: Activation,
-) -> DenseStage | CrossStagePartial:
-    """A dense stage, plain or partial.
+) -> tuple[nn.Module, int]:
+    """A dense stage, plain or partial, and its width.
 
     Args:
-        out_channels: after the transition; None is a plain stage without one, and for plain stages alone.
+        out_channels: after the transition; None is a plain stage without one.
         layers: makes the dense layers for an input of the given width.
         transition1_ratio: as in `CrossStagePartial`.
     """
+    stage: DenseStage | CrossStagePartial
     if csp is None or out_channels is None:
-        return DenseStage(layers(in_channels), out_channels, activation=activation)
-    return CrossStagePartial(
-        in_channels, out_channels, layers, csp=csp, transition1_ratio=transition1_ratio, activation=activation
-    )
+        stage = DenseStage(in_channels, layers(in_channels), out_channels, activation=activation)
+    else:
+        stage = CrossStagePartial(
+            in_channels, out_channels, layers, csp=csp, transition1_ratio=transition1_ratio, activation=activation
+        )
+    return stage, stage.out_channels

@@ -86,7 +86,7 @@ class BlockMaker:
 
     Args:
         partial: the depthwise convolutions give two channels for each of theirs.
-        squeezed: widths of squeeze-and-excitation that are still to be given to blocks; used up from the front.
+        squeezed: squeeze-and-excitation widths of the blocks still to be made; consumed from the front.
     """
 
     partial: bool
@@ -101,8 +101,8 @@ class BlockMaker:
         """The blocks of one resolution.
 
         Args:
-            before: the row whose map comes in; None is the stem, whose map the first row does not widen.
-            opened: the map that comes in is the first block's expansion already.
+            before: the row whose map is the input; None is the stem, whose map the first row does not widen.
+            opened: the input is already the first block's expansion.
         """
         blocks: list[InvertedResidual] = []
         width, narrow = in_channels, before is None and not opened
@@ -137,17 +137,17 @@ class BlockMaker:
 
 
 class PartialStage(nn.Module):
-    """The blocks of one resolution, and past them a depthwise convolution with the same stride.
+    """The blocks of one resolution, and beside them a depthwise convolution with the same stride.
 
         x -> depthwise -------------------------------> concatenation -> transition 2
         x -> inverted residuals -> (transition 1) ----^
 
-    The blocks' depthwise convolutions give two channels for each of theirs, in place of a wider expansion, of which
-    only the share that does not bypass is made. Transition 2 is at the same time the expansion that opens the next
-    stage. csmobilenet-v2.cfg has that transition alone, which is the paper's fusion 'first'.
+    The blocks' depthwise convolutions give two channels for each input channel, in place of a wider expansion, of which
+    only the share that does not bypass is made. Transition 2 is also the expansion that opens the next stage.
+    csmobilenet-v2.cfg has that transition alone, which is the paper's fusion 'first'.
 
     Args:
-        csp: with split 'conv' both ways read the whole map, as in the file; with 'slice' each has its own channels.
+        csp: with split 'conv' both paths read the whole map, as in the file; with 'slice' each has its own channels.
         first: the stage on the stem: the depthwise convolution narrows the map to the bypass's share.
     """
 

@@ -7,9 +7,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.backbones.densenet import DenseBackbone, DenseLayers, DenseStage, dense_stage
+from models.backbones.densenet import DenseBackbone, dense_layers, dense_stage
 from models.backbones.stages import check_lengths
-from models.csp import CrossStagePartial, CSPConfig
+from models.csp import CSPConfig
 from models.layers import Activation, ConvNormAct, halving_pool, make_excitation
 from models.parts import Block
 
@@ -137,18 +137,16 @@ class PeleeNet(DenseBackbone):
         if min(depths) < 1:
             raise ValueError(f"depths {depths}: every stage needs at least one dense layer")
 
-        def make_stage(index: int, in_channels: int) -> DenseStage | CrossStagePartial:
+        def make_stage(index: int, in_channels: int) -> tuple[nn.Module, int]:
             depth, hidden = depths[index], hidden_channels[index]
 
             def layer(width: int) -> Block:
+                if sparse:
+                    return SparseLayers(width, growth, depth, hidden, se=se, activation=activation)
                 return TwoWayDenseLayer(width, growth, hidden, se=se, activation=activation)
 
-            def sparse_layers(width: int) -> list[Block]:
-                return [SparseLayers(width, growth, depth, hidden, se=se, activation=activation)]
-
-            layers = sparse_layers if sparse else DenseLayers(layer, growth, depth)
-            width = in_channels + depth * growth
-            return dense_stage(in_channels, width, layers, csp=csp, activation=activation)
+            layers = dense_layers(layer, growth, 1 if sparse else depth)
+            return dense_stage(in_channels, in_channels + depth * growth, layers, csp=csp, activation=activation)
 
         stem = PeleeStem(stem_channels, activation=activation)
         super().__init__(stem, stem_channels, nn.AvgPool2d(2), make_stage, count=len(depths))

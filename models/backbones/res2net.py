@@ -1,4 +1,4 @@
-"""Res2NetLite-72: residual blocks whose groups of channels see more from one to the next (spec 1.6)."""
+"""Res2NetLite-72: residual blocks whose groups of channels see ever larger windows (spec 1.6)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from models.parts import Block
 class Res2Block(Block):
     """1x1; groups of channels in turn through 3x3 convolutions, each with the result before it added; 1x1; shortcut.
 
-    The first group goes past the convolutions, so that the 3x3 windows of the others see 3, 5, 7, ... cells.
+    The first group bypasses the convolutions, so that the 3x3 windows of the others see 3, 5, 7, ... cells.
 
     Args:
         channels: width of input and output, a multiple of `scales`.

@@ -16,7 +16,7 @@ from models.parts import Block
 
 @dataclass(frozen=True)
 class BlockKind:
-    """What the blocks of a network have in common.
+    """The properties that all blocks of a network share.
 
     Args:
         block: 'bottleneck' is 1x1, 3x3, 1x1; 'basic' is 3x3, 3x3. The last convolution has no activation.

@@ -1,4 +1,4 @@
-"""Any network of the package timm that gives feature maps, as a backbone."""
+"""Any network of the package timm that returns feature maps, as a backbone."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _OURS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "features_onl
 class TimmBackbone(Backbone):
     """A network of timm, up to the deepest map that is asked for.
 
-    Its weights are made for images with mean 0 and deviation 1 in each colour; the backbone takes RGB in [0, 1] like
-    every other and normalises by itself, with timm's figures for that network. They are in the checkpoint, so that a
-    newer timm with other figures changes nothing.
+    Its weights expect images with mean 0 and deviation 1 in each channel; the backbone takes RGB in [0, 1] like every
+    other and normalises with timm's values for that network. They are saved in the checkpoint, so that a newer timm
+    with other values changes nothing.
 
     Args:
-        model: timm's name for it, with or without the tag of its weights: cspresnext50, cspresnext50.ra_in1k.
-        pretrained: true starts from timm's own weights, out of its cache or from the network; a path from that file
-            (.safetensors, or a state_dict as torch.save writes it) without the network.
-        strides: of the maps to give, ascending; the coarsest three when left out.
+        model: timm's name, with or without the tag of its weights: cspresnext50, cspresnext50.ra_in1k.
+        pretrained: true loads timm's own weights from its cache or the network; a path loads that file (.safetensors,
+            or a state_dict as torch.save writes it) without using the network.
+        strides: of the maps to return, ascending; the coarsest three when left out.
         options: further arguments of timm.create_model: {drop_path_rate: 0.1}, {img_size: 640}.
     Raises:
         ValueError: timm has no such network, or it cannot give such maps; weights that cannot be had or do not fit.
@@ -98,7 +98,7 @@ class TimmBackbone(Backbone):
 
     @torch.enable_grad()
     def _try(self, model: str, options: dict[str, Any]) -> None:
-        """Run the network once: which sizes it takes, whether its maps are as timm says, what they depend on."""
+        """Run the network once: which sizes it takes, whether its maps are as declared, and which weights they use."""
         stride = self.features.strides[-1]
         native = options.get("img_size") or self.network.pretrained_cfg["input_size"][1:]
         native = (native, native) if isinstance(native, int) else tuple(native)
@@ -131,7 +131,7 @@ class TimmBackbone(Backbone):
 
 
 def _import_timm() -> ModuleType:
-    """timm, which takes seconds to import: only who uses it waits."""
+    """timm, imported here because it takes seconds."""
     try:
         import timm
     except ImportError:
@@ -140,7 +140,7 @@ def _import_timm() -> ModuleType:
 
 
 def _check_name(timm: ModuleType, model: str) -> None:
-    """Refuse what is no network of timm.
+    """Refuse a name that timm does not have.
 
     Raises:
         ValueError: names the nearest.
@@ -177,7 +177,7 @@ def _create(timm: ModuleType, model: str, options: dict[str, Any]) -> Any:
 
 
 def _select(network: Any, model: str, strides: list[int] | None) -> tuple[list[int], list[int]]:
-    """timm's indices of all maps that the network gives, and the places in that list of those to take.
+    """timm's indices of all maps of the network, and the positions in that list of the maps to take.
 
     Of several maps of one stride the deepest is taken.
     """
@@ -226,7 +226,7 @@ def _offline_without_network() -> Iterator[None]:
 
 @contextmanager
 def _quiet(*names: str) -> Iterator[None]:
-    """Without the warnings of these packages; what matters of them is raised."""
+    """Silences the warnings of these packages; what matters is raised."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [each.level for each in loggers]
     for each in loggers:

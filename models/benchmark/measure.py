@@ -1,4 +1,4 @@
-"""One row of the benchmark: what a model costs, how fast it runs here, and what was published of it."""
+"""One row of the benchmark: what a model costs, how fast it runs here, and its published figures."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Conditions:
     """How to measure.
 
     Args:
-        num_classes: of every model; None leaves it to `classes_of`.
-        latency: whether to run the models; else only costs are counted, which takes no time.
+        num_classes: of every model; None takes what `classes_of` says.
+        latency: whether to run the models; otherwise only costs are counted, which is quick.
     """
 
     device: torch.device

@@ -16,7 +16,7 @@ PAIR_COLUMNS = {
     "latency_ms": "ms",
 }
 ALLOWED = 2.0
-"""Percent that parameters and BFLOPs may be off the published ones without a word."""
+"""Deviation from the published parameters or BFLOPs, in percent, that needs no explanation on the page."""
 
 _HEAD = """# Benchmark
 

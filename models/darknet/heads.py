@@ -10,7 +10,7 @@ from models.darknet.plan import IMAGE, Layer
 from models.darknet.sections import Section
 
 _PLAIN = {"size": 1, "stride": 1, "groups": 1, "batch_normalize": 0, "padding": 0}
-"""Of the 1x1 convolutions that become a head's."""
+"""Options of the 1x1 convolutions that become part of a head."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Level:
 
 @dataclass(frozen=True)
 class ClassifierEnd:
-    """The layers that a classifier's head stands for.
+    """The layers of a cfg that become a classifier's head.
 
     Args:
         conv: index of the 1x1 convolution that gives a number for each class; `pool`: of the global pool.
@@ -50,7 +50,7 @@ class ClassifierEnd:
 
     @property
     def order(self) -> Literal["first", "last"]:
-        """When the pool comes, as the classify head calls it."""
+        """Whether the pool comes before or after the convolution, as ClassifyHead names it."""
         return "first" if self.pool < self.conv else "last"
 
 
@@ -147,7 +147,7 @@ def _predictor(yolo: Section, before: Layer | None, anchors: int) -> Layer:
 
 
 def _check_alike(levels: Sequence[Level]) -> None:
-    """What the head has once for all levels must be the same in every yolo layer."""
+    """Refuse yolo layers that differ in an option that the head has once for all levels."""
     defaults = {"classes": "20", "new_coords": "0", "iou_loss": "mse", "nms_kind": "default", "beta_nms": "0.6"}
     for key, default in defaults.items():
         for level in levels:

@@ -3,68 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from models.layers import Activation, make_activation
-
-
-def make_darknet_activation(name: str) -> nn.Module:
-    """The activation of that name, those of `make_activation` and a few more.
-
-    Raises:
-        ValueError: the name is unknown.
-    """
-    if name == "logistic":
-        return nn.Sigmoid()
-    if name == "relu6":
-        return nn.ReLU6()
-    if name == "tanh":
-        return nn.Tanh()
-    return make_activation(cast("Activation", name))
-
-
-class Convolution(nn.Module):
-    """Convolution, batch normalisation or bias, activation.
-
-    Args:
-        stride, padding, dilation: (y, x) or one number for both.
-        normalize: batch normalisation in place of the bias.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int,
-        *,
-        stride: int | tuple[int, int] = 1,
-        padding: int = 0,
-        dilation: int = 1,
-        groups: int = 1,
-        normalize: bool = True,
-        activation: str = "leaky",
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(
-            in_channels,
-            out_channels,
-            kernel,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            groups=groups,
-            bias=not normalize,
-        )
-        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
-        self.norm = nn.BatchNorm2d(out_channels, eps=1e-5, momentum=0.03) if normalize else nn.Identity()
-        self.act = make_darknet_activation(activation)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, out_channels, H', W'), by darknet's stride and padding."""
-        return self.act(self.norm(self.conv(x)))
+from models.layers import make_activation
 
 
 class Route(nn.Module):
@@ -87,7 +30,7 @@ class Product(nn.Module):
 
     def __init__(self, *, activation: str = "linear") -> None:
         super().__init__()
-        self.act = make_darknet_activation(activation)
+        self.act = make_activation(activation)
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
         """(B, C, H, W), (B, 1, H, W) or (B, C, 1, 1), and (B, C, H, W) -> (B, C, H, W)."""

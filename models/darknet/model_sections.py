@@ -1,4 +1,4 @@
-"""The sections of a model, for its cfg file."""
+"""A model -> the sections of its cfg file."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def count_stored(model: Detector, layers: int) -> int:
 
 
 def _net(net: Section, image_size: tuple[int, int] | None, resize: str | None) -> Section:
-    """[net] with another image size and way to resize, where they are given."""
+    """[net] with another image size and resize, where given."""
     options = dict(net.options)
     if image_size is not None:
         options["height"], options["width"] = image_size
@@ -69,7 +69,7 @@ def _net(net: Section, image_size: tuple[int, int] | None, resize: str | None) -
 def _rewrite(
     graph: DarknetGraph, head: AnchorHead | ClassifyHead, image_size: tuple[int, int] | None, resize: str | None
 ) -> list[Section]:
-    """A cfg's own sections, with the classes and anchors that the head has now."""
+    """The sections that a cfg had, with the head's current classes and anchors."""
     net, *layers = graph.sections
     changes = _classifier_changes(graph, head) if isinstance(head, ClassifyHead) else _yolo_changes(graph, head)
     for index, updates in changes.items():

@@ -1,4 +1,4 @@
-"""A model's steps, as darknet would list them."""
+"""A model's steps in the order of a darknet file."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from models.layers import SPP, ConvNormAct, Maxout, Shortcut, WeightedShortcut
 from utils.config import ConfigError
 
 LEAVES = (ConvNormAct, Shortcut, WeightedShortcut, SPP, Maxout)
-"""Modules of ours that have darknet sections of their own; others are followed into their parts."""
+"""Modules of ours that become one or more darknet sections; others are traced into their parts."""
 
 
 def file_layers(model: Detector) -> list[tuple[str, nn.Module]]:
     """Every layer of a model of ours that has numbers in a darknet file, with its name, in the file's order.
 
-    These are the convolutions (ConvNormAct or Conv2d) and the shortcuts with weights. The order is that in which they
-    run, and darknet writes a yolo layer, with the convolution before it, as soon as the map is there that it reads
-    (spec 3.1 and 3.2).
+    These are the convolutions (ConvNormAct or Conv2d) and the shortcuts with weights, in the order in which they run.
+    Darknet writes a yolo layer, with the convolution before it, as soon as its input exists (spec 3.1 and 3.2).
 
     Raises:
         ConfigError: a model that darknet's files cannot hold.
@@ -45,7 +44,7 @@ def stores_numbers(module: nn.Module) -> bool:
 
 
 class _Tracer(fx.Tracer):
-    """Stops at the layers that have a darknet section of their own, and leaves out what acts in training alone."""
+    """Stops at the layers that become darknet sections, and leaves out what acts in training only."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, LEAVES) or super().is_leaf_module(m, module_qualified_name)
@@ -87,7 +86,7 @@ def in_file_order(graph: fx.Graph) -> Iterator[fx.Node]:
 
 
 class Shapes(fx.Interpreter):
-    """Runs a graph and notes the shape of every value."""
+    """Runs a graph and records the shape of every value."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from models.darknet.graph import DarknetGraph
 from models.darknet.header import WeightsHeader, read_header, read_numbers
-from models.darknet.layers import Convolution
 from models.darknet.trace import file_layers
 from models.detector import Detector
 from models.heads.anchor import AnchorHead
@@ -46,7 +45,7 @@ class StoredLayer:
         return sum(tensor.numel() for tensor in self.tensors)
 
     def count_with(self, classes: int) -> int:
-        """Numbers in the file of the same network for so many classes."""
+        """Numbers in the file of the same network for `classes` classes."""
         if self.filters is None:
             return self.count
         each, beside = self.filters
@@ -60,11 +59,11 @@ class StoredLayer:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What came out of a file.
+    """What was loaded from a file.
 
     Args:
-        layers: layers that have numbers in the file, and `of`: in the model.
-        skipped: layers left as they were because the file is for other classes.
+        layers: number of layers loaded, of `of` layers with numbers in the model.
+        skipped: layers left unchanged because the file is for other classes.
         last: the name of the last layer loaded.
     """
 
@@ -92,11 +91,6 @@ def stored_layers(model: Detector | DarknetGraph) -> list[StoredLayer]:
     ]
 
 
-def count_floats(model: Detector | DarknetGraph) -> int:
-    """Numbers in the model's darknet file, after the header."""
-    return sum(layer.count for layer in stored_layers(model))
-
-
 def _head_filters(head: nn.Module) -> dict[str, tuple[int, int]]:
     """`StoredLayer.filters` of a head's convolutions, by their names in it."""
     if isinstance(head, ClassifyHead):
@@ -120,13 +114,13 @@ def _graph_layers(graph: DarknetGraph, head: nn.Module | None) -> Iterator[Store
 
 
 def _tensors(module: nn.Module) -> tuple[Tensor, ...]:
-    """The numbers of one layer in darknet's order; none for a layer that stores nothing."""
+    """The numbers of one layer in darknet's order: vectors (C,), then the weights; none where it stores nothing."""
     tensors: list[Tensor | None] = []
     if isinstance(module, WeightedShortcut):
         tensors = [module.weights]
     elif isinstance(module, nn.Conv2d):
         tensors = [module.bias, module.weight]
-    elif isinstance(module, (ConvNormAct, Convolution)):
+    elif isinstance(module, ConvNormAct):
         conv, norm = module.conv, module.norm
         tensors = [conv.bias, conv.weight]
         if isinstance(norm, nn.BatchNorm2d):
@@ -140,8 +134,8 @@ def save_weights(
     """Write a .weights file, whole or not at all.
 
     Args:
-        header: by default that of the file the model was loaded from, else version 0.2.5 with nothing seen.
-        count: write the first so many of the layers with numbers, for a .conv.N file; None writes all.
+        header: by default that of the file the model was loaded from, else version 0.2.5 with no images seen.
+        count: how many of the layers with numbers to write, for a .conv.N file; None writes all.
     Raises:
         ConfigError: a model that darknet's files cannot hold.
         OSError: the file cannot be written.
@@ -162,8 +156,8 @@ def load_weights_(model: Detector | DarknetGraph, path: Path, *, partial: bool =
     """Copy a .weights or .conv.N file into a model.
 
     Args:
-        partial: take a file that ends after any of the model's layers, and one of the same network with other classes,
-            whose convolutions before the yolo layers are then left out.
+        partial: accept a file that ends after any of the model's layers, and one of the same network for other classes;
+            its convolutions before the yolo layers are then skipped.
     Raises:
         ConfigError: no such file, or one that does not fit: how many numbers were expected and found, and where.
     """
@@ -174,7 +168,7 @@ def load_weights_(model: Detector | DarknetGraph, path: Path, *, partial: bool =
         classes = classes_in_file(model, len(numbers)) if partial else None
         if classes is not None:
             sizes = [layer.count_with(classes) for layer in layers]
-        elif not partial or len(numbers) not in np.cumsum(sizes):  # none is no part either
+        elif not partial or len(numbers) not in np.cumsum(sizes):  # an empty file is no part either
             raise ConfigError(_misfit(path, layers, numbers))
     start, loaded, skipped = 0, [], 0
     for layer, size in zip(layers, sizes, strict=True):
@@ -192,7 +186,7 @@ def load_weights_(model: Detector | DarknetGraph, path: Path, *, partial: bool =
 
 
 def classes_in_file(model: Detector | DarknetGraph, floats: int) -> int | None:
-    """The number of classes with which this network has so many numbers in its file; None if there is none."""
+    """The number of classes with which this network has `floats` numbers in its file; None if there is none."""
     layers = stored_layers(model)
     each = sum(layer.filters[0] * layer.numbers_a_filter for layer in layers if layer.filters is not None)
     if each == 0:

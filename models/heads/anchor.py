@@ -8,6 +8,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from models.heads.grid import cell_grid
 from models.parts import Head
 from utils.boxes import cxcywh_to_xyxy
 from utils.structures import Features
@@ -24,9 +25,9 @@ class AnchorHead(Head):
         features: channels and strides of the neck's maps, finest first.
         num_classes: C.
         anchors: for each level (finest first) width, height, width, height, ... in pixels of the network input.
-        scale_xy: how far a centre may leave its cell, one for all levels or one a level; 1 is YOLOv3.
+        scale_xy: how far a centre may leave its cell, one number for all levels or one per level; 1 is YOLOv3.
         size: 'exp' (YOLOv3, YOLOv4) or 'square' (at most four times the anchor).
-        box_loss: what its boxes are trained with where the recipe does not say; a darknet cfg's iou_loss.
+        box_loss: the box loss where the recipe does not name one; a darknet cfg's iou_loss.
     Raises:
         ValueError: a level without anchors, an odd count, or another number of levels than the neck has.
     """
@@ -61,7 +62,7 @@ class AnchorHead(Head):
         self.box_loss = box_loss
         self.anchor_counts = tuple(len(level) // 2 for level in anchors)
         for index, level in enumerate(anchors):
-            # In the checkpoint, so that anchors fitted to a data set travel with the weights.
+            # Saved in the checkpoint, so that anchors fitted to a data set stay with the weights.
             self.register_buffer(f"anchors_{index}", torch.tensor(level, dtype=torch.float32).view(-1, 2))
         self.convs = nn.ModuleList(
             nn.Conv2d(channels, count * (5 + num_classes), 1)
@@ -75,7 +76,7 @@ class AnchorHead(Head):
         return [getattr(self, f"anchors_{index}") for index in range(len(self.strides))]
 
     def set_anchors_(self, anchors: list[list[float]]) -> None:
-        """Put other anchors in the place of the model file's: for each level width, height, width, ... in pixels."""
+        """Replace the anchors of the model file: for each level width, height, width, height, ... in pixels."""
         for own, level in zip(self.anchors, anchors, strict=True):
             own.copy_(torch.tensor(level, dtype=own.dtype).view_as(own))
 
@@ -102,7 +103,7 @@ class AnchorHead(Head):
         return raw.view(batch, self.anchor_counts[level], 5 + self.num_classes, height, width).permute(0, 1, 3, 4, 2)
 
     def decode_boxes(self, values: Tensor, cells: Tensor, anchors: Tensor, level: int) -> Tensor:
-        """Boxes of some predictions.
+        """Boxes of predictions.
 
         Args:
             values: (..., 4) tx, ty, tw, th.
@@ -121,10 +122,7 @@ class AnchorHead(Head):
         """All boxes of one level: (B, A, h, w, 4) cxcywh pixels of the network input."""
         values = self.split(raw, level)
         _, _, height, width, _ = values.shape
-        # type_as, because a trace (TorchScript) keeps the device of arange and must follow the images all the same.
-        rows = torch.arange(height, device=raw.device).type_as(values)
-        columns = torch.arange(width, device=raw.device).type_as(values)
-        cells = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
+        cells = cell_grid(height, width, like=values)
         anchors = self.anchors[level].to(values.dtype).view(1, -1, 1, 1, 2)
         return self.decode_boxes(values[..., :4], cells, anchors, level)
 

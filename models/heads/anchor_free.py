@@ -1,4 +1,4 @@
-"""AnchorFreeHead: decoupled branches, distances to the four sides as distributions, no anchors and no objectness."""
+"""AnchorFreeHead: separate branches for boxes and classes, distances to the four sides as distributions, no anchors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from models.heads.grid import cell_grid
 from models.layers import Activation, ConvNormAct
 from models.parts import Head
 from utils.structures import Features
@@ -19,21 +20,22 @@ class AnchorFreeHead(Head):
     A raw map is (B, 4 * bins + C, h, w): for left, top, right and bottom the logits of the distances 0, 1, ...,
     bins - 1 in strides (Generalized Focal Loss, Li et al., arXiv:2006.04388), then the class logits. The box goes from
     the cell's centre by the distribution's mean to each side; the score is the class probability (TOOD, Feng et al.,
-    arXiv:2108.07755). The branches are apart from the first convolution on (YOLOX, Ge et al., arXiv:2107.08430).
+    arXiv:2108.07755). The branches share no convolution (YOLOX, Ge et al., arXiv:2107.08430).
 
     With `one_to_one` there is a second pair of branches, trained to find each object once, so that inference needs no
-    non-maximum suppression (YOLOv10, Wang et al., arXiv:2405.14458). While training they read the maps without giving
-    a gradient back: backbone and neck learn from the first pair, whose many positives teach more. In evaluation mode
-    they alone are computed.
+    non-maximum suppression (YOLOv10, Wang et al., arXiv:2405.14458). In training it passes no gradient back to the
+    maps: backbone and neck learn from the first pair, which has more positives. In evaluation mode only the second pair
+    is computed.
 
     Args:
         features: channels and strides of the neck's maps, finest first.
         num_classes: C.
-        bins: distances of a distribution; the largest side-to-centre distance is bins - 1 strides of the coarsest
+        bins: distances of a distribution; the largest distance from centre to side is bins - 1 strides of the coarsest
             level. 1 predicts each distance directly.
-        box_channels, class_channels: widths of the two branches; null: from the finest map and the number of classes.
+        box_channels, class_channels: widths of the two branches; null derives them from the finest map and the number
+            of classes.
         depth: 3x3 convolutions of a branch before its last 1x1.
-        depthwise: make the class branch of depthwise-separable convolutions, which costs less.
+        depthwise: build the class branch of depthwise-separable convolutions, which cost less.
         activation: of the branches.
         one_to_one: add the second pair of branches.
     """
@@ -81,10 +83,10 @@ class AnchorFreeHead(Head):
         self.reset_biases()
 
     def reset_biases(self) -> None:
-        """Start with sides about two strides away, and rare objects: some 5 of a class in 640 x 640 pixels.
+        """Start with sides about two strides away, and rare objects: about 5 of a class in 640 x 640 pixels.
 
-        Two strides: the distributions fall by a third from bin to bin. Were they flat, as in the paper, every box would
-        start 15 strides wide, and small objects would not meet any of them well enough to be learnt beside large ones.
+        Two strides: the distributions fall by a third from bin to bin. If they were flat, as in the paper, every box
+        would start 15 strides wide, too large to overlap small objects well enough for them to be learnt.
         """
         fall = math.log(1.5)
         start = [math.log(math.expm1(2))] if self.bins == 1 else [-fall * distance for distance in range(self.bins)]
@@ -100,8 +102,8 @@ class AnchorFreeHead(Head):
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Neck maps -> raw maps, (B, 4 * bins + C, h, w) a level.
 
-        With `one_to_one`, while training: the maps of the first pair of branches for all levels, then those of the
-        one-to-one pair; in evaluation mode the latter alone.
+        With `one_to_one`, in training: the maps of the first pair of branches for all levels, then those of the
+        one-to-one pair; in evaluation mode only the latter.
         """
         if not self.one_to_one:
             return _run(maps, self.box_branches, self.class_branches)
@@ -112,7 +114,7 @@ class AnchorFreeHead(Head):
         return _run(maps, self.box_branches, self.class_branches) + _run(apart, *one_to_one)
 
     def keep_one_to_one_(self) -> None:
-        """Put the one-to-one branches, if there are any, in the place of the others, which only training needs."""
+        """Replace the first pair of branches, which only training needs, by the one-to-one pair, if there is one."""
         if self.one_to_one:
             self.box_branches, self.class_branches = self.one_to_one_box_branches, self.one_to_one_class_branches
             del self.one_to_one_box_branches, self.one_to_one_class_branches
@@ -133,10 +135,7 @@ class AnchorFreeHead(Head):
         centres, strides = [], []
         for raw, stride in zip(raw_maps, self.strides, strict=True):
             height, width = raw.shape[2:]
-            # type_as, because a trace (TorchScript) keeps the device of arange and must follow the images all the same.
-            rows = torch.arange(height, device=raw.device).type_as(raw)
-            columns = torch.arange(width, device=raw.device).type_as(raw)
-            cells = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).view(-1, 2)
+            cells = cell_grid(height, width, like=raw).view(-1, 2)
             centres.append((cells + 0.5) * stride)
             strides.append(torch.full_like(cells[:, 0], stride))
         return torch.cat(centres), torch.cat(strides)

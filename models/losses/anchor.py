@@ -1,7 +1,7 @@
 """AnchorLoss: raw maps and targets -> box, objectness and class terms.
 
-The terms are those of YOLOv3 and YOLOv4, with exact gradients or with the simplified ones of darknet, which its gains
-and learning rates are for.
+The terms are those of YOLOv3 and YOLOv4, with exact gradients or with the simplified ones of darknet, for which its
+gains and learning rates are chosen.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ ASSIGNERS = {"anchor_iou": AnchorIoUAssigner, "anchor_ratio": AnchorRatioAssigne
 class AnchorLoss(nn.Module):
     """The YOLO loss: box regression on positives, logistic cross-entropy for objectness and for each class.
 
-    Every term is a sum divided by a count over the whole batch and all ranks, so the batch's split over processes
+    Every term is a sum divided by a count over the whole batch and all ranks, so splitting the batch over processes
     changes nothing. Crowd regions are neither objects nor background.
 
     Args:
-        head: whose maps are judged; gives anchors, strides and the decode.
+        head: the head whose raw maps are scored; gives anchors, strides and the decode.
         assigner: mapping {type: anchor_iou | anchor_ratio, ...}.
         box: 'ciou', 'diou', 'giou', 'iou', or 'mse' (YOLOv3: squared error of the raw values, small boxes up to twice);
-            null: the head's own, which is 'ciou' unless the model file says otherwise.
-        box_gradient: 'exact', or 'darknet': its own simplified gradient, for its box_gain (iou_normalizer).
-        max_delta: with 'darknet', the limit of that gradient; and that of the factors of class_counters.
+            null is the head's own, 'ciou' unless the model file says otherwise.
+        box_gradient: 'exact', or 'darknet' for its simplified gradient, with its box_gain (iou_normalizer).
+        max_delta: with 'darknet', the limit of that gradient; also the limit of the factors of class_counters.
         box_gain, objectness_gain, class_gain: weights of the terms.
         level_gains: weight of each level's objectness, finest first; null weighs all levels alike.
-        objectness_target: 'iou' learns the IoU of the box, 'one' learns 1 (darknet).
+        objectness_target: 'iou' is the IoU of the predicted box, 'one' is 1 (darknet).
         ignore_thresh: no objectness loss where a box overlaps an object by more than this (spec 4.3 item 1); null: off.
         label_smoothing: eps of y * (1 - eps) + eps / 2 on the class targets.
         class_counters: objects of each class, or 'auto' for those of the training set; an object then counts as many
             times as the commonest class is commoner than its own (darknet's counters_per_class, spec 4.3 item 7).
-        normalize: divide by the number of 'positives' (at least that of the images, so that a batch with hardly an
-            object is not all background), or of 'images', as darknet does, which its learning rates are for.
+        normalize: divide by the number of 'positives' (at least that of the images, so that the background does not
+            dominate a batch with few objects), or of 'images', as darknet does and its learning rates expect.
         class_counts: of the training set, by label.
     """
 
@@ -132,7 +132,12 @@ class AnchorLoss(nn.Module):
     def _level(
         self, raw: Tensor, level: int, assignment: Assignment, objects: Targets, targets: Targets
     ) -> dict[str, Tensor]:
-        """Sums over one level, before gains."""
+        """Sums over one level, before gains.
+
+        Args:
+            raw: (B, A * (5 + C), h, w).
+            objects: the targets without crowd regions.
+        """
         values = self.head.split(raw, level)
         cells = (assignment.image, assignment.anchor, assignment.row, assignment.column)
         positives, labels = values[cells], objects.labels[assignment.target]
@@ -206,7 +211,10 @@ class AnchorLoss(nn.Module):
     def _squared_error(
         self, values: Tensor, cells: Tensor, anchors: Tensor, goals: Tensor, level: int, shape: torch.Size
     ) -> Tensor:
-        """YOLOv3's box loss (spec 4.3 item 5): squared error of x, y in the cell and of log sizes, times 2 - area."""
+        """(P,) YOLOv3's box loss: squared error of x, y in the cell and of log sizes, times 2 - area.
+
+        See spec 4.3 item 5.
+        """
         goals = xyxy_to_cxcywh(goals)
         stride, scale = self.head.strides[level], self.head.scale_xy[level]
         offset = values[:, :2].sigmoid() * scale - 0.5 * (scale - 1)
@@ -297,12 +305,12 @@ def _with_darknet_gradient(
 
 
 def _straight_through(value: Tensor, logit: Tensor) -> Tensor:
-    """`value`, with the gradient of `logit`: the sigmoid between the two is left out on the way back."""
+    """`value`, with the gradient of `logit`, of one shape: the sigmoid between the two is left out on the way back."""
     return logit + (value - logit).detach()
 
 
 def _with_area(boxes: Tensor, *, least: float = 0.1) -> Tensor:
-    """cxcywh boxes with sides of at least `least` pixels, gradients as if nothing had been raised.
+    """(P, 4) cxcywh boxes with sides of at least `least` pixels, gradients as if nothing had been raised.
 
     Early in training a side may shrink until both corners are the same float32; CIoU then has no finite gradient.
     """

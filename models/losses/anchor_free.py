@@ -18,21 +18,21 @@ from utils.structures import Targets
 
 POINT_ASSIGNERS = {"task_aligned": TaskAlignedAssigner, "simota": SimOTAAssigner}
 ONE_TO_ONE = {"task_aligned": {"top_k": 1}, "simota": {"candidates": 1}}
-"""With these arguments an assigner gives an object one positive; none where another object wants that point more."""
+"""With these arguments an assigner gives an object one positive, or none where another object takes that point."""
 
 
 class AnchorFreeLoss(nn.Module):
-    """Box loss and distribution focal loss on positives, and cross-entropy of classes against the wanted scores.
+    """Box loss and distribution focal loss on positives, and cross-entropy of classes against the target scores.
 
-    All terms are weighted by the wanted scores of the positives and divided by their sum over the whole batch and all
-    ranks (TOOD, arXiv:2108.07755; distribution focal loss: arXiv:2006.04388). Where a box lies in a crowd region, its
-    classes are not called background.
+    All terms are weighted by the target scores of the positives and divided by their sum over the whole batch and all
+    ranks (TOOD, arXiv:2108.07755; distribution focal loss: arXiv:2006.04388). Predictions
+    whose box lies in a crowd region are not trained as background.
 
-    The maps of one-to-one branches have the same loss once more, with terms of their own. Their positives are chosen
-    by what those branches predict, by the same rule: but one positive an object (arXiv:2405.14458).
+    The maps of one-to-one branches get the same loss again, with terms of their own. Their positives come from what
+    those branches predict, by the same rule, but with one positive per object (arXiv:2405.14458).
 
     Args:
-        head: whose maps are judged.
+        head: the head whose raw maps are scored.
         assigner: mapping {type: task_aligned | simota, ...}.
         box: 'ciou', 'diou', 'giou' or 'iou'.
         box_gain, distribution_gain, class_gain: weights of the terms.
@@ -75,7 +75,11 @@ class AnchorFreeLoss(nn.Module):
     def _terms(
         self, raw_maps: list[Tensor], targets: Targets, assigner: TaskAlignedAssigner | SimOTAAssigner
     ) -> dict[str, Tensor]:
-        """The terms of one pair of branches."""
+        """The terms of one pair of branches.
+
+        Args:
+            raw_maps: (B, 4 * bins + C, h, w) a level.
+        """
         raw_maps = [raw.float() for raw in raw_maps]
         sides, logits = self.head.flatten(raw_maps)
         points, strides = self.head.points(raw_maps)
@@ -142,7 +146,7 @@ class AnchorFreeLoss(nn.Module):
 
 
 def _with_area(boxes: Tensor, *, least: float = 0.1) -> Tensor:
-    """xyxy boxes with sides of at least `least` pixels, gradients as if nothing had been moved.
+    """(P, 4) xyxy boxes with sides of at least `least` pixels, gradients as if nothing had been moved.
 
     A box without area has no finite gradient in CIoU.
     """

@@ -51,14 +51,14 @@ class _MultiScale(Neck):
             activation=activation,
         )
         scales = [*used.channels[:-1], reduced]
-        gates = [sam] * (levels - 1) + [None]  # what the coarsest level fuses has its gate in the reduction
+        gates = [sam] * (levels - 1) + [None]  # the coarsest level has its attention in the reduction
         self.fusions = nn.ModuleList(
             _Fusion(scales, i, widths[i], channels[i], sam=gates[i], activation=activation) for i in range(levels)
         )
         self.features = Features(tuple(channels), used.strides)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """The backbone's maps -> one map per level, finest first."""
+        """The backbone's maps (B, Ci, Hi, Wi) -> the maps that `features` names, finest first."""
         *finer, coarse = maps[-self.levels :]
         scales = [*finer, self.reduce(coarse)]
         return [fusion(scales) for fusion in self.fusions]
@@ -70,7 +70,7 @@ class EFM(_MultiScale):
     The coarsest scale is reduced by a 1x1 convolution; the others, and what goes to another level, by Maxout.
 
     Args:
-        features: what the backbone gives; the coarsest `len(channels)` maps are used.
+        features: the backbone's maps; the coarsest `len(channels)` maps are used.
         channels: width of each level's 3x3 convolution, finest first.
         same: width of each level's own scale in its fusion.
         finer: width of the next finer scale in the fusion of every level but the finest; that scale's own in `same`
@@ -126,7 +126,7 @@ class GFM(_MultiScale):
     """Every level from all scales: a 3x3 convolution over [same, the others], each compressed by Maxout to one width.
 
     Args:
-        features: what the backbone gives; the coarsest `len(channels)` maps are used.
+        features: the backbone's maps; the coarsest `len(channels)` maps are used.
         channels: width of each level's 3x3 convolution, finest first.
         compressed: width of every scale in every fusion.
         reduced: width of the coarsest scale after its 1x1 convolution.

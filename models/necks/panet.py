@@ -23,7 +23,7 @@ class PANet(Neck):
     """The "-panet-spp" neck of the CSPNet detectors and of YOLOv4.
 
     Args:
-        features: what the backbone gives; the coarsest `len(channels)` maps are used.
+        features: the backbone's maps; the coarsest `len(channels)` maps are used.
         channels: width of each level, finest first.
         spp_kernels: windows of spatial pyramid pooling at the coarsest level; null or [] for none.
         out_channels: width of the 3x3 convolution that ends each level; twice `channels` when left out, [] for none.
@@ -31,7 +31,7 @@ class PANet(Neck):
         depth: blocks of each such stage.
         sam: attention on every concatenation of two levels, 'pointwise' as in YOLOv4 or 'cbam'.
         rfb: a receptive field block before the 3x3 convolution that ends each level: 'plain', or 'norm' with batch
-            normalisation (the authors' RFB and RFBN, as we read them).
+            normalisation (which we take to be the authors' RFB and RFBN).
         asff: every level's output is a sum of all levels, weighted at each position (the authors' ASFF).
     """
 
@@ -63,14 +63,11 @@ class PANet(Neck):
         self.bottom_up = nn.ModuleList(BottomUp(channels[i - 1], channels[i], stack) for i in range(1, levels))
         self.rfb = nn.ModuleList(nn.Identity() if rfb is None else RFB(width, norm=rfb == "norm") for width in channels)
         self.asff = ASFF(channels, weight_channels=16 if rfb is None else 8, activation=activation) if asff else None
-        self.outputs = nn.ModuleList(
-            ConvNormAct(channels[i], widths[i], 3, activation=activation) if widths else nn.Identity()
-            for i in range(levels)
-        )
+        self.outputs = stack.outputs(channels, widths)
         self.features = Features(tuple(widths or channels), used.strides)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """The backbone's maps -> one map per level, finest first."""
+        """The backbone's maps (B, Ci, Hi, Wi) -> the maps that `features` names, finest first."""
         *finer, coarse = maps[-self.levels :]
         pyramid = [self.top(coarse)]
         for step, tap in zip(self.top_down, reversed(finer), strict=True):
@@ -85,7 +82,7 @@ class PANet(Neck):
         return outputs
 
     def _fuse(self, pyramid: list[Tensor], asff: ASFF) -> list[Tensor]:
-        """The way up, then every level from all of them."""
+        """The levels of the top-down path, coarsest first -> the outputs, by the bottom-up path and the fusion."""
         levels = [pyramid.pop()]
         for step in self.bottom_up:
             levels.append(step(levels[-1], pyramid.pop()))
@@ -98,7 +95,7 @@ class RFB(nn.Module):
 
     The form is that of ASFF (Liu et al., arXiv:1911.09516) and of darknet's example (AlexeyAB/darknet issue 4507): a
     quarter of the width each, no activations, and a plain addition. ASFF's code has no batch normalisation, darknet's
-    example has: we read the authors' RFB and RFBN as these two.
+    example does: we take the authors' RFB and RFBN to be these two.
 
     Args:
         channels: of the map, a multiple of 4; the width stays.
@@ -129,11 +126,12 @@ class RFB(nn.Module):
 class ASFF(nn.Module):
     """Every level becomes a sum of all levels at its own size and width, weighted at each position.
 
-    A coarser level comes by a 1x1 convolution and repetition, a finer one by max pools and a strided 3x3 convolution.
+    A coarser level is resized by a 1x1 convolution and repetition, a finer one by max pools and a strided 3x3
+    convolution.
 
     Args:
-        channels: width of each level, finest first; they stay.
-        weight_channels: what each level is reduced to where its weights come from (16 in the paper's code, 8 with RFB).
+        channels: width of each level, finest first, which does not change.
+        weight_channels: width from which each level's weights are computed (16 in the paper's code, 8 with RFB).
     """
 
     def __init__(self, channels: Sequence[int], *, weight_channels: int = 16, activation: Activation = "leaky") -> None:
@@ -143,7 +141,7 @@ class ASFF(nn.Module):
         )
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """One map a level, finest first -> the same shapes."""
+        """One map (B, Ci, Hi, Wi) a level, finest first -> the same shapes."""
         return [level(maps) for level in self.levels]
 
 

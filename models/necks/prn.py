@@ -16,7 +16,7 @@ class PRN(Neck):
     """The neck of yolov3-tiny-prn on any backbone; three levels make it PRN-3l.
 
     Args:
-        features: what the backbone gives; the coarsest `len(channels)` maps are used.
+        features: the backbone's maps; the coarsest `len(channels)` maps are used.
         channels: width of each level, finest first.
     """
 
@@ -37,7 +37,7 @@ class PRN(Neck):
         self.features = Features(tuple(channels), used.strides)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """The backbone's maps -> one map per level, finest first."""
+        """The backbone's maps (B, Ci, Hi, Wi) -> the maps that `features` names, finest first."""
         *finer, coarse = maps[-self.levels :]
         reduced = self.reduce(coarse)
         x = self.conv(reduced)

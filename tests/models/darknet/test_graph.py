@@ -10,9 +10,8 @@ from torch import Tensor
 from models.benchmark.costs import count_bflops
 from models.build import build_criterion
 from models.darknet.graph import DarknetGraph
-from models.darknet.weights import count_floats
 from tests.models.darknet.cfgs import NETWORKS, Cfg
-from tests.models.darknet.common import build_text, randomise_
+from tests.models.darknet.common import build_text, count_floats, randomise_
 from utils.structures import Targets
 
 
