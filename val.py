@@ -13,8 +13,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from data.config import load_data_config, read_split, summarize
+from data.config import load_data_config
 from data.loader import build_eval_loader, default_workers
+from data.read import read_split, summarize
 from data.transforms import ten_crop_size
 from engine.evaluate import EvaluationOptions, evaluate, match_classes, protocol_and_speed, training_data, write_results
 from models.info import ModelInfo

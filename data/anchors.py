@@ -16,12 +16,13 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from torch import Tensor
 
-from data.config import check_objects, load_data_config, read_split
+from data.config import load_data_config
+from data.read import check_objects, read_split
 from utils.arguments import seed, whole_number
 from utils.boxes import plan_resize
 from utils.config import ConfigError
-from utils.recipe import TrainConfig
 from utils.structures import LabelledImages
+from utils.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -111,12 +112,12 @@ def box_sizes(images: LabelledImages, size: tuple[int, int], resize: str) -> np.
 
 def object_sizes(images: LabelledImages, size: tuple[int, int], resize: str) -> np.ndarray:
     """As `box_sizes`, but with boxes that have no width or height, and empty where there is no object."""
-    found = [np.zeros((0, 2))]
+    sizes = [np.zeros((0, 2))]
     for sample in images.samples:
         box = plan_resize(sample.height, sample.width, size, resize)
         boxes = sample.boxes[~sample.crowd]
-        found.append((boxes[:, 2:] - boxes[:, :2]) * (box.scale_x, box.scale_y))
-    return np.concatenate(found)
+        sizes.append((boxes[:, 2:] - boxes[:, :2]) * (box.scale_x, box.scale_y))
+    return np.concatenate(sizes)
 
 
 def cover(sizes: np.ndarray, anchors: np.ndarray, *, factor: float = FACTOR) -> Coverage:
@@ -155,9 +156,9 @@ def fit_anchors(sizes: np.ndarray, count: int, *, seed: int = 0, rounds: int = 3
             if owner is not None and (now == owner).all():
                 break
             owner = now
-            for place in range(count):
-                if (owner == place).any():
-                    anchors[place] = np.median(sizes[owner == place], axis=0)
+            for index in range(count):
+                if (owner == index).any():
+                    anchors[index] = np.median(sizes[owner == index], axis=0)
         iou = cover(sizes, anchors).iou
         if iou > best_iou:
             best, best_iou = anchors.copy(), iou
@@ -257,12 +258,12 @@ def _with_copies(sizes: np.ndarray, count: int) -> np.ndarray:
 
 def _spread(sizes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Different sizes to start from, each drawn with the square of its distance to those before (k-means++)."""
-    chosen = [sizes[rng.integers(len(sizes))]]
-    while len(chosen) < count:
-        distance = (1 - _iou(sizes, np.array(chosen)).max(axis=1)).clip(0) ** 2
+    anchors = [sizes[rng.integers(len(sizes))]]
+    while len(anchors) < count:
+        distance = (1 - _iou(sizes, np.array(anchors)).max(axis=1)).clip(0) ** 2
         distance = distance if distance.sum() > 0 else np.ones(len(sizes))
-        chosen.append(sizes[rng.choice(len(sizes), p=distance / distance.sum())])
-    return np.array(chosen, dtype=np.float64)
+        anchors.append(sizes[rng.choice(len(sizes), p=distance / distance.sum())])
+    return np.array(anchors, dtype=np.float64)
 
 
 def _iou(sizes: np.ndarray, anchors: np.ndarray) -> np.ndarray:

@@ -16,8 +16,9 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data.config import SPLITS, DataConfig, check_same_classes, load_data_config, read_split, summarize
+from data.config import SPLITS, DataConfig, load_data_config
 from data.formats import coco, imagefolder, voc, yolo
+from data.read import check_same_classes, read_split, summarize
 from utils.config import ConfigError, dump_yaml
 from utils.log import Progress, setup_logging
 from utils.structures import LabelledImages, Sample
@@ -28,7 +29,7 @@ IMAGE_KEYS = frozenset({"id", "file_name", "width", "height"})
 TOP_KEYS = frozenset({"images", "annotations", "categories"})
 
 
-def read_splits(config: DataConfig) -> dict[str, LabelledImages]:
+def read_dataset(config: DataConfig) -> dict[str, LabelledImages]:
     """All splits of a data set.
 
     Raises:
@@ -139,13 +140,13 @@ def _file_names(splits: Mapping[str, LabelledImages]) -> tuple[dict[str, list[st
             name = PurePosixPath(written.get(sample.image_id, sample.path.name).replace("\\", "/"))
             if name.is_absolute() or ".." in name.parts:
                 name = PurePosixPath(sample.path.name)
-            chosen, count = name.as_posix(), 1
-            while _stem(chosen).casefold() in taken:
-                chosen = f"{split}{count if count > 1 else ''}/{name}"
+            free, count = name.as_posix(), 1
+            while _stem(free).casefold() in taken:
+                free = f"{split}{count if count > 1 else ''}/{name}"
                 count += 1
-            taken.add(_stem(chosen).casefold())
-            renamed += chosen != name.as_posix()
-            names[split].append(chosen)
+            taken.add(_stem(free).casefold())
+            renamed += free != name.as_posix()
+            names[split].append(free)
     return names, renamed
 
 
@@ -184,21 +185,21 @@ def _losses(splits: Mapping[str, LabelledImages], form: str) -> list[str]:
     keys: Counter[str] = Counter()
     for data in splits.values():
         truth = data.ground_truth
-        image_ids += sum(sample.image_id != place for place, sample in enumerate(data.samples, start=1))
-        numbered += sum(entry["id"] != place for place, entry in enumerate(truth["annotations"], start=1))
+        image_ids += sum(sample.image_id != number for number, sample in enumerate(data.samples, start=1))
+        numbered += sum(entry["id"] != number for number, entry in enumerate(truth["annotations"], start=1))
         areas += sum(abs(entry["area"] - entry["bbox"][2] * entry["bbox"][3]) > 1e-6 for entry in truth["annotations"])
         keys.update(f"'{key}' of annotations" for entry in truth["annotations"] for key in entry.keys() - ROW_KEYS)
         keys.update(f"'{key}' of images" for entry in truth["images"] for key in entry.keys() - IMAGE_KEYS)
         keys.update(f"'{key}' of a file" for key in truth.keys() - TOP_KEYS)
     name = form.upper()
-    found = [
+    losses = [
         (crowd if form == "yolo" else 0, "crowd regions, left out: a row has no flag for them"),
         (image_ids, f"image ids: {name} numbers images in the order of the split"),
         (numbered, f"annotation ids: {name} has none"),
         (areas, "areas of masks: width times height is taken, so small, medium and large may change"),
         *((count, key) for key, count in sorted(keys.items())),
     ]
-    return [f"{count} {what}" for count, what in found if count]
+    return [f"{count} {loss}" for count, loss in losses if count]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -213,7 +214,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     setup_logging()
     try:
-        splits = read_splits(load_data_config(args.source))
+        splits = read_dataset(load_data_config(args.source))
         if args.to == "imagefolder":
             lines = write_class_folders(splits, args.folder)
         else:

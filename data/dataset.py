@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -12,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from data.images import read_image
-from data.mosaic import mixup, mosaic, quadrants, vary
+from data.mosaic import draw_mosaic, mixup, mosaic, quadrants, random_variant
 from data.transforms import (
     FILL,
     Labelled,
@@ -24,9 +25,9 @@ from data.transforms import (
     warp,
 )
 from utils import dist
+from utils.augment_config import AugmentConfig
 from utils.boxes import Letterbox, plan_resize
 from utils.log import Progress
-from utils.recipe import AugmentConfig
 from utils.structures import LabelledImages
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,8 @@ PUT_BACK = "; put it back, and --resume goes on exactly; a new run leaves it out
 """What the user can do about a file that stops a training: one that is damaged, and one that is gone."""
 
 
-class Request(NamedTuple):
+@dataclass(frozen=True)
+class Request:
     """What the sampler asks of a training set: this image, augmented as of this epoch, at this size.
 
     Args:
@@ -108,6 +110,7 @@ class TrainDataset(Dataset):
 
             self.pipeline = AlbumentationsPipeline(config.albumentations)
         self.cache: list[np.ndarray | str] | None = None
+        """The images at the base size, or why one cannot be read."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -143,7 +146,7 @@ class TrainDataset(Dataset):
         rng = self._generator(request.epoch, request)
         item = self._compose(request, rng)
         if request.mix and rng.random() < config.mixup:
-            partner = request._replace(index=int(rng.integers(len(self))))
+            partner = replace(request, index=int(rng.integers(len(self))))
             other = self._generator(request.epoch + MIXUP_STREAM, partner)
             item = mixup(item, self._compose(partner, other), rng)
         item = self._run_pipeline(item, request.size, rng)
@@ -157,16 +160,14 @@ class TrainDataset(Dataset):
 
     def _compose(self, request: Request, rng: np.random.Generator) -> Labelled:
         """One image or four, through the random affine map, at the size that is asked for."""
-
-        def load(index: int) -> Labelled:
-            return self._load(index, request.size)
-
         each_alone = self.config.mosaic_type == "quadrants"
         if request.mix and rng.random() < self.config.mosaic:
+            crossing, indices = draw_mosaic(request.index, len(self), self.config, rng)
+            items = [self._load(index, request.size) for index in indices]
             join = quadrants if each_alone else mosaic
-            return join(load, request.index, len(self), request.size, self.config, rng)
-        item, place = load(request.index), vary if each_alone else random_place
-        return place(item, request.size, self.config, rng)
+            return join(items, crossing, request.size, self.config, rng)
+        vary = random_variant if each_alone else random_place
+        return vary(self._load(request.index, request.size), request.size, self.config, rng)
 
     def _run_pipeline(self, item: Labelled, size: tuple[int, int], rng: np.random.Generator) -> Labelled:
         if self.pipeline is None:
@@ -174,7 +175,8 @@ class TrainDataset(Dataset):
         item = self.pipeline(item, rng)
         if item.image.shape[:2] == tuple(size):
             return keep_visible(item, self.config)
-        box = plan_resize(*item.image.shape[:2], size, self.resize)
+        height, width = item.image.shape[:2]
+        box = plan_resize(height, width, size, self.resize)
         matrix = np.array([[box.scale_x, 0, box.pad_x], [0, box.scale_y, box.pad_y]])
         return warp(item, matrix, size, self.config)
 
@@ -195,11 +197,11 @@ class TrainDataset(Dataset):
         Raises:
             ValueError: it cannot be read; or, with 'skip', neither can those after it.
         """
-        for place in range(index, index + MOST_IN_A_ROW):
-            place %= len(self)
-            image = self.cache[place] if self.cache is not None else self._read_or_problem(place)
+        for following in range(index, index + MOST_IN_A_ROW):
+            index = following % len(self)
+            image = self.cache[index] if self.cache is not None else self._read_or_problem(index)
             if not isinstance(image, str):
-                return place, image
+                return index, image
             self.problems.append(image)
         raise ValueError(f"{self.problems[-1]}; the {MOST_IN_A_ROW - 1} images before it cannot be read either")
 
@@ -263,7 +265,8 @@ class EvalDataset(Dataset):
             if self.bad_images == "stop":
                 raise
             image, problem = np.full((sample.height, sample.width, 3), FILL, np.uint8), str(error)
-        letterbox = plan_resize(*image.shape[:2], self.image_size, self.resize)
+        height, width = image.shape[:2]
+        letterbox = plan_resize(height, width, self.image_size, self.resize)
         boxes = letterbox.apply(sample.boxes).astype(np.float32)
         image = resize_image(image, letterbox, self.image_size, mode=self.resize)
         item = Labelled(image, boxes, sample.labels, sample.crowd)

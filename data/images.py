@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
@@ -78,7 +79,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 def _upright_size(image: Image.Image, file: BinaryIO) -> tuple[int, int]:
     width, height = image.size
-    if image.format == "TIFF":  # image.size is upright already in some releases of Pillow, as stored in others
+    if isinstance(image, TiffImageFile):  # in some releases of Pillow image.size is upright already
         width, height, orientation = (image.tag_v2.get(tag, 1) for tag in (256, 257, ORIENTATION))
     elif image.format == "PNG" and "exif" not in image.info and not _png_has_exif(file):
         # PngImageFile.getexif would decode the pixels to see whether EXIF follows them
@@ -92,15 +93,15 @@ def _png_has_exif(file: BinaryIO) -> bool:
     """Whether an eXIf chunk stands anywhere in a PNG file, which some programs write behind the pixels."""
     position = file.tell()
     file.seek(len(PNG_SIGNATURE))
-    found = False
+    has_exif = False
     while len(header := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", header)
         if kind in (b"eXIf", b"IEND"):
-            found = kind == b"eXIf"
+            has_exif = kind == b"eXIf"
             break
         file.seek(length + 4, io.SEEK_CUR)
     file.seek(position)
-    return found
+    return has_exif
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
@@ -140,9 +141,9 @@ def _explain(error: Exception, head: bytes, size: int, name: str) -> str:
     if isinstance(error, UnidentifiedImageError):
         if size == 0:
             return f"{name}: the file is empty; copy or download it again"
-        for start, what in NOT_IMAGES.items():
+        for start, kind in NOT_IMAGES.items():
             if head.lstrip().lower().startswith(start):
-                return f"{name}: not an image but {what}"
+                return f"{name}: not an image but {kind}"
         return (
             f"{name}: not an image that Pillow knows ({size} bytes beginning with {head[:8]!r}); "
             "save it as JPEG or PNG, or leave it out"

@@ -1,129 +1,57 @@
-"""Batches: a sampler with a position, collation, and the loaders of training and evaluation."""
+"""Batches: the training set of a recipe, collation, and the loaders of training and evaluation."""
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
-from data.dataset import EvalDataset, Item, Request, TrainDataset
-from data.sizes import SizePlan
+from data.anchors import object_sizes
+from data.classification import ClassifyDataset
+from data.dataset import EvalDataset, Item, TrainDataset
+from data.sampler import TrainSampler
+from data.sizes import size_plan_of
+from data.transforms import ten_crop_size
 from utils.config import ConfigError
 from utils.structures import Batch, LabelledImages, Targets
+from utils.train_config import TrainConfig
+
+logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 1_500_000_000
 """Training sets up to this size (at the network's resolution) are kept in memory."""
+
+SMALL_SHARE = 0.05
+"""Share of the objects that may be too small to be trained on without a warning."""
 
 SHARED_MEMORY = Path("/dev/shm")
 """Where loader processes put their batches, on Linux."""
 
 
-class TrainSampler(Sampler[list[Request]]):
-    """Batches of one epoch after another: which images, at which size; a pure function of (seed, epoch, batch).
-
-    The order is a permutation of all images; the last batch is filled from its start, so that all batches are full.
-    Every rank takes its share of the same global batch; where batches grow, shares may differ by one image.
-
-    Args:
-        count: images in the set.
-        batch_size: of all ranks together; must be a multiple of `world_size`.
-        sizes: of the images, and how batches grow where they are small.
-        mix_epochs: epochs with mosaic and mixup.
-        mix_share: share of the batches of those epochs that may be mixed.
-    """
-
-    def __init__(
-        self,
-        count: int,
-        *,
-        batch_size: int,
-        sizes: SizePlan,
-        mix_epochs: int,
-        mix_share: float = 1.0,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        if batch_size % world_size:
-            raise ValueError(
-                f"batch size {batch_size} cannot be split over {world_size} processes; use a multiple of {world_size}"
-            )
-        self.count = count
-        self.batch_size = batch_size
-        self.sizes = sizes
-        self.mix_epochs = mix_epochs
-        self.mix_share = mix_share
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.set_position(0)
-
-    @property
-    def batches(self) -> int:
-        """Batches in the whole of the current epoch."""
-        return len(self.images)
-
-    def set_position(self, epoch: int, start: int = 0) -> None:
-        """Go on with batch `start` of `epoch`."""
-        self.epoch = epoch
-        self.start = start
-        self.sides, self.images = self._epoch(epoch)
-
-    def images_in(self, start: int, stop: int) -> int:
-        """Images in the batches from `start` up to `stop` of the current epoch, over all ranks."""
-        return int(self.images[start:stop].sum())
-
-    def total_steps(self, epochs: int) -> int:
-        """Optimizer updates in a training of `epochs`."""
-        dynamic = self.sizes.dynamic
-        batches = [len(self._epoch(epoch)[1]) if dynamic else self.batches for epoch in range(epochs)]
-        return sum(-(-number // self.sizes.accumulate) for number in batches)
-
-    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.sizes.epoch(epoch, count=self.count, batch_size=self.batch_size)
-
-    def __len__(self) -> int:
-        return self.batches - self.start
-
-    def __iter__(self) -> Iterator[list[Request]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
-        begin = self.images_in(0, self.start)
-        for batch in range(self.start, self.batches):
-            (height, width), mix = self.sides[batch].tolist(), self.is_mixed(batch)
-            end = begin + int(self.images[batch])
-            positions, begin = range(begin, end)[self.rank :: self.world_size], end
-            yield [
-                Request(self.epoch, int(order[position % self.count]), (height, width), mix, position // self.count)
-                for position in positions
-            ]
-
-    def is_mixed(self, batch: int) -> bool:
-        """Whether a batch of the current epoch may have images made of several."""
-        if self.epoch >= self.mix_epochs or self.mix_share >= 1:
-            return self.epoch < self.mix_epochs
-        return bool(np.random.default_rng((self.seed, self.epoch, batch, 2)).random() < self.mix_share)
-
-
 def collate(items: list[Item]) -> Batch:
-    """Items of one size -> Batch."""
-    boxes, labels, crowd = (torch.cat([item[part] for item in items]) for part in (1, 2, 3))
-    image_index = torch.cat([torch.full((len(item.boxes),), place) for place, item in enumerate(items)])
-    parts = [item.weights for item in items if item.weights is not None]
-    weights = torch.cat(parts) if parts else None
+    """Items of one size -> Batch, with (B, 3, H, W) uint8 images and the targets of all items in one list."""
+    weights = [item.weights for item in items if item.weights is not None]
+    targets = Targets(
+        boxes=torch.cat([item.boxes for item in items]),
+        labels=torch.cat([item.labels for item in items]),
+        image_index=torch.cat([torch.full((len(item.boxes),), index) for index, item in enumerate(items)]),
+        crowd=torch.cat([item.crowd for item in items]),
+        weights=torch.cat(weights) if weights else None,
+    )
     letterboxes = tuple(item.letterbox for item in items if item.letterbox is not None)
     return Batch(
         torch.stack([item.image for item in items]),
-        Targets(boxes, labels, image_index, crowd, weights),
+        targets,
         tuple(item.image_id for item in items),
         tuple(item.path for item in items),
         letterboxes,
@@ -165,6 +93,89 @@ def prefetch_factor(workers: int, batch_bytes: int, *, wanted: int, share: float
             "none)"
         )
     return min(int(share * free / needed), wanted)
+
+
+def train_set_of(images: LabelledImages, config: TrainConfig) -> TrainDataset | ClassifyDataset:
+    """The augmented images of a run, in memory if the recipe wants that and they fit."""
+    recipe = config.recipe
+    kind = ClassifyDataset if images.task == "classify" else TrainDataset
+    dataset = kind(
+        images,
+        recipe.augment,
+        image_size=config.image_size,
+        resize=config.model["resize"],
+        seed=config.seed,
+        bad_images=recipe.bad_images,
+    )
+    if images.task == "detect":
+        warn_of_small_objects(images, config)
+    if recipe.cache and workers_share_memory(config.workers):
+        dataset.fill_cache(limit_bytes=CACHE_BYTES)
+    elif recipe.cache:
+        logger.info("Images are not kept in memory: loader processes of this system cannot share it (--workers 0 can)")
+    return dataset
+
+
+def warn_of_small_objects(images: LabelledImages, config: TrainConfig) -> None:
+    """Say so where many objects are so small in the network's input that the augmentation leaves them out."""
+    least, (height, width) = config.recipe.augment.min_side, config.image_size
+    small = np.any(object_sizes(images, config.image_size, config.model["resize"]) <= least, axis=1)
+    if small.sum() > SMALL_SHARE * len(small):
+        logger.warning(
+            "%d of %d training objects are no more than %g pixels wide or high in an input of %d x %d; unless the "
+            "augmentation enlarges them they are left out, and little is learned of them. Take a larger --img-size, or "
+            "lower augment.min_side",
+            small.sum(),
+            len(small),
+            least,
+            height,
+            width,
+        )
+
+
+def train_loader_of(
+    dataset: TrainDataset | ClassifyDataset,
+    config: TrainConfig,
+    *,
+    stride: int,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+) -> DataLoader:
+    """Augmented batches of a run; its `batch_sampler` is the TrainSampler.
+
+    Args:
+        stride: of the model; image sizes are multiples of it.
+    """
+    recipe = config.recipe
+    sampler = TrainSampler(
+        len(dataset),
+        batch_size=recipe.batch_size,
+        sizes=size_plan_of(config, stride=stride),
+        mix_epochs=recipe.mosaic_epochs,
+        mix_share=recipe.augment.classify.mix_share if isinstance(dataset, ClassifyDataset) else 1.0,
+        seed=config.seed,
+        rank=rank,
+        world_size=world_size,
+    )
+    workers, timeout = config.workers, recipe.worker_timeout
+    return build_train_loader(dataset, sampler, workers=workers, pin_memory=pin_memory, timeout=timeout)
+
+
+def eval_loader_of(images: LabelledImages, config: TrainConfig, *, rank: int = 0, world_size: int = 1) -> DataLoader:
+    """Batches of a split as at inference, or a little larger for a test by ten crops."""
+    size = config.image_size
+    return build_eval_loader(
+        images,
+        image_size=ten_crop_size(size) if config.recipe.evaluation.ten_crop else size,
+        resize=config.model["resize"],
+        batch_size=config.recipe.batch_size,
+        workers=config.workers,
+        rank=rank,
+        world_size=world_size,
+        timeout=config.recipe.worker_timeout,
+        bad_images=config.recipe.bad_images,
+    )
 
 
 def build_train_loader(

@@ -43,9 +43,9 @@ class AlbumentationsPipeline:
         result = self.compose(image=item.image, bboxes=item.boxes, rows=np.arange(len(item.boxes)))
         image = result["image"]
         if getattr(image, "dtype", None) != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            found = f"{getattr(image, 'dtype', type(image).__name__)} {tuple(getattr(image, 'shape', ()))}"
+            kind = f"{getattr(image, 'dtype', type(image).__name__)} {tuple(getattr(image, 'shape', ()))}"
             raise ValueError(
-                f"augment.albumentations: expected uint8 images of three channels from the transforms, found {found}; "
+                f"augment.albumentations: expected uint8 images of three channels from the transforms, found {kind}; "
                 "leave out Normalize, ToFloat, ToTensorV2 and the like"
             )
         rows = np.asarray(result["rows"], dtype=np.int64)
@@ -66,7 +66,8 @@ def _transform(spec: dict[str, Any], *, where: str) -> albumentations.BasicTrans
         )
         raise ConfigError(f"{message} See the list of transforms in albumentations' documentation.")
     arguments = {key: value for key, value in spec.items() if key != "type"}
-    accepted = set(known[name].InitSchema.model_fields) if hasattr(known[name], "InitSchema") else set(arguments)
+    schema = getattr(known[name], "InitSchema", None)
+    accepted = set(arguments) if schema is None else set(schema.model_fields)
     for key in arguments:
         if key not in accepted:
             raise ConfigError(unknown_key(where, key, accepted - {"strict"}, owner=f" of albumentations' {name}"))

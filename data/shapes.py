@@ -170,7 +170,8 @@ def _draw_set(folder: Path, *, shown_as: Path) -> None:
 def _draw_split(folder: Path, split: str, pool: ThreadPoolExecutor, progress: tqdm) -> None:
     """Images and annotations of one split."""
     (folder / "images" / split).mkdir(parents=True)
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for image, objects in pool.map(lambda number: _draw_image(folder, split, number), range(COUNTS[split])):
         images.append(image)
         annotations += [{"id": len(annotations) + i, **entry} for i, entry in enumerate(objects, start=1)]

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.augment_config import AugmentConfig
 from utils.boxes import Letterbox, clip
-from utils.recipe import AugmentConfig
 
 FILL = 114
 """Grey level around letterboxed and augmented images."""

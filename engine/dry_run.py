@@ -8,22 +8,28 @@ import math
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from engine.memory import children_bytes, free_memory, gigabytes, peak_resident_bytes
+from data.loader import eval_loader_of
+from engine.failure import Guard
+from engine.job import Job, opened
+from engine.loop import save, validate
+from engine.optim import keep_frozen_statistics_
+from engine.options import RunOptions
 from engine.state import TrainState
-from engine.step import Stepper
 from utils import dist
 from utils.checkpoint import copied, load_checkpoint, same_values
 from utils.log import duration
+from utils.memory import children_bytes, free_memory, gigabytes, gpu_peak_reserved, peak_resident_bytes, reset_gpu_peak
+from utils.metrics.build import build_metric
 from utils.recipe import ScheduleConfig
 from utils.structures import Batch
+from utils.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -42,31 +48,6 @@ CHECKPOINTS = 3
 
 class DryRunFailed(ValueError):
     """A part of the rehearsal went wrong; the message says which."""
-
-
-@dataclass(frozen=True, eq=False)
-class Rehearsal:
-    """What is tried out.
-
-    Args:
-        step: does a step, as in the run.
-        loader: of training batches; accumulate of them make a step.
-        evaluate: evaluates so many of the `to_evaluate` validation images; returns the figures.
-        save: writes a checkpoint to `checkpoint`.
-        workers: loader processes.
-        problems: in the labels.
-    """
-
-    stepper: Stepper
-    state: TrainState
-    step: Callable[[Stepper, TrainState, list[Batch]], dict[str, float]]
-    loader: Iterable[Batch]
-    evaluate: Callable[[int], dict[str, Any] | None]
-    to_evaluate: int
-    save: Callable[[], None]
-    checkpoint: Path
-    workers: int
-    problems: int
 
 
 @contextmanager
@@ -104,68 +85,93 @@ class Measured:
     checkpoint_bytes: int
 
 
-def rehearse(parts: Rehearsal) -> str:
-    """Try all parts, put the state back as it was, and give the report.
+def dry_run(config: TrainConfig, options: RunOptions, device: torch.device) -> int:
+    """Try every part of a training, print what it will cost, and leave nothing behind; returns the exit status.
 
     Raises:
         DryRunFailed: the loss on one batch does not fall, a checkpoint comes back changed, or the disk is too small.
         ValueError, OSError: what the parts themselves raise.
     """
-    before = copied(parts.state.state_dict())
-    if parts.stepper.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(parts.stepper.device)
+    with opened(config, options, device) as (job, state, _):
+        with removed_afterwards(job.run.folder):
+            text = report(job, measure(job, state))
+        if dist.rank() == 0:
+            print(text)
+    return 0
+
+
+def measure(job: Job, state: TrainState) -> Measured:
+    """Try all parts of a training, and put the state back as it was.
+
+    Raises:
+        DryRunFailed, ValueError, OSError: as in `dry_run`.
+    """
+    keep_frozen_statistics_(state.model.train(), job.config.recipe.freeze)
+    before = copied(state.state_dict())
+    reset_gpu_peak(job.stepper.device)
     logger.info("Dry run, 1 of 4: loading batches")
-    batches, load_seconds, workers_bytes = _load(parts)
+    batches, load_seconds, workers_bytes = _load(job)
     logger.info("Dry run, 2 of 4: up to %d steps on one batch", STEPS)
-    losses, step_seconds = _overfit(parts, batches)
-    logger.info("Dry run, 3 of 4: evaluating %d images", min(EVALUATED[-1], parts.to_evaluate))
-    evaluation, evaluated = _evaluate(parts)
+    losses, step_seconds = _overfit(job, state, batches)
+    logger.info("Dry run, 3 of 4: evaluating %d images", min(EVALUATED[-1], len(job.images.val)))
+    evaluation_seconds, evaluated = _evaluate(job, state)
     logger.info("Dry run, 4 of 4: a checkpoint, written and read back")
-    save_seconds, size = _check_checkpoint(parts)
-    parts.state.load_state_dict(before)
-    parts.state.optimizer.zero_grad()
-    measured = Measured(load_seconds, step_seconds, evaluation, save_seconds, losses, evaluated, workers_bytes, size)
-    return report(parts, measured)
+    checkpoint_seconds, checkpoint_bytes = _check_checkpoint(job, state)
+    state.load_state_dict(before)
+    state.optimizer.zero_grad()
+    return Measured(
+        batch=load_seconds,
+        step=step_seconds,
+        evaluation=evaluation_seconds,
+        checkpoint=checkpoint_seconds,
+        losses=losses,
+        evaluated=evaluated,
+        workers_bytes=workers_bytes,
+        checkpoint_bytes=checkpoint_bytes,
+    )
 
 
-def report(parts: Rehearsal, found: Measured) -> str:
-    """What was found, one line a subject.
+def report(job: Job, measured: Measured) -> str:
+    """What was measured, one line a subject.
 
     Raises:
         DryRunFailed: the disk has too little room.
     """
-    recipe = parts.stepper.recipe
-    steps = parts.stepper.steps_per_epoch
+    recipe, to_evaluate = job.config.recipe, len(job.images.val)
+    steps = job.stepper.steps_per_epoch
     # A process that loads for itself cannot train meanwhile.
-    pace = max(found.step, found.batch) if parts.workers else found.step + found.batch
-    evaluation = found.evaluation / recipe.evaluation.interval
-    epoch = steps * pace + evaluation + found.checkpoint
-    disk, free = CHECKPOINTS * found.checkpoint_bytes, shutil.disk_usage(parts.checkpoint.parent).free
+    pace = max(measured.step, measured.batch) if job.config.workers else measured.step + measured.batch
+    epoch = steps * pace + measured.evaluation / recipe.evaluation.interval + measured.checkpoint
+    disk, free = CHECKPOINTS * measured.checkpoint_bytes, shutil.disk_usage(job.run.last.parent).free
     if disk > free:
         raise DryRunFailed(
-            f"{parts.checkpoint.parent}: the checkpoints of a run take {gigabytes(disk)}, and the disk has "
+            f"{job.run.last.parent}: the checkpoints of a run take {gigabytes(disk)}, and the disk has "
             f"{gigabytes(free)} free; make room, or choose another --project"
         )
-    waits = "; loading is what takes longest" if found.batch > found.step else ""
+    problems = sum(len(split.problems) for split in (job.images.train, job.images.val))
+    waits = "; loading is what takes longest" if measured.batch > measured.step else ""
+    losses, whole = measured.losses, _seconds(measured.evaluation)
     lines = [
-        f"data        {parts.problems} problems in the labels; a step's images load in {_seconds(found.batch)}{waits}",
-        f"one batch   loss {found.losses[0]:.3f} -> {found.losses[-1]:.3f} in {len(found.losses)} steps",
-        f"evaluation  {found.evaluated} images; all {parts.to_evaluate} in about {_seconds(found.evaluation)}",
-        f"checkpoint  {found.checkpoint_bytes / 1e6:,.1f} MB, read back to the last bit",
+        f"data        {problems} problems in the labels; a step's images load in {_seconds(measured.batch)}{waits}",
+        f"one batch   loss {losses[0]:.3f} -> {losses[-1]:.3f} in {len(losses)} steps",
+        f"evaluation  {measured.evaluated} images; all {to_evaluate} in about {whole}",
+        f"checkpoint  {measured.checkpoint_bytes / 1e6:,.1f} MB, read back to the last bit",
         f"time        {duration(epoch)} an epoch ({steps:.0f} steps of {_seconds(pace)}, then evaluation and "
-        f"checkpoint), {duration(epoch * recipe.epochs)} for {recipe.epochs} epochs",
-        f"memory      {_memory(parts, found)}",
+        f"checkpoint), {duration(epoch * recipe.total_epochs)} for {recipe.total_epochs} epochs",
+        f"memory      {_memory(job, measured)}",
         f"disk        {disk / 1e6:,.1f} MB for {CHECKPOINTS} checkpoints, of {gigabytes(free)} free",
     ]
     return "Dry run: everything works.\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def _load(parts: Rehearsal) -> tuple[list[Batch], float, int]:
+def _load(job: Job) -> tuple[list[Batch], float, int]:
     """The batches of one step, seconds to load those of a step, and memory of the loader processes."""
-    count = parts.stepper.recipe.accumulate
-    kept, times, processes = [], [], 0
+    count = job.config.recipe.accumulate
+    kept: list[Batch] = []
+    times: list[float] = []
+    processes = 0
     begin = time.perf_counter()
-    for batch in itertools.islice(parts.loader, max(BATCHES, count)):
+    for batch in itertools.islice(job.loader, max(BATCHES, count)):
         times.append(time.perf_counter() - begin)
         kept = [*kept, batch] if len(kept) < count else kept
         processes = max(processes, children_bytes())
@@ -176,7 +182,7 @@ def _load(parts: Rehearsal) -> tuple[list[Batch], float, int]:
     return kept, each * count, processes
 
 
-def _overfit(parts: Rehearsal, batches: list[Batch]) -> tuple[list[float], float]:
+def _overfit(job: Job, state: TrainState, batches: list[Batch]) -> tuple[list[float], float]:
     """The loss of each of some steps on the same batches, and the seconds that one takes.
 
     Raises:
@@ -184,14 +190,16 @@ def _overfit(parts: Rehearsal, batches: list[Batch]) -> tuple[list[float], float
     """
     # At the peak of the learning rate after five steps, which a real schedule takes far longer for.
     schedule = ScheduleConfig(warmup_epochs=0, warmup_steps=5)
-    recipe = replace(parts.stepper.recipe, schedule=schedule)
-    stepper = replace(parts.stepper, recipe=recipe, total_steps=10 * STEPS)
-    losses, times = [], []
+    recipe = replace(job.config.recipe, schedule=schedule)
+    stepper = replace(job.stepper, recipe=recipe, total_steps=10 * STEPS)
+    guard = Guard(job.run.folder, {"config": job.config, **job.images.about()})
+    losses: list[float] = []
+    times: list[float] = []
     begin = time.perf_counter()
     for number in range(STEPS):
-        terms = parts.step(stepper, parts.state, batches)
-        if parts.stepper.device.type == "cuda":
-            torch.cuda.synchronize(parts.stepper.device)
+        terms = guard.step(stepper, state, batches)
+        if stepper.device.type == "cuda":
+            torch.cuda.synchronize(stepper.device)
         losses.append(sum(terms.values()) if terms else math.nan)
         times.append(time.perf_counter() - begin)
         if _agreed(number + 1 >= LEAST_STEPS and times[-1] > SECONDS):
@@ -206,49 +214,53 @@ def _overfit(parts: Rehearsal, batches: list[Batch]) -> tuple[list[float], float
     return losses, statistics.median(each)
 
 
-def _evaluate(parts: Rehearsal) -> tuple[float, int]:
+def _evaluate(job: Job, state: TrainState) -> tuple[float, int]:
     """Seconds that an evaluation of all images will take, and how many were evaluated for that."""
-    counts = sorted({min(count, parts.to_evaluate) for count in EVALUATED})
+    config, val = job.config, job.images.val
+    recipe = replace(config.recipe, evaluation=replace(config.recipe.evaluation, interval=1))  # the first epoch too
+    counts = sorted({min(count, len(val)) for count in EVALUATED})
     seconds = []
     for count in counts:
+        few = replace(val, samples=val.samples[:count])
+        loader = eval_loader_of(few, config, rank=dist.rank(), world_size=dist.world_size())
+        metric = build_metric(few, backend=recipe.evaluation.backend)
+        short = replace(job, config=replace(config, recipe=recipe), val_loader=loader, metric=metric)
         begin = time.perf_counter()
-        parts.evaluate(count)
+        validate(short, state)
         seconds.append(time.perf_counter() - begin)
     if len(counts) == 1:
-        return seconds[0] * parts.to_evaluate / counts[0], counts[0]
+        return seconds[0] * len(val) / counts[0], counts[0]
     each = max(seconds[1] - seconds[0], 0.0) / (counts[1] - counts[0])
-    return seconds[1] + each * (parts.to_evaluate - counts[1]), counts[1]
+    return seconds[1] + each * (len(val) - counts[1]), counts[1]
 
 
-def _check_checkpoint(parts: Rehearsal) -> tuple[float, int]:
+def _check_checkpoint(job: Job, state: TrainState) -> tuple[float, int]:
     """Seconds to write a checkpoint, and its bytes.
 
     Raises:
         DryRunFailed: it comes back changed.
     """
     begin = time.perf_counter()
-    parts.save()
+    save(job, state)
     seconds = time.perf_counter() - begin
     if dist.rank() != 0:
         return seconds, 0
-    saved, own = load_checkpoint(parts.checkpoint), parts.state.state_dict()
+    saved, own = load_checkpoint(job.run.last), state.state_dict()
     changed = [key for key in own if not same_values(saved.get(key), own[key])]
     if changed:
-        raise DryRunFailed(
-            f"{parts.checkpoint}: comes back with other values in {', '.join(changed)}; is the disk sound?"
-        )
-    return seconds, parts.checkpoint.stat().st_size
+        raise DryRunFailed(f"{job.run.last}: comes back with other values in {', '.join(changed)}; is the disk sound?")
+    return seconds, job.run.last.stat().st_size
 
 
-def _memory(parts: Rehearsal, found: Measured) -> str:
-    device, own = parts.stepper.device, dist.gather([peak_resident_bytes(), found.workers_bytes])
+def _memory(job: Job, measured: Measured) -> str:
+    device, own = job.stepper.device, dist.gather([peak_resident_bytes(), measured.workers_bytes])
     main = "unknown" if own[0][0] is None else gigabytes(sum(map(sum, own)))
-    workers = parts.workers * len(own)
+    workers = job.config.workers * len(own)
     text = f"{main} at most, {workers} loader processes included"
     if device.type != "cuda":
         free = free_memory(device)
         return text if free is None else f"{text}; {gigabytes(free)} free now"
-    peak, total = torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
+    peak, total = gpu_peak_reserved(device), torch.cuda.get_device_properties(device).total_memory
     return f"{gigabytes(peak)} of {gigabytes(total)} on {device}; {text}"
 
 

@@ -23,9 +23,9 @@ from utils.log import Progress
 from utils.metrics.build import Metric
 from utils.metrics.classification import ClassificationMetric
 from utils.metrics.detection import DetectionMetric
-from utils.recipe import TrainConfig
+from utils.plots import plot_figures
 from utils.structures import Batch, Detections, LabelledImages
-from utils.task_plots import plot_figures
+from utils.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.diagnose import Evidence, describe, examine
+from engine.diagnose import Evidence, describe_failure, examine
 from engine.memory import fitting_part
 from engine.replay import save_replay
 from engine.state import TrainState
-from engine.step import Stepper, TrainingDiverged
+from engine.step import Stepper, TrainingDiverged, train_step
 from utils import dist
 from utils.faults import explain, is_out_of_memory, memory_reason
 from utils.structures import Batch
@@ -22,8 +22,6 @@ logger = logging.getLogger(__name__)
 
 SKIPS_IN_A_ROW = 10
 """With `non_finite: skip`, so many steps may fail one after another; after that the training is beyond help."""
-
-Step = Callable[[Stepper, TrainState, list[Batch]], dict[str, float]]
 
 
 class RunFailed(ValueError):
@@ -50,15 +48,15 @@ class Guard:
     in_a_row: int = 0
     told: set[str] = field(default_factory=set)
 
-    def step(self, step: Step, stepper: Stepper, state: TrainState, batches: list[Batch]) -> dict[str, float]:
-        """The loss terms of `step`; none where the recipe skips a step that is not finite.
+    def step(self, stepper: Stepper, state: TrainState, batches: list[Batch]) -> dict[str, float]:
+        """The loss terms of `train_step`; none where the recipe skips a step that is not finite.
 
         Raises:
             StepFailed: a number that is not finite, or too little memory.
         """
         self._tell_bad_images(state, batches)
         try:
-            terms = step(stepper, state, batches)
+            terms = train_step(stepper, state, batches)
         except TrainingDiverged as error:
             diverged = error.with_traceback(None)
         except (RuntimeError, MemoryError) as error:
@@ -105,7 +103,7 @@ class Guard:
         owner = at_fault.index(True) if True in at_fault else 0
         text = None
         if dist.rank() == owner:
-            text = describe(error, evidence, lr=state.optimizer.param_groups[0]["lr"])
+            text = describe_failure(error, evidence, lr=state.optimizer.param_groups[0]["lr"])
             if write:
                 text += "\n  " + self._write(evidence.failure or error, text, stepper, state, batches)
         return dist.gather(text)[owner]

@@ -1,16 +1,11 @@
-"""How much memory a step takes, and how many images fit."""
+"""How many images fit into memory, found by trial."""
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
-import os
-import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch.nn.functional import interpolate
@@ -20,102 +15,22 @@ from engine.step import Stepper
 from engine.trial_step import scratch_of, try_step, with_images
 from utils import dist
 from utils.faults import is_out_of_memory
+from utils.memory import PeakMemory, bytes_in_use, empty_cache, free_memory, gigabytes, release_unused
 from utils.structures import Batch
+
+logger = logging.getLogger(__name__)
+
+MOST_ON_CPU, MOST_ON_GPU = 32, 256
+"""Larger batches bring no speed there, and training wants steps rather than large ones."""
+
+LEAST_STEPS, SMALLEST = 10, 4
+"""An epoch has at least so many steps, unless batches then had fewer images than this."""
 
 MEASURED_ON_CPU = 8
 """Images up to which a CPU tries batches out; beyond, memory is extrapolated, since trying takes minutes there."""
 
 SHARE = 0.85
 """Of the free memory that a batch may take: fragments, other image sizes and the display need the rest."""
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that the process could still take; None where nothing tells.
-
-    On a GPU what torch holds and does not use counts as free; on a CPU the limit of a container counts too.
-    """
-    release_unused(device)
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    rooms = [room for room in (_available(), _container_room()) if room is not None]
-    return min(rooms, default=None)
-
-
-def release_unused(device: torch.device) -> None:
-    """Give back what nothing refers to any more, tracebacks of errors included."""
-    gc.collect()
-    empty_cache(device)
-
-
-def empty_cache(device: torch.device) -> None:
-    """Give back what torch keeps of the memory of a GPU for later."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
-def resident_bytes() -> int | None:
-    """Memory of this process now; None on systems that do not say."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return peak_resident_bytes()
-
-
-def peak_resident_bytes() -> int | None:
-    """The most memory that this process ever had; None on systems that do not say."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def children_bytes() -> int:
-    """Memory of the child processes now, pages that they share counted in parts; 0 on systems that do not say."""
-    total = 0
-    for listed in Path("/proc/self/task").glob("*/children"):
-        try:
-            for child in listed.read_text().split():
-                rollup = Path(f"/proc/{child}/smaps_rollup").read_text()
-                total += sum(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss:"))
-        except (OSError, ValueError):  # it has ended meanwhile
-            continue
-    return total
-
-
-class PeakMemory:
-    """Bytes in use at the highest point while the block ran: `bytes`, None if unknown."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.bytes: int | None = None
-
-    def __enter__(self) -> PeakMemory:
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-            return self
-        self.bytes = resident_bytes()
-        self.done = threading.Event()
-        self.thread = threading.Thread(target=self._look, daemon=True)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.device.type == "cuda":
-            self.bytes = torch.cuda.max_memory_reserved(self.device)
-            return
-        self.done.set()
-        self.thread.join()
-
-    def _look(self) -> None:
-        while self.bytes is not None and not self.done.wait(0.002):
-            self.bytes = max(self.bytes, resident_bytes() or 0)
-
-
-def bytes_in_use(device: torch.device) -> int | None:
-    """What `PeakMemory` would say of a block that does nothing."""
-    return torch.cuda.memory_reserved(device) if device.type == "cuda" else resident_bytes()
 
 
 @dataclass(frozen=True)
@@ -131,99 +46,6 @@ class Fit:
     size: int
     taken: int | None
     limit: str
-
-
-def largest_fit(trial: Callable[[int], None], *, at_most: int, device: torch.device, room: int | None) -> Fit | None:
-    """The largest power of two up to `at_most` whose trial stays within `SHARE` of the room; None if not even 1 does.
-
-    Args:
-        trial: does a step with so many images; may raise what `is_out_of_memory` knows.
-        room: free bytes; None leaves it to the trials.
-    """
-    found, size = None, 1
-    measured: dict[int, int] = {}
-    base = bytes_in_use(device) or 0
-    limit = math.inf if room is None else SHARE * room
-    while size <= at_most:
-        taken = _extrapolate(measured, size)
-        is_guess = device.type != "cuda" and size > MEASURED_ON_CPU and taken is not None
-        if taken is not None and taken > limit:
-            return _ended(found, "memory")
-        if not is_guess:
-            fits, peak = _measure(trial, size, device)
-            taken = None if peak is None else peak - base
-            if not fits or (taken or 0) > limit:
-                return _ended(found, "memory")
-            if taken is not None:
-                measured[size] = taken
-        found = Fit(size, taken, "most")
-        size *= 2
-    return found
-
-
-def _measure(trial: Callable[[int], None], size: int, device: torch.device) -> tuple[bool, int | None]:
-    """Whether a trial had enough memory, and the bytes in use at its highest point."""
-    try:
-        with PeakMemory(device) as peak:
-            trial(size)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-    else:
-        empty_cache(device)
-        return True, peak.bytes
-    release_unused(device)
-    return False, None
-
-
-def _extrapolate(measured: dict[int, int], size: int) -> int | None:
-    """Memory at `size` on the line through the last two measurements."""
-    if len(measured) < 2:
-        return None
-    (one, first), (two, second) = list(measured.items())[-2:]
-    return round(second + (second - first) / (two - one) * (size - two))
-
-
-def _ended(found: Fit | None, limit: str) -> Fit | None:
-    return None if found is None else Fit(found.size, found.taken, limit)
-
-
-def _available() -> int | None:
-    """Memory that the machine has to give."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (ValueError, OSError, AttributeError):
-        return None
-
-
-def _container_room() -> int | None:
-    """Memory left under the limit of a container (control groups 2, then 1); None without one."""
-    for folder, limit, used in (
-        ("/sys/fs/cgroup", "memory.max", "memory.current"),
-        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
-    ):
-        try:
-            left = int(Path(folder, limit).read_text()) - int(Path(folder, used).read_text())
-            rows = (line.split() for line in Path(folder, "memory.stat").read_text().splitlines())
-            return max(left + sum(int(row[1]) for row in rows if row[0] == "inactive_file"), 0)  # files give way
-        except (OSError, ValueError):  # no such file, or 'max'
-            continue
-    return None
-
-
-logger = logging.getLogger(__name__)
-
-MOST_ON_CPU, MOST_ON_GPU = 32, 256
-"""Larger batches bring no speed there, and training wants steps rather than large ones."""
-
-LEAST_STEPS, SMALLEST = 10, 4
-"""An epoch has at least so many steps, unless batches then had fewer images than this."""
 
 
 def find_batch_size(stepper: Stepper, state: TrainState, batch: Batch, *, size: tuple[int, int], images: int) -> int:
@@ -319,8 +141,53 @@ def _nothing_fits(stepper: Stepper, size: tuple[int, int], room: int | None) -> 
     )
 
 
-def gigabytes(count: int) -> str:
-    """Bytes for people."""
-    if count < 1e9:
-        return f"{count / 1e6:.0f} MB"
-    return f"{count / 1e9:.1f} GB" if count < 1e10 else f"{count / 1e9:.0f} GB"
+def largest_fit(trial: Callable[[int], None], *, at_most: int, device: torch.device, room: int | None) -> Fit | None:
+    """The largest power of two up to `at_most` whose trial stays within `SHARE` of the room; None if not even 1 does.
+
+    Args:
+        trial: does a step with so many images; may raise what `is_out_of_memory` knows.
+        room: free bytes; None leaves it to the trials.
+    """
+    fit: Fit | None = None
+    size = 1
+    measured: dict[int, int] = {}
+    base = bytes_in_use(device) or 0
+    limit = math.inf if room is None else SHARE * room
+    while size <= at_most:
+        taken = _extrapolate(measured, size)
+        is_guess = device.type != "cuda" and size > MEASURED_ON_CPU and taken is not None
+        if taken is not None and taken > limit:
+            return fit and replace(fit, limit="memory")
+        if not is_guess:
+            fits, peak = _measure(trial, size, device)
+            taken = None if peak is None else peak - base
+            if not fits or (taken or 0) > limit:
+                return fit and replace(fit, limit="memory")
+            if taken is not None:
+                measured[size] = taken
+        fit = Fit(size, taken, "most")
+        size *= 2
+    return fit
+
+
+def _measure(trial: Callable[[int], None], size: int, device: torch.device) -> tuple[bool, int | None]:
+    """Whether a trial had enough memory, and the bytes in use at its highest point."""
+    try:
+        with PeakMemory(device) as peak:
+            trial(size)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    else:
+        empty_cache(device)
+        return True, peak.bytes
+    release_unused(device)
+    return False, None
+
+
+def _extrapolate(measured: dict[int, int], size: int) -> int | None:
+    """Memory at `size` on the line through the last two measurements."""
+    if len(measured) < 2:
+        return None
+    (one, first), (two, second) = list(measured.items())[-2:]
+    return round(second + (second - first) / (two - one) * (size - two))

@@ -54,7 +54,7 @@ class Muon(torch.optim.Optimizer):
                 raise ValueError("orthogonal updates are for parameters of two dimensions or more")
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update; parameters without a gradient stay as they are."""
         loss = None
         if closure is not None:
@@ -69,21 +69,21 @@ class Muon(torch.optim.Optimizer):
 
     def _step_orthogonal(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-        grads = [weight.grad for weight in weights]
+        gradients = _gradients(weights)
         for weight in weights:
             if "momentum" not in self.state[weight]:
                 self.state[weight]["momentum"] = torch.zeros_like(weight)
         momenta = [self.state[weight]["momentum"] for weight in weights]
-        torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
-        ahead = torch._foreach_lerp(grads, momenta, group["momentum"]) if group["nesterov"] else momenta
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        ahead = torch._foreach_lerp(gradients, momenta, group["momentum"]) if group["nesterov"] else momenta
         alike: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for place, weight in enumerate(weights):
-            alike[len(weight), weight[0].numel()].append(place)
-        for (rows, columns), places in alike.items():
-            stacked = torch.stack([ahead[place].reshape(rows, columns) for place in places])
+        for index, weight in enumerate(weights):
+            alike[len(weight), weight[0].numel()].append(index)
+        for (rows, columns), indices in alike.items():
+            stacked = torch.stack([ahead[index].reshape(rows, columns) for index in indices])
             updates = orthogonal(stacked, rounds=group["rounds"]) * (RMS * max(rows, columns) ** 0.5)
-            for place, update in zip(places, updates, strict=True):
-                weights[place].sub_(update.view_as(weights[place]), alpha=group["lr"])
+            for index, update in zip(indices, updates, strict=True):
+                weights[index].sub_(update.view_as(weights[index]), alpha=group["lr"])
 
     def _step_adam(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         for weight in weights:
@@ -91,10 +91,10 @@ class Muon(torch.optim.Optimizer):
                 zeros = {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
                 self.state[weight].update(step=torch.tensor(0.0), **zeros)
         states = [self.state[weight] for weight in weights]
-        (beta1, beta2), options = group["betas"], {key: group[key] for key in ("lr", "weight_decay", "eps")}
+        beta1, beta2 = group["betas"]
         adamw(
             weights,
-            [weight.grad for weight in weights],
+            _gradients(weights),
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [],  # of amsgrad
@@ -103,8 +103,14 @@ class Muon(torch.optim.Optimizer):
             maximize=False,
             beta1=beta1,
             beta2=beta2,
-            **options,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
         )
+
+
+def _gradients(weights: list[Tensor]) -> list[Tensor]:
+    return [weight.grad for weight in weights if weight.grad is not None]
 
 
 def orthogonal(matrices: Tensor, *, rounds: int = 5) -> Tensor:

@@ -5,25 +5,34 @@ from __future__ import annotations
 import pickle
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from engine.diagnose import describe, examine
+from data.read import DataSplits
+from engine.build import build_stepper, build_trainable
+from engine.diagnose import describe_failure, examine
+from engine.optim import keep_frozen_statistics_
 from engine.state import TrainState, amp_dtype
 from engine.step import Stepper, TrainingDiverged, set_learning_rate_
 from utils import dist
 from utils.checkpoint import plain, read_torch_file, size_in_bytes
-from utils.config import ConfigError, to_dataclass, to_plain
-from utils.files import put_in_place, write_temporary
+from utils.config import ConfigError, to_plain
+from utils.files import write_atomically
 from utils.provenance import versions
-from utils.recipe import TrainConfig
+from utils.schema import to_dataclass
 from utils.structures import Batch, LabelledImages, Targets
+from utils.train_config import TrainConfig
 
 FORMAT = "cspdet-replay-1"
 
-PRECISIONS = {None: "off", torch.bfloat16: "bf16", torch.float16: "fp16"}
+PRECISIONS: dict[torch.dtype | None, Literal["off", "bf16", "fp16"]] = {
+    None: "off",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+}
+"""Type of mixed precision -> the recipe's `amp`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +93,7 @@ def save_replay(
         "versions": versions(),
     }
     content = plain(content, "replay")
-    temporary = write_temporary(path, lambda file: torch.save(content, file), needed=size_in_bytes(content))
-    put_in_place(temporary, path)
+    write_atomically(path, lambda file: torch.save(content, file), needed=size_in_bytes(content))
 
 
 def load_replay(path: Path) -> Replay:
@@ -101,14 +109,29 @@ def load_replay(path: Path) -> Replay:
     except pickle.UnpicklingError:
         content = None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else "another kind of file"
-        raise ConfigError(f"--replay {path}: expected a file with format '{FORMAT}', found {found!r}")
+        kind = content.get("format") if isinstance(content, dict) else "another kind of file"
+        raise ConfigError(f"--replay {path}: expected a file with format '{FORMAT}', found {kind!r}")
     return Replay(
         config=to_dataclass(TrainConfig, content["config"], where=f"{path}: config"),
         images=LabelledImages((), tuple(content["names"]), tuple(content["category_ids"]), {}, task=content["task"]),
         batches=[_from_plain_batch(batch) for batch in content["batches"]],
         **{key: content[key] for key in ("class_counts", "state", "rank", "total_steps", "failure")},
     )
+
+
+def replay(path: Path, device: torch.device) -> int:
+    """Do the failed step in a replay file again and print what is seen; 0 if it fails in the same way, 1 if not.
+
+    Raises:
+        ConfigError: not a replay file.
+    """
+    saved = load_replay(path)
+    images = DataSplits(saved.images, saved.images, saved.config.data)
+    model = build_trainable(saved.config, images, device, fresh=False).train()
+    keep_frozen_statistics_(model, saved.config.recipe.freeze)
+    counts, steps = saved.class_counts, saved.total_steps
+    stepper = build_stepper(saved.config, model, device, class_counts=counts, total_steps=steps)
+    return 0 if repeat(saved, stepper, TrainState.create(model, saved.config.recipe, device)) else 1
 
 
 def repeat(replay: Replay, stepper: Stepper, state: TrainState) -> bool:
@@ -126,10 +149,12 @@ def repeat(replay: Replay, stepper: Stepper, state: TrainState) -> bool:
     if evidence.failure is None and not evidence.is_at_fault:
         print(f"Not reproduced on {stepper.device}: the step is finite here. It was told:\n{known['message']}")
         return False
-    found = evidence.failure or TrainingDiverged(known["what"], state, known["terms"])
-    print(describe(found, evidence, lr=state.optimizer.param_groups[0]["lr"]))
-    same = (found.what, found.step) == (known["what"], known["step"])
-    exactly = "with the same terms to the last bit" if _same_terms(found.terms, known["terms"]) else "with other terms"
+    failure = evidence.failure or TrainingDiverged(known["what"], state, known["terms"])
+    print(describe_failure(failure, evidence, lr=state.optimizer.param_groups[0]["lr"]))
+    same = (failure.what, failure.step) == (known["what"], known["step"])
+    exactly = (
+        "with the same terms to the last bit" if _same_terms(failure.terms, known["terms"]) else "with other terms"
+    )
     print(
         f"Reproduced on {stepper.device}, {exactly}"
         if same

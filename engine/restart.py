@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.options import FIXED_BY_A_RUN
 from utils import dist
-from utils.files import write_whole
+from utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def note_launch(folder: Path, args: Namespace) -> None:
     if dist.rank() == 0:
         agents, processes = (sorted({each[part] for each in identities}) for part in (0, 1))
         about = {"command": _command(args), "agents": agents, "processes": processes}
-        write_whole(folder / FILE, json.dumps(about, indent=2) + "\n")
+        write_atomically(folder / FILE, json.dumps(about, indent=2) + "\n")
 
 
 def continued(args: Namespace) -> Namespace:

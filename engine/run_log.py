@@ -1,4 +1,4 @@
-"""What is written down of an epoch: its row in results.csv and TensorBoard, its line, and at most one advice."""
+"""What a training says of itself: how it begins, and after each epoch a table row, a line, and one advice at most."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.state import TrainState, amp_dtype
 from engine.step import Stepper
 from utils import dist
 from utils.log import MetricLog, duration
-from utils.recipe import TrainConfig
+from utils.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -56,18 +56,18 @@ class EpochLog:
         row = {**losses, **scores, "lr": state.optimizer.param_groups[0]["lr"], **speed, **shares}
         self.table.log(state.epoch, row)
         shown = "  ".join(f"{key.removeprefix('loss/')} {value:.3f}" for key, value in losses.items())
-        found = "  ".join(f"{key} {value:.3f}" for key, value in scores.items()) if figures else "not evaluated"
+        results = "  ".join(f"{key} {value:.3f}" for key, value in scores.items()) if figures else "not evaluated"
         star = " *" if improved else ""
         left = duration((self.epochs - state.epoch) * seconds)
         logger.info(
-            "Epoch %d/%d  %s  %s%s  %.1f images/s  %s left", state.epoch, self.epochs, shown, found, star, pace, left
+            "Epoch %d/%d  %s  %s%s  %.1f images/s  %s left", state.epoch, self.epochs, shown, results, star, pace, left
         )
         parts = ", ".join(f"{_label(part)} {shares[column]:.0%}" for part, column in SHARES.items())
         clock = f"{seconds:.1f}s" if seconds < 10 else duration(seconds)
         logger.info("  time %s: %s", clock, parts)
-        for key, what in COUNTED.items():
+        for key, explanation in COUNTED.items():
             if sums.get(key):
-                logger.info("  %d %s", sums[key], what)
+                logger.info("  %d %s", sums[key], explanation)
         if state.epoch > 1:
             self._advise({part: shares[column] for part, column in SHARES.items()})
 
@@ -107,12 +107,6 @@ def _label(part: str) -> str:
     return "data wait" if part == "wait" else part
 
 
-def progress_note(sums: Mapping[str, float]) -> str:
-    """Mean losses and speed of the epoch so far."""
-    terms = (f"{key[5:]} {value / sums['steps']:.3f}" for key, value in sums.items() if key.startswith("loss/"))
-    return f"{' '.join(terms)}, {sums['images'] / sums['seconds']:.1f} images/s"
-
-
 def describe_training(config: TrainConfig, folder: Path, stepper: Stepper, state: TrainState, data: list[str]) -> None:
     """Folder, model, data, length and precision of a training.
 
@@ -130,7 +124,7 @@ def describe_training(config: TrainConfig, folder: Path, stepper: Stepper, state
     logger.info("Run folder: %s", folder)
     logger.info("Model: %s, %.2f M trainable parameters", config.model["name"], count / 1e6)
     logger.info("Data: %s", "\n  ".join(data))
-    logger.info("Training: %d epochs of %.0f steps, batch %s", recipe.epochs, stepper.steps_per_epoch, batch)
+    logger.info("Training: %d epochs of %.0f steps, batch %s", recipe.total_epochs, stepper.steps_per_epoch, batch)
     logger.info("  %d x %d px, %s, on %s", height, width, precision, where)
     planned = recipe.optimizer.lr_batch
     if planned is not None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,44 +23,24 @@ from utils.dist import copy_from_first_rank_, rank, sum_over_ranks, world_size
 from utils.recipe import RecipeConfig
 from utils.structures import Batch, Targets
 
-
-def begin_batch_(model: nn.Module, *, index: int, count: int, progress: float) -> None:
-    """Call `begin_batch` of every layer that has it (CrossBatchNorm2d, DropBlock).
-
-    Args:
-        index, count: the coming batch's place among those of its step.
-        progress: of the training, in [0, 1].
-    """
-    for module in model.modules():
-        if hasattr(type(module), "begin_batch"):
-            module.begin_batch(index=index, count=count, progress=progress)
-
-
-@contextmanager
-def norm_statistics(model: nn.Module, step: int, least: float) -> Iterator[None]:
-    """The weight of the batch that runs in this block in the running statistics of batch normalisation.
-
-    A plain mean over the steps at first, then `least`. Statistics start at mean 0 and variance 1. Without the plain
-    mean that start would stay in them for some 100 steps, and a deep network evaluated on them finds nothing.
-
-    While the weight still changes, layers take the batch in whole (momentum 1), and what they then hold is averaged
-    with what they held before: for a compiled model each other momentum would be another program.
-    """
-    weight = 1 / (step + 1)
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
-    statistics = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
-    for norm in norms:
-        norm.momentum = 1.0 if weight > least else least
-    before = [buffer.clone() for buffer in statistics] if weight > least else []
-    yield
-    if before:
-        with torch.no_grad():
-            torch._foreach_lerp_(before, statistics, weight)
-            torch._foreach_copy_(statistics, before)
-
-
 PARTS = ("wait", "forward", "backward", "optimizer")
 """Of a step: waiting for the loader; forward pass and loss; backward pass; optimizer and average."""
+
+
+class TrainingDiverged(ValueError):
+    """A loss or gradient is not a finite number; raised before the optimizer moves.
+
+    Args:
+        what: 'loss' or 'gradient'.
+        step, epoch: which, counted from 1.
+        terms: of the loss, as far as they were known.
+        batch: of the step's batches the one whose loss it is; None for a gradient, which is of all of them.
+    """
+
+    def __init__(self, what: str, state: TrainState, terms: dict[str, float], batch: int | None = None) -> None:
+        self.what, self.step, self.epoch, self.terms, self.batch = what, state.step + 1, state.epoch + 1, terms, batch
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
+        super().__init__(f"the {what} of step {self.step} (epoch {self.epoch}) is not a finite number: {shown}")
 
 
 class StepClock:
@@ -72,7 +54,8 @@ class StepClock:
         self.on_cuda = device.type == "cuda"
         self.seconds: dict[str, float] = {}
         self.pending: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
-        self.mark = self._now()
+        self.mark: Any = self._now()
+        """Seconds, or a CUDA event."""
 
     def restart(self) -> None:
         """The time since the last lap belongs to no part."""
@@ -100,7 +83,7 @@ class StepClock:
     def _add(self, part: str, seconds: float) -> None:
         self.seconds[part] = self.seconds.get(part, 0.0) + seconds
 
-    def _now(self) -> float | torch.cuda.Event:
+    def _now(self) -> Any:
         if not self.on_cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -108,37 +91,30 @@ class StepClock:
         return event
 
 
-class TrainingDiverged(ValueError):
-    """A loss or gradient is not a finite number; raised before the optimizer moves.
+class Criterion(Protocol):
+    """A loss of models/losses/."""
 
-    Args:
-        what: 'loss' or 'gradient'.
-        step, epoch: which, counted from 1.
-        terms: of the loss, as far as they were known.
-        batch: of the step's batches the one whose loss it is; None for a gradient, which is of all of them.
-    """
+    def __call__(self, raw_maps: Any, targets: Targets, /) -> dict[str, Tensor]:
+        """Scalars by name, divided by counts over all ranks."""
 
-    def __init__(self, what: str, state: TrainState, terms: dict[str, float], batch: int | None = None) -> None:
-        self.what, self.step, self.epoch, self.terms, self.batch = what, state.step + 1, state.epoch + 1, terms, batch
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
-        super().__init__(f"the {what} of step {self.step} (epoch {self.epoch}) is not a finite number: {shown}")
+    def background(self, raw_maps: Any, /) -> Tensor:
+        """The loss for images without any object, a sum over all images; what self-adversarial training needs."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Stepper:
     """What every step of a run has in common.
 
     Args:
-        forward: the model as it is called (in DDP, compiled, or itself): images -> raw maps.
-        criterion: (raw maps, Targets) -> loss terms, divided by counts over all ranks.
+        forward: the model as it is called (in DDP, compiled, or itself): images (B, 3, H, W) -> raw maps.
         total_steps: optimizer updates in the whole training.
         seed: of what is drawn in a step: DropBlock, self-adversarial training.
         clock: counts the time of each part of a step.
         before: what a step that fails may have changed, as it was.
     """
 
-    forward: Callable[[Tensor], list[Tensor]]
-    criterion: Callable[[list[Tensor], Targets], dict[str, Tensor]]
+    forward: Callable[[Tensor], Any]
+    criterion: Criterion
     recipe: RecipeConfig
     total_steps: int
     seed: int
@@ -149,7 +125,7 @@ class Stepper:
     @property
     def steps_per_epoch(self) -> float:
         """Optimizer updates in an epoch; their mean, where batches grow and epochs differ."""
-        return self.total_steps / self.recipe.epochs
+        return self.total_steps / self.recipe.total_epochs
 
 
 def train_step(stepper: Stepper, state: TrainState, batches: list[Batch], *, update: bool = True) -> dict[str, float]:
@@ -167,9 +143,11 @@ def train_step(stepper: Stepper, state: TrainState, batches: list[Batch], *, upd
     for index, batch in enumerate(batches):
         batch = begin_batch(stepper, state, batch, index=index, count=len(batches))
         # Ranks exchange gradients once a step, at its last batch.
-        wait = index < len(batches) - 1 and hasattr(stepper.forward, "no_sync")
-        apart = stepper.forward.no_sync() if wait else contextlib.nullcontext()
-        with apart, norm_statistics(state.model, state.step, recipe.norm_momentum):
+        no_sync = getattr(stepper.forward, "no_sync", None) if index < len(batches) - 1 else None
+        with (
+            no_sync() if no_sync else contextlib.nullcontext(),
+            norm_statistics(state.model, state.step, recipe.norm_momentum),
+        ):
             terms = loss_terms(stepper, batch)
             values = dict(zip(terms, sum_over_ranks(torch.stack(list(terms.values()))).tolist(), strict=True))
             if not all(map(math.isfinite, values.values())):
@@ -177,7 +155,8 @@ def train_step(stepper: Stepper, state: TrainState, batches: list[Batch], *, upd
                 raise TrainingDiverged("loss", state, values, index)
             stepper.clock.lap("forward")
             # The terms are divided by counts over all ranks, and DDP averages over ranks: undo the average.
-            state.scaler.scale(sum(terms.values()) * world_size() / len(batches)).backward()
+            total = functools.reduce(torch.add, terms.values())
+            state.scaler.scale(total * world_size() / len(batches)).backward()
             stepper.clock.lap("backward")
         for name, value in values.items():
             totals[name] = totals.get(name, 0.0) + value / len(batches)
@@ -217,9 +196,10 @@ def begin_batch(stepper: Stepper, state: TrainState, batch: Batch, *, index: int
     recipe, step = stepper.recipe, state.step
     torch.manual_seed(int(np.random.SeedSequence((stepper.seed, step, index, rank())).generate_state(1)[0]))
     begin_batch_(state.model, index=index, count=count, progress=step / stepper.total_steps)
-    schedule = {"total_steps": stepper.total_steps, "steps_per_epoch": stepper.steps_per_epoch}
-    warm = step >= warmup_length(**schedule, config=recipe.schedule)
-    if not warm or not is_attacked(recipe.adversarial, seed=stepper.seed, step=step, index=index):
+    warmup = warmup_length(
+        total_steps=stepper.total_steps, steps_per_epoch=stepper.steps_per_epoch, config=recipe.schedule
+    )
+    if step < warmup or not is_attacked(recipe.adversarial, seed=stepper.seed, step=step, index=index):
         return batch
     copy_from_first_rank_(state.model.buffers())  # DDP does so too, but only in its own forward
     return attacked(
@@ -267,3 +247,38 @@ def set_learning_rate_(state: TrainState, stepper: Stepper) -> None:
     )
     for group in state.optimizer.param_groups:
         group["lr"] = recipe.lr * factor
+
+
+def begin_batch_(model: nn.Module, *, index: int, count: int, progress: float) -> None:
+    """Call `begin_batch` of every layer that has it (CrossBatchNorm2d, DropBlock).
+
+    Args:
+        index, count: the coming batch's place among those of its step.
+        progress: of the training, in [0, 1].
+    """
+    for module in model.modules():
+        if callable(begin := getattr(module, "begin_batch", None)):
+            begin(index=index, count=count, progress=progress)
+
+
+@contextmanager
+def norm_statistics(model: nn.Module, step: int, least: float) -> Iterator[None]:
+    """The weight of the batch that runs in this block in the running statistics of batch normalisation.
+
+    A plain mean over the steps at first, then `least`. Statistics start at mean 0 and variance 1. Without the plain
+    mean that start would stay in them for some 100 steps, and a deep network evaluated on them finds nothing.
+
+    While the weight still changes, layers take the batch in whole (momentum 1), and what they then hold is averaged
+    with what they held before: for a compiled model each other momentum would be another program.
+    """
+    weight = 1 / (step + 1)
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    statistics = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
+    for norm in norms:
+        norm.momentum = 1.0 if weight > least else least
+    before = [buffer.clone() for buffer in statistics] if weight > least else []
+    yield
+    if before:
+        with torch.no_grad():
+            torch._foreach_lerp_(before, statistics, weight)
+            torch._foreach_copy_(statistics, before)

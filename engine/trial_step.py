@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import fields, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from utils import dist
 from utils.structures import Batch, Targets
 
 
-def scratch_of(stepper: Stepper, state: TrainState, *, amp: str | None = None) -> tuple[Stepper, TrainState]:
+def scratch_of(stepper: Stepper, state: TrainState, *, amp: Literal["off"] | None = None) -> tuple[Stepper, TrainState]:
     """What `try_step` works with: the state before the last step that was begun, with weights of its own.
 
     Args:
@@ -54,12 +55,17 @@ def try_step(
 
 def with_images(batch: Batch, count: int) -> Batch:
     """A batch of `count` images: the first ones of `batch`, from the start again where it has too few."""
-    places = [place % len(batch) for place in range(count)]
-    rows = [torch.nonzero(batch.targets.image_index == place).flatten() for place in places]
-    chosen = torch.cat(rows)
-    image_index = torch.cat([torch.full((len(mine),), place) for place, mine in enumerate(rows)])
+    picks = [number % len(batch) for number in range(count)]
+    rows = [torch.nonzero(batch.targets.image_index == index).flatten() for index in picks]
+    picked = torch.cat(rows)
+    image_index = torch.cat([torch.full((len(mine),), number) for number, mine in enumerate(rows)])
     parts = {each.name: getattr(batch.targets, each.name) for each in fields(Targets)}
-    parts = {name: part if part is None else part[chosen] for name, part in parts.items()}
-    targets = Targets(**{**parts, "image_index": image_index})
-    ids, paths = (tuple(values[place] for place in places) for values in (batch.image_ids, batch.paths))
-    return replace(batch, images=batch.images[places], targets=targets, image_ids=ids, paths=paths, letterboxes=())
+    parts = {name: part if part is None else part[picked] for name, part in parts.items()}
+    return replace(
+        batch,
+        images=batch.images[picks],
+        targets=Targets(**{**parts, "image_index": image_index}),
+        image_ids=tuple(batch.image_ids[index] for index in picks),
+        paths=tuple(batch.paths[index] for index in picks),
+        letterboxes=(),
+    )

@@ -1,278 +1,151 @@
-"""Hyper-parameter search with Optuna: trials in one storage file, which several machines may share."""
+"""train.py --tune N: a search in which each trial is a training with settings of its own.
+
+PROJECT/NAME holds the search: tune.journal (the storage of Optuna), trials.csv, best.yaml, and a folder for each trial.
+The same command goes on with it, on this machine or on others that share the folder.
+"""
 
 from __future__ import annotations
 
-import copy
-import csv
-import io
 import json
 import logging
-import os
-import platform
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from utils.config import ConfigError, dump_yaml, load_yaml
-from utils.files import write_whole
+import torch
 
-if TYPE_CHECKING:
-    import optuna
+from data.read import read_splits
+from engine.failure import RunFailed
+from engine.loop import train
+from engine.options import RunOptions
+from engine.search import Pruned, Trial, load_space, search
+from models.build import check_recipe, task_of
+from models.config import ModelConfig, model_config_from
+from utils import dist
+from utils.config import ConfigError, apply_overrides, to_plain
+from utils.launch import graceful_stop
+from utils.provenance import file_hash
+from utils.recipe import recipe_from
+from utils.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
-SPACE: dict[str, Any] = {
-    "optimizer.lr": {"low": 0.001, "high": 0.05, "log": True},
-    "optimizer.weight_decay": {"low": 0.001, "high": 0.1, "log": True},
-    "schedule.warmup_epochs": {"low": 0.5, "high": 5.0},
-    "loss.box_gain": {"low": 2.0, "high": 12.0},
-    "loss.class_gain": {"low": 0.25, "high": 2.0, "log": True},
-    "augment.mosaic": {"low": 0.0, "high": 1.0},
-    "augment.close_mosaic": {"low": 0.05, "high": 0.5},
-    "augment.mixup": {"low": 0.0, "high": 0.3},
-    "augment.scale": {"low": 0.1, "high": 0.7},
-    "augment.translate": {"low": 0.0, "high": 0.3},
-    "augment.hue": {"low": 0.0, "high": 0.1},
-    "augment.saturation": {"low": 0.0, "high": 0.9},
-    "augment.value": {"low": 0.0, "high": 0.6},
-}
-"""What is searched when --tune-space names no file: keys of the recipe, each with bounds or a list of choices."""
 
-MISSING = "--tune needs the package optuna, which is not installed; install it with: pip install 'optuna>=4.3'"
-
-
-LOCK_SECONDS = 30
-"""After so long a lock of the journal counts as left behind by a killed process; a record takes milliseconds."""
-
-
-class Pruned(Exception):
-    """A trial that is so far behind the others that it is not worth finishing."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One training of a search.
+class _Interrupted(Exception):
+    """Somebody asked a trial to stop.
 
     Args:
-        number: counted from 0 over all machines.
-        settings: KEY=VALUE assignments of the recipe, values as YAML.
-        report: to be called with (epoch, result) after each evaluation; raises Pruned.
+        status: of the training.
     """
 
-    number: int
-    settings: list[str]
-    report: Callable[[int, float], None]
+    def __init__(self, status: int) -> None:
+        super().__init__(f"stopped with status {status}")
+        self.status = status
 
 
-def load_space(path: Path | None) -> dict[str, Any]:
-    """The search space of a YAML file: {key: {low, high, log}} or {key: [choices]}; None: `SPACE`.
-
-    Raises:
-        ConfigError: an entry that is neither.
-    """
-    space = SPACE if path is None else load_yaml(path)
-    for key, entry in space.items():
-        bounds = isinstance(entry, Mapping) and {"low", "high"} <= set(entry) <= {"low", "high", "log"}
-        if bounds and all(isinstance(entry[side], int | float) for side in ("low", "high")):
-            if not entry["low"] < entry["high"]:
-                raise ConfigError(f"{path}: {key}: low {entry['low']} is not below high {entry['high']}")
-            if entry.get("log") and entry["low"] <= 0:
-                raise ConfigError(f"{path}: {key}: log: true needs a low above 0, found {entry['low']}")
-        elif not (isinstance(entry, list) and entry):
-            raise ConfigError(f"{path}: {key}: expected {{low: A, high: B, log: true}} or a list, found {entry!r}")
-        elif not all(choice is None or isinstance(choice, str | int | float) for choice in entry):
-            raise ConfigError(f"{path}: {key}: expected a list of numbers, texts, true, false or null, found {entry!r}")
-    return dict(space)
-
-
-def search(
-    folder: Path,
-    trials: int,
-    objective: Callable[[Trial], float],
-    *,
-    space: Mapping[str, Any],
-    seed: int = 0,
-    base: Mapping[str, Any] | None = None,
-    about: Mapping[str, Any] | None = None,
-) -> optuna.Study:
-    """Run trials until the storage in `folder` has so many finished ones; best.yaml and trials.csv follow each.
-
-    The storage is Optuna's journal file, made for a folder that several machines share: each starts the same command,
-    and together they stop at `trials`. A search that was killed goes on where it was.
+def tune(
+    config: TrainConfig, options: RunOptions, device: torch.device, *, count: int, space_file: Path | None = None
+) -> int:
+    """Search until the folder PROJECT/NAME has `count` finished trials; returns the exit status.
 
     Args:
-        folder: with tune.journal, made if it is new.
-        objective: a training; gives the figure to be made large.
-        seed: what a trial draws depends on it, on the trial's number, and on the trials before.
-        base: the recipe, in plain values, that the settings are put into, as best.yaml has it with those of the best.
-        about: what else the trials have in common, in plain values; a search goes on with the same alone.
+        config: what the trials have in common; each has its recipe with some keys changed.
+        space_file: --tune-space; None for the usual one, less what the model has no use for.
     Raises:
-        ConfigError: Optuna is not installed, the journal is damaged, or the search in `folder` was begun with another
-            space, `base` or `about`.
+        ConfigError: a space that does not fit, a search that was begun with other settings, data or weights, or a
+            launch by torchrun.
     """
-    try:
-        import optuna
-    except ImportError:
-        raise ConfigError(MISSING) from None
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder.mkdir(parents=True, exist_ok=True)
-    study = optuna.create_study(
-        study_name="cspdet",
-        storage=_open_journal(folder / "tune.journal"),
-        direction="maximize",
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=3),
-        load_if_exists=True,
-    )
-    wanted = {"search space": space, "recipe": base, **(about or {})}
-    _check_same(study, json.loads(json.dumps(wanted)), folder)
-    _close_abandoned(study)
-
-    def run(trial: optuna.Trial) -> float:
-        # By the number, which no other machine has: together they must not try the same.
-        study.sampler = optuna.samplers.TPESampler(seed=1000 * seed + trial.number)
-        return _run_trial(trial, objective, space)
-
-    states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-    enough = optuna.study.MaxTrialsCallback(trials, states=states)
-    if len(study.get_trials(deepcopy=False, states=states)) < trials:
-        study.optimize(run, callbacks=[lambda study, _: _write_results(study, folder, base), enough])
-    _write_results(study, folder, base)
-    return study
-
-
-def _run_trial(trial: optuna.Trial, objective: Callable[[Trial], float], space: Mapping[str, Any]) -> float:
-    """Draw the settings of a trial and train with them; ends early where the trial is far behind the others."""
-    import optuna
-
-    trial.set_user_attr("host", platform.node())
-    trial.set_user_attr("process", os.getpid())
-    settings = [f"{key}={json.dumps(_draw(trial, key, entry))}" for key, entry in space.items()]
-
-    def report(epoch: int, value: float) -> None:
-        trial.report(value, epoch)
-        if trial.should_prune():
-            raise Pruned(f"trial {trial.number} is behind the others after epoch {epoch}")
-
-    logger.info("Trial %d: %s", trial.number, ", ".join(settings))
-    try:
-        return objective(Trial(trial.number, settings, report))
-    except Pruned as pruned:
-        logger.info("Stopped: %s", pruned)
-        raise optuna.TrialPruned from None
-
-
-def _open_journal(path: Path) -> optuna.storages.JournalStorage:
-    """The storage in a file, which is mended first."""
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-
-    # Optuna's usual lock is a link to the journal's path, and once left behind it can only be told to be old where that
-    # path leads to the journal: not where it is relative, and not on a machine that has the folder elsewhere.
-    lock = JournalFileOpenLock(str(path), grace_period=LOCK_SECONDS)
-    storage = JournalFileBackend(str(path), lock_obj=lock)
-    lock.acquire()  # nobody is writing now, so that a line without an end will not get one
-    try:
-        _cut_torn_end(path)
-    finally:
-        lock.release()
-    return JournalStorage(storage)
-
-
-def _cut_torn_end(path: Path) -> None:
-    """Cut off a last record that a power cut or a full disk left unfinished: the next one would be joined to it.
-
-    Raises:
-        ConfigError: a record before the last is damaged.
-    """
-    whole, torn = 0, None
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if torn is not None:
-                raise ConfigError(
-                    f"{path}: line {torn} is damaged, and others follow it. Keep the lines before it alone (head -n "
-                    f"{torn - 1}): the search goes on from there; or take another --name"
-                )
-            if _is_record(line):
-                whole += len(line)
-            else:
-                torn = number
-    if torn is not None:
-        logger.warning("%s: the last line was not written to its end and is cut off", path)
-        with open(path, "rb+") as file:
-            file.truncate(whole)
-            os.fsync(file.fileno())
-
-
-def _is_record(line: bytes) -> bool:
-    try:
-        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
-
-
-def _check_same(study: optuna.Study, wanted: dict[str, Any], folder: Path) -> None:
-    """Note what the search is about when it begins, and refuse another one later."""
-    known = study.user_attrs.get("about")
-    if known is None:
-        study.set_user_attr("about", wanted)
-    elif known != wanted:
-        parts = " and ".join(key for key in {**wanted, **known} if known.get(key) != wanted.get(key))
+    if dist.launched_by_torchrun():
         raise ConfigError(
-            f"{folder}: this search was begun with other settings (not the same: {parts}); give the same again to go "
-            "on with it, or take another --name"
+            "--tune trains in one process; start it without torchrun, on each machine or GPU (--device cuda:N) once: "
+            "searches with one --project and --name share their trials"
         )
+    model = model_config_from(config.model, where="model")
+    folder, base = options.project / options.name, to_plain(config.recipe)
+    space = fitting_space(load_space(space_file), base, model, given=space_file)
+
+    def objective(trial: Trial) -> float:
+        return _train_trial(trial, config, replace(options, project=folder, name=f"trial-{trial.number}"), device)
+
+    about = {
+        "model": config.model,
+        "image size": list(config.image_size),
+        "weights": config.weights and file_hash(Path(config.weights)),
+        "data": read_splits(config.data, task_of(model)).fingerprint(),
+    }
+    with graceful_stop():
+        try:
+            study = search(folder, count, objective, space=space, seed=config.seed, base=base, about=about)
+        except _Interrupted as stopped:
+            logger.info("The same command goes on with the search in %s", folder)
+            return stopped.status
+    print(_summary(study, folder))
+    return 0
 
 
-def _draw(trial: optuna.Trial, key: str, entry: Any) -> Any:
-    if isinstance(entry, list):
-        return trial.suggest_categorical(key, entry)
-    whole = all(isinstance(entry[side], int) for side in ("low", "high"))
-    draw = trial.suggest_int if whole else trial.suggest_float
-    return draw(key, entry["low"], entry["high"], log=bool(entry.get("log", False)))
+def fitting_space(
+    space: Mapping[str, Any], base: dict[str, Any], model: ModelConfig, *, given: Path | None
+) -> dict[str, Any]:
+    """The part of a search space whose keys exist for the model, with bounds that the recipe takes.
+
+    Args:
+        base: recipe in plain values.
+        given: the file of the space; what does not fit is left out of the usual space alone.
+    Raises:
+        ConfigError: a key or a bound of a file that does not fit, all of them at once, or nothing is left.
+    """
+    problems = {key: problem for key, entry in space.items() if (problem := _problem(key, entry, base, model))}
+    if problems and given is not None:
+        raise ConfigError("\n".join(f"{given}: {problem}" for problem in problems.values()))
+    if problems:
+        logger.info("Not searched, for this model does not have them: %s", ", ".join(problems))
+    fitting = {key: entry for key, entry in space.items() if key not in problems}
+    if not fitting:
+        raise ConfigError("--tune: nothing to search; name keys of the recipe in a file (--tune-space FILE)")
+    return fitting
 
 
-def _close_abandoned(study: optuna.Study) -> None:
-    """Mark trials as failed whose process on this machine is gone; a killed search leaves them as running."""
-    import optuna
+def _problem(key: str, entry: Any, base: dict[str, Any], model: ModelConfig) -> str | None:
+    """What is wrong with a key or one of its outermost values."""
+    for value in entry if isinstance(entry, list) else (entry["low"], entry["high"]):
+        try:
+            check_recipe(model, recipe_from(apply_overrides(base, [f"{key}={json.dumps(value)}"]), where="recipe"))
+        except ConfigError as error:
+            return str(error)
+    return None
 
-    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-        mine = trial.user_attrs.get("host") == platform.node()
-        if mine and not _alive(trial.user_attrs.get("process", 0)):
-            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-            logger.info("Trial %d was cut off and does not count", trial.number)
 
+def _train_trial(trial: Trial, config: TrainConfig, options: RunOptions, device: torch.device) -> float:
+    """The best result of a training with the trial's settings.
 
-def _alive(process: int) -> bool:
+    Raises:
+        Pruned: it is far behind, or a loss was not a finite number.
+        _Interrupted: it was asked to stop.
+    """
+    recipe = recipe_from(apply_overrides(to_plain(config.recipe), trial.settings), where="recipe")
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        status = train(replace(config, recipe=recipe), options, device, trial=trial)
+    except RunFailed as error:
+        if not any((options.project / options.name).glob("replay_step*.pt")):  # no fault of the settings
+            raise
+        raise Pruned(f"trial {trial.number} is no training: {str(error).splitlines()[0]}") from None
+    if status:
+        raise _Interrupted(status)
+    return max(trial.results)
 
 
-def _write_results(study: optuna.Study, folder: Path, base: Mapping[str, Any] | None) -> None:
-    """trials.csv with every trial, and best.yaml, the recipe of the best one, for --hyp."""
-    import optuna
-
-    trials = study.get_trials(deepcopy=False)
-    names = list(dict.fromkeys(name for trial in trials for name in trial.params))
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["trial", "state", "value", *names])
-    for trial in trials:
-        drawn = [trial.params.get(name, "") for name in names]
-        writer.writerow([trial.number, trial.state.name.lower(), "" if trial.value is None else trial.value, *drawn])
-    write_whole(folder / "trials.csv", text.getvalue())
-    if any(trial.state == optuna.trial.TrialState.COMPLETE for trial in trials):
-        best = copy.deepcopy(dict(base or {}))
-        for key, value in study.best_trial.params.items():
-            place = best
-            *path, last = key.split(".")
-            for part in path:
-                place = place.setdefault(part, {})
-            place[last] = value
-        write_whole(folder / "best.yaml", dump_yaml(best))
+def _summary(study: Any, folder: Path) -> str:
+    """The best trial, and how to train with its settings."""
+    finished = [trial for trial in study.get_trials(deepcopy=False) if trial.value is not None]
+    if not any(trial.state.name == "COMPLETE" for trial in finished):
+        return f"\nNo trial was finished; {folder / 'trials.csv'} lists what became of them"
+    best = study.best_trial
+    lines = [f"\nBest of {len(finished)} trials: {best.value:.4f} by trial {best.number}, {folder}/trial-{best.number}"]
+    lines += [
+        f"  {key}: {value:.4g}" if isinstance(value, float) else f"  {key}: {value}"
+        for key, value in best.params.items()
+    ]
+    return "\n".join(
+        [*lines, f"Recipe: {folder / 'best.yaml'}\nNext: python train.py --hyp {folder / 'best.yaml'} ..."]
+    )

@@ -33,10 +33,12 @@ from models.necks.fpn import FPN, AdditiveFPN
 from models.necks.panet import PANet
 from models.necks.prn import PRN
 from models.necks.tiny import TinyFPN
-from utils.config import ConfigError, build, check_spec
+from models.parts import Backbone, Head, Neck
+from utils.config import ConfigError
 from utils.recipe import RecipeConfig, check_task
+from utils.schema import build, check_spec
 
-BACKBONES: dict[str, type[nn.Module]] = {
+BACKBONES: dict[str, type[Backbone]] = {
     "darknet": Darknet,
     "darknet_ref": DarknetRef,
     "darknet_tiny": DarknetTiny,
@@ -49,7 +51,7 @@ BACKBONES: dict[str, type[nn.Module]] = {
     "darknet_cfg": DarknetGraph,
     "timm": TimmBackbone,
 }
-NECKS: dict[str, type[nn.Module]] = {
+NECKS: dict[str, type[Neck]] = {
     "panet": PANet,
     "fpn": FPN,
     "additive_fpn": AdditiveFPN,
@@ -60,12 +62,12 @@ NECKS: dict[str, type[nn.Module]] = {
     "cem": CEM,
     "bifpn": BiFPN,
 }
-HEADS: dict[str, type[nn.Module]] = {
+HEADS: dict[str, type[Head]] = {
     "anchor": AnchorHead,
     "anchor_free": AnchorFreeHead,
     "classify": ClassifyHead,
 }
-CRITERIA: dict[type[nn.Module], type[nn.Module]] = {
+CRITERIA: dict[type[Head], type[nn.Module]] = {
     AnchorHead: AnchorLoss,
     AnchorFreeHead: AnchorFreeLoss,
     ClassifyHead: ClassificationLoss,
@@ -87,7 +89,7 @@ def build_model(config: ModelConfig, num_classes: int, *, pretrained: bool = Fal
     if not pretrained and "pretrained" in spec:
         spec = {**spec, "pretrained": False}
     backbone = build(BACKBONES, spec, where=where + "backbone")
-    neck = PassThrough(features=backbone.features)
+    neck: Neck = PassThrough(features=backbone.features)
     if config.neck is not None:
         neck = build(NECKS, config.neck, where=where + "neck", features=backbone.features)
     head = build(HEADS, config.head, where=where + "head", features=neck.features, num_classes=num_classes)
@@ -105,8 +107,8 @@ def task_of(config: ModelConfig) -> Literal["detect", "classify"]:
         ConfigError: no such head.
     """
     derived = ("features", "num_classes")
-    kind, _ = check_spec(HEADS, config.head, where=f"{config.file}: head", derived=derived)
-    return kind.task
+    check_spec(HEADS, config.head, where=f"{config.file}: head", derived=derived)
+    return HEADS[config.head["type"]].task
 
 
 def check_parts(config: ModelConfig) -> None:
@@ -143,8 +145,8 @@ def build_criterion(
         ConfigError: wrong keys or values.
     """
     kind = CRITERIA[type(model.head)]
-    derived = {"head": model.head, "class_counts": class_counts}
-    criterion = build({"loss": kind}, {"type": "loss", **spec}, where=where, **derived)
+    spec = {"type": "loss", **spec}
+    criterion = build({"loss": kind}, spec, where=where, head=model.head, class_counts=class_counts)
     return criterion.to(next(model.parameters()).device)
 
 
@@ -165,8 +167,8 @@ def check_image_size(model: Detector, size: tuple[int, int], *, where: str) -> N
     Raises:
         ConfigError: names the nearest size that fits.
     """
-    fixed = getattr(model.backbone, "fixed_size", None)
-    if fixed not in (None, tuple(size)):
+    fixed = model.backbone.fixed_size
+    if fixed is not None and fixed != tuple(size):
         raise ConfigError(
             f"{where}: this backbone takes {fixed[0]} x {fixed[1]} alone, found {size[0]} x {size[1]}; change one of "
             "the two (backbone.options.img_size, or dynamic_img_size where timm's network has it)"

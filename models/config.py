@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from models.darknet.cfg import model_values, read_cfg
-from utils.config import ROOT, ConfigError, apply_overrides, find_file, load_yaml, to_dataclass, unknown_key
+from utils.config import ROOT, ConfigError, apply_overrides, find_file, load_yaml, unknown_key
+from utils.schema import to_dataclass
 
 FIGURES = ("params", "bflops", "AP", "AP50", "AP75", "APs", "APm", "APl", "top1", "top5", "fps")
 """What `published` may report: millions of weights, billions of operations, percent, frames a second on `device`."""
@@ -100,7 +101,7 @@ def load_model_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -
     """
     suffix = ".cfg" if str(name_or_path).lower().endswith(".cfg") else ".yaml"
     folders = [ROOT / "cfg" / "darknet"] if suffix == ".cfg" else [ROOT / "cfg"]
-    path = find_file(str(name_or_path), folders, suffix=suffix, what="model config")
+    path = find_file(str(name_or_path), folders, suffix=suffix, kind="model config")
     values = _load_darknet(path) if suffix == ".cfg" else _load_with_base(path, ())
     in_file = _finds_once(values)
     values = apply_overrides(values, overrides)
@@ -152,7 +153,7 @@ def _load_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"{path}: base: expected the name of a model file, found {base!r}")
     beside = path.parent / base
     folders = list(dict.fromkeys((path.parent.resolve(), ROOT / "cfg")))
-    file = find_file(str(beside if beside.is_file() else base), folders, what=f"{path}: base")
+    file = find_file(str(beside if beside.is_file() else base), folders, kind=f"{path}: base")
     inherited = _load_with_base(file, (*seen, path.resolve()))
     for own in ("published", "name"):  # they belong to that model, not to its variants
         inherited.pop(own, None)

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.parts import Block
+
 Activation = Literal["leaky", "leaky_relu", "relu", "mish", "swish", "linear"]
 Attention = Literal["pointwise", "cbam"]
 
@@ -76,6 +78,7 @@ class ConvNormAct(nn.Module):
         self.act = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), rounded up for odd kernels."""
         return self.act(self.norm(self.conv(x)))
 
 
@@ -96,7 +99,7 @@ class Shortcut(nn.Module):
         self.act = make_activation(activation)
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
-        """(B, channels, H, W) plus (B, source_channels, H * stride, W * stride)."""
+        """(B, channels, H, W) plus (B, source_channels, H * stride, W * stride) -> (B, channels, H, W)."""
         if self.stride > 1:
             source = source[:, :, :: self.stride, :: self.stride]
         if self.missing > 0:
@@ -129,7 +132,7 @@ class WeightedShortcut(nn.Module):
         self.channels = channels
         self.source_channels = tuple(source_channels)
         self.normalization = normalization.removeprefix("avg_")
-        self.weights = None
+        self.weights: nn.Parameter | None = None
         if weights_type != "none":
             columns = channels if weights_type == "per_channel" else 1
             self.weights = nn.Parameter(torch.ones(len(source_channels) + 1, columns))
@@ -139,14 +142,14 @@ class WeightedShortcut(nn.Module):
         """(1 + sources, 1 or channels) factors of the map and its sources."""
         if self.weights is None or self.normalization == "none":
             return self.weights
-        positive = self.weights.relu() if self.normalization == "relu" else self._exponentials()
+        if self.normalization == "relu":
+            positive = self.weights.relu()
+        else:
+            positive = (self.weights - self.weights.amax(dim=0, keepdim=True)).exp()
         return positive / (positive.sum(dim=0, keepdim=True) + 1e-4)
 
-    def _exponentials(self) -> Tensor:
-        return (self.weights - self.weights.amax(dim=0, keepdim=True)).exp()
-
     def forward(self, x: Tensor, *sources: Tensor) -> Tensor:
-        """(B, channels, H, W) and sources of the same H and W."""
+        """(B, channels, H, W) and sources (B, Ci, H, W) -> (B, channels, H, W)."""
         shares = self.shares()
         total = x if shares is None else x * shares[0].view(1, -1, 1, 1)
         for index, source in enumerate(sources, 1):
@@ -178,7 +181,7 @@ class Maxout(nn.Module):
         return x.view(batch, self.rounds, self.out_channels, height, width).amax(dim=1)
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Block):
     """Darknet's block: 1x1 to `hidden_channels`, 3x3 back to `channels`, and a shortcut without activation.
 
     Args:
@@ -194,14 +197,14 @@ class ResidualBlock(nn.Module):
         se: int | None = None,
         activation: Activation = "leaky",
     ) -> None:
-        super().__init__()
-        self.in_channels = self.out_channels = channels
+        super().__init__(channels, channels)
         self.reduce = ConvNormAct(channels, hidden_channels, activation=activation)
         self.expand = ConvNormAct(hidden_channels, channels, 3, activation=activation)
         self.se = make_excitation(channels, se, activation=activation)
         self.shortcut = Shortcut(channels, channels) if shortcut else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> the same shape."""
         out = self.se(self.expand(self.reduce(x)))
         return out if self.shortcut is None else self.shortcut(out, x)
 
@@ -299,15 +302,3 @@ def halving_pool() -> nn.MaxPool2d:
 def same_pool() -> nn.Sequential:
     """Darknet's max pool of size 2 and stride 1: padded at the right and bottom, it keeps the map's size (spec 5.5)."""
     return nn.Sequential(nn.ConstantPad2d((0, 1, 0, 1), -math.inf), nn.MaxPool2d(2, stride=1))
-
-
-def check_lengths(**lists: Sequence[object]) -> None:
-    """One entry a stage in every list.
-
-    Raises:
-        ValueError: the lists differ in length, or are empty.
-    """
-    lengths = {name: len(entries) for name, entries in lists.items()}
-    if len(set(lengths.values())) != 1 or 0 in lengths.values():
-        found = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-        raise ValueError(f"expected one entry per stage in each list, found: {found}")

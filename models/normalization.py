@@ -1,4 +1,7 @@
-"""Cross mini-batch normalisation: the batches of a step are normalised together."""
+"""Batch normalisation over more than one batch: over the batches of a step, or over those of all processes.
+
+Parameters, buffers and their names are always those of nn.BatchNorm2d, whose place these layers take while training.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,15 @@ class CrossBatchNorm2d(nn.BatchNorm2d):
     nn.BatchNorm2d; parameters, buffers and their names are its own.
     """
 
-    def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
+    def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
         super().__init__(num_features, eps=eps, momentum=momentum)
         self.first = self.last = True
         # Not buffers: DDP would overwrite them with those of rank 0.
         self.batches = self.mean = self.variance = self.values = torch.zeros(())
+        self.momentum: float
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.num_batches_tracked: Tensor
 
     def begin_batch(self, *, index: int, count: int, progress: float) -> None:
         """Say which batch of a step comes next: `index` of `count`, from 0."""
@@ -84,15 +91,6 @@ def cross_batch_norm_(model: nn.Module) -> int:
     return len(places)
 
 
-def _converted(old: nn.BatchNorm2d) -> CrossBatchNorm2d:
-    """The same parameters and buffers, frozen where they were."""
-    new = CrossBatchNorm2d(old.num_features, eps=old.eps, momentum=old.momentum)
-    new.weight, new.bias = old.weight, old.bias
-    new.running_mean, new.running_var = old.running_mean, old.running_var
-    new.num_batches_tracked = old.num_batches_tracked
-    return new.train(old.training)
-
-
 class SyncedBatchNorm(nn.BatchNorm2d):
     """BatchNorm2d whose mean and variance are those of all processes together, on any device.
 
@@ -101,7 +99,7 @@ class SyncedBatchNorm(nn.BatchNorm2d):
     """
 
     @classmethod
-    def like(cls, norm: nn.BatchNorm2d) -> SyncedBatchNorm:
+    def like(cls, norm: nn.Module) -> SyncedBatchNorm:
         """The same layer, with the same parameters and buffers, that asks the other processes."""
         synced = cls.__new__(cls)
         synced.__dict__ = dict(norm.__dict__)
@@ -116,13 +114,14 @@ class SyncedBatchNorm(nn.BatchNorm2d):
 
     def _synced(self, x: Tensor) -> Tensor:
         y, mean, variance, count = _Normalize.apply(x, self.weight, self.bias, self.eps)
-        if self.track_running_stats:
+        tracked, running_mean, running_var = self.num_batches_tracked, self.running_mean, self.running_var
+        if tracked is not None and running_mean is not None and running_var is not None:
             with torch.no_grad():
-                self.num_batches_tracked.add_(1)
-                share = self.momentum if self.momentum is not None else 1 / int(self.num_batches_tracked)
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+                tracked.add_(1)
+                share = self.momentum if self.momentum is not None else 1 / int(tracked)
+                running_mean.lerp_(mean.to(running_mean.dtype), share)
                 unbiased = variance * count / (count - 1).clamp(min=1)
-                self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
+                running_var.lerp_(unbiased.to(running_var.dtype), share)
         return y
 
 
@@ -130,7 +129,7 @@ class CudaSyncedBatchNorm(nn.SyncBatchNorm):
     """The same by torch's own kernels, which are for CUDA only."""
 
     @classmethod
-    def like(cls, norm: nn.BatchNorm2d) -> CudaSyncedBatchNorm:
+    def like(cls, norm: nn.Module) -> CudaSyncedBatchNorm:
         """The same layer, with the same parameters and buffers, that asks the other processes."""
         synced = cls.__new__(cls)
         synced.__dict__ = {**norm.__dict__, "process_group": None}
@@ -139,6 +138,37 @@ class CudaSyncedBatchNorm(nn.SyncBatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         return super().forward(x) if is_distributed() else nn.modules.batchnorm._BatchNorm.forward(self, x)
+
+
+def synchronize_norms_(model: nn.Module, device: torch.device) -> None:
+    """Replace each batch normalisation inside `model` by one over all processes; with one process nothing happens.
+
+    Raises:
+        ConfigError: a kind of batch normalisation that is not known here.
+    """
+    if not is_distributed():
+        return
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.modules.batchnorm._BatchNorm):
+                setattr(module, name, _synchronized(child, device))
+
+
+def _converted(old: nn.BatchNorm2d) -> CrossBatchNorm2d:
+    """The same parameters and buffers, frozen where they were."""
+    new = CrossBatchNorm2d(old.num_features, eps=old.eps, momentum=old.momentum)
+    new.weight, new.bias = old.weight, old.bias
+    for name, buffer in old.named_buffers():
+        setattr(new, name, buffer)
+    return new.train(old.training)
+
+
+def _synchronized(norm: nn.Module, device: torch.device) -> nn.Module:
+    if type(norm) is nn.BatchNorm2d:
+        return (CudaSyncedBatchNorm if device.type == "cuda" else SyncedBatchNorm).like(norm)
+    if type(norm).__name__ == "BatchNormAct2d":  # of timm
+        return SyncedBatchNorm.like(norm)
+    raise ConfigError(f"sync_bn: expected plain batch normalisation, found {type(norm).__name__}; leave it at false")
 
 
 class _Normalize(torch.autograd.Function):
@@ -175,28 +205,6 @@ class _Normalize(torch.autograd.Function):
         for_x = (wide - _spread(all_bias, wide) - values * _spread(all_weight, wide)) * _spread(scale, wide)
         has_weight, has_bias = ctx.affine
         return for_x.to(x.dtype), for_weight if has_weight else None, for_bias if has_bias else None, None
-
-
-def synchronize_norms_(model: nn.Module, device: torch.device) -> None:
-    """Replace each batch normalisation inside `model` by one over all processes; with one process nothing happens.
-
-    Raises:
-        ConfigError: a kind of batch normalisation that is not known here.
-    """
-    if not is_distributed():
-        return
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.modules.batchnorm._BatchNorm):
-                setattr(module, name, _synchronized(child, device))
-
-
-def _synchronized(norm: nn.Module, device: torch.device) -> nn.Module:
-    if type(norm) is nn.BatchNorm2d:
-        return (CudaSyncedBatchNorm if device.type == "cuda" else SyncedBatchNorm).like(norm)
-    if type(norm).__name__ == "BatchNormAct2d":  # of timm
-        return SyncedBatchNorm.like(norm)
-    raise ConfigError(f"sync_bn: expected plain batch normalisation, found {type(norm).__name__}; leave it at false")
 
 
 def _sums(values: Tensor) -> Tensor:

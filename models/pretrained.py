@@ -65,7 +65,7 @@ def _copy_(model: Detector, weights: Mapping[str, Tensor], path: Path) -> bool:
         for name, value in weights.items()
         if _ANCHORS.fullmatch(name) and name in own and not torch.equal(value.cpu(), own[name].cpu())
     }
-    rest = weights if whole else {name: value for name, value in weights.items() if name not in others}
+    rest = {name: value for name, value in weights.items() if whole or name not in others}
     loaded, other_shape, absent = load_matching_(model, rest)
     absent = [name for name in absent if name not in others]
     if not any(not _ANCHORS.fullmatch(name) for name in loaded):
@@ -74,9 +74,9 @@ def _copy_(model: Detector, weights: Mapping[str, Tensor], path: Path) -> bool:
     logger.info("  %s", ", ".join(_share(part, own, loaded) for part in dict.fromkeys(_part(name) for name in own)))
     left = {"of another shape, left as initialised": other_shape, "not in the file, left as initialised": absent}
     left["in the file without a place in this model"] = [name for name in rest if name not in own]
-    for what, names in left.items():
+    for reason, names in left.items():
         if names:
-            logger.info("  %d %s: %s%s", len(names), what, ", ".join(names[:6]), ", ..." if len(names) > 6 else "")
+            logger.info("  %d %s: %s%s", len(names), reason, ", ".join(names[:6]), ", ..." if len(names) > 6 else "")
     if others:
         levels = [[round(side, 2) for side in value.flatten().tolist()] for _, value in sorted(others.items())]
         which = "come with the head" if whole else "stay those of the configuration; the file has others"
@@ -117,11 +117,11 @@ def _fit(model: Detector, weights: dict[str, Tensor], path: Path) -> dict[str, T
 
 
 def _start_from_darknet_(model: Detector, path: Path) -> bool:
-    found = load_weights_(model, path, partial=True)
-    logger.info("Weights: %d of %d layers loaded from %s, up to %s", found.layers, found.of, path, found.last)
-    if found.skipped:
-        logger.info("  %d layers are for other classes and left as initialised", found.skipped)
-    rest = found.of - found.layers - found.skipped
+    loaded = load_weights_(model, path, partial=True)
+    logger.info("Weights: %d of %d layers loaded from %s, up to %s", loaded.layers, loaded.of, path, loaded.last)
+    if loaded.skipped:
+        logger.info("  %d layers are for other classes and left as initialised", loaded.skipped)
+    rest = loaded.of - loaded.layers - loaded.skipped
     if rest:
         logger.info("  %d layers are not in the file and left as initialised", rest)
-    return found.layers == found.of
+    return loaded.layers == loaded.of

@@ -61,7 +61,7 @@ def fold_image_statistics(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def warn_of_slope(backbone: nn.Module) -> None:
     """Say it where the activation is another than timm's."""
-    act = backbone.stem.act
+    act = getattr(backbone.stem, "act", None)
     if not isinstance(act, nn.LeakyReLU) or act.negative_slope != 0.01:
         logger.warning(
             "These weights were trained with leaky ReLU of slope 0.01, and this backbone has %s: a start, but not the "
@@ -77,8 +77,8 @@ def _rename(name: str, value: Tensor, partial: bool) -> Iterator[tuple[str, Tens
         yield name.replace("stem.conv1.", "stem."), value
     elif match := re.fullmatch(r"stages\.(\d+)\.blocks\.(\d+)\.conv([12])\.(.+)", name):
         stage, block, conv, rest = match.groups()
-        place = f"1.blocks.{block}" if partial else int(block) + 1
-        yield f"stages.{stage}.{place}.{'reduce' if conv == '1' else 'expand'}.{rest}", value
+        inside = f"1.blocks.{block}" if partial else int(block) + 1
+        yield f"stages.{stage}.{inside}.{'reduce' if conv == '1' else 'expand'}.{rest}", value
     elif match := re.fullmatch(r"stages\.(\d+)\.(conv_down|conv_exp|conv_transition|conv_transition_b)\.(.+)", name):
         stage, layer, rest = match.groups()
         cross = f"stages.{stage}.1"

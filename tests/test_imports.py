@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import graphlib
 import re
 import subprocess
 import sys
@@ -87,6 +88,17 @@ def imported(tree: ast.Module) -> set[str]:
     return names
 
 
+def imported_modules(tree: ast.Module) -> set[str]:
+    """Full names of what is imported anywhere in a file, also under TYPE_CHECKING."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
 @pytest.fixture(params=FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def source(request: pytest.FixtureRequest) -> tuple[Path, ast.Module]:
     path: Path = request.param
@@ -102,6 +114,13 @@ def test_arrows_point_one_way(source: tuple[Path, ast.Module]) -> None:
     path, tree = source
     if path.parts[0] in LAYERS:
         assert imported(tree) & OURS <= LAYERS[path.parts[0]]
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    """Not even for types alone: a circle means that two files are one, or that a third one is missing."""
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+    arrows = {name: imported_modules(parsed(path)) & modules.keys() - {name} for name, path in modules.items()}
+    tuple(graphlib.TopologicalSorter(arrows).static_order())  # raises CycleError, which names the circle
 
 
 def test_nothing_unsafe_is_called(source: tuple[Path, ast.Module]) -> None:

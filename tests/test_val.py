@@ -17,8 +17,9 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 import val
-from data.config import load_data_config, read_split
+from data.config import load_data_config
 from data.loader import build_eval_loader
+from data.read import read_split
 from engine.evaluate import EvaluationOptions, evaluate, match_classes
 from models.build import build_model
 from models.config import load_model_config

@@ -5,15 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-
-def require(condition: bool, name: str, expected: str, found: object) -> None:
-    """Refuse a value of a recipe.
-
-    Raises:
-        ValueError: the condition does not hold.
-    """
-    if not condition:
-        raise ValueError(f"{name}: expected {expected}, found {found!r}")
+from utils.schema import require
 
 
 @dataclass(frozen=True)

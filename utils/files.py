@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever kills the program or fills the disk."""
+"""Writing files atomically: a file appears whole or not at all, even if the program is killed or the disk is full."""
 
 from __future__ import annotations
 
@@ -13,70 +13,83 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF, errno.EPERM)
-"""What systems answer whose folders cannot be flushed; there the rename alone must do."""
+"""Errors of systems that cannot flush a folder; there the rename alone has to do."""
 
 
 class DiskFull(OSError):
-    """No space on the disk, or none that this user may take."""
+    """The disk is full, or the quota of the user is used up."""
 
     def __str__(self) -> str:
         return str(self.strerror)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a UTF-8 file that appears whole or not at all, whenever the program is killed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def write_atomically(
+    path: Path,
+    content: str | bytes | Callable[[BinaryIO], object],
+    *,
+    needed: int | None = None,
+    previous: Path | None = None,
+) -> None:
+    """Write a file that appears whole or not at all, even if the program is killed or the power fails.
 
-
-def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
-    """Write a JSON file as `write_whole` does; numbers that are not finite are refused with a ValueError."""
-    write_whole(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_temporary(path: Path, write: Callable[[BinaryIO], None], *, needed: int) -> Path:
-    """Write a file beside `path`, flush it to the disk, and give its name; `put_in_place` gives it its own.
+    The content goes to a temporary file in the same folder and is flushed to the disk; then that file is renamed, and
+    the folder is flushed too. If anything fails, the temporary file is removed and `path` stays as it was.
 
     Args:
-        needed: about how many bytes it will have, for the message of a full disk.
+        content: text (stored as UTF-8), bytes, or a function that writes them to the open file.
+        needed: about how many bytes a function writes, for the message of a full disk.
+        previous: where the file that is now at `path` is kept; None replaces it.
     Raises:
-        DiskFull: says how much is needed; nothing is left of the file.
-        OSError: the folder cannot be written.
+        DiskFull: no space; says how much is needed.
+        OSError: the file cannot be written for another reason.
     """
+    if isinstance(content, str):
+        content = content.encode("utf-8")
     temporary = _temporary_name(path)
     try:
         with open(temporary, "wb") as file:
-            write(file)
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                content(file)
             file.flush()
             os.fsync(file.fileno())
+        if previous is not None:
+            _keep(path, previous)
+        os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         cause = _disk_error(error)
         if cause is None:
             raise
-        if cause.errno in _NO_SPACE:
-            raise DiskFull(cause.errno, _full(path, needed)) from None
+        if cause.errno in NO_SPACE:
+            raise DiskFull(cause.errno, _full(path, len(content) if isinstance(content, bytes) else needed)) from None
         raise cause from None
-    return temporary
+    sync_folder(path.parent)
 
 
-def put_in_place(temporary: Path, path: Path) -> None:
-    """Rename a file that `write_temporary` gave, and flush the folder, so that the name outlives a power cut too."""
-    try:
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
+    """Write a JSON file as `write_atomically` does.
+
+    Raises:
+        ValueError: a number that is not finite.
+    """
+    write_atomically(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def move_into_place(temporary: Path, path: Path) -> None:
+    """Give a finished file on the same disk its final name, as `write_atomically` does.
+
+    This is for files that a library writes under a name of its own. `temporary` stays where it is if this fails.
+
+    Raises:
+        OSError: the file cannot be flushed or renamed.
+    """
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
     sync_folder(path.parent)
 
 
@@ -96,7 +109,7 @@ def link(path: Path, source: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to the disk, on systems that can."""
+    """Flush the entries of a folder to the disk, on systems that can."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:  # Windows opens no folders
@@ -111,18 +124,28 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_temporaries(folder: Path, names: tuple[str, ...]) -> list[Path]:
-    """Delete what killed programs left of files with these names; returns what that was.
+    """Delete the temporary files that killed programs left for files of these names; returns their paths.
 
     Only one program may write into `folder`, as only one trains into a run.
     """
-    found = []
+    removed = []
     for path in folder.glob(".*.tmp"):
         match = _TEMPORARY.fullmatch(path.name)
         if match and match["name"] in names:
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
-                found.append(path)
-    return found
+                removed.append(path)
+    return removed
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Give the file at `path` a second name, if there is such a file."""
+    try:
+        link(previous, path)
+    except FileNotFoundError:
+        return
+    except OSError:  # a disk without hard links: for an instant only the second name is there
+        os.replace(path, previous)
 
 
 def _temporary_name(path: Path) -> Path:
@@ -130,20 +153,21 @@ def _temporary_name(path: Path) -> Path:
 
 
 def _disk_error(error: BaseException) -> OSError | None:
-    """The error of the system behind `error`: torch's writer hides it behind one of its own."""
+    """The error of the system behind `error`: torch's writer hides it behind a RuntimeError."""
     seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, OSError):
+    while isinstance(seen, RuntimeError):
         seen = seen.__context__
-    return seen
+    return seen if isinstance(seen, OSError) else None
 
 
-def _full(path: Path, needed: int) -> str:
+def _full(path: Path, needed: int | None) -> str:
     try:
         left = f"has {shutil.disk_usage(path.parent).free / 1e6:,.1f} MB left"
     except OSError:
         left = "has no more"
+    needs = "" if needed is None else f"the file needs about {needed / 1e6:,.1f} MB and "
     before = f"The {path.name} of before is whole. " if path.exists() else ""
     return (
-        f"{path}: no space on the disk: the file needs about {needed / 1e6:,.1f} MB and its folder {left}. {before}"
+        f"{path}: no space on the disk: {needs}its folder {left}. {before}"
         "Make room (older runs are a good place to look), then go on"
     )

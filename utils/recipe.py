@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from utils.augment_config import AugmentConfig, require
-from utils.config import ROOT, ConfigError, apply_overrides, find_file, load_yaml, to_dataclass
+from utils.augment_config import AugmentConfig
+from utils.config import ROOT, ConfigError, apply_overrides, find_file, load_yaml
+from utils.schema import require, to_dataclass
 
 RECIPES = ROOT / "cfg" / "train"
+
+FOR_CLASSIFIERS = {"augment.classify", "evaluation.ten_crop"}
+FOR_BOTH = {
+    *("augment.close_mosaic", "augment.multi_scale", "augment.multi_scale_type", "augment.multi_scale_steps"),
+    *("augment.albumentations", "evaluation.interval"),
+}
+"""Keys that mean something to classifiers alone, and to every task; the rest of the groups that `check_task`
+looks at is for detectors."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +139,7 @@ class AdversarialConfig:
 
 @dataclass(frozen=True)
 class DropBlockConfig:
-    """DropBlock between backbone and neck, while training (models/regularization.py).
+    """DropBlock between backbone and neck, while training (models/dropblock.py).
 
     Args:
         probability: share of each map that is dropped at the end of the training; it rises from 0 in a line.
@@ -185,8 +193,8 @@ class RecipeConfig:
     """One training recipe.
 
     Args:
-        epochs: passes over the training images; 'auto': as many as their number asks for (automatic.py), fixed when the
-            training starts.
+        epochs: passes over the training images; 'auto': as many as their number asks for (train_config.py), fixed when
+            the training starts.
         batch_size: images in one forward pass, over all processes.
         dynamic_batch: batches grow where augment.multi_scale draws a small size, to what the largest size needs.
         nominal_batch_size: gradients are added up until this many images are seen; null: a step for every batch.
@@ -243,8 +251,8 @@ class RecipeConfig:
     loss: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        auto = self.epochs == "auto"
-        require(auto or self.epochs >= 1, "epochs", "a whole number of at least 1, or auto", self.epochs)
+        epochs = self.epochs
+        require(epochs == "auto" or epochs >= 1, "epochs", "a whole number of at least 1, or auto", epochs)
         require(self.batch_size >= 1, "batch_size", "a whole number of at least 1", self.batch_size)
         require(self.image_size is None or self.image_size >= 32, "image_size", "at least 32 pixels", self.image_size)
         nominal = self.nominal_batch_size
@@ -259,6 +267,17 @@ class RecipeConfig:
             require(getattr(self, name) >= 0, name, "a number of at least 0", getattr(self, name))
 
     @property
+    def total_epochs(self) -> int:
+        """`epochs` of a recipe that is settled.
+
+        Raises:
+            ValueError: they are still 'auto', which only the number of images decides.
+        """
+        if self.epochs == "auto":
+            raise ValueError("epochs: expected a number, found 'auto'; call `settled` first (train_config.py)")
+        return self.epochs
+
+    @property
     def accumulate(self) -> int:
         """Batches whose gradients make one step."""
         return max(round((self.nominal_batch_size or 1) / self.batch_size), 1)
@@ -271,33 +290,7 @@ class RecipeConfig:
     @property
     def mosaic_epochs(self) -> int:
         """Epochs with mosaic and mixup; the rest see single images."""
-        return self.epochs - round(self.epochs * self.augment.close_mosaic)
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """One run, resolved: what config.yaml in its folder says.
-
-    Args:
-        model: plain values of a ModelConfig.
-        data: path of the data YAML, or 'shapes'.
-        image_size: (height, width) of the network input.
-        weights: checkpoint to start from; None starts from random weights.
-        seed: of weights, order and augmentation.
-        workers: loader processes; changes speed only.
-    """
-
-    model: dict[str, Any]
-    recipe: RecipeConfig
-    data: str
-    image_size: tuple[int, int]
-    weights: str | None
-    seed: int
-    workers: int
-
-    def __post_init__(self) -> None:
-        for name in ("seed", "workers"):
-            require(getattr(self, name) >= 0, name, "a whole number of at least 0", getattr(self, name))
+        return self.total_epochs - round(self.total_epochs * self.augment.close_mosaic)
 
 
 def load_recipe(name: str, overrides: list[str] | None = None) -> RecipeConfig:
@@ -311,78 +304,13 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> RecipeConfig:
             raise ConfigError(
                 f"--set {assignment}: the keys of the model begin with 'model.': --set model.{assignment}"
             )
-    path = find_file(name, [RECIPES], what="--hyp")
+    path = find_file(name, [RECIPES], kind="--hyp")
     return recipe_from(apply_overrides(load_yaml(path), overrides or []), where=_short(path))
 
 
 def recipe_from(mapping: dict[str, Any], *, where: str) -> RecipeConfig:
     """A recipe from plain values, as a YAML file or a checkpoint holds them."""
     return to_dataclass(RecipeConfig, mapping, where=where)
-
-
-def saved_config(path: Path, *, workers: int | None = None) -> TrainConfig:
-    """The configuration in a run's config.yaml, with another number of loader processes if one is given.
-
-    Raises:
-        ConfigError: not a file that train.py wrote.
-    """
-    saved = load_yaml(path)
-    if workers is not None:
-        saved["workers"] = workers
-    return to_dataclass(TrainConfig, saved, where=str(path))
-
-
-def _short(path: Path) -> str:
-    try:
-        return str(path.resolve().relative_to(ROOT))
-    except ValueError:
-        return str(path)
-
-
-logger = logging.getLogger(__name__)
-
-FEWEST, MOST = 50, 300
-"""Epochs that `epochs: auto` gives,"""
-
-LEAST_STEPS = 1000
-"""and the steps that it makes of them at least, however few images there are."""
-
-
-def epochs_for(images: int, *, batch: int) -> int:
-    """Epochs for a number of training images: 3000 / sqrt(images), from 50 to 300, and at least 1,000 steps.
-
-    A rule of thumb: four times as many images are seen half as often each, and so make the training twice as long. It
-    gives 300 epochs for up to 100 images, 95 for 1,000, and 50 from 3,600 on. Some dozen images make a step or two an
-    epoch, and no network learns in 300 of those.
-
-    Args:
-        batch: images of a step.
-    """
-    steps = max(-(-images // batch), 1)
-    return max(min(max(round(3000 / images**0.5), FEWEST), MOST), -(-LEAST_STEPS // steps))
-
-
-def settled(config: TrainConfig, images: int) -> TrainConfig:
-    """The configuration with a number for `epochs: auto`.
-
-    Args:
-        images: for training.
-    """
-    if config.recipe.epochs != "auto":
-        return config
-    recipe = config.recipe
-    epochs = epochs_for(images, batch=recipe.batch_size * recipe.accumulate)
-    rule = f"3000 / sqrt(images), {FEWEST} to {MOST}, at least {LEAST_STEPS} steps"
-    logger.info("Epochs: %d for %d training images (%s)", epochs, images, rule)
-    return replace(config, recipe=replace(recipe, epochs=epochs))
-
-
-FOR_CLASSIFIERS = {"augment.classify", "evaluation.ten_crop"}
-FOR_BOTH = {
-    *("augment.close_mosaic", "augment.multi_scale", "augment.multi_scale_type", "augment.multi_scale_steps"),
-    *("augment.albumentations", "evaluation.interval"),
-}
-GROUPS = {"augment": AugmentConfig, "evaluation": EvaluationConfig, "adversarial": AdversarialConfig}
 
 
 def check_task(recipe: RecipeConfig, task: str) -> None:
@@ -392,12 +320,13 @@ def check_task(recipe: RecipeConfig, task: str) -> None:
         ConfigError: names every key that would do nothing and differs from its default.
     """
     idle = []
-    for group, kind in GROUPS.items():
-        given, default = getattr(recipe, group), kind()
+    groups = {"augment": AugmentConfig, "evaluation": EvaluationConfig, "adversarial": AdversarialConfig}
+    for group, kind in groups.items():
+        actual, default = getattr(recipe, group), kind()
         for name in (each.name for each in fields(kind)):
             key = f"{group}.{name}"
             for_task = "classify" if key in FOR_CLASSIFIERS else "detect"
-            if key not in FOR_BOTH and for_task != task and getattr(given, name) != getattr(default, name):
+            if key not in FOR_BOTH and for_task != task and getattr(actual, name) != getattr(default, name):
                 idle.append(key)
     if idle:
         wrong, fits = ("detectors", "imagenet-small") if task == "classify" else ("classifiers", "default")
@@ -405,3 +334,10 @@ def check_task(recipe: RecipeConfig, task: str) -> None:
             f"recipe: {', '.join(idle)}: for {wrong} alone, and the model is not one; take them out, or choose "
             f"a recipe that fits, for example --hyp {fits}"
         )
+
+
+def _short(path: Path) -> str:
+    try:
+        return str(path.resolve().relative_to(ROOT))
+    except ValueError:
+        return str(path)

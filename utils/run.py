@@ -1,4 +1,4 @@
-"""Run: the folder of one run, as in docs/reference.md."""
+"""Run: the folder of one run (its layout: docs/reference.md)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config import ConfigError, dump_yaml, load_yaml
-from utils.files import write_whole
+from utils.files import write_atomically
 
 
 def new_run_folder(project: Path, name: str) -> Path:
@@ -67,19 +67,19 @@ class Run:
         return run
 
     @classmethod
-    def find(cls, what: str, project: Path) -> Run:
+    def find(cls, name: str, project: Path) -> Run:
         """The run that --resume names: a folder, a checkpoint in it, or '' for the newest of `project`.
 
         Raises:
             ConfigError: no such run, or one without config.yaml.
         """
         start = None
-        if what:
-            path = Path(what)
+        if name:
+            path = Path(name)
             start = path if path.is_file() and path.parent.name == "weights" else None
             folder = start.parent.parent if start else path
-            if not folder.is_dir() and path.name == what and (project / what).is_dir():
-                folder = project / what
+            if not folder.is_dir() and path.name == name and (project / name).is_dir():
+                folder = project / name
         else:
             # Not what a dry run that was killed has left: its name begins with a dot.
             runs = [config.parent for config in project.glob("[!.]*/config.yaml")]
@@ -87,13 +87,13 @@ class Run:
                 raise ConfigError(f"--resume: no run in {project}; name one: --resume RUN")
             folder = max(runs, key=_last_change)
         if not (folder / "config.yaml").is_file():
-            raise ConfigError(f"--resume {what}: {folder} is not the folder of a run (it has no config.yaml)")
+            raise ConfigError(f"--resume {name}: {folder} is not the folder of a run (it has no config.yaml)")
         run = cls(folder)
         return run if start in (None, run.last) else cls(folder, start)
 
     def save_config(self, config: dict[str, Any]) -> None:
         """Write config.yaml."""
-        write_whole(self.folder / "config.yaml", dump_yaml(config))
+        write_atomically(self.folder / "config.yaml", dump_yaml(config))
 
     def check_start(self) -> None:
         """Refuse to begin anew in a folder that has results.

@@ -1,6 +1,7 @@
-"""Safetensors: the averaged weights of a checkpoint with what must be known beside them, in a format that is pure data.
+"""Weights without a training: our own .safetensors files, which are pure data, and the files of other programs.
 
-The metadata of such a file holds texts alone: each value of the checkpoint as JSON, under its own key.
+A .safetensors file holds the averaged weights of a checkpoint. Its metadata holds texts alone: each value of the
+checkpoint as JSON, under its own key.
 """
 
 from __future__ import annotations
@@ -16,14 +17,32 @@ from torch import Tensor, nn
 
 from utils.checkpoint import FORMAT, ForeignFile, load_checkpoint, read_torch_file
 from utils.config import ConfigError
-from utils.files import put_in_place, write_temporary
+from utils.files import write_atomically
 
 SUFFIX = ".safetensors"
+CONTAINERS = ("ema", "model_ema", "state_dict_ema", "model", "state_dict", "model_state_dict", "net", "weights")
+"""Keys under which training programs keep the weights; averaged ones first."""
+
 _MARK = "cspdet"
 """Key of the metadata that tells our files from others; its value is the format."""
 _TRAINING = ("weights", "ema", "ema_updates", "optimizer", "scaler", "rng", "batch", "sums", "is_best", "format")
 """What only going on with a training needs, or is stored otherwise."""
 _KINDS = {"model": dict, "names": list, "category_ids": list, "image_size": list, "resize": str}
+_WRAPPERS = ("module.", "_orig_mod.")
+"""What DistributedDataParallel and torch.compile put before every name."""
+
+
+def load_saved_model(path: Path) -> dict[str, Any]:
+    """A model that we saved: a checkpoint (.pt), or a .safetensors file as a checkpoint without the training.
+
+    Raises:
+        ForeignFile: a file of another program.
+        ConfigError: no such file, or a damaged one.
+    """
+    if path.suffix.lower() != SUFFIX:
+        return load_checkpoint(path)
+    tensors, metadata = read_safetensors(path)
+    return _with_values(path, tensors, metadata)
 
 
 def write_safetensors(path: Path, state: dict[str, Any]) -> None:
@@ -38,7 +57,7 @@ def write_safetensors(path: Path, state: dict[str, Any]) -> None:
     # Copies, because safetensors takes neither channels_last nor two names for one memory.
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state["ema"].items()}
     content = save(tensors, {"format": "pt", _MARK: FORMAT, **metadata})
-    put_in_place(write_temporary(path, lambda file: file.write(content), needed=len(content)), path)
+    write_atomically(path, content)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -60,41 +79,6 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{path}: cannot be read as safetensors ({size:,} bytes; {reason}): the file is cut off, damaged or of "
             "another kind; write it again with 'python -m utils.info CHECKPOINT --safetensors OUT'"
         ) from None
-
-
-def load_saved_model(path: Path) -> dict[str, Any]:
-    """A model that we saved: a checkpoint (.pt), or a .safetensors file as a checkpoint without the training.
-
-    Raises:
-        ForeignFile: a file of another program.
-        ConfigError: no such file, or a damaged one.
-    """
-    if path.suffix.lower() != SUFFIX:
-        return load_checkpoint(path)
-    tensors, metadata = read_safetensors(path)
-    return _with_values(path, tensors, metadata)
-
-
-def _with_values(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, Any]:
-    if metadata.get(_MARK) != FORMAT:
-        raise ForeignFile(
-            f"{path}: the weights of another program: its metadata has no model of CSPDet; start a training from it "
-            "with train.py --weights"
-        )
-    try:
-        state = {key: json.loads(value) for key, value in metadata.items() if key not in ("format", _MARK)}
-    except ValueError as error:
-        raise ConfigError(f"{path}: its metadata is damaged ({error}); write the file again") from None
-    wrong = [key for key, kind in _KINDS.items() if key in state and not isinstance(state[key], kind)]
-    if wrong:
-        raise ConfigError(f"{path}: its metadata is damaged ({wrong[0]}: {state[wrong[0]]!r}); write the file again")
-    return {**state, "format": FORMAT, "ema": tensors}
-
-
-CONTAINERS = ("ema", "model_ema", "state_dict_ema", "model", "state_dict", "model_state_dict", "net", "weights")
-"""Keys under which training programs keep the weights; averaged ones first."""
-_WRAPPERS = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put before every name."""
 
 
 def load_foreign(path: Path, *, trust: bool = False) -> dict[str, Tensor]:
@@ -121,9 +105,25 @@ def load_foreign(path: Path, *, trust: bool = False) -> dict[str, Tensor]:
     weights = _find_weights(content)
     if not weights:
         keys = isinstance(content, Mapping) and ", ".join(map(str, list(content)[:8]))
-        found = f"the keys {keys}" if keys else f"a {type(content).__name__}"
-        raise ConfigError(f"{path}: expected the weights of a network (a state_dict), found {found}")
+        kind = f"the keys {keys}" if keys else f"a {type(content).__name__}"
+        raise ConfigError(f"{path}: expected the weights of a network (a state_dict), found {kind}")
     return {_bare(name): value.float() if value.is_floating_point() else value for name, value in weights.items()}
+
+
+def _with_values(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, Any]:
+    if metadata.get(_MARK) != FORMAT:
+        raise ForeignFile(
+            f"{path}: the weights of another program: its metadata has no model of CSPDet; start a training from it "
+            "with train.py --weights"
+        )
+    try:
+        state = {key: json.loads(value) for key, value in metadata.items() if key not in ("format", _MARK)}
+    except ValueError as error:
+        raise ConfigError(f"{path}: its metadata is damaged ({error}); write the file again") from None
+    wrong = [key for key, kind in _KINDS.items() if key in state and not isinstance(state[key], kind)]
+    if wrong:
+        raise ConfigError(f"{path}: its metadata is damaged ({wrong[0]}: {state[wrong[0]]!r}); write the file again")
+    return {**state, "format": FORMAT, "ema": tensors}
 
 
 def _load_trusted(path: Path) -> Any:
@@ -167,8 +167,7 @@ def _unsafe_names(path: Path, error: pickle.UnpicklingError) -> list[str]:
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # files of the old format, and pickles that are not torch's, in any exception
-        _, found, rest = str(error).partition("Unsupported global: GLOBAL ")
-        return rest.split()[:1] if found else []
+        return str(error).partition("Unsupported global: GLOBAL ")[2].split()[:1]
     return [*names[:5], "..."] if len(names) > 5 else list(names)
 
 

@@ -76,15 +76,15 @@ def draw(split: str, number: int) -> Picture:
     for _ in range(4 * wanted):
         if len(labels) == wanted:
             break
-        label, place = _propose(stream, height, width)
-        image, part = _crop(place.window(), height, width)
-        whole = place.coverage()
+        label, placement = _propose(stream, height, width)
+        image, part = _crop(placement.window(), height, width)
+        whole = placement.coverage()
         coverage, area = whole[part], int(np.count_nonzero(whole >= FULL // 2))
         now = owners.copy()
         now[image][coverage >= FULL // 2] = len(labels)
         if _hidden_too_much(now, [*areas, area], least):
             continue
-        surface = _surface(stream, pixels[image], coverage, size=min(place.width, place.height))
+        surface = _surface(stream, pixels[image], coverage, size=min(placement.width, placement.height))
         pixels[image] = blend(pixels[image], surface, coverage, bits=FULL_BITS)
         owners = now
         labels.append(label)
@@ -103,12 +103,12 @@ def _propose(stream: Stream, height: int, width: int) -> tuple[int, Placement]:
     """A random object: its label and its place, all but a small part of it inside the image."""
     label = stream.below(len(NAMES))
     size = _size(stream)
-    sides = [size * stream.between(90, 110) // 100 for _ in range(2)]
+    side_x, side_y = (size * stream.between(90, 110) // 100 for _ in range(2))
     angle = stream.below(TURN) if stream.chance(25) else stream.between(-18, 18)
     margin = size * 3 // 8
     x = stream.between(margin * EIGHTHS, (width - margin) * EIGHTHS)
     y = stream.between(margin * EIGHTHS, (height - margin) * EIGHTHS)
-    return label, Placement(NAMES[label], x, y, *sides, angle)
+    return label, Placement(NAMES[label], x, y, side_x, side_y, angle)
 
 
 def _size(stream: Stream) -> int:
@@ -168,9 +168,9 @@ def _add_clutter_(pixels: np.ndarray, stream: Stream) -> None:
         length = stream.between(20, 160)
         thick = stream.between(1, 3) if name == "bar" else length
         x, y = stream.below(width * EIGHTHS), stream.below(height * EIGHTHS)
-        place = Placement(name, x, y, length, thick, stream.below(TURN))
-        image, part = _crop(place.window(), height, width)
-        pixels[image] = blend(pixels[image], random_colour(stream), place.coverage()[part], bits=FULL_BITS)
+        line = Placement(name, x, y, length, thick, stream.below(TURN))
+        image, part = _crop(line.window(), height, width)
+        pixels[image] = blend(pixels[image], random_colour(stream), line.coverage()[part], bits=FULL_BITS)
 
 
 def _surface(stream: Stream, below: np.ndarray, coverage: np.ndarray, *, size: int) -> np.ndarray:
@@ -187,19 +187,21 @@ def _surface(stream: Stream, below: np.ndarray, coverage: np.ndarray, *, size: i
     if style == "edge":
         weight = 256 - _without_edge(coverage, 1 + size // 40) * 256 // FULL
     else:
-        weight = texture(stream, style, *coverage.shape, stream.between(5, max(6, min(size // 3, 18))))
+        height, width = coverage.shape
+        weight = texture(stream, style, height, width, stream.between(5, max(6, min(size // 3, 18))))
     return blend(first, second, weight, bits=8)
 
 
 def _quarters(pixels: np.ndarray) -> list[Colour]:
     """Mean colours of the four quarters of a picture."""
     height, width = pixels.shape[:2]
-    colours = []
+    colours: list[Colour] = []
     for rows in (slice(0, height // 2), slice(height // 2, height)):
         for columns in (slice(0, width // 2), slice(width // 2, width)):
             quarter = pixels[rows, columns].reshape(-1, 3)
             if len(quarter):
-                colours.append(tuple(int(total) // len(quarter) for total in quarter.sum(axis=0, dtype=np.int64)))
+                red, green, blue = (quarter.sum(axis=0, dtype=np.int64) // len(quarter)).tolist()
+                colours.append((red, green, blue))
     return colours
 
 

@@ -38,13 +38,14 @@ def colour_beside(stream: Stream, others: Sequence[Colour], least: int) -> Colou
 
 def shade(stream: Stream, colour: Colour, most: int) -> Colour:
     """The colour moved by up to `most` in each channel."""
-    return tuple(min(max(value + stream.between(-most, most), 0), 255) for value in colour)
+    red, green, blue = (min(max(value + stream.between(-most, most), 0), 255) for value in colour)
+    return red, green, blue
 
 
 def muted(colour: Colour) -> Colour:
     """The colour half way to the grey of its brightness."""
     grey = (2 * colour[0] + 4 * colour[1] + colour[2]) // 7
-    return tuple((value + grey) // 2 for value in colour)
+    return (colour[0] + grey) // 2, (colour[1] + grey) // 2, (colour[2] + grey) // 2
 
 
 def blend(below: np.ndarray | Colour, above: np.ndarray | Colour, weight: np.ndarray, *, bits: int) -> np.ndarray:

@@ -51,7 +51,7 @@ def _read(
 ) -> LabelledImages:
     text, content = load_coco(file)
     category_ids, own_names = _categories(file, content, problems)
-    chosen = own_names if names is None else _check_names(file, names, own_names, category_ids)
+    names = own_names if names is None else _check_names(file, names, own_names, category_ids)
     lines = Lines(file, text)
     entries = _read_images(content["images"], lines, problems)
     table, position = _find_images(file, root, images, entries, lines, problems)
@@ -64,7 +64,7 @@ def _read(
     if entries.changed or annotations is not listed:
         categories = [{**entry, "id": as_id(entry["id"])} for entry in content["categories"]]
         content = {**content, "images": entries.images, "annotations": annotations, "categories": categories}
-    return to_labelled_images(table, rows, chosen, category_ids, problems, ground_truth=content)
+    return to_labelled_images(table, rows, names, category_ids, problems, ground_truth=content)
 
 
 def write(data: LabelledImages, file: Path, file_names: Sequence[str]) -> None:
@@ -185,12 +185,13 @@ def _read_images(listed: list[Any], lines: Lines, problems: Problems) -> _Entrie
             problems.add(lines.where("images", index, entry), f"the image {first} has this id already")
         else:
             keys[key] = index
-    number = {key: key for key in keys}
+    number: dict[int | str, int] = {key: key for key in keys if isinstance(key, int)}
     odd = next((key for key in keys if not isinstance(key, int)), None)
     if odd is not None:
-        number = {key: place for place, key in enumerate(keys, start=1)}
-        what = f"image ids such as {odd!r} are no whole numbers"
-        problems.add(lines.where("images", keys[odd], listed[keys[odd]]), what, "images are numbered 1, 2, ... instead")
+        number = {key: position for position, key in enumerate(keys, start=1)}
+        where = lines.where("images", keys[odd], listed[keys[odd]])
+        odd_ids = f"image ids such as {odd!r} are no whole numbers"
+        problems.add(where, odd_ids, "images are numbered 1, 2, ... instead")
     images = [listed[index] for index in keys.values()]
     changed = len(images) != len(listed) or any(type(entry["id"]) is not int for entry in images)
     if changed:
@@ -221,7 +222,7 @@ def _find_images(
         problems.add(where, f"no such image: {paths[index]}")
     ids = [entries.images[index]["id"] for index in present]
     table = ImageTable([paths[index] for index in present], ids, [_size(entries.images[index]) for index in present])
-    return table, {number: place for place, number in enumerate(ids)}
+    return table, {number: position for position, number in enumerate(ids)}
 
 
 def _image_folders(file: Path, root: Path) -> list[Path]:
@@ -233,5 +234,7 @@ def _image_folders(file: Path, root: Path) -> list[Path]:
 
 
 def _size(entry: dict[str, Any]) -> tuple[int, int] | None:
-    size = as_id(entry.get("height")), as_id(entry.get("width"))
-    return size if all(isinstance(side, int) and side > 0 for side in size) else None
+    height, width = as_id(entry.get("height")), as_id(entry.get("width"))
+    if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
+        return height, width
+    return None

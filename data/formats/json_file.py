@@ -73,21 +73,27 @@ def _entry_lines(text: str, key: str) -> list[int]:
     """The line of each entry of the top-level list `key` of valid JSON; empty when all is on one line."""
     if "\n" not in text.rstrip():
         return []
-    decode, between = json.JSONDecoder().raw_decode, re.compile(r"[\s,]*")
-    position = between.match(text, text.index("{") + 1).end()
+    decode = json.JSONDecoder().raw_decode
+    position = _next_token(text, text.index("{") + 1)
     while True:
         name, position = decode(text, position)
-        opening = re.compile(r"[\s:]*").match(text, position).end()
+        value = _next_token(text, position)
         if name == key:
             break
-        position = between.match(text, decode(text, opening)[1]).end()
+        position = _next_token(text, decode(text, value)[1])
     lines, line, counted = [], 1, 0
-    position = re.compile(r"\s*").match(text, opening + 1).end()
+    position = _next_token(text, value + 1)
     while text[position] != "]":
         line, counted = line + text.count("\n", counted, position), position
         lines.append(line)
-        position = re.compile(r"[\s,]*").match(text, decode(text, position)[1]).end()
+        position = _next_token(text, decode(text, position)[1])
     return lines
+
+
+def _next_token(text: str, position: int) -> int:
+    """The first position from `position` on that is neither space nor a separator of JSON."""
+    match = re.compile(r"[\s,:]*").match(text, position)
+    return match.end() if match else position
 
 
 def shorten(value: Any, length: int = 80) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from data.formats.rows import BACKGROUND, Problems
@@ -99,8 +99,8 @@ def _candidates(line: str, target: Path, root: Path) -> Iterator[Path]:
         name = _bare_name(line)
         for base in dict.fromkeys((root, target.parent, *target.parent.parents[:2])):
             yield from (base / folder / (name + suffix) for folder in IMAGE_FOLDERS for suffix in IMAGE_SUFFIXES)
-    for place in (target.parent, root) if line.startswith("./") else (root, target.parent):
-        yield Path(os.path.normpath(place / line))
+    for base in (target.parent, root) if line.startswith("./") else (root, target.parent):
+        yield Path(os.path.normpath(base / line))
 
 
 def _bare_name(line: str) -> str:
@@ -122,16 +122,16 @@ def label_folder(images: Path, root: Path, name: str) -> Path | None:
     without); in it; in `root`.
     """
     parts = images.parts
-    places = []
+    candidates = []
     for position in reversed(range(len(parts))):
         if parts[position] in IMAGE_FOLDERS:
-            places.append(Path(*parts[:position], name, *parts[position + 1 :]))
+            candidates.append(Path(*parts[:position], name, *parts[position + 1 :]))
             break
-    places += [images.parent / name / images.name, images.parent / name, images / name]
+    candidates += [images.parent / name / images.name, images.parent / name, images / name]
     if images.is_relative_to(root):
-        places.append(root / name / images.relative_to(root))
-    places.append(root / name)
-    return next((place for place in places if place.is_dir()), None)
+        candidates.append(root / name / images.relative_to(root))
+    candidates.append(root / name)
+    return next((folder for folder in candidates if folder.is_dir()), None)
 
 
 def find_labels(
@@ -142,9 +142,9 @@ def find_labels(
     Label files right beside the images (darknet's other habit) count where no folder `name` exists.
     """
     parents = dict.fromkeys(image.parent for image in images)
-    found = {parent: label_folder(parent, root, name) for parent in parents}
-    if any(found.values()):
-        return {parent: folder or parent for parent, folder in found.items()}
+    label_folders = {parent: label_folder(parent, root, name) for parent in parents}
+    if any(label_folders.values()):
+        return {parent: folder or parent for parent, folder in label_folders.items()}
     if any(image.stem + suffix in folders.names(image.parent) for image in images):
         return {parent: parent for parent in parents}
     return None
@@ -163,22 +163,20 @@ def report_unlabelled(
     first, folder = unlabelled[0], labels[unlabelled[0].parent]
     if len(unlabelled) == len(images):
         raise ConfigError(f"{folder}: no label file for any of the {len(images)} images (the first: {first})")
-    what = f"{len(unlabelled)} of {len(images)} images have no label file (the first: {first.name})"
-    problems.add(folder, what, BACKGROUND)
+    count = f"{len(unlabelled)} of {len(images)} images have no label file"
+    problems.add(folder, f"{count} (the first: {first.name})", BACKGROUND)
 
 
 def report_orphans(labels: Mapping[Path, Path], folders: Folders, problems: Problems, *, suffix: str) -> None:
     """Report label files that belong to no image on disk (folders of labels only, not files beside images)."""
     images: dict[Path, set[str]] = {}
     for parent, folder in labels.items():
-        stems = (Path(name).stem for name in folders.names(parent) if Path(name).suffix.lower() in IMAGE_SUFFIXES)
+        names = folders.names(parent)
         if parent != folder:
+            stems = {Path(name).stem for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES}
             images.setdefault(folder, set()).update(stems)
+    not_labels = ("classes.txt", "labels.txt")  # which labelling tools leave beside their rows
     for folder, stems in images.items():
-        for name in _orphans(folders.names(folder), stems, suffix):
+        labels_here = (name for name in folders.names(folder) if name.endswith(suffix) and name not in not_labels)
+        for name in sorted(name for name in labels_here if Path(name).stem not in stems):
             problems.add(folder / name, "a label file without an image")
-
-
-def _orphans(names: Iterable[str], stems: set[str], suffix: str) -> list[str]:
-    not_labels = ("classes.txt", "labels.txt")  # what labelling tools leave beside their rows
-    return sorted(n for n in names if n.endswith(suffix) and Path(n).stem not in stems and n not in not_labels)

@@ -58,13 +58,13 @@ class Problems:
     """
 
     thorough: bool = False
-    found: list[LabelProblem] = field(default_factory=list)
+    entries: list[LabelProblem] = field(default_factory=list)
 
     def add(self, where: object, what: str, action: str = LEFT_OUT) -> None:
-        """One more problem."""
-        self.found.append(LabelProblem(str(where), what, action))
+        """One more problem; the arguments are those of LabelProblem."""
+        self.entries.append(LabelProblem(str(where), what, action))
 
 
 def show_box(box: np.ndarray) -> str:
-    """Four numbers for a message."""
+    """The (4,) numbers of a box for a message."""
     return "[" + ", ".join(f"{value:.6g}" for value in box) + "]"

@@ -44,7 +44,8 @@ def read(
     """
     folders, problems = folders or Folders(), problems or Problems()
     parsed = _Parsed(tuple(names), first_pixel, problems)
-    paths, files, unlabelled = [], [], []
+    paths: list[Path] = []
+    files, unlabelled = [], []
     for image in images:
         file = labels[image.parent] / (image.stem + SUFFIX)
         if not folders.has(file):
@@ -58,8 +59,8 @@ def read(
     sizes = [None if isinstance(size, str) else size for size in probe_sizes(paths)]
     for index, (written, size) in enumerate(zip((parsed.sizes.get(i) for i in range(len(paths))), sizes, strict=True)):
         if written is not None and size is not None and written != size:
-            found = f"<size> says {written[1]}x{written[0]}, the upright image is {size[1]}x{size[0]}"
-            problems.add(files[index], found, KEPT)
+            mismatch = f"<size> says {written[1]}x{written[0]}, the upright image is {size[1]}x{size[0]}"
+            problems.add(files[index], mismatch, KEPT)
     rows = Rows(
         np.array(parsed.image_index, np.int64),
         np.array(parsed.labels, np.int64),
@@ -133,10 +134,10 @@ class _Parsed:
         for corner in CORNERS:
             text = element.findtext(f"bndbox/{corner}")
             try:
-                box.append(float(text))
-            except (TypeError, ValueError):
-                found = "nothing" if text is None else f"'{text.strip()}'"
-                raise ValueError(f"object '{name}': expected a number in <bndbox><{corner}>, found {found}") from None
+                box.append(float(text or ""))
+            except ValueError:
+                shown = "nothing" if text is None else f"'{text.strip()}'"
+                raise ValueError(f"object '{name}': expected a number in <bndbox><{corner}>, found {shown}") from None
         box[0] -= self.first_pixel
         box[1] -= self.first_pixel
         return self.label_of[name], box, (element.findtext("iscrowd") or "0").strip() == "1"
@@ -144,7 +145,7 @@ class _Parsed:
 
 def find_names(images: Sequence[Path], labels: Mapping[Path, Path], *, limit: int = 200) -> list[str]:
     """The class names in the XML files of the first `limit` images, sorted, to suggest for `names`."""
-    names = set()
+    names: set[str] = set()
     for image in images[:limit]:
         try:
             root = ET.parse(labels[image.parent] / (image.stem + SUFFIX)).getroot()

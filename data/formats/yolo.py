@@ -40,8 +40,8 @@ def read(
     """
     folders, problems = folders or Folders(), problems or Problems()
     parsed = _Parsed(len(names), problems)
-    paths, files = [], []
-    unlabelled = []
+    paths: list[Path] = []
+    files, unlabelled = [], []
     for image in images:
         file = labels[image.parent] / (image.stem + SUFFIX)
         if not folders.has(file):

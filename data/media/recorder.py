@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import queue
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -110,14 +111,19 @@ class Recorder:
     def _work(self) -> None:
         while (item := self._waiting.get()) is not None:
             if self._error is None:
-                self._guard(self._write, *item)
-        self._guard(self._end_media)
-        if self._json is not None:
-            self._guard(self._json.close)
+                with self._keeping_error():
+                    self._write(*item)
+        with self._keeping_error():
+            self._end_media()
+        with self._keeping_error():
+            if self._json is not None:
+                self._json.close()
 
-    def _guard(self, work: Callable[..., None], *arguments: Any) -> None:
+    @contextlib.contextmanager
+    def _keeping_error(self) -> Iterator[None]:
+        """The first error is kept for the thread that hands frames over."""
         try:
-            work(*arguments)
+            yield
         except Exception as error:
             self._error = self._error or error
 
@@ -157,7 +163,8 @@ class Recorder:
             return
         if self._video is None:
             fps, live = frame.media.fps or NOMINAL_FPS, frame.media.kind == "live"
-            self._video = VideoWriter(self._drawing, fps, *drawn.shape[:2], on_grid=live)
+            height, width = drawn.shape[:2]
+            self._video = VideoWriter(self._drawing, fps, height, width, on_grid=live)
         self._video.write(drawn, frame.time)
 
     def _cut(self, frame: Frame, detections: Detections, stem: str) -> None:

@@ -1,4 +1,4 @@
-"""Frames for detect.py, one after another, from whatever --source names."""
+"""Frames for detect.py, one after another, from whatever --source names; and a thread that prepares them ahead."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from data.media.find import Media, find_media, is_url
 from data.media.video import VideoReader
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 RECONNECT_DELAYS_S = (1, 2, 4, 8, 16)
 """Waits before each new attempt to reach a lost camera or stream; after the last it counts as gone."""
@@ -116,12 +118,12 @@ class Source:
                 )  # fmt: skip
 
     def _live_frames(self, media: Media) -> Iterator[Frame]:
-        reader = VideoReader(media.location, timeout_s=_TIMEOUT_S)
-        if reader.frames is not None:  # a file behind a URL
-            reader.close()
+        opened = VideoReader(media.location, timeout_s=_TIMEOUT_S)
+        if opened.frames is not None:  # a file behind a URL
+            opened.close()
             yield from self._video_frames(replace(media, kind="video"))
             return
-        media = replace(media, fps=reader.fps)
+        media, reader = replace(media, fps=opened.fps), cast(VideoReader | None, opened)
         start, index, failures = time.monotonic(), 0, 0
         try:
             while not self._stopped.is_set():
@@ -146,52 +148,17 @@ class Source:
 
 def open_source(*specs: str) -> Source:
     """The frames that the values of --source name (see `find_media`); what names nothing is warned of and skipped."""
-    found: list[Media] = []
+    media: list[Media] = []
     problems: list[str] = []
     for spec in specs:
         try:
-            found += find_media(spec)
+            media += find_media(spec)
         except ValueError as error:
             problems.append(str(error))
-    source = Source(tuple(found))
+    source = Source(tuple(media))
     for problem in problems:
         source.skip(problem)
     return source
-
-
-def _image_frames(media: Media) -> Iterator[Frame]:
-    location = str(media.location)
-    if not is_url(location):
-        yield Frame(read_image(Path(location)), 0, 0.0, media)
-        return
-    request = urllib.request.Request(media.source)
-    if user := urllib.parse.unquote(urllib.parse.urlsplit(location).netloc.rpartition("@")[0]):
-        request.add_header("Authorization", f"Basic {base64.b64encode(user.encode()).decode()}")
-    try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-            data = answer.read()
-    except OSError as error:
-        raise ValueError(f"cannot be fetched ({getattr(error, 'reason', None) or error})") from None
-    yield Frame(decode_image(data, name=media.source), 0, 0.0, media)
-
-
-def _header_frames(media: Media) -> int | None:
-    try:
-        reader = VideoReader(media.location)
-    except ValueError:
-        return 0
-    reader.close()
-    return reader.frames
-
-
-def _reopen(media: Media) -> VideoReader | None:
-    try:
-        return VideoReader(media.location, timeout_s=_TIMEOUT_S)
-    except ValueError:
-        return None
-
-
-T = TypeVar("T")
 
 
 class ReadAhead(Generic[T]):
@@ -264,3 +231,35 @@ class ReadAhead(Generic[T]):
                 self._waiting.append(item)
                 self._changed.notify_all()
             return not self._closed
+
+
+def _image_frames(media: Media) -> Iterator[Frame]:
+    location = str(media.location)
+    if not is_url(location):
+        yield Frame(read_image(Path(location)), 0, 0.0, media)
+        return
+    request = urllib.request.Request(media.source)
+    if user := urllib.parse.unquote(urllib.parse.urlsplit(location).netloc.rpartition("@")[0]):
+        request.add_header("Authorization", f"Basic {base64.b64encode(user.encode()).decode()}")
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+            data = answer.read()
+    except OSError as error:
+        raise ValueError(f"cannot be fetched ({getattr(error, 'reason', None) or error})") from None
+    yield Frame(decode_image(data, name=media.source), 0, 0.0, media)
+
+
+def _header_frames(media: Media) -> int | None:
+    try:
+        reader = VideoReader(media.location)
+    except ValueError:
+        return 0
+    reader.close()
+    return reader.frames
+
+
+def _reopen(media: Media) -> VideoReader | None:
+    try:
+        return VideoReader(media.location, timeout_s=_TIMEOUT_S)
+    except ValueError:
+        return None

@@ -1,4 +1,4 @@
-"""Which anchors answer for an object, by darknet's rule: the best shape match, and all above a threshold."""
+"""Which anchors answer for an object: by the overlap of shapes, darknet's rule, or by the ratio of sides."""
 
 from __future__ import annotations
 
@@ -25,13 +25,6 @@ class Assignment:
         return len(self.image)
 
 
-def locate(targets: Targets, chosen: Tensor, anchor: Tensor, cells: Tensor, map_size: tuple[int, int]) -> Assignment:
-    """The assignment of objects `chosen` (P,) to `anchor` (P,) in `cells` (P, 2: column, row), kept inside the map."""
-    height, width = map_size
-    column, row = cells[:, 0].clamp(0, width - 1), cells[:, 1].clamp(0, height - 1)
-    return Assignment(targets.image_index[chosen], anchor, row, column, chosen)
-
-
 class AnchorIoUAssigner:
     """Darknet's rule (spec 4.3, items 3 and 4).
 
@@ -56,8 +49,9 @@ class AnchorIoUAssigner:
         """One Assignment a level.
 
         Args:
-            targets: objects, without crowd regions.
-            anchors: (A, 2) pixels for each level.
+            targets: objects, without crowd regions; boxes (N, 4) xyxy pixels of the network input.
+            anchors: (A, 2) width and height in pixels for each level.
+            strides: pixels a cell of each level.
             map_sizes: (rows, columns) of each level.
         """
         boxes = xyxy_to_cxcywh(targets.boxes)
@@ -67,9 +61,9 @@ class AnchorIoUAssigner:
             positive[torch.arange(len(targets), device=boxes.device), overlap.argmax(dim=1)] = True
         result, first = [], 0
         for level_anchors, stride, map_size in zip(anchors, strides, map_sizes, strict=True):
-            chosen, anchor = positive[:, first : first + len(level_anchors)].nonzero(as_tuple=True)
-            cells = (boxes[chosen, :2] / stride).long()
-            result.append(locate(targets, chosen, anchor, cells, map_size))
+            objects, anchor = positive[:, first : first + len(level_anchors)].nonzero(as_tuple=True)
+            cells = (boxes[objects, :2] / stride).long()
+            result.append(_locate(targets, objects, anchor, cells, map_size))
             first += len(level_anchors)
         return result
 
@@ -109,19 +103,31 @@ class AnchorRatioAssigner:
         result = []
         for level_anchors, stride, map_size in zip(anchors, strides, map_sizes, strict=True):
             ratio = boxes[:, None, 2:] / level_anchors
-            chosen, anchor = (torch.maximum(ratio, 1 / ratio).amax(dim=-1) < self.factor).nonzero(as_tuple=True)
-            centres = boxes[chosen, :2] / stride
+            objects, anchor = (torch.maximum(ratio, 1 / ratio).amax(dim=-1) < self.factor).nonzero(as_tuple=True)
+            centres = boxes[objects, :2] / stride
             cells = centres.long()
             if self.neighbours:
-                chosen, anchor, cells = _with_neighbours(chosen, anchor, cells, centres - cells, map_size)
-            result.append(locate(targets, chosen, anchor, cells, map_size))
+                objects, anchor, cells = _with_neighbours(objects, anchor, cells, centres - cells, map_size)
+            result.append(_locate(targets, objects, anchor, cells, map_size))
         return result
 
 
+def _locate(targets: Targets, objects: Tensor, anchor: Tensor, cells: Tensor, map_size: tuple[int, int]) -> Assignment:
+    """The assignment of `objects` (P,) to `anchor` (P,) in `cells` (P, 2: column, row), kept inside the map."""
+    height, width = map_size
+    column, row = cells[:, 0].clamp(0, width - 1), cells[:, 1].clamp(0, height - 1)
+    return Assignment(targets.image_index[objects], anchor, row, column, objects)
+
+
 def _with_neighbours(
-    chosen: Tensor, anchor: Tensor, cells: Tensor, fraction: Tensor, map_size: tuple[int, int]
+    objects: Tensor, anchor: Tensor, cells: Tensor, fraction: Tensor, map_size: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same assignments and, for each, the nearer cell beside and the nearer cell above or below, if in the map."""
+    """The same assignments and, for each, the nearer cell beside and the nearer cell above or below, if in the map.
+
+    Args:
+        objects, anchor: (P,) indices; cells: (P, 2) column and row.
+        fraction: (P, 2) where the centre lies in its cell, x and y in [0, 1).
+    """
     limit = cells.new_tensor((map_size[1], map_size[0]))
     direction = torch.where(fraction < 0.5, -1, 1)
     indices, moved = [torch.arange(len(cells), device=cells.device)], [cells]
@@ -132,4 +138,4 @@ def _with_neighbours(
         indices.append(inside)
         moved.append(neighbour[inside])
     index = torch.cat(indices)
-    return chosen[index], anchor[index], torch.cat(moved)
+    return objects[index], anchor[index], torch.cat(moved)

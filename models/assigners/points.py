@@ -60,9 +60,9 @@ class TaskAlignedAssigner:
         """The positives of a batch.
 
         Args:
-            targets: M objects in pixels of the network input.
+            targets: M objects, boxes (M, 4) xyxy pixels of the network input.
             boxes, scores: (B, N, 4) xyxy pixels and (B, N, C) probabilities, as predicted.
-            points, strides: (N, 2) and (N,) pixels.
+            points, strides: (N, 2) x and y of the points and (N,) their strides, in pixels.
         """
         if not len(targets):
             return _none(boxes)
@@ -70,13 +70,13 @@ class TaskAlignedAssigner:
         inside = _inside(targets.boxes, points, least=self.least_side * float(strides.min()))
         wanted = scores[targets.image_index, :, targets.labels]
         alignment = wanted.pow(self.alpha) * iou.pow(self.beta) * inside
-        best, place = alignment.topk(min(self.top_k, alignment.shape[1]), dim=1)
-        chosen = torch.zeros_like(inside).scatter_(1, place, best > 0)
-        chosen = _one_object_a_point(chosen, iou, targets.image_index, len(boxes))
-        alignment, iou = alignment * chosen, iou * chosen
+        best, points_of_best = alignment.topk(min(self.top_k, alignment.shape[1]), dim=1)
+        positive = torch.zeros_like(inside).scatter_(1, points_of_best, best > 0)
+        positive = _one_object_a_point(positive, iou, targets.image_index, len(boxes))
+        alignment, iou = alignment * positive, iou * positive
         peak = alignment.amax(dim=1, keepdim=True).clamp(min=torch.finfo(alignment.dtype).tiny)
         score = alignment / peak * iou.amax(dim=1, keepdim=True)
-        target, point = chosen.nonzero(as_tuple=True)
+        target, point = positive.nonzero(as_tuple=True)
         return PointAssignment(targets.image_index[target], point, target, score[target, point])
 
 
@@ -121,10 +121,11 @@ class SimOTAAssigner:
         count = iou.topk(min(self.candidates, iou.shape[1]), dim=1).values.sum(dim=1).int().clamp(min=1)
         count = count.minimum(possible.sum(dim=1).int())
         most = int(count.max())
-        place = cost.topk(most, dim=1, largest=False).indices
-        chosen = torch.zeros_like(inside).scatter_(1, place, torch.arange(most, device=cost.device) < count[:, None])
-        chosen = _one_object_a_point(chosen, -cost, targets.image_index, len(boxes))
-        target, point = chosen.nonzero(as_tuple=True)
+        cheapest = cost.topk(most, dim=1, largest=False).indices
+        taken = torch.arange(most, device=cost.device) < count[:, None]
+        positive = torch.zeros_like(inside).scatter_(1, cheapest, taken)
+        positive = _one_object_a_point(positive, -cost, targets.image_index, len(boxes))
+        target, point = positive.nonzero(as_tuple=True)
         return PointAssignment(targets.image_index[target], point, target, iou[target, point])
 
     @staticmethod
@@ -139,6 +140,7 @@ class SimOTAAssigner:
 
 
 def _none(boxes: Tensor) -> PointAssignment:
+    """No positives at all, on the device of `boxes`."""
     nothing = torch.zeros(0, dtype=torch.int64, device=boxes.device)
     return PointAssignment(nothing, nothing, nothing, boxes.new_zeros(0))
 
@@ -159,12 +161,12 @@ def _inside(boxes: Tensor, points: Tensor, *, least: float) -> Tensor:
     return ((points - centres[:, None]).abs() <= half[:, None]).all(dim=2)
 
 
-def _one_object_a_point(chosen: Tensor, merit: Tensor, image_index: Tensor, batch: int) -> Tensor:
-    """(M, N) `chosen` with every point of an image left to the object with the highest merit, the first of equals."""
-    merit = merit.masked_fill(~chosen, -torch.inf)
+def _one_object_a_point(positive: Tensor, merit: Tensor, image_index: Tensor, batch: int) -> Tensor:
+    """(M, N) `positive` with every point of an image left to the object with the highest merit, the first of equals."""
+    merit = merit.masked_fill(~positive, -torch.inf)
     index = image_index[:, None].expand_as(merit)
     best = merit.new_full((batch, merit.shape[1]), -torch.inf).scatter_reduce(0, index, merit, reduce="amax")
-    wins = chosen & (merit == best[image_index])
+    wins = positive & (merit == best[image_index])
     order = torch.arange(len(merit), device=merit.device)[:, None].expand_as(merit)
     order = order.masked_fill(~wins, len(merit))
     first = order.new_full((batch, merit.shape[1]), len(merit)).scatter_reduce(0, index, order, reduce="amin")

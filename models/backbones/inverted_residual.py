@@ -71,10 +71,11 @@ class InvertedResidual(nn.Module):
         self.shortcut = Shortcut(out_channels, in_channels) if adds else None
 
     def contract(self, expanded: Tensor) -> Tensor:
-        """All that follows the first 1x1 convolution, without the shortcut."""
+        """(B, expanded, H, W) -> (B, out_channels, H / stride, W / stride): all after the first 1x1, no shortcut."""
         return self.project(self.se(self.depthwise(expanded)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride)."""
         out = self.contract(self.expand(x))
         return out if self.shortcut is None else self.shortcut(self.dropout(out), x)
 
@@ -103,22 +104,23 @@ class BlockMaker:
             before: the row whose map comes in; None is the stem, whose map the first row does not widen.
             opened: the map that comes in is the first block's expansion already.
         """
-        found: list[InvertedResidual] = []
+        blocks: list[InvertedResidual] = []
         width, narrow = in_channels, before is None and not opened
         for row in rows:
             for index in range(row.depth):
-                opens = bool(found) or not opened
+                opens = bool(blocks) or not opened
                 expanded = round(before.expanded) if opens and before is not None else width
                 filters = 2 * expanded if self.partial and not narrow else expanded
                 stride = row.stride if index == 0 else 1
-                found.append(self.block(width, expanded, filters, row, stride=stride, opens=opens))
+                blocks.append(self.block(width, expanded, filters, row, stride=stride, opens=opens))
                 width, before = row.channels, row
             narrow = False
-        return found
+        return blocks
 
     def block(
         self, in_channels: int, expanded: int, filters: int, row: Row, *, stride: int, opens: bool
     ) -> InvertedResidual:
+        """One block; arguments as in InvertedResidual."""
         squeezed = None if self.se is None else max(filters // self.se, 1)
         return InvertedResidual(
             in_channels,
@@ -165,8 +167,8 @@ class PartialStage(nn.Module):
         enter = in_channels - self.start
         bypassed = self.start or in_channels
         bypass = share if first else bypassed
-        options = {"stride": rows[0].stride, "groups": math.gcd(bypassed, bypass), "activation": make.activation}
-        self.bypass = ConvNormAct(bypassed, bypass, 3, **options)
+        groups = math.gcd(bypassed, bypass)
+        self.bypass = ConvNormAct(bypassed, bypass, 3, stride=rows[0].stride, groups=groups, activation=make.activation)
         self.blocks = nn.Sequential(*make.blocks(enter, rows, before=None, opened=not first))
         leave = rows[-1].channels
         self.transition1: nn.Module = nn.Identity()
@@ -179,6 +181,7 @@ class PartialStage(nn.Module):
             self.out_channels = out_channels
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride)."""
         bypass = self.bypass(x[:, : self.start] if self.start else x)
         part = x[:, self.start :] if self.start else x
         return self.transition2(torch.cat((self.transition1(self.blocks(part)), bypass), dim=1))

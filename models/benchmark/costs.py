@@ -1,4 +1,8 @@
-"""What a model costs wherever it runs: parameters, operations and memory, without computing anything."""
+"""What a model costs wherever it runs: parameters, operations and memory, without computing anything.
+
+Operations are counted as darknet counts its BFLOPs (spec 5.8), memory tensor by tensor. Shapes are enough for both, so
+the models run on the device 'meta'.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,105 @@ from models.darknet.cfg import declared_classes
 from models.detector import Detector
 from models.layers import SPP, Maxout, Shortcut, WeightedShortcut
 
+LayerCounter = Callable[[Any, Tensor, Tensor], int]
+"""What one layer counts: (layer, its first input, its output) -> operations."""
 
-class PeakMemory(TorchDispatchMode):
+
+@dataclass(frozen=True)
+class Costs:
+    """The size of a model, and what one pass takes.
+
+    Args:
+        params: trainable numbers; weights: those of convolutions alone, without biases and norms, as the CSPNet README
+            counts; floats: all numbers that a darknet file holds, as the PRN README counts.
+        bflops: billions of operations for one image, as darknet counts them.
+        cio: values that convolutions read and write for one image, the paper's measure of memory traffic.
+        activations_mb: MB (1e6 bytes) of the images, and of the most that a pass holds beside weights and images at
+            once; memory_mb: the same with the weights.
+    """
+
+    params: int
+    weights: int
+    floats: int
+    bflops: float
+    cio: int
+    activations_mb: float
+    memory_mb: float
+
+
+def count_costs(config: ModelConfig, *, num_classes: int | None = None, batch_size: int = 1) -> Costs:
+    """The costs of a model at its configuration's image size.
+
+    Args:
+        num_classes: see `classes_of`.
+        batch_size: images in a pass, for the memory.
+    Raises:
+        ConfigError: wrong keys or values, or an image size that does not fit.
+    """
+    with torch.device("meta"):
+        model = build_model(config, num_classes or classes_of(config)).eval()
+        images = torch.zeros(batch_size, 3, *config.size)
+    held = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    memory = forward_bytes(model, images)
+    return Costs(
+        params=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        weights=count_weights(model),
+        floats=count_numbers(model),
+        bflops=count_bflops(model, config.size),
+        cio=count_conv_values(model, config.size),
+        activations_mb=(memory - held) / 1e6,
+        memory_mb=memory / 1e6,
+    )
+
+
+def classes_of(config: ModelConfig) -> int:
+    """The classes to build a model for: those its .cfg names, else COCO's 80 or, of a classifier, ImageNet's 1000."""
+    declared = declared_classes(config.backbone)
+    return declared or (1000 if config.head.get("type") == "classify" else 80)
+
+
+def count_weights(model: nn.Module) -> int:
+    """Numbers in the kernels of the convolutions and linear layers."""
+    layers = (module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear)))
+    return sum(layer.weight.numel() for layer in layers)
+
+
+def count_numbers(model: nn.Module) -> int:
+    """Parameters and running statistics of the norms: what a darknet file of the model holds after its header."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    statistics = [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var) if tensor is not None]
+    return sum(tensor.numel() for tensor in (*model.parameters(), *statistics))
+
+
+def count_bflops(model: nn.Module, size: tuple[int, int]) -> float:
+    """Billions of operations for one image of `size` (height, width).
+
+    Convolutions and linear layers count two per multiply-add, pools their window per output, shortcuts one per output;
+    bias, batch normalisation, activation, global pools and upsampling count nothing.
+    """
+    return sum(_each_layer(model, size, _OPERATIONS)) / 1e9
+
+
+def count_conv_values(model: nn.Module, size: tuple[int, int]) -> int:
+    """Values that the convolutions read and write for one image: the CIO of HarDNet and of the CSPNet paper."""
+    return sum(_each_layer(model, size, {nn.Conv2d: lambda module, x, output: x.numel() + output.numel()}))
+
+
+@torch.inference_mode()
+def forward_bytes(model: Detector, images: Tensor) -> int:
+    """Bytes of the weights, of the images, and of the most that `model.predict(images)` holds beside them at once.
+
+    Args:
+        images: (B, 3, H, W), on any device; on 'meta' nothing is computed, and the number is the same.
+    """
+    tensors = (*model.parameters(), *model.buffers(), images)
+    fixed = {_storage_id(tensor): tensor.untyped_storage().nbytes() for tensor in tensors}
+    with TensorMemoryCounter(tensors) as memory:
+        model.predict(images)
+    return sum(fixed.values()) + memory.peak
+
+
+class TensorMemoryCounter(TorchDispatchMode):
     """Counts the bytes of every tensor made inside it, from the operation that makes it until nothing refers to it.
 
     Tensors that share storage (views, in-place results) count once. What an operation needs for itself alone, such as
@@ -35,7 +136,7 @@ class PeakMemory(TorchDispatchMode):
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.peak = self._held = 0
-        self._alive = {_identity(tensor) for tensor in known}
+        self._alive = {_storage_id(tensor) for tensor in known}
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -47,7 +148,7 @@ class PeakMemory(TorchDispatchMode):
         return result
 
     def _hold(self, tensor: Tensor) -> None:
-        storage, key = tensor.untyped_storage(), _identity(tensor)
+        storage, key = tensor.untyped_storage(), _storage_id(tensor)
         size = storage.nbytes()
         if key not in self._alive:
             self._alive.add(key)
@@ -60,44 +161,12 @@ class PeakMemory(TorchDispatchMode):
         self._held -= size
 
 
-def _identity(tensor: Tensor) -> int:
+def _storage_id(tensor: Tensor) -> int:
     """A number for the tensor's storage, which views share."""
     return tensor.untyped_storage()._cdata
 
 
-@torch.inference_mode()
-def forward_bytes(model: nn.Module, images: Tensor) -> int:
-    """Bytes of the weights, of the images, and of the most that `model.predict(images)` holds beside them at once.
-
-    The device may be 'meta': then nothing is computed, and the number is the same.
-    """
-    tensors = (*model.parameters(), *model.buffers(), images)
-    fixed = {_identity(tensor): tensor.untyped_storage().nbytes() for tensor in tensors}
-    with PeakMemory(tensors) as memory:
-        model.predict(images)
-    return sum(fixed.values()) + memory.peak
-
-
-Counter = Callable[[Any, Tensor, Tensor], int]
-"""What one layer counts: (layer, its first input, its output) -> operations."""
-
-
-def count_bflops(model: nn.Module, size: tuple[int, int]) -> float:
-    """Billions of operations for one image of `size` (height, width).
-
-    Convolutions and linear layers count two per multiply-add, pools their window per output, shortcuts one per output;
-    bias, batch normalisation, activation, global pools and upsampling count nothing. Nothing is computed: shapes are
-    enough.
-    """
-    return sum(_each_layer(model, size, _COUNTERS)) / 1e9
-
-
-def count_conv_values(model: nn.Module, size: tuple[int, int]) -> int:
-    """Values that the convolutions read and write for one image: the CIO of HarDNet and of the CSPNet paper."""
-    return sum(_each_layer(model, size, {nn.Conv2d: lambda module, x, output: x.numel() + output.numel()}))
-
-
-def _each_layer(model: nn.Module, size: tuple[int, int], counters: Mapping[type[nn.Module], Counter]) -> list[int]:
+def _each_layer(model: nn.Module, size: tuple[int, int], counters: Mapping[type[nn.Module], LayerCounter]) -> list[int]:
     """What the counters say of each layer of their types, for one image; the model is left alone."""
     twin = copy.deepcopy(model).to("meta").eval()
     counts: list[int] = []
@@ -106,7 +175,9 @@ def _each_layer(model: nn.Module, size: tuple[int, int], counters: Mapping[type[
         counter = next((counters[kind] for kind in type(module).__mro__ if kind in counters), None)
         if counter is not None:
 
-            def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, counter: Counter = counter) -> None:
+            def count(
+                layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, counter: LayerCounter = counter
+            ) -> None:
                 counts.append(counter(layer, inputs[0], output))
 
             module.register_forward_hook(count)
@@ -142,7 +213,7 @@ def _maxout(module: Maxout, x: Tensor, output: Tensor) -> int:
     return module.in_channels * output[:, 0].numel()
 
 
-_COUNTERS: dict[type[nn.Module], Counter] = {
+_OPERATIONS: dict[type[nn.Module], LayerCounter] = {
     nn.Conv2d: _convolution,
     nn.Linear: _convolution,
     nn.MaxPool2d: _pool,
@@ -152,69 +223,3 @@ _COUNTERS: dict[type[nn.Module], Counter] = {
     WeightedShortcut: _weighted_shortcut,
     Maxout: _maxout,
 }
-
-
-@dataclass(frozen=True)
-class Costs:
-    """The size of a model, and what one pass takes.
-
-    Args:
-        params: trainable numbers; weights: those of convolutions alone, without biases and norms, as the CSPNet README
-            counts; floats: all numbers that a darknet file holds, as the PRN README counts.
-        bflops: billions of operations for one image, as darknet counts them.
-        cio: values that convolutions read and write for one image, the paper's measure of memory traffic.
-        activations_mb: MB (1e6 bytes) of the images, and of the most that a pass holds beside weights and images at
-            once; memory_mb: the same with the weights.
-    """
-
-    params: int
-    weights: int
-    floats: int
-    bflops: float
-    cio: int
-    activations_mb: float
-    memory_mb: float
-
-
-def count_costs(config: ModelConfig, *, num_classes: int | None = None, batch_size: int = 1) -> Costs:
-    """The costs of a model at its configuration's image size.
-
-    Args:
-        num_classes: see `classes_of`.
-        batch_size: images in a pass, for the memory.
-    Raises:
-        ConfigError: wrong keys or values, or an image size that does not fit.
-    """
-    with torch.device("meta"):  # shapes are enough
-        model = build_model(config, num_classes or classes_of(config)).eval()
-        images = torch.zeros(batch_size, 3, *config.size)
-    held = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    memory = forward_bytes(model, images)
-    return Costs(
-        params=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        weights=count_weights(model),
-        floats=count_numbers(model),
-        bflops=count_bflops(model, config.size),
-        cio=count_conv_values(model, config.size),
-        activations_mb=(memory - held) / 1e6,
-        memory_mb=memory / 1e6,
-    )
-
-
-def classes_of(config: ModelConfig) -> int:
-    """The classes to build a model for: those its .cfg names, else COCO's 80 or, of a classifier, ImageNet's 1000."""
-    declared = declared_classes(config.backbone)
-    return declared or (1000 if config.head.get("type") == "classify" else 80)
-
-
-def count_weights(model: nn.Module) -> int:
-    """Numbers in the kernels of the convolutions and linear layers."""
-    layers = (module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear)))
-    return sum(layer.weight.numel() for layer in layers)
-
-
-def count_numbers(model: Detector) -> int:
-    """Parameters and running statistics of the norms: what a darknet file of the model holds after its header."""
-    norms = (module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
-    statistics = sum(norm.running_mean.numel() + norm.running_var.numel() for norm in norms)
-    return sum(p.numel() for p in model.parameters()) + statistics

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
+from models.benchmark.measure import Row
 from models.benchmark.published import Table, TableRow
 
 COLUMNS = ("cfg", "img_size", "params", "bflops", "latency_ms", "fps", "memory_mb", "published")
@@ -17,92 +17,6 @@ PAIR_COLUMNS = {
 }
 ALLOWED = 2.0
 """Percent that parameters and BFLOPs may be off the published ones without a word."""
-
-Row = dict[str, Any]
-"""What models/benchmark/__main__.py measures for one model and image size."""
-
-
-def format_rows(rows: Sequence[Row]) -> str:
-    """The rows as aligned text."""
-    return _aligned([COLUMNS, *([_plain(row, column) for column in COLUMNS] for row in rows)])
-
-
-def format_pairs(pairs: Sequence[Row]) -> str:
-    """Each model and its plain twin, and the share that is left, as aligned text."""
-    return _aligned(_pair_lines(pairs))
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
-
-
-def _plain(row: Row, column: str) -> str:
-    value = row[column]
-    if value is None:
-        return "-"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {entry}" for key, entry in value.items() if not isinstance(entry, (list, str)))
-    text = f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)
-    off = row.get(f"{column}_diff")
-    return text if off is None else f"{text} ({_percent(off)}%)"
-
-
-def _pair_lines(pairs: Sequence[Row]) -> list[list[str]]:
-    measured = [name for name in PAIR_COLUMNS if pairs and pairs[0]["csp"][name] is not None]
-    heads = [f"{PAIR_COLUMNS[name]} {what}" for name in measured for what in ("plain", "CSP", "ratio")]
-    lines = [["model", "plain twin", "px", *heads]]
-    for pair in pairs:
-        cells = [
-            cell
-            for name in measured
-            for cell in (_number(pair["plain"][name]), _number(pair["csp"][name]), f"{pair['ratio'][name]:.2f}")
-        ]
-        lines.append([_stem(pair["cfg"]), _stem(pair["twin"]), str(pair["img_size"]), *cells])
-    return lines
-
-
-def _stem(file: str) -> str:
-    return file.removesuffix(".yaml")
-
-
-def _number(value: float | None) -> str:
-    """Millions for large whole numbers."""
-    if value is None:
-        return ""
-    return f"{value / 1e6:.2f} M" if isinstance(value, int) and value >= 100_000 else f"{value:g}"
-
-
-def format_page(
-    tables: Mapping[str, tuple[Table, list[list[Row]]]], others: Sequence[Row], pairs: Sequence[Row], *, how: str
-) -> str:
-    """docs/benchmark.md.
-
-    Args:
-        tables: by their titles, each with what was measured for each of its rows, one for each image size.
-        others: models that stand in no table.
-        pairs: partial models beside plain ones.
-        how: machine and conditions.
-    """
-    parts = [_HEAD.format(how=how)]
-    parts += [_section(table, found) for table, found in tables.values()]
-    if others:
-        lines = [["model", *_HEADERS], *([_stem(row["cfg"]), *_cells(row, _stem(row["cfg"]))] for row in others)]
-        parts.append("## Other models of cfg/\n\n" + _markdown(lines))
-    if pairs:
-        parts.append("## With and without CSP\n\n" + _PAIRS + "\n\n" + _markdown(_pair_lines(pairs)))
-    parts.append(
-        _far_off(
-            (entry, row)
-            for table, found in tables.values()
-            for entry, rows in zip(table.rows, found, strict=True)
-            for row in rows
-        )
-    )
-    return "\n\n".join(parts) + "\n"
-
 
 _HEAD = """# Benchmark
 
@@ -130,7 +44,89 @@ most that activations take at once. Ratios are CSP over plain."""
 _HEADERS = ["file", "px", "parameters", "published", "BFLOPs", "published", "", "their fps", "ms", "fps", "MB"]
 
 
-def _section(table: Table, found: Sequence[Sequence[Row]]) -> str:
+def format_rows(rows: Sequence[Row]) -> str:
+    """The rows as aligned text."""
+    return _aligned([COLUMNS, *([_cell(row, column) for column in COLUMNS] for row in rows)])
+
+
+def format_pairs(pairs: Sequence[Row]) -> str:
+    """Each model and its plain twin, and the share that is left, as aligned text."""
+    return _aligned(_pair_lines(pairs))
+
+
+def format_page(
+    tables: Mapping[str, tuple[Table, list[list[Row]]]], others: Sequence[Row], pairs: Sequence[Row], *, how: str
+) -> str:
+    """docs/benchmark.md.
+
+    Args:
+        tables: by their titles, each with what was measured for each of its rows, one for each image size.
+        others: models that stand in no table.
+        pairs: partial models beside plain ones.
+        how: machine and conditions.
+    """
+    parts = [_HEAD.format(how=how)]
+    parts += [_section(table, rows) for table, rows in tables.values()]
+    if others:
+        lines = [["model", *_HEADERS], *([_stem(row["cfg"]), *_cells(row, _stem(row["cfg"]))] for row in others)]
+        parts.append("## Other models of cfg/\n\n" + _markdown(lines))
+    if pairs:
+        parts.append("## With and without CSP\n\n" + _PAIRS + "\n\n" + _markdown(_pair_lines(pairs)))
+    parts.append(
+        _far_off(
+            (entry, row)
+            for table, table_rows in tables.values()
+            for entry, rows in zip(table.rows, table_rows, strict=True)
+            for row in rows
+        )
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def _cell(row: Row, column: str) -> str:
+    value = row[column]
+    if value is None:
+        return "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {entry}" for key, entry in value.items() if not isinstance(entry, (list, str)))
+    text = f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)
+    off = row.get(f"{column}_diff")
+    return text if off is None else f"{text} ({_percent(off)}%)"
+
+
+def _pair_lines(pairs: Sequence[Row]) -> list[list[str]]:
+    measured = [name for name in PAIR_COLUMNS if pairs and pairs[0]["csp"][name] is not None]
+    heads = [f"{PAIR_COLUMNS[name]} {column}" for name in measured for column in ("plain", "CSP", "ratio")]
+    lines = [["model", "plain twin", "px", *heads]]
+    for pair in pairs:
+        cells = [
+            cell
+            for name in measured
+            for cell in (_number(pair["plain"][name]), _number(pair["csp"][name]), f"{pair['ratio'][name]:.2f}")
+        ]
+        lines.append([_stem(pair["cfg"]), _stem(pair["twin"]), str(pair["img_size"]), *cells])
+    return lines
+
+
+def _stem(file: str) -> str:
+    return file.removesuffix(".yaml")
+
+
+def _number(value: float | None) -> str:
+    """Millions for large whole numbers."""
+    if value is None:
+        return ""
+    return f"{value / 1e6:.2f} M" if isinstance(value, int) and value >= 100_000 else f"{value:g}"
+
+
+def _section(table: Table, table_rows: Sequence[Sequence[Row]]) -> str:
     """Heading, source, table and notes."""
     accuracy = "top-1, top-5" if table.kind == "classify" else "AP, AP50, AP75"
     headers = [accuracy if header == "" else header for header in _HEADERS]
@@ -138,7 +134,7 @@ def _section(table: Table, found: Sequence[Sequence[Row]]) -> str:
         headers = ["file", "px", "trainable", "in the weights file", "BFLOPs"]
     lines: list[list[str]] = [["model", *headers]]
     notes: dict[str, str] = {}
-    for entry, rows in zip(table.rows, found, strict=True):
+    for entry, rows in zip(table.rows, table_rows, strict=True):
         if entry.missing is not None:
             figures = {"published": {"img_size": "", **entry.figures}}
             cells = [""] * len(headers) if table.kind == "totals" else _cells(figures, "")
@@ -202,10 +198,10 @@ def _percent(off: float) -> str:
 def _totals(entry: TableRow, row: Row, index: int) -> list[str]:
     """Ours, with what was expected where they differ."""
     expected = [entry.params, entry.floats, entry.bflops[index] if entry.bflops else None]
-    found = [row["params"], row["floats"], row["bflops"]]
+    measured = [row["params"], row["floats"], row["bflops"]]
     cells = [
         f"{ours:,}" + ("" if theirs is None else " =" if abs(ours - theirs) < 6e-4 else f" (published: {theirs:,})")
-        for ours, theirs in zip(found, expected, strict=True)
+        for ours, theirs in zip(measured, expected, strict=True)
     ]
     return [entry.model, str(row["img_size"]), *cells]
 
@@ -214,11 +210,11 @@ def _far_off(rows: Iterable[tuple[TableRow, Row]]) -> str:
     """The rows whose costs are further from the published ones than allowed, with the reason."""
     lines: dict[str, None] = {}
     for entry, row in rows:
-        for key, what in (("params_diff", "parameters"), ("bflops_diff", "BFLOPs")):
+        for key, cost in (("params_diff", "parameters"), ("bflops_diff", "BFLOPs")):
             off = row[key]
             if off is not None and abs(off) > ALLOWED:
                 why = entry.note or row["published"].get("note", "no reason known")
-                lines[f"- {entry.name} ({entry.model}) at {row['img_size']} px: {what} {_percent(off)} %; {why}"] = None
+                lines[f"- {entry.name} ({entry.model}) at {row['img_size']} px: {cost} {_percent(off)} %; {why}"] = None
     return f"## Further than {ALLOWED:g} % from the published cost\n\n" + ("\n".join(lines) if lines else "None.")
 
 

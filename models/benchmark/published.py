@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from models.config import ModelConfig, load_model_config
-from utils.config import ROOT, load_yaml, to_dataclass
+from utils.config import ROOT, load_yaml
+from utils.schema import to_dataclass
 
 TABLES = ROOT / "cfg" / "tables" / "published.yaml"
 
@@ -56,13 +57,19 @@ class TableRow:
         return ", ".join([self.cfg or "", *self.overrides, *classes])
 
     def config(self) -> ModelConfig:
-        """The row's model."""
+        """The row's model.
+
+        Raises:
+            ValueError: a row without a model file.
+        """
+        if self.cfg is None:
+            raise ValueError(f"row '{self.name}' has no model file: {self.missing}")
         config = load_model_config(self.cfg, self.overrides)
         if not self.changed:
             return config
-        size = {"image_size": self.img_size[0]} if self.img_size else {}
-        published = [{"image_size": config.size[0], **size, **self.figures}] if self.figures else []
-        return dataclasses.replace(config, published=published, **size)
+        side = self.img_size[0] if self.img_size else config.size[0]
+        published = [{"image_size": side, **self.figures}] if self.figures else []
+        return dataclasses.replace(config, published=published, image_size=side if self.img_size else config.image_size)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from models.darknet.describe import write_sections
 from models.darknet.heads import Level, plan_classifier, plan_levels
 from models.darknet.keys import ALIASES, KINDS, REFUSED, convert, known_keys, neutral_keys
+from models.darknet.model_sections import write_sections
 from models.darknet.plan import plan_layers
 from models.darknet.sections import Section
 from models.detector import Detector

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from models.darknet.heads import last_value, plan_classifier, plan_levels
 from models.darknet.plan import IMAGE, Layer, plan_layers
 from models.darknet.sections import Section
+from models.parts import Backbone
 from utils.structures import Features
 
 
-class DarknetGraph(nn.Module):
+class DarknetGraph(Backbone):
     """The layers of a darknet cfg, in the file's order, up to the convolutions before the yolo layers.
 
     Those convolutions are the head's, as in our own models, so a cfg trains on any number of classes; the graph gives
@@ -66,12 +67,12 @@ class DarknetGraph(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> the maps that `features` names, finest first."""
-        found = {IMAGE: images}
+        values = {IMAGE: images}
         for index, done in self.steps:
-            found[index] = self.layers[index](*(found[source] for source in self.sources[index]))
+            values[index] = self.layers[index](*(values[source] for source in self.sources[index]))
             for source in done:
-                del found[source]
-        return [found[index] for index in self.outputs]
+                del values[source]
+        return [values[index] for index in self.outputs]
 
 
 def _spatial(plan: Sequence[Layer]) -> list[Layer]:

@@ -41,11 +41,11 @@ def convert(value: str | float, kind: str | tuple[str, ...]) -> Any:
     many = kind.endswith("s")
     try:
         # darknet lets a list end with a comma
-        found = [reader(part) for part in (str(value).rstrip(", ").split(",") if many else [value])]
+        numbers = [reader(part) for part in (str(value).rstrip(", ").split(",") if many else [value])]
     except ValueError:
         expected = f"{word}s with commas between" if many else f"a {word}"
         raise ValueError(f"expected {expected}, found '{value}'") from None
-    return found if many else found[0]
+    return numbers if many else numbers[0]
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -125,8 +125,8 @@ _YOLO = Keys(
     ),
 )
 
-_POOL = {"size": "int", "stride": "int", "stride_x": "int", "stride_y": "int", "padding": "int"}
-_FROM_MAP = {"from": "int", "activation": ACTIVATIONS}
+_POOL: dict[str, str | tuple[str, ...]] = dict.fromkeys(("size", "stride", "stride_x", "stride_y", "padding"), "int")
+_FROM_MAP: dict[str, str | tuple[str, ...]] = {"from": "int", "activation": ACTIVATIONS}
 
 KINDS: dict[str, Keys] = {
     "net": _NET,

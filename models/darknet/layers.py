@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import DropBlock2d
 
-from models.layers import make_activation
+from models.layers import Activation, make_activation
 
 
 def make_darknet_activation(name: str) -> nn.Module:
-    """The activation of that name, those of `make_activation` and a few more."""
+    """The activation of that name, those of `make_activation` and a few more.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
     if name == "logistic":
         return nn.Sigmoid()
     if name == "relu6":
         return nn.ReLU6()
     if name == "tanh":
         return nn.Tanh()
-    return make_activation(name)
+    return make_activation(cast("Activation", name))
 
 
 class Convolution(nn.Module):
@@ -59,6 +63,7 @@ class Convolution(nn.Module):
         self.act = make_darknet_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H', W'), by darknet's stride and padding."""
         return self.act(self.norm(self.conv(x)))
 
 
@@ -71,6 +76,7 @@ class Route(nn.Module):
         self.group_id = group_id
 
     def forward(self, *maps: Tensor) -> Tensor:
+        """Maps (B, Ci, H, W) -> (B, sum of Ci / groups, H, W)."""
         if self.groups > 1:
             maps = tuple(x.chunk(self.groups, dim=1)[self.group_id] for x in maps)
         return torch.cat(maps, dim=1) if len(maps) > 1 else maps[0]
@@ -84,6 +90,7 @@ class Product(nn.Module):
         self.act = make_darknet_activation(activation)
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
+        """(B, C, H, W), (B, 1, H, W) or (B, C, 1, 1), and (B, C, H, W) -> (B, C, H, W)."""
         return self.act(x * source)
 
 
@@ -96,6 +103,7 @@ class Upsample(nn.Module):
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H * stride, W * stride)."""
         x = self.upsample(x)
         return x if self.scale == 1 else x * self.scale
 
@@ -122,8 +130,3 @@ def average_pool(size: int, stride: tuple[int, int], padding: int) -> nn.Module:
     if padding % 2:
         raise ValueError(f"size {size} with padding {padding}: expected an even padding, or size 2 with stride 2")
     return nn.AvgPool2d(size, stride, padding=padding // 2, count_include_pad=False)
-
-
-def drop_block(probability: float, size: int) -> nn.Module:
-    """[dropout] with dropblock=1: squares of `size` cells go, in training."""
-    return DropBlock2d(probability, size)

@@ -13,11 +13,11 @@ from models.darknet.layers import (
     Route,
     Upsample,
     average_pool,
-    drop_block,
     make_darknet_activation,
     max_pool,
 )
 from models.darknet.sections import Section
+from models.dropblock import DropBlock
 from models.layers import Maxout, Shortcut, WeightedShortcut
 
 IMAGE = -1
@@ -152,14 +152,14 @@ def _route(planner: _Planner, section: Section) -> Plan:
     maps = [planner.shape(index) for index in sources]
     if not 0 <= group_id < groups:
         raise section.error(f"group_id={group_id}: expected 0 to {groups - 1}, as groups={groups}")
-    for index, found in zip(sources, maps, strict=True):
-        if found.size != maps[0].size:
+    for index, source in zip(sources, maps, strict=True):
+        if source.size != maps[0].size:
             raise section.error(
-                f"maps of different size cannot be joined: layer {sources[0]} is {maps[0]}, layer {index} is {found}"
+                f"maps of different size cannot be joined: layer {sources[0]} is {maps[0]}, layer {index} is {source}"
             )
-        if found.channels % groups:
-            raise section.error(f"groups={groups} does not divide the {found.channels} channels of layer {index}")
-    channels = sum(found.channels // groups for found in maps)
+        if source.channels % groups:
+            raise section.error(f"groups={groups} does not divide the {source.channels} channels of layer {index}")
+    channels = sum(source.channels // groups for source in maps)
     return sources, Route(groups=groups, group_id=group_id), Map(channels, *maps[0].size)
 
 
@@ -247,7 +247,7 @@ def _dropout(planner: _Planner, section: Section) -> Plan:
     if section.text("dropblock", "0") == "1":
         share = section.number("dropblock_size_rel", 0.0)
         size = round(share * source.width) if share else section.integer("dropblock_size_abs", 7)
-        module = drop_block(probability, max(min(size, *source.size), 1))
+        module = DropBlock(probability=probability, size=max(min(size, *source.size), 1), rising=False)
     return (planner.last,), module, source
 
 

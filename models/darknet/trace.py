@@ -27,15 +27,13 @@ def file_layers(model: Detector) -> list[tuple[str, nn.Module]]:
         ConfigError: a model that darknet's files cannot hold.
     """
     graph = trace(model)
-    found = [
-        (str(node.target), model.get_submodule(node.target)) for node in in_file_order(graph) if calls_module(node)
-    ]
-    layers = [(name, module) for name, module in found if stores_numbers(module)]
+    called = [(str(node.target), layer_of(model, node)) for node in in_file_order(graph)]
+    layers = [(name, module) for name, module in called if module is not None and stores_numbers(module)]
     held = {id(tensor) for _, module in layers for tensor in module.parameters()}
     other = [name for name, tensor in model.named_parameters() if id(tensor) not in held]
     if other or len({name for name, _ in layers}) != len(layers):
-        what = f"'{other[0]}'" if other else "a convolution that is used twice"
-        raise ConfigError(f"darknet's files cannot hold this model: they have no place for {what}")
+        reason = f"'{other[0]}'" if other else "a convolution that is used twice"
+        raise ConfigError(f"darknet's files cannot hold this model: they have no place for {reason}")
     return layers
 
 
@@ -70,14 +68,14 @@ def trace(model: Detector) -> fx.Graph:
         raise ConfigError(f"darknet's files cannot hold this model: its steps depend on the image ({error})") from None
 
 
-def calls_module(node: fx.Node) -> bool:
-    """Whether this step is a layer."""
-    return node.op == "call_module"
+def layer_of(model: nn.Module, node: fx.Node) -> nn.Module | None:
+    """The layer that this step calls; None where it is another kind of step."""
+    return model.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def is_prediction(node: fx.Node) -> bool:
     """Whether this step is one of the head's convolutions."""
-    return calls_module(node) and str(node.target).startswith("head.convs.")
+    return node.op == "call_module" and str(node.target).startswith("head.convs.")
 
 
 def in_file_order(graph: fx.Graph) -> Iterator[fx.Node]:

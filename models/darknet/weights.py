@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from models.darknet.graph import DarknetGraph
 from models.darknet.header import WeightsHeader, read_header, read_numbers
+from models.darknet.layers import Convolution
 from models.darknet.trace import file_layers
 from models.detector import Detector
 from models.heads.anchor import AnchorHead
 from models.heads.classify import ClassifyHead
-from models.layers import WeightedShortcut
+from models.layers import ConvNormAct, WeightedShortcut
 from utils.config import ConfigError
+from utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -105,31 +107,31 @@ def _head_filters(head: nn.Module) -> dict[str, tuple[int, int]]:
 
 
 def _graph_layers(graph: DarknetGraph, head: nn.Module | None) -> Iterator[StoredLayer]:
-    names = {}  # index in the file -> name in the head
-    if head is not None:
-        names = {level.conv: f"convs.{number}" for number, level in enumerate(graph.levels)}
-        if graph.classifier is not None:
-            names = {graph.classifier.conv: "conv"}
+    names = {level.conv: f"convs.{number}" for number, level in enumerate(graph.levels)}
+    if graph.classifier is not None:
+        names = {graph.classifier.conv: "conv"}
     for index, (section, module) in enumerate(zip(graph.sections[1:], graph.layers, strict=True)):
-        name = names.get(index)
-        tensors = _tensors(module if name is None else head.get_submodule(name))
+        filters = None
+        if head is not None and index in names:
+            module, filters = head.get_submodule(names[index]), _head_filters(head)[names[index]]
+        tensors = _tensors(module)
         if tensors:
-            filters = None if name is None else _head_filters(head)[name]
             yield StoredLayer(f"layer {index}, [{section.kind}] (line {section.line})", tensors, filters)
 
 
 def _tensors(module: nn.Module) -> tuple[Tensor, ...]:
     """The numbers of one layer in darknet's order; none for a layer that stores nothing."""
+    tensors: list[Tensor | None] = []
     if isinstance(module, WeightedShortcut):
-        return () if module.weights is None else (module.weights,)
-    if isinstance(module, nn.Conv2d):
-        return module.bias, module.weight
-    conv, norm = getattr(module, "conv", None), getattr(module, "norm", None)
-    if conv is None:
-        return ()
-    if not isinstance(norm, nn.BatchNorm2d):
-        return conv.bias, conv.weight
-    return norm.bias, norm.weight, norm.running_mean, norm.running_var, conv.weight
+        tensors = [module.weights]
+    elif isinstance(module, nn.Conv2d):
+        tensors = [module.bias, module.weight]
+    elif isinstance(module, (ConvNormAct, Convolution)):
+        conv, norm = module.conv, module.norm
+        tensors = [conv.bias, conv.weight]
+        if isinstance(norm, nn.BatchNorm2d):
+            tensors = [norm.bias, norm.weight, norm.running_mean, norm.running_var, conv.weight]
+    return tuple(tensor for tensor in tensors if tensor is not None)
 
 
 def save_weights(
@@ -146,17 +148,14 @@ def save_weights(
     """
     layers = stored_layers(model)[:count]
     header = header or (model.darknet_header if isinstance(model, Detector) else None) or WeightsHeader()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(header.pack())
-            for layer in layers:
-                for tensor in layer.tensors:
-                    file.write(tensor.detach().float().cpu().contiguous().numpy().astype("<f4", copy=False).tobytes())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+
+    def write(file: BinaryIO) -> None:
+        file.write(header.pack())
+        for layer in layers:
+            for tensor in layer.tensors:
+                file.write(tensor.detach().float().cpu().contiguous().numpy().astype("<f4", copy=False).tobytes())
+
+    write_atomically(path, write, needed=header.size + 4 * sum(layer.count for layer in layers))
 
 
 def load_weights_(model: Detector | DarknetGraph, path: Path, *, partial: bool = False) -> Loaded:
@@ -195,10 +194,9 @@ def load_weights_(model: Detector | DarknetGraph, path: Path, *, partial: bool =
 def classes_in_file(model: Detector | DarknetGraph, floats: int) -> int | None:
     """The number of classes with which this network has so many numbers in its file; None if there is none."""
     layers = stored_layers(model)
-    heads = [layer for layer in layers if layer.filters is not None]
-    if not heads:
+    each = sum(layer.filters[0] * layer.numbers_a_filter for layer in layers if layer.filters is not None)
+    if each == 0:
         return None
-    each = sum(layer.filters[0] * layer.numbers_a_filter for layer in heads)
     classes, remainder = divmod(floats - sum(layer.count_with(0) for layer in layers), each)
     return classes if remainder == 0 and classes >= 1 else None
 

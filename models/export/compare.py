@@ -65,9 +65,13 @@ def compare(original: Predictor, exported: Predictor, shapes: Sequence[tuple[int
     Raises:
         ExportError: the exported model does not run.
     """
-    found = [_compare_on(original, exported, shape, seed=index) for index, shape in enumerate(shapes)]
-    largest = {name: max(getattr(each, name) for each in found) for name in ("pixels", "boxes", "scores")}
-    return Difference(**largest, task=found[0].task)
+    differences = [_compare_on(original, exported, shape, seed=index) for index, shape in enumerate(shapes)]
+    return Difference(
+        max(each.pixels for each in differences),
+        max(each.boxes for each in differences),
+        max(each.scores for each in differences),
+        task=differences[0].task,
+    )
 
 
 @torch.inference_mode()
@@ -87,27 +91,29 @@ def own_rounding(model: Detector, shapes: Sequence[tuple[int, int, int]]) -> flo
 
 def _compare_on(original: Predictor, exported: Predictor, shape: tuple[int, int, int], *, seed: int) -> Difference:
     images = made_up_images(shape, seed=seed)
-    wanted = original.predict(images)
+    expected = original.predict(images)
     try:
-        found = exported.predict(images)
+        actual = exported.predict(images)
     except Exception as error:  # every runtime has exceptions of its own
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ExportError(f"it does not run on {shape[0]} x {shape[1]} x {shape[2]} images: {reason}") from error
-    return _difference(wanted, found, shape)
+    return _difference(expected, actual, shape)
 
 
 def _difference(
-    wanted: tuple[Tensor, Tensor] | Tensor, found: tuple[Tensor, Tensor] | Tensor, shape: tuple[int, int, int]
+    expected: tuple[Tensor, Tensor] | Tensor, actual: tuple[Tensor, Tensor] | Tensor, shape: tuple[int, int, int]
 ) -> Difference:
-    if isinstance(wanted, Tensor):
-        same = isinstance(found, Tensor) and found.shape == wanted.shape
-        return Difference(0.0, 0.0, _largest(found - wanted) if same else math.inf, task="classify")
-    boxes, scores = wanted
-    if found[0].shape != boxes.shape or found[1].shape != scores.shape:
+    """How far predictions are apart; `shape` is (batch, height, width) of the images."""
+    if isinstance(expected, Tensor):
+        if not isinstance(actual, Tensor) or actual.shape != expected.shape:
+            return Difference(0.0, 0.0, math.inf, task="classify")
+        return Difference(0.0, 0.0, _largest(actual - expected), task="classify")
+    boxes, scores = expected
+    if actual[0].shape != boxes.shape or actual[1].shape != scores.shape:
         return Difference(math.inf, math.inf, math.inf)
-    apart = (found[0] - boxes).abs()
+    apart = (actual[0] - boxes).abs()
     share = _largest(apart / boxes.abs().clamp(min=max(shape[1:])))
-    return Difference(_largest(apart), share, _largest(found[1] - scores))
+    return Difference(_largest(apart), share, _largest(actual[1] - scores))
 
 
 def made_up_images(shape: tuple[int, int, int], *, seed: int) -> Tensor:

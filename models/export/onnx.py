@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ import torch
 from models.detector import Detector
 from models.export.network import INPUT, ExportNetwork, ExportSpec
 from models.info import OUTPUTS
+
+if TYPE_CHECKING:
+    import onnx  # else imported where it is needed
 
 OPSET = 17
 """Known to every runtime since 2022; nothing newer is needed."""
@@ -55,7 +59,7 @@ def write_onnx(model: Detector, path: Path, spec: ExportSpec) -> None:
     onnx.save(graph, str(path))
 
 
-def halve_weights_(model: onnx.ModelProto) -> None:  # noqa: F821 - the package is imported where it is needed
+def halve_weights_(model: onnx.ModelProto) -> None:
     """Store the convolutions' weights in fp16, each with a Cast to fp32 that runtimes carry out once, when loading."""
     from onnx import TensorProto, helper, numpy_helper
 

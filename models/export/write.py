@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from models.export.openvino import write_openvino
 from models.export.torchscript import write_torchscript
 from models.predictor import ModelPredictor, open_predictor
 from models.runtimes import import_onnxruntime, import_openvino
+from utils.files import move_into_place
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def export(original: ModelPredictor, kind: str, output: Path, spec: ExportSpec) 
         # The file that is named comes last: when it is there, so are those beside it.
         files = sorted(Path(folder).iterdir(), key=lambda file: file.name == output.name)
         for file in files:
-            os.replace(file, output.with_name(file.name))
+            move_into_place(file, output.with_name(file.name))
     return difference, [output.with_name(file.name) for file in reversed(files)]
 
 
@@ -100,7 +100,7 @@ def export_first_layers(original: ModelPredictor, output: Path) -> str:
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
         draft = Path(folder, output.name)
         last = write_first_layers(original.model, draft)
-        os.replace(draft, output)
+        move_into_place(draft, output)
     return last
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from models.parts import Head
 from utils.boxes import cxcywh_to_xyxy
 from utils.structures import Features
 
 
-class AnchorHead(nn.Module):
+class AnchorHead(Head):
     """One 1x1 convolution a level, and the decode of its output to boxes and scores.
 
     A raw map is (B, A * (5 + C), h, w), anchor-major as in darknet: tx, ty, tw, th, objectness, C classes.
@@ -30,8 +31,6 @@ class AnchorHead(nn.Module):
         ValueError: a level without anchors, an odd count, or another number of levels than the neck has.
     """
 
-    task: Literal["detect", "classify"] = "detect"
-
     def __init__(
         self,
         *,
@@ -42,7 +41,7 @@ class AnchorHead(nn.Module):
         size: Literal["exp", "square"] = "exp",
         box_loss: Literal["ciou", "diou", "giou", "iou", "mse"] = "ciou",
     ) -> None:
-        super().__init__()
+        super().__init__(num_classes)
         levels = len(features.strides)
         if len(anchors) != levels:
             raise ValueError(
@@ -57,7 +56,6 @@ class AnchorHead(nn.Module):
                 f"scale_xy: expected one number, or one a level ({levels}), each at least 1, found {scale_xy}"
             )
         self.strides = features.strides
-        self.num_classes = num_classes
         self.scale_xy = tuple(float(scale) for scale in scales)
         self.size = size
         self.box_loss = box_loss
@@ -83,10 +81,12 @@ class AnchorHead(nn.Module):
 
     def reset_biases(self) -> None:
         """Start with rare objects: about 8 in an image of 640 x 640, and no favourite class (RetinaNet's prior)."""
-        for conv, stride, count in zip(self.convs, self.strides, self.anchor_counts, strict=True):
+        convs = cast("list[nn.Conv2d]", self.convs)
+        for conv, stride, count in zip(convs, self.strides, self.anchor_counts, strict=True):
             objectness = 8 / (count * (640 / stride) ** 2)
             class_probability = min(0.5, 1 / self.num_classes)
             with torch.no_grad():
+                assert conv.bias is not None
                 bias = conv.bias.view(count, -1)
                 bias.zero_()
                 bias[:, 4] = math.log(objectness / (1 - objectness))

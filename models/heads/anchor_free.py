@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from models.layers import Activation, ConvNormAct
+from models.parts import Head
 from utils.structures import Features
 
 
-class AnchorFreeHead(nn.Module):
+class AnchorFreeHead(Head):
     """One prediction a cell: class logits, and a distribution over the distance to each side of the box.
 
     A raw map is (B, 4 * bins + C, h, w): for left, top, right and bottom the logits of the distances 0, 1, ...,
@@ -37,8 +38,6 @@ class AnchorFreeHead(nn.Module):
         one_to_one: add the second pair of branches.
     """
 
-    task: Literal["detect", "classify"] = "detect"
-
     def __init__(
         self,
         *,
@@ -52,11 +51,10 @@ class AnchorFreeHead(nn.Module):
         activation: Activation = "swish",
         one_to_one: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(num_classes)
         if bins < 1 or depth < 0:
             raise ValueError(f"expected bins of at least 1 and a depth of at least 0, found {bins} and {depth}")
         self.strides = features.strides
-        self.num_classes = num_classes
         self.bins = bins
         self.one_to_one = one_to_one
         finest = features.channels[0]
@@ -78,6 +76,7 @@ class AnchorFreeHead(nn.Module):
         self.box_branches, self.class_branches = box_branches(), class_branches()
         if one_to_one:
             self.one_to_one_box_branches, self.one_to_one_class_branches = box_branches(), class_branches()
+        self.distances: Tensor
         self.register_buffer("distances", torch.arange(bins, dtype=torch.float32), persistent=False)
         self.reset_biases()
 
@@ -94,8 +93,9 @@ class AnchorFreeHead(nn.Module):
             pairs.append((self.one_to_one_box_branches, self.one_to_one_class_branches))
         for box_branches, class_branches in pairs:
             for box, classes, stride in zip(box_branches, class_branches, self.strides, strict=True):
-                box[-1].bias.data = torch.tensor(start).repeat(4).to(box[-1].bias)
-                nn.init.constant_(classes[-1].bias, math.log(5 / self.num_classes / (640 / stride) ** 2))
+                bias = _last_bias(box)
+                bias.data = torch.tensor(start).repeat(4).to(bias)
+                nn.init.constant_(_last_bias(classes), math.log(5 / self.num_classes / (640 / stride) ** 2))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Neck maps -> raw maps, (B, 4 * bins + C, h, w) a level.
@@ -161,6 +161,11 @@ def _run(maps: list[Tensor], box_branches: nn.ModuleList, class_branches: nn.Mod
     """The raw maps of one pair of branches."""
     levels = zip(maps, box_branches, class_branches, strict=True)
     return [torch.cat((box(feature), classes(feature)), dim=1) for feature, box, classes in levels]
+
+
+def _last_bias(branch: nn.Module) -> Tensor:
+    """(out_channels,) the bias of a branch's 1x1 convolution."""
+    return cast("Tensor", list(branch.children())[-1].bias)
 
 
 def _branch(

@@ -6,10 +6,11 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from models.parts import Head
 from utils.structures import Features
 
 
-class ClassifyHead(nn.Module):
+class ClassifyHead(Head):
     """Global average pool and a 1x1 convolution with bias, as the darknet classifiers end (spec 1.2 to 1.7).
 
     It reads the coarsest map alone. `forward` gives a list of one tensor, logits (B, num_classes), so that raw maps are
@@ -35,21 +36,21 @@ class ClassifyHead(nn.Module):
         pool: Literal["first", "last"] = "first",
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(num_classes)
         if num_classes < 1:
             raise ValueError(f"num_classes: expected at least 1, found {num_classes}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout: expected a share from 0 up to 1 (exclusive), found {dropout}")
-        self.num_classes = num_classes
         self.pool_first = pool == "first"
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.conv = nn.Conv2d(features.channels[-1], num_classes, 1)
         nn.init.normal_(self.conv.weight, std=0.01)
+        assert self.conv.bias is not None
         nn.init.zeros_(self.conv.bias)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Maps, finest first -> [logits (B, num_classes)]."""
+        """Maps (B, Ci, Hi, Wi), finest first -> [logits (B, num_classes)]."""
         x = maps[-1]
         x = self.conv(self.dropout(self.pool(x))) if self.pool_first else self.pool(self.conv(self.dropout(x)))
         return [x.flatten(1)]

@@ -1,4 +1,8 @@
-"""AnchorLoss: raw maps and targets -> box, objectness and class terms."""
+"""AnchorLoss: raw maps and targets -> box, objectness and class terms.
+
+The terms are those of YOLOv3 and YOLOv4, with exact gradients or with the simplified ones of darknet, which its gains
+and learning rates are for.
+"""
 
 from __future__ import annotations
 
@@ -12,56 +16,12 @@ from torchvision.ops import box_iou
 
 from models.assigners.anchor import AnchorIoUAssigner, AnchorRatioAssigner, Assignment
 from models.heads.anchor import AnchorHead
+from models.losses.crowd import in_crowd
 from models.losses.iou import BOX_LOSSES
 from utils.boxes import aligned_iou, cxcywh_to_xyxy, xyxy_to_cxcywh
-from utils.config import build
 from utils.dist import sum_over_ranks
+from utils.schema import build
 from utils.structures import Targets
-
-
-def straight_through(value: Tensor, logit: Tensor) -> Tensor:
-    """`value`, with the gradient of `logit`: the sigmoid between the two is left out on the way back."""
-    return logit + (value - logit).detach()
-
-
-def with_darknet_gradient(
-    loss: Callable[[Tensor, Tensor], Tensor],
-    values: Tensor,
-    boxes: Tensor,
-    goals: Tensor,
-    *,
-    anchors: Tensor,
-    image_size: tuple[int, int],
-    bound: Tensor | None = None,
-) -> Tensor:
-    """An IoU loss with the gradient that darknet gives it (spec 4.3 item 5).
-
-    Darknet takes the derivative with respect to the box as shares of the image. It hands that of the centre to tx, ty
-    as it is, without the derivative of the sigmoid and of the grid, and that of the size to tw, th times exp(tw),
-    exp(th), without that of anchor and image.
-
-    Args:
-        loss: aligned pairs (P, 4) xyxy pixels -> (P,).
-        values: (P, 4) tx, ty, tw, th.
-        boxes: (P, 4) cxcywh pixels that they decode to; goals (P, 4) xyxy pixels.
-        anchors: (P, 2) width and height in pixels.
-        image_size: (height, width) of the network input.
-        bound: (P,) limit of each of the four derivatives, darknet's max_delta; None: no limit.
-    Returns:
-        (P,) the loss.
-    """
-    height, width = image_size
-    leaf = boxes.detach().requires_grad_()
-    with torch.enable_grad():
-        value = loss(cxcywh_to_xyxy(leaf), goals)
-        (gradient,) = torch.autograd.grad(value.sum(), leaf)
-    gradient = gradient.nan_to_num(0, 0, 0) * gradient.new_tensor((width, height, width, height))
-    gradient[:, 2:] *= leaf.detach()[:, 2:] / anchors
-    if bound is not None:
-        gradient = gradient.clamp(-bound[:, None], bound[:, None])
-    linear = (gradient * values).sum(dim=1)
-    return value.detach() + linear - linear.detach()
-
 
 ASSIGNERS = {"anchor_iou": AnchorIoUAssigner, "anchor_ratio": AnchorRatioAssigner}
 
@@ -135,13 +95,15 @@ class AnchorLoss(nn.Module):
         self.normalize = normalize
         counters = class_counts if class_counters == "auto" else class_counters
         factors = class_factors(counters, head.num_classes, limit=max_delta)
+        self.class_factors: Tensor | None
         self.register_buffer("class_factors", factors, persistent=False)
 
     def forward(self, raw_maps: list[Tensor], targets: Targets) -> dict[str, Tensor]:
         """The weighted terms 'box', 'objectness' and 'class'; the loss is their sum.
 
         Args:
-            raw_maps: (B, A * (5 + C), h, w) a level.
+            raw_maps: (B, A * (5 + C), h, w) a level, as the head gives them.
+            targets: objects of the batch, boxes (N, 4) xyxy pixels of the network input.
         """
         raw_maps = [raw.to(torch.promote_types(raw.dtype, torch.float32)) for raw in raw_maps]
         objects = targets.select(~targets.crowd)
@@ -158,33 +120,39 @@ class AnchorLoss(nn.Module):
         return terms
 
     def background(self, raw_maps: list[Tensor]) -> Tensor:
-        """The objectness loss of images without any object, summed over all predictions, before gains."""
+        """() the objectness loss of images without any object, summed over all predictions, before gains.
+
+        Args:
+            raw_maps: (B, A * (5 + C), h, w) a level.
+        """
         logits = [self.head.split(raw.float(), level)[..., 4] for level, raw in enumerate(raw_maps)]
-        return sum(binary_cross_entropy_with_logits(x, torch.zeros_like(x), reduction="sum") for x in logits)
+        losses = (binary_cross_entropy_with_logits(x, torch.zeros_like(x), reduction="sum") for x in logits)
+        return sum(losses, start=logits[0].new_zeros(()))
 
     def _level(
         self, raw: Tensor, level: int, assignment: Assignment, objects: Targets, targets: Targets
     ) -> dict[str, Tensor]:
         """Sums over one level, before gains."""
         values = self.head.split(raw, level)
-        place = (assignment.image, assignment.anchor, assignment.row, assignment.column)
-        found, labels = values[place], objects.labels[assignment.target]
+        cells = (assignment.image, assignment.anchor, assignment.row, assignment.column)
+        positives, labels = values[cells], objects.labels[assignment.target]
         factors = None if self.class_factors is None else self.class_factors[labels]
-        box, quality = self._box_terms(found[:, :4], level, assignment, objects, raw.shape, factors)
+        box, quality = self._box_terms(positives[:, :4], level, assignment, objects, raw.shape, factors)
         wanted = torch.zeros(values.shape[:-1], dtype=raw.dtype, device=raw.device)
         # Two objects may share a prediction: the better fit is its objectness.
-        flat = _flat_index(place, wanted.shape)
+        flat = _flat_index(cells, wanted.shape)
         wanted.view(-1).scatter_reduce_(0, flat, quality, reduce="amax")
         weight = self._background_weight(raw, level, objects, targets)
-        if weight is not None or factors is not None:
-            weight = torch.ones_like(wanted) if weight is None else weight
+        if weight is None and factors is not None:
+            weight = torch.ones_like(wanted)
+        if weight is not None:
             weight.view(-1)[flat] = 1
-        if factors is not None:
-            weight.view(-1).scatter_reduce_(0, flat, factors, reduce="amax")
+            if factors is not None:
+                weight.view(-1).scatter_reduce_(0, flat, factors, reduce="amax")
         objectness = binary_cross_entropy_with_logits(values[..., 4], wanted, weight=weight, reduction="sum")
 
-        classes = torch.full_like(found[:, 5:], self.label_smoothing / 2)
-        true_class = (torch.arange(len(found), device=raw.device), labels)
+        classes = torch.full_like(positives[:, 5:], self.label_smoothing / 2)
+        true_class = (torch.arange(len(positives), device=raw.device), labels)
         classes[true_class] = 1 - self.label_smoothing / 2
         class_weight = None
         if factors is not None:
@@ -194,7 +162,7 @@ class AnchorLoss(nn.Module):
         return {
             "box": box.sum(),
             "objectness": objectness * self.level_gains[level],
-            "class": binary_cross_entropy_with_logits(found[:, 5:], classes, weight=class_weight, reduction="sum"),
+            "class": binary_cross_entropy_with_logits(positives[:, 5:], classes, weight=class_weight, reduction="sum"),
         }
 
     def _box_terms(
@@ -227,7 +195,7 @@ class AnchorLoss(nn.Module):
                 factors = torch.ones_like(values[:, 0]) if factors is None else factors
                 bound = self.max_delta / (max(self.gains["box"], 1e-9) * factors)
             image_size = (shape[2] * head.strides[level], shape[3] * head.strides[level])
-            box = with_darknet_gradient(
+            box = _with_darknet_gradient(
                 BOX_LOSSES[self.box], values, decoded, goals, anchors=anchors, image_size=image_size, bound=bound
             )
         else:
@@ -243,7 +211,7 @@ class AnchorLoss(nn.Module):
         stride, scale = self.head.strides[level], self.head.scale_xy[level]
         offset = values[:, :2].sigmoid() * scale - 0.5 * (scale - 1)
         if self.box_gradient == "darknet":
-            offset = straight_through(offset, values[:, :2])
+            offset = _straight_through(offset, values[:, :2])
         predicted = self.head.decode_boxes(values, cells, anchors, level)[:, 2:]
         error = (offset - (goals[:, :2] / stride - cells)) ** 2 + (predicted / goals[:, 2:]).log() ** 2
         area = goals[:, 2:].prod(dim=1) / (shape[2] * shape[3] * stride**2)
@@ -265,7 +233,7 @@ class AnchorLoss(nn.Module):
                 ignored |= (box_iou(candidates, mine) > self.ignore_thresh).any(dim=1)
             regions = crowd.boxes[crowd.image_index == image]
             if len(regions):
-                ignored |= (_share_inside(candidates, regions) > 0.5).any(dim=1)
+                ignored |= in_crowd(candidates, regions)
             weight[image].view(-1)[ignored] = 0
         return weight
 
@@ -289,6 +257,50 @@ def class_factors(counters: Sequence[int] | None, num_classes: int, *, limit: fl
     return factors if limit is None else factors.clamp(max=limit)
 
 
+def _with_darknet_gradient(
+    loss: Callable[[Tensor, Tensor], Tensor],
+    values: Tensor,
+    boxes: Tensor,
+    goals: Tensor,
+    *,
+    anchors: Tensor,
+    image_size: tuple[int, int],
+    bound: Tensor | None = None,
+) -> Tensor:
+    """An IoU loss with the gradient that darknet gives it (spec 4.3 item 5).
+
+    Darknet takes the derivative with respect to the box as shares of the image. It hands that of the centre to tx, ty
+    as it is, without the derivative of the sigmoid and of the grid, and that of the size to tw, th times exp(tw),
+    exp(th), without that of anchor and image.
+
+    Args:
+        loss: aligned pairs (P, 4) xyxy pixels -> (P,).
+        values: (P, 4) tx, ty, tw, th.
+        boxes: (P, 4) cxcywh pixels that they decode to; goals (P, 4) xyxy pixels.
+        anchors: (P, 2) width and height in pixels.
+        image_size: (height, width) of the network input.
+        bound: (P,) limit of each of the four derivatives, darknet's max_delta; None: no limit.
+    Returns:
+        (P,) the loss.
+    """
+    height, width = image_size
+    leaf = boxes.detach().requires_grad_()
+    with torch.enable_grad():
+        value = loss(cxcywh_to_xyxy(leaf), goals)
+        (gradient,) = torch.autograd.grad(value.sum(), leaf)
+    gradient = gradient.nan_to_num(0, 0, 0) * gradient.new_tensor((width, height, width, height))
+    gradient[:, 2:] *= leaf.detach()[:, 2:] / anchors
+    if bound is not None:
+        gradient = gradient.clamp(-bound[:, None], bound[:, None])
+    linear = (gradient * values).sum(dim=1)
+    return value.detach() + linear - linear.detach()
+
+
+def _straight_through(value: Tensor, logit: Tensor) -> Tensor:
+    """`value`, with the gradient of `logit`: the sigmoid between the two is left out on the way back."""
+    return logit + (value - logit).detach()
+
+
 def _with_area(boxes: Tensor, *, least: float = 0.1) -> Tensor:
     """cxcywh boxes with sides of at least `least` pixels, gradients as if nothing had been raised.
 
@@ -298,13 +310,7 @@ def _with_area(boxes: Tensor, *, least: float = 0.1) -> Tensor:
     return boxes + (raised - boxes).detach()
 
 
-def _flat_index(place: tuple[Tensor, ...], shape: torch.Size) -> Tensor:
-    """Positions (image, anchor, row, column) as indices into the flattened map."""
-    image, anchor, row, column = place
+def _flat_index(cells: tuple[Tensor, ...], shape: torch.Size) -> Tensor:
+    """(P,) positions (image, anchor, row, column) as indices into the flattened (B, A, h, w) map."""
+    image, anchor, row, column = cells
     return ((image * shape[1] + anchor) * shape[2] + row) * shape[3] + column
-
-
-def _share_inside(boxes: Tensor, regions: Tensor) -> Tensor:
-    """(N, M) share of each box's area that lies in each region, as COCO matches crowds."""
-    low, high = torch.maximum(boxes[:, None, :2], regions[:, :2]), torch.minimum(boxes[:, None, 2:], regions[:, 2:])
-    return (high - low).clamp(min=0).prod(dim=-1) / (boxes[:, 2:] - boxes[:, :2]).prod(dim=-1).clamp(min=1e-6)[:, None]

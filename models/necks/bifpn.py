@@ -6,10 +6,11 @@ from torch import Tensor, nn
 
 from models.layers import Activation, Attention, ConvNormAct, WeightedShortcut, halving_pool
 from models.necks.stack import Stack
+from models.parts import Neck
 from utils.structures import Features
 
 
-class BiFPN(nn.Module):
+class BiFPN(Neck):
     """Laterals of one width, then `repeats` times down and up the pyramid with fast normalised fusion.
 
     Args:

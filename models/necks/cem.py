@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from models.layers import SPP, Activation, Attention, ConvNormAct, halving_pool, make_attention
 from models.necks.stack import coarsest
+from models.parts import Neck
 from utils.structures import Features
 
 
-class CEM(nn.Module):
+class CEM(Neck):
     """The two coarsest scales and a context, each by a 1x1 convolution, added up; then attention and the two levels.
 
     Args:

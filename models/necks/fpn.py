@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from models.csp import CSPConfig
 from models.layers import Activation, Attention, ConvNormAct, Shortcut
 from models.necks.stack import Stack, TopDown, coarsest, output_widths
+from models.parts import Neck
 from utils.structures import Features
 
 
-class FPN(nn.Module):
+class FPN(Neck):
     """PANet without the way up: the neck of the authors' "-fpn-spp" and "-yolo-spp", of YOLOv3 and YOLOv3-SPP.
 
     Args:
@@ -61,7 +62,7 @@ class FPN(nn.Module):
         return outputs[::-1]
 
 
-class AdditiveFPN(nn.Module):
+class AdditiveFPN(Neck):
     """The feature pyramid of Lin et al. (arXiv:1612.03144): laterals of one width, added to what comes from above.
 
     Args:

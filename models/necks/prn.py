@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from models.layers import Activation, ConvNormAct, Shortcut
 from models.necks.stack import coarsest
+from models.parts import Neck
 from utils.structures import Features
 
 
-class PRN(nn.Module):
+class PRN(Neck):
     """The neck of yolov3-tiny-prn on any backbone; three levels make it PRN-3l.
 
     Args:
@@ -60,7 +61,7 @@ class _FinerLevel(nn.Module):
         self.add_tap = Shortcut(width, tap, activation=activation)
 
     def forward(self, coarse: Tensor, tap: Tensor) -> tuple[Tensor, Tensor]:
-        """The level's convolution, for the next level; and its output, for the head."""
+        """(B, coarse, H, W) and (B, tap, 2H, 2W) -> (B, width, 2H, 2W) twice: for the next level, for the head."""
         upsampled = self.upsample(self.reduce(coarse))
         x = self.conv(self.join(upsampled, tap))
         return x, self.add_tap(self.add_upsampled(x, upsampled), tap)

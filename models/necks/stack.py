@@ -69,32 +69,35 @@ class Stack:
             leave = [self.conv(width, 2 * width, 3), self.conv(2 * width, width)]
             return nn.Sequential(*enter, *self.pooling(width, spp_kernels), *leave)
         if not spp_kernels:
-            return nn.Sequential(self.partial(in_channels, width))
+            return nn.Sequential(self.partial(in_channels, width, self.csp))
         return nn.Sequential(
-            self.conv(in_channels, width), *self.pooling(width, spp_kernels), self.partial(width, width)
+            self.conv(in_channels, width), *self.pooling(width, spp_kernels), self.partial(width, width, self.csp)
         )
 
     def conv(self, in_channels: int, out_channels: int, kernel: int = 1, *, stride: int = 1) -> ConvNormAct:
+        """One convolution with the stack's activation."""
         return ConvNormAct(in_channels, out_channels, kernel, stride=stride, activation=self.activation)
 
     def pooling(self, width: int, spp_kernels: Sequence[int]) -> list[nn.Module]:
+        """Pyramid pooling and the 1x1 convolution back to `width`; nothing without kernels."""
         if not spp_kernels:
             return []
         spp = SPP(width, spp_kernels)
         return [spp, self.conv(spp.out_channels, width)]
 
     def attention(self, channels: int) -> nn.Module:
+        """The attention of a map of so many channels, or the identity."""
         return make_attention(channels, self.sam)
 
-    def partial(self, in_channels: int, width: int) -> CrossStagePartial:
+    def partial(self, in_channels: int, width: int, csp: CSPConfig) -> CrossStagePartial:
+        """A cross-stage-partial stage of `depth` blocks, (B, in_channels, H, W) -> (B, width, H, W)."""
+
         def blocks(inside: int) -> list[ResidualBlock]:
             return [
                 ResidualBlock(inside, inside, shortcut=False, activation=self.activation) for _ in range(self.depth)
             ]
 
-        return CrossStagePartial(
-            in_channels, width, blocks, csp=self.csp, split_channels=width, activation=self.activation
-        )
+        return CrossStagePartial(in_channels, width, blocks, csp=csp, split_channels=width, activation=self.activation)
 
 
 class TopDown(nn.Module):
@@ -115,6 +118,7 @@ class TopDown(nn.Module):
         self.stack = stack(joined, width)
 
     def forward(self, coarse: Tensor, tap: Tensor) -> Tensor:
+        """(B, coarse, H, W) and (B, tap, 2H, 2W) -> (B, width, 2H, 2W)."""
         up = self.upsample(self.reduce(coarse))
         maps = (up, tap) if self.lateral is None else (self.lateral(tap), up)
         return self.stack(self.attention(torch.cat(maps, dim=1)))
@@ -130,4 +134,5 @@ class BottomUp(nn.Module):
         self.stack = stack(2 * width, width)
 
     def forward(self, fine: Tensor, skip: Tensor) -> Tensor:
+        """(B, fine, 2H, 2W) and (B, width, H, W) -> (B, width, H, W)."""
         return self.stack(self.attention(torch.cat((self.down(fine), skip), dim=1)))

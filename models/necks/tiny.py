@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from models.layers import Activation, Attention
 from models.necks.stack import Stack, coarsest
+from models.parts import Neck
 from utils.structures import Features
 
 
-class TinyFPN(nn.Module):
+class TinyFPN(Neck):
     """The neck of YOLOv3-tiny, of YOLOv4-tiny and of their versions with three levels (-3l).
 
     The coarsest map goes through a 1x1 and a 3x3 convolution. Each finer level joins the level before it (of the
@@ -74,5 +75,6 @@ class _TinyLevel(nn.Module):
         self.conv = stack.conv(reduced + tap, width, 3)
 
     def forward(self, coarse: Tensor, tap: Tensor) -> Tensor:
+        """(B, coarse, H, W) and (B, tap, 2H, 2W) -> (B, width, 2H, 2W)."""
         joined = torch.cat((self.upsample(self.reduce(coarse)), tap), dim=1)
         return self.conv(self.attention(joined))

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data.config import DataConfig, load_data_config, read_data_config, read_split
+from data.config import DataConfig, load_data_config, read_data_config
 from data.doctor import EXIT_STATUS, count, examine, fix, main
+from data.read import read_split
 from tests.data.tiny_sets import annotation, make_coco, make_config, make_image, make_voc, make_yolo, read, voc_object
 from utils.config import ConfigError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data.loader import TrainSampler
+from data.sampler import TrainSampler
 from data.sizes import LAST_LARGE_STEPS, SizePlan
 
 DARKNET = {"image_size": (416, 416), "stride": 32, "multi_scale": 0.4, "kind": "darknet", "steps": 10}

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from engine import diagnose
-from engine.diagnose import data_problems, describe, examine
+from engine.diagnose import data_problems, describe_failure, examine
 from engine.state import TrainState
 from engine.step import Stepper, TrainingDiverged, train_step
 from tests.engine.steps import make, make_batch, same, whole_state
@@ -28,7 +28,7 @@ def failed(stepper: Stepper, state: TrainState, batches: list[Batch]) -> str:
     assert same(whole_state(state), before), "the run is as it was"
     assert all(parameter.grad is None for parameter in state.model.parameters())
     assert not any(module._forward_hooks for module in state.model.modules())
-    return describe(caught.value, evidence, lr=0.01)
+    return describe_failure(caught.value, evidence, lr=0.01)
 
 
 def test_a_batch_without_objects_has_no_problem() -> None:
@@ -42,7 +42,7 @@ def test_a_step_that_is_finite_is_said_to_be() -> None:
     evidence = examine(stepper, state, [make_batch()])
     assert not evidence.is_at_fault
     assert evidence.failure is None
-    text = describe(TrainingDiverged("loss", state, {"box": INFINITE}, 0), evidence, lr=0.01)
+    text = describe_failure(TrainingDiverged("loss", state, {"box": INFINITE}, 0), evidence, lr=0.01)
     assert "likely cause: none that can be repeated: done again, the same step is finite" in text
 
 

@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine import failure, step
 from engine import memory as batch_size
-from engine import step
 from engine.failure import SKIPS_IN_A_ROW, Guard, RunFailed, StepFailed, saying_what_is_left
 from engine.memory import find_batch_size
 from engine.replay import load_replay
 from engine.step import Stepper, train_step
 from engine.trial_step import scratch_of, try_step, with_images
 from tests.engine.steps import make, make_batch, same, whole_state
-from utils.recipe import RecipeConfig, TrainConfig
+from utils.recipe import RecipeConfig
 from utils.structures import Batch
+from utils.train_config import TrainConfig
 
 INFINITE = float("inf")
 
@@ -82,17 +83,17 @@ def test_a_step_that_goes_well_is_the_step_itself(guard: Guard) -> None:
     torch.manual_seed(5)
     expected = train_step(*one, [make_batch()])
     torch.manual_seed(5)
-    assert guard.step(train_step, *two, [make_batch()]) == expected
+    assert guard.step(*two, [make_batch()]) == expected
     assert same(whole_state(one[1]), whole_state(two[1]))
 
 
 def test_the_run_stops_before_anything_has_changed(guard: Guard, tmp_path: Path) -> None:
     stepper, state = make(norm_momentum=0.5)
-    guard.step(train_step, stepper, state, [make_batch()])
+    guard.step(stepper, state, [make_batch()])
     state.model[2].factor = INFINITE
     before = whole_state(state)
     with pytest.raises(StepFailed) as caught:
-        guard.step(train_step, stepper, state, [make_batch(number=1), make_batch(number=2)])
+        guard.step(stepper, state, [make_batch(number=1), make_batch(number=2)])
     assert same(whole_state(state), before), "statistics of batch normalisation and random numbers too"
     path = tmp_path / "replay_step2.pt"
     assert str(caught.value).startswith("the loss of step 2 (epoch 1) is not a finite number: ")
@@ -112,22 +113,22 @@ def test_a_folder_that_cannot_be_written_does_not_hide_the_cause(guard: Guard, t
     state.model[2].factor = INFINITE
     guard.folder = tmp_path / "gone"
     with pytest.raises(StepFailed, match=r"first seen: output of 2 \(Scale\)[^$]*No replay file could be written: "):
-        guard.step(train_step, stepper, state, [make_batch()])
+        guard.step(stepper, state, [make_batch()])
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
 def test_a_bad_step_can_be_skipped(guard: Guard, caplog: pytest.LogCaptureFixture, amp: str) -> None:
     stepper, state = make(non_finite="skip", amp=amp)
-    guard.step(train_step, stepper, state, [make_batch()])
+    guard.step(stepper, state, [make_batch()])
     state.model[2].factor = INFINITE
     before = whole_state(state)
     with caplog.at_level(logging.WARNING):
-        assert guard.step(train_step, stepper, state, [make_batch(number=1)]) == {}
+        assert guard.step(stepper, state, [make_batch(number=1)]) == {}
     assert same(whole_state(state), before)
     assert (state.step, state.sums["skipped"]) == (2, 1)
     assert "Step skipped: the loss of step 2" in caplog.text
     state.model[2].factor = 1.0
-    assert guard.step(train_step, stepper, state, [make_batch()])
+    assert guard.step(stepper, state, [make_batch()])
     assert (state.step, guard.in_a_row) == (3, 0)
 
 
@@ -135,9 +136,9 @@ def test_one_bad_step_after_another_stops_the_run_all_the_same(guard: Guard) -> 
     stepper, state = make(non_finite="skip")
     state.model[2].factor = INFINITE
     for _ in range(SKIPS_IN_A_ROW):
-        assert guard.step(train_step, stepper, state, [make_batch()]) == {}
+        assert guard.step(stepper, state, [make_batch()]) == {}
     with pytest.raises(StepFailed, match=f"{SKIPS_IN_A_ROW + 1} steps in a row"):
-        guard.step(train_step, stepper, state, [make_batch()])
+        guard.step(stepper, state, [make_batch()])
     assert sorted(path.name for path in guard.folder.iterdir()) == [
         "replay_step1.pt",
         f"replay_step{SKIPS_IN_A_ROW + 1}.pt",
@@ -148,7 +149,7 @@ def test_weights_that_are_gone_are_not_skipped_over(guard: Guard) -> None:
     stepper, state = make(non_finite="skip")
     state.model[0].weight.data.fill_(INFINITE)
     with pytest.raises(StepFailed, match="weights that were not finite before the step"):
-        guard.step(train_step, stepper, state, [make_batch()])
+        guard.step(stepper, state, [make_batch()])
 
 
 # fp16
@@ -159,7 +160,7 @@ def test_fp16_looks_for_its_scale_without_a_word(guard: Guard) -> None:
     stepper = replace(stepper, criterion=lambda raw, _: {"box": 100 * raw.float().mean()})
     weight = state.model[0].weight.detach().clone()
     for _ in range(12):
-        assert guard.step(train_step, stepper, state, [make_batch()])
+        assert guard.step(stepper, state, [make_batch()])
     assert state.sums["overflows"] >= 1
     assert state.scaler.get_scale() < 2**16
     assert state.step == 12
@@ -171,9 +172,9 @@ def test_a_scale_that_collapses_stops_the_run(guard: Guard) -> None:
     stepper = replace(stepper, criterion=lambda raw, _: {"box": (raw.float().mean() * 0).abs().sqrt()})
     weight = state.model[0].weight.detach().clone()
     for _ in range(16):
-        guard.step(train_step, stepper, state, [make_batch()])
+        guard.step(stepper, state, [make_batch()])
     with pytest.raises(StepFailed, match=r"the gradient of step 17 \(epoch 1\) is not a finite number: ") as caught:
-        guard.step(train_step, stepper, state, [make_batch()])
+        guard.step(stepper, state, [make_batch()])
     assert state.scaler.get_scale() == 1
     assert "first seen: gradient, from the loss backwards, of the output of " in str(caught.value)
     assert torch.equal(state.model[0].weight, weight)
@@ -187,7 +188,7 @@ def test_memory_that_runs_out_is_told_with_what_fits(guard: Guard, small_memory:
     before = whole_state(state)
     small_memory(5)
     with pytest.raises(StepFailed) as caught:
-        guard.step(train_step, stepper, state, [make_batch(16)])
+        guard.step(stepper, state, [make_batch(16)])
     reason = "CUDA out of memory. Tried to allocate 20.00 MiB."
     assert str(caught.value).splitlines() == [
         f"out of memory on cpu in step 1: 16 images of 8 x 8 px do not fit ({reason})",
@@ -203,24 +204,26 @@ def test_memory_that_runs_out_is_told_with_what_fits(guard: Guard, small_memory:
 def test_not_one_image_fits(guard: Guard, small_memory: Callable[[int], None]) -> None:
     small_memory(0)
     with pytest.raises(StepFailed, match="what fits, by trial: not even one image\n  remedy: "):
-        guard.step(train_step, *make(amp="bf16"), [make_batch(1)])
+        guard.step(*make(amp="bf16"), [make_batch(1)])
 
 
-def test_the_processors_own_allocator_is_understood(guard: Guard) -> None:
+def test_the_processors_own_allocator_is_understood(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
     def greedy(*_: object) -> dict[str, float]:
         torch.empty(10**15)
         return {}
 
+    monkeypatch.setattr(failure, "train_step", greedy)
     with pytest.raises(StepFailed, match=r"out of memory on cpu in step 1.*\n.*what fits, by trial: 2 images"):
-        guard.step(greedy, *make(), [make_batch(4)])
+        guard.step(*make(), [make_batch(4)])
 
 
-def test_another_error_is_passed_on(guard: Guard) -> None:
+def test_another_error_is_passed_on(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(*_: object) -> dict[str, float]:
         raise RuntimeError("shapes cannot be multiplied")
 
+    monkeypatch.setattr(failure, "train_step", wrong)
     with pytest.raises(RuntimeError, match="shapes"):
-        guard.step(wrong, *make(), [make_batch()])
+        guard.step(*make(), [make_batch()])
 
 
 @pytest.mark.parametrize(
@@ -258,7 +261,7 @@ def test_each_bad_image_is_told_once_and_counted_each_time(guard: Guard, caplog:
     bad = replace(make_batch(2), problems=("a.jpg: gone\nb.jpg: gone", ""))
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            guard.step(train_step, stepper, state, [make_batch(), bad])
+            guard.step(stepper, state, [make_batch(), bad])
     assert state.sums["bad_images"] == 6
     assert [record.getMessage() for record in caplog.records] == [
         f"Another image in its place (bad_images: skip): {name}.jpg: gone" for name in "ab"

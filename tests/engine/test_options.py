@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.options import parse_train_args, resume_config, total_epochs
+from engine.options import resolve, total_epochs
+from train import parse_args
 from utils.config import ConfigError
 
 
@@ -23,15 +24,15 @@ def test_epochs_are_a_number_or_an_addition() -> None:
 )
 def test_what_is_no_number_is_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse_train_args(options)
+        parse_args(options)
     assert "expected a whole number from 1" in capsys.readouterr().err
 
 
 def test_a_batch_size_may_be_found_by_trial() -> None:
-    assert parse_train_args(["--batch-size", "auto"]).batch_size == "auto"
-    assert parse_train_args(["--batch-size", "4"]).batch_size == 4
+    assert parse_args(["--batch-size", "auto"]).batch_size == "auto"
+    assert parse_args(["--batch-size", "4"]).batch_size == 4
 
 
 def test_a_seed_of_zero_is_given_too(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"leave out --seed$"):
-        resume_config(parse_train_args(["--resume", str(tmp_path), "--seed", "0"]))
+        resolve(parse_args(["--resume", str(tmp_path), "--seed", "0"]))

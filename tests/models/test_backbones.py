@@ -14,7 +14,8 @@ from torch import nn
 from models.benchmark.costs import count_bflops
 from models.build import BACKBONES
 from models.layers import SqueezeExcitation
-from utils.config import ConfigError, build
+from utils.config import ConfigError
+from utils.schema import build
 from utils.structures import Features
 
 CSP = {"ratio": 0.5, "fusion": "both"}

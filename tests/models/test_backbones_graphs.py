@@ -12,7 +12,7 @@ from models.benchmark.costs import count_bflops
 from models.build import BACKBONES
 from models.config import load_model_config
 from tests.models.test_backbones import CSP, SMALL, count_conv_weights, count_file_floats, make, on_meta, shapes
-from utils.config import build
+from utils.schema import build
 from utils.structures import Features
 
 SLICE = {**CSP, "split": "slice"}

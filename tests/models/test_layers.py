@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from models.backbones.stages import check_lengths
 from models.layers import (
     SAM,
     SPP,
@@ -13,7 +14,6 @@ from models.layers import (
     ResidualBlock,
     Shortcut,
     SqueezeExcitation,
-    check_lengths,
     halving_pool,
     make_activation,
     make_excitation,

@@ -19,7 +19,8 @@ from models.necks.panet import PANet
 from models.necks.prn import PRN
 from models.necks.tiny import TinyFPN
 from tests.models.test_backbones import count_conv_weights, count_file_floats
-from utils.config import ConfigError, build
+from utils.config import ConfigError
+from utils.schema import build
 from utils.structures import Features
 
 TAPS = Features((24, 32, 48), (8, 16, 32))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.utils.pictures import whole_images
+from tests.utils.samples import whole_images
 from utils.metrics.build import build_metric
 from utils.metrics.classification import MANY, ClassificationMetric
 from utils.structures import LabelledImages

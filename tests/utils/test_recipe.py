@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from utils.config import ConfigError, dump_yaml, to_plain
-from utils.recipe import RecipeConfig, check_task, load_recipe, recipe_from
+from utils.recipe import OptimizerConfig, RecipeConfig, check_task, load_recipe, recipe_from
 
 
 def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
@@ -146,3 +146,14 @@ def test_keys_of_the_other_task_are_refused_where_they_differ_from_their_default
 def test_values_of_a_classifiers_augmentation_are_checked(values: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         recipe_from({"augment": {"classify": values}}, where="r")
+
+
+@pytest.mark.parametrize(("kind", "factor"), [("sgd", 4.0), ("adamw", 2.0), ("muon", 2.0)])
+def test_the_rate_follows_the_images_of_a_step(kind: str, factor: float) -> None:
+    config = OptimizerConfig(type=kind, lr=0.01, lr_batch=16)
+    assert config.lr_for(16) == 0.01
+    assert config.lr_for(64) == pytest.approx(0.01 * factor)
+    assert config.lr_for(4) == pytest.approx(0.01 / factor)
+    added_up = RecipeConfig(batch_size=8, nominal_batch_size=64, optimizer=config)
+    assert added_up.lr == pytest.approx(0.01 * factor)
+    assert RecipeConfig(batch_size=64, optimizer=OptimizerConfig(type=kind, lr=0.01)).lr == 0.01, "null: as it is"

@@ -37,15 +37,15 @@ class ClassificationMetric:
         self.reset()
 
     def reset(self) -> None:
-        """Forget every image."""
+        """Remove all predictions."""
         self._rows: dict[Hashable, dict[str, Any]] = {}
 
     def update(self, image_ids: Sequence[Hashable], probabilities: np.ndarray) -> None:
-        """Add what was found in images, each image once.
+        """Add the predictions for images, each image once.
 
         Args:
             image_ids: B ids of `truth`.
-            probabilities: (B, C).
+            probabilities: (B, C) in [0, 1], a column for each of `names`.
         Raises:
             ValueError: an unknown image, one that was counted before, or a probability that is not finite.
         """

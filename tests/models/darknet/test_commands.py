@@ -12,7 +12,7 @@ import detect
 import export
 import train
 import val
-from models import benchmark
+from models.benchmark import __main__ as benchmark
 from models.build import build_model
 from models.config import load_model_config
 from models.predictor import open_predictor

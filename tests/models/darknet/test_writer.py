@@ -21,7 +21,8 @@ from models.heads.classify import ClassifyHead
 from models.layers import ConvNormAct, Maxout, WeightedShortcut
 from tests.models.darknet.cfgs import NETWORKS
 from tests.models.darknet.common import build_text, quick, randomise_, saved
-from utils.config import ROOT, ConfigError, build
+from utils.config import ROOT, ConfigError
+from utils.schema import build
 
 OURS = sorted(path.stem for path in (ROOT / "cfg").glob("*.yaml"))
 QUICK = {

@@ -13,7 +13,8 @@ from models.build import CRITERIA
 from models.heads.classify import ClassifyHead
 from models.losses import classification
 from models.losses.classification import ClassificationLoss
-from utils.config import ConfigError, build
+from utils.config import ConfigError
+from utils.schema import build
 from utils.structures import Features, Targets
 
 CLASSES = 5

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from models.darknet.graph import DarknetGraph
 from models.darknet.sections import Section
 from models.darknet.trace import in_file_order
-from models.darknet.writer import Writer, anchor_options
+from models.darknet.writer import Options, Writer, anchor_options
 from models.detector import Detector
 from models.heads.anchor import AnchorHead
 from models.heads.classify import ClassifyHead
@@ -33,12 +31,12 @@ def write_sections(
     if isinstance(model.backbone, DarknetGraph):
         return _rewrite(model.backbone, model.head, image_size, resize)
     height, width = image_size or DEFAULT_SIZE
-    net = {"batch": 1, "subdivisions": 1, "width": width, "height": height, "channels": 3}
+    net: Options = {"batch": 1, "subdivisions": 1, "width": width, "height": height, "channels": 3}
     writer = Writer(model, (height, width))
     for node in in_file_order(writer.graph):
         writer.write(node)
     if isinstance(model.head, ClassifyHead):
-        writer.emit("softmax", groups=1)
+        writer.emit("softmax", {"groups": 1})
     return [_net(Section("net", 0, net), None, resize), *writer.sections]
 
 
@@ -80,16 +78,18 @@ def _rewrite(
     return [_net(net, image_size, resize), *layers]
 
 
-def _classifier_changes(graph: DarknetGraph, head: ClassifyHead) -> dict[int, dict[str, Any]]:
+def _classifier_changes(graph: DarknetGraph, head: ClassifyHead) -> dict[int, Options]:
+    """Options to set, by the layer's index."""
+    assert graph.classifier is not None  # else there is no such head
     return {graph.classifier.conv: {"filters": head.num_classes}}
 
 
-def _yolo_changes(graph: DarknetGraph, head: AnchorHead) -> dict[int, dict[str, Any]]:
+def _yolo_changes(graph: DarknetGraph, head: AnchorHead) -> dict[int, Options]:
     """Options to set, by the layer's index."""
     as_read = [torch.tensor(level.anchors).view(-1, 2) for level in graph.levels]
     moved = not all(torch.equal(old, new.cpu()) for old, new in zip(as_read, head.anchors, strict=True))
     anchors = anchor_options(head) if moved else [{}] * len(graph.levels)
-    changes: dict[int, dict[str, Any]] = {}
+    changes: dict[int, Options] = {}
     for level, count, options in zip(graph.levels, head.anchor_counts, anchors, strict=True):
         changes[level.conv] = {"filters": count * (5 + head.num_classes)}
         changes[level.conv + 1] = {"classes": head.num_classes, **options}

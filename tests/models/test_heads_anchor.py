@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from models.heads.anchor import AnchorHead
-from utils.config import ConfigError, build
+from utils.config import ConfigError
+from utils.schema import build
 from utils.structures import Features
 
 ANCHORS = [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45], [116, 90]]

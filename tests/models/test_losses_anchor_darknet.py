@@ -11,7 +11,7 @@ import torch
 
 from models.build import build_criterion
 from models.detector import Detector
-from tests.models.test_losses import (
+from tests.models.test_losses_anchor import (
     ANCHORS,
     CLASSES,
     FEATURES,

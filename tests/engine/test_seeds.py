@@ -1,4 +1,4 @@
-"""engine/sweeps.py: folders of the seeds, what is done again and what is refused. Nothing is trained."""
+"""engine/seeds.py: folders of the seeds, what is done again and what is refused. Nothing is trained."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+import torch
 
-from engine.sweeps import train_with_seeds
+from engine import seeds as seeds_module
+from engine.options import RunOptions
+from engine.seeds import train_with_seeds
 from utils.config import ConfigError, to_plain
 from utils.files import write_json
-from utils.recipe import RecipeConfig, TrainConfig
+from utils.recipe import RecipeConfig
 from utils.run import Run
+from utils.train_config import TrainConfig
 
 CONFIG = TrainConfig({"name": "m"}, RecipeConfig(epochs=2), "shapes", (64, 64), None, 3, 0)
 
@@ -31,10 +34,10 @@ class Trainings:
         self.done: list[tuple[str, bool]] = []
         self.end: dict[int, int | BaseException] = {}
 
-    def __call__(self, folder: Path, config: TrainConfig, run: Run | None = None, **_: Any) -> int:
-        self.done.append((folder.name, run is not None))
-        if run is None:
-            run = Run.create(folder.parent, folder.name, to_plain(config))
+    def __call__(self, config: TrainConfig, options: RunOptions, _: torch.device, *, resumed: Run | None = None) -> int:
+        self.done.append((options.name, resumed is not None))
+        run = resumed or Run.create(options.project, options.name, to_plain(config))
+        folder = options.project / options.name
         assert run.folder == folder
         end = self.end.pop(config.seed, 0)
         if isinstance(end, BaseException):
@@ -45,14 +48,16 @@ class Trainings:
 
 
 @pytest.fixture
-def train() -> Trainings:
-    return Trainings()
+def train(monkeypatch: pytest.MonkeyPatch) -> Trainings:
+    trainings = Trainings()
+    monkeypatch.setattr(seeds_module, "train", trainings)
+    return trainings
 
 
 @pytest.fixture
 def seeds(train: Trainings, tmp_path: Path) -> Callable[..., int]:
     def run(count: int, config: TrainConfig = CONFIG) -> int:
-        return train_with_seeds(config, count, train, project=tmp_path / "runs", name="exp")
+        return train_with_seeds(config, RunOptions(tmp_path / "runs", "exp"), torch.device("cpu"), count=count)
 
     return run
 

@@ -9,44 +9,35 @@ import pytest
 from PIL import Image
 
 from data import convert, doctor
-from data.config import DataConfig, guess_task, read_data_config, read_split
+from data.config import read_data_config
 from data.convert import write_class_folders
 from data.formats import imagefolder
 from data.images import read_image
-from data.splits import read_splits
-from tests.data.tiny_sets import annotation, make_coco, make_config, make_image, make_yolo, said
+from data.read import guess_task, read_split
+from tests.data.tiny_sets import (
+    annotation,
+    folders_config,
+    make_coco,
+    make_config,
+    make_folders,
+    make_image,
+    read_classes,
+    said,
+)
 from utils.config import ConfigError, load_yaml
 from utils.structures import LabelledImages
-
-
-def make_folders(folder: Path, classes: dict[str, int], *, split: str = "train") -> Path:
-    """`folder`/`split`/CLASS/0.png, ... of so many images each."""
-    for name, count in classes.items():
-        (folder / split / name).mkdir(parents=True, exist_ok=True)
-        for number in range(count):
-            make_image(folder / split / name / f"{number}.png", seed=number)
-    return folder / split
-
-
-def config_of(folder: Path, options: str = "") -> DataConfig:
-    splits = [split for split in ("train", "val") if (folder / split).is_dir()]
-    return make_config(folder, "".join(f"{split}: {split}\n" for split in splits) + options)
-
-
-def classes(config: DataConfig, split: str = "train") -> LabelledImages:
-    return read_split(config, split, task="classify")
 
 
 def test_an_empty_folder_says_what_is_expected(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     with pytest.raises(ConfigError, match="no image in this folder"):
-        classes(config_of(tmp_path))
+        read_classes(folders_config(tmp_path))
 
 
 def test_folders_are_classes_in_alphabetical_order(tmp_path: Path) -> None:
     make_folders(tmp_path, {"dog": 2, "cat": 1, ".hidden": 1, "Owl": 1})
     make_image(tmp_path / "train" / "dog" / "deeper" / "x.png")
-    data = classes(config_of(tmp_path))
+    data = read_classes(folders_config(tmp_path))
     assert data.task == "classify"
     assert data.names == ("Owl", "cat", "dog")
     assert [sample.path.relative_to(tmp_path / "train").as_posix() for sample in data.samples] == [
@@ -62,47 +53,35 @@ def test_folders_are_classes_in_alphabetical_order(tmp_path: Path) -> None:
 def test_names_give_the_order_and_what_is_none_of_them_is_told(tmp_path: Path) -> None:
     make_folders(tmp_path, {"dog": 1, "cat": 2, "owl": 2})
     make_image(tmp_path / "train" / "lost.png")
-    data = classes(config_of(tmp_path, "names: [dog, cat, fox]"))
+    data = read_classes(folders_config(tmp_path, "names: [dog, cat, fox]"))
     assert data.names == ("dog", "cat", "fox")
     assert [int(sample.labels[0]) for sample in data.samples] == [1, 1, 0]
     assert "owl: 'owl' is none of the 3 classes: 2 images (the first: 0.png); left out" in said(data)
     assert "images in no folder of a class: 1 images (the first: lost.png)" in said(data)
     assert "no image of class 'fox'; kept" in said(data)
     with pytest.raises(ConfigError, match="labels: warn"):
-        classes(config_of(tmp_path, "names: [dog, cat, fox]\nlabels: error"))
-    assert len(classes(config_of(tmp_path, "names: [dog, cat, owl, fox]\nlabels: warn"))) == 5
+        read_classes(folders_config(tmp_path, "names: [dog, cat, fox]\nlabels: error"))
+    assert len(read_classes(folders_config(tmp_path, "names: [dog, cat, owl, fox]\nlabels: warn"))) == 5
 
 
 def test_a_map_gives_folders_their_names(tmp_path: Path) -> None:
     make_folders(tmp_path, {"n02": 1, "n01": 1})
-    data = classes(config_of(tmp_path, "names: {n02: shark, n01: 'no'}"))
+    data = read_classes(folders_config(tmp_path, "names: {n02: shark, n01: 'no'}"))
     assert data.names == ("shark", "no")
     assert [int(sample.labels[0]) for sample in data.samples] == [1, 0]
-    assert classes(config_of(tmp_path, "names: [a, b]\nfolders: [n01, n02]")).names == ("a", "b")
+    assert read_classes(folders_config(tmp_path, "names: [a, b]\nfolders: [n01, n02]")).names == ("a", "b")
     with pytest.raises(ConfigError, match="1 folders for 2 names"):
-        config_of(tmp_path, "names: [a, b]\nfolders: [n01]")
+        folders_config(tmp_path, "names: [a, b]\nfolders: [n01]")
     with pytest.raises(ConfigError, match="'shark' stands twice"):
-        config_of(tmp_path, "names: {n02: shark, n01: shark}")
+        folders_config(tmp_path, "names: {n02: shark, n01: shark}")
     with pytest.raises(ConfigError, match=r"expected a list or the numbers 0 to 1 as keys, found \['n02', 'n01'\]"):
-        read_split(config_of(tmp_path, "names: {n02: shark, n01: 'no'}"), "train")
-
-
-def test_the_training_split_decides_the_classes_of_all(tmp_path: Path) -> None:
-    make_folders(tmp_path, {"ant": 1, "bee": 1, "cow": 1})
-    make_folders(tmp_path, {"cow": 1, "ant": 1, "dog": 1}, split="val")
-    splits = read_splits(str(config_of(tmp_path).source), "classify")
-    assert splits.names == splits.val.names == ("ant", "bee", "cow")
-    assert (splits.task, splits.counts()) == ("classify", "3 training images, 2 validation images")
-    assert "'dog' is none of the 3 classes" in said(splits.val)
-    assert [int(sample.labels[0]) for sample in splits.shown(5)] == [0, 2]
-    alone = make_config(tmp_path, "val: val\n")
-    assert classes(alone, "val").names == ("ant", "cow", "dog")
+        read_split(folders_config(tmp_path, "names: {n02: shark, n01: 'no'}"), "train")
 
 
 def test_a_list_takes_the_class_from_the_folder_above(tmp_path: Path) -> None:
     make_folders(tmp_path, {"dog": 2, "cat": 2}, split="images")
     (tmp_path / "train.txt").write_text("images/dog/1.png\n./images/cat/0.png\nimages/cat/9.png\n")
-    data = classes(make_config(tmp_path, "train: train.txt"))
+    data = read_classes(make_config(tmp_path, "train: train.txt"))
     assert data.names == ("cat", "dog")
     assert [int(sample.labels[0]) for sample in data.samples] == [1, 0]
     assert "train.txt:3: no such image" in said(data)
@@ -113,7 +92,7 @@ def test_bad_files_are_named_and_left_out(tmp_path: Path) -> None:
     (target / "cat" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut off")
     (target / "dog" / "empty.png").write_bytes(b"")
     (target / "dog" / "notes.txt").write_text("no image")
-    data = classes(config_of(tmp_path))
+    data = read_classes(folders_config(tmp_path))
     assert len(data) == 3
     assert len(data.problems) == 2
     assert "cat/broken.jpg: " in said(data)
@@ -121,7 +100,7 @@ def test_bad_files_are_named_and_left_out(tmp_path: Path) -> None:
     for file in (*target.glob("cat/?.png"), *target.glob("dog/?.png")):
         file.write_bytes(b"")
     with pytest.raises(ConfigError, match=r"none of the 5 images can be read; the first: .*0.png: the file is empty"):
-        classes(config_of(tmp_path))
+        read_classes(folders_config(tmp_path))
 
 
 def test_sizes_are_those_of_the_upright_image(tmp_path: Path) -> None:
@@ -130,26 +109,8 @@ def test_sizes_are_those_of_the_upright_image(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (30, 20)).save(path, exif=exif)
-    (sample,) = classes(config_of(tmp_path)).samples
+    (sample,) = read_classes(folders_config(tmp_path)).samples
     assert (sample.height, sample.width) == read_image(path).shape[:2] == (30, 20)
-
-
-def test_each_task_refuses_the_other_tasks_data(tmp_path: Path) -> None:
-    coco = make_coco(tmp_path / "coco", [annotation(1, [1, 1, 20, 20])])
-    with pytest.raises(
-        ConfigError, match=r"the model is a classifier.*python -m data.convert SRC DST --to imagefolder"
-    ):
-        classes(coco, "val")
-    yolo = make_yolo(tmp_path / "yolo", {"a": "0 0.5 0.5 1 1"})
-    for target in ("images", "val.txt"):
-        with pytest.raises(ConfigError, match="expected one folder of images for each class"):
-            classes(make_config(tmp_path / "yolo", f"val: {target}\nnames: [cat]"), "val")
-    assert read_split(yolo, "val").task == "detect"
-    make_folders(tmp_path, {"cat": 1, "dog": 1})
-    with pytest.raises(ConfigError, match=r"no labels for .*; class folders are for a classifier"):
-        read_split(config_of(tmp_path), "train")
-    with pytest.raises(ConfigError, match="no image of a known class: the folders are cat, dog; 'names' has cow"):
-        classes(config_of(tmp_path, "names: [cow]"))
 
 
 def test_boxes_are_cut_out_into_class_folders(tmp_path: Path) -> None:
@@ -161,7 +122,7 @@ def test_boxes_are_cut_out_into_class_folders(tmp_path: Path) -> None:
     written = imagefolder.write(data, tmp_path / "cut" / "train")
     assert (written.images, written.small, written.crowd) == (4, 1, 1)
     assert written.folders == {"cat": "cat", "dog": "dog", "owl": "owl"}
-    again = classes(config_of(tmp_path / "cut"))
+    again = read_classes(folders_config(tmp_path / "cut"))
     assert again.names == ("cat", "dog", "owl")
     found = [(sample.path.parent.name, sample.path.name, sample.height, sample.width) for sample in again.samples]
     assert found == [
@@ -184,7 +145,7 @@ def test_odd_class_names_survive_the_cutting(tmp_path: Path) -> None:
     categories = [{"id": 1, "name": "b/c"}, {"id": 2, "name": "a"}]
     splits = {"val": read_split(make_coco(tmp_path / "coco", entries, categories=categories), "val")}
     write_class_folders(splits, tmp_path / "cut")
-    data = classes(read_data_config(tmp_path / "cut" / "data.yaml"), "val")
+    data = read_classes(read_data_config(tmp_path / "cut" / "data.yaml"), "val")
     assert data.names == ("b/c", "a")
     assert [int(sample.labels[0]) for sample in data.samples] == [1, 0]
 
@@ -198,7 +159,7 @@ def test_folders_have_names_that_every_system_takes(tmp_path: Path) -> None:
 def test_the_same_name_in_two_folders_is_kept_apart(tmp_path: Path) -> None:
     make_folders(tmp_path, {"cat": 1})
     make_image(tmp_path / "train" / "cat" / "more" / "0.png", seed=9)
-    written = imagefolder.write(classes(config_of(tmp_path)), tmp_path / "cut")
+    written = imagefolder.write(read_classes(folders_config(tmp_path)), tmp_path / "cut")
     assert written.images == 2
     assert sorted(path.name for path in (tmp_path / "cut" / "cat").iterdir()) == ["0-2.png", "0.png"]
 
@@ -210,7 +171,7 @@ def test_the_command_cuts_a_set_for_a_classifier(tmp_path: Path, capsys: pytest.
     assert "val: 2 images cut out" in capsys.readouterr().out
     content = load_yaml(tmp_path / "cut" / "data.yaml")
     assert content["names"] == ["cat", "dog", "owl"]
-    data = classes(read_data_config(tmp_path / "cut" / "data.yaml"), "val")
+    data = read_classes(read_data_config(tmp_path / "cut" / "data.yaml"), "val")
     assert [data.names[int(sample.labels[0])] for sample in data.samples] == ["cat", "dog"]
     assert convert.main([str(source), str(tmp_path / "cut"), "--to", "imagefolder"]) == 2
     assert "exists and is not empty" in capsys.readouterr().err
@@ -223,7 +184,7 @@ def test_the_doctor_knows_a_classifiers_set(tmp_path: Path, capsys: pytest.Captu
     make_image(tmp_path / "set" / "val" / "dog" / "0.png", seed=51)
     whole = tmp_path / "set" / "train" / "cat" / "1.png"
     whole.write_bytes(whole.read_bytes()[:400])
-    config = config_of(tmp_path / "set")
+    config = folders_config(tmp_path / "set")
     assert guess_task(config) == "classify"
     assert doctor.main([str(config.source), "--fix", str(tmp_path / "fixed")]) == 2
     out = capsys.readouterr().out
@@ -231,14 +192,5 @@ def test_the_doctor_knows_a_classifiers_set(tmp_path: Path, capsys: pytest.Captu
     assert "val/cat/0.png: the same picture as" in out
     assert "so the measured accuracy is too good" in out
     fixed = read_data_config(tmp_path / "fixed" / "data.yaml")
-    assert len(classes(fixed)) == 4
+    assert len(read_classes(fixed)) == 4
     assert doctor.main([str(fixed.source)]) == 1
-
-
-def test_other_sets_are_a_detectors(tmp_path: Path) -> None:
-    assert guess_task(make_coco(tmp_path / "coco", [])) == "detect"
-    assert guess_task(make_yolo(tmp_path / "yolo", {"a": "0 0.5 0.5 1 1"})) == "detect"
-    assert guess_task(make_config(tmp_path / "yolo", "val: images\nnames: [cat]")) == "detect"
-    assert guess_task(make_config(tmp_path / "none", "val: gone")) == "detect"
-    make_image(tmp_path / "flat" / "images" / "a.png")
-    assert guess_task(make_config(tmp_path / "flat", "val: images")) == "detect"
