@@ -19,8 +19,8 @@ from data.media.sources import Source, open_source
 from data.media.window import Window
 from engine.stream import DetectOptions, class_indices, process
 from models.info import Predictor
-from models.postprocess import NMS_KINDS
 from models.predictor import default_weights, open_predictor
+from models.suppression import NMS_KINDS
 from utils.arguments import given, share, whole_number
 from utils.config import ROOT, ConfigError
 from utils.faults import report

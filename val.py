@@ -19,8 +19,8 @@ from data.read import read_split, summarize
 from data.transforms import ten_crop_size
 from engine.evaluate import EvaluationOptions, evaluate, match_classes, protocol_and_speed, training_data, write_results
 from models.info import ModelInfo
-from models.postprocess import NMS_KINDS
 from models.predictor import default_weights, open_predictor
+from models.suppression import NMS_KINDS
 from utils.arguments import given, share, whole_number
 from utils.config import ROOT, ConfigError
 from utils.faults import report

@@ -111,7 +111,7 @@ def box_sizes(images: LabelledImages, size: tuple[int, int], resize: str) -> np.
 
 
 def object_sizes(images: LabelledImages, size: tuple[int, int], resize: str) -> np.ndarray:
-    """As `box_sizes`, but with boxes that have no width or height, and empty where there is no object."""
+    """(N, 2) as `box_sizes`, but with boxes that have no width or height; (0, 2) where there is no object."""
     sizes = [np.zeros((0, 2))]
     for sample in images.samples:
         box = plan_resize(sample.height, sample.width, size, resize)
@@ -231,13 +231,13 @@ def _arrays(head: Head) -> list[np.ndarray]:
 
 
 def rounded(anchors: np.ndarray) -> np.ndarray:
-    """Sides in tenths of a pixel, or below a pixel in two significant digits; none is 0."""
+    """(K, 2) sides in pixels, rounded to tenths, or below a pixel to two significant digits; none is 0."""
     decimals = 1 - np.floor(np.log10(anchors.clip(LEAST_SIDE))).clip(max=0)
     return (np.round(anchors * 10**decimals) / 10**decimals).clip(LEAST_SIDE)
 
 
 def by_level(anchors: np.ndarray, counts: list[int]) -> list[list[float]]:
-    """Anchors in ascending order -> for each level, finest first, width, height, width, ..."""
+    """(K, 2) anchors in ascending order -> for each level, finest first, width, height, width, ... in pixels."""
     return [part.ravel().tolist() for part in np.split(anchors, np.cumsum(counts)[:-1])]
 
 

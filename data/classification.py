@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from data.dataset import Request, TrainDataset
-from data.mosaic import no_labels, paste
-from data.transforms import FILL, Labelled
+from data.mosaic import paste
+from data.transforms import FILL, Labelled, change_hsv
 from utils.augment_config import ClassifyAugment
 
 BLUR_KERNEL = 15
@@ -50,7 +50,8 @@ class ClassifyDataset(TrainDataset):
         index, image = self.image_at(index)
         image = random_crop(image, size, config, rng)
         if self.pipeline is not None:
-            image = self.pipeline(Labelled(image, *no_labels()), rng).image
+            without_boxes = Labelled(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool))
+            image = self.pipeline(without_boxes, rng).image
             if image.shape[:2] != tuple(size):
                 image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
         left_right, upside_down, blurred = rng.random(3)
@@ -85,9 +86,14 @@ def random_factor(least: float, rng: np.random.Generator) -> float:
 def random_crop(
     image: np.ndarray, size: tuple[int, int], config: ClassifyAugment, rng: np.random.Generator
 ) -> np.ndarray:
-    """A part of an image at a random scale, aspect, angle and place, as an image of `size` (height, width).
+    """A part of an image at a random scale, aspect, angle and position, as an image of `size` (height, width).
 
     Where the image is smaller than that it lies in the middle, with grey around it.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+    Returns:
+        (height, width, 3) uint8 RGB.
     """
     aspect = random_factor(config.aspect, rng)
     short = rng.uniform(*config.short_side) * min(size)
@@ -117,16 +123,12 @@ def random_crop(
 
 
 def random_colour(image: np.ndarray, config: ClassifyAugment, rng: np.random.Generator) -> np.ndarray:
-    """Hue shifted around the colour circle, saturation and value times a factor."""
+    """An (H, W, 3) uint8 RGB image, its hue shifted around the colour circle, saturation and value times a factor."""
     shift = rng.uniform(-config.hue, config.hue) * 180  # OpenCV's hue has half degrees
     saturation, exposure = random_factor(config.saturation, rng), random_factor(config.exposure, rng)
     if shift == 0 and saturation == exposure == 1:
         return image
-    levels = np.arange(256)
-    tables = (np.rint(levels + shift) % 180, np.clip(levels * saturation, 0, 255), np.clip(levels * exposure, 0, 255))
-    channels = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))
-    changed = [cv2.LUT(c, table.astype(np.uint8)) for c, table in zip(channels, tables, strict=True)]
-    return cv2.cvtColor(cv2.merge(changed), cv2.COLOR_HSV2RGB)
+    return change_hsv(image, np.rint(np.arange(256) + shift) % 180, saturation, exposure)
 
 
 def draw_parts(
@@ -157,6 +159,7 @@ def mix(items: Sequence[Labelled], parts: Sequence[Part], *, blend: bool) -> Lab
     """One image from several of one size, with the labels of all.
 
     Args:
+        items: (H, W, 3) uint8 images of one class each.
         parts: one for each item, in the order in which they are laid on each other.
         blend: add images up by their shares (mixup), instead of pasting each into its box.
     """

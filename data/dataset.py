@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -59,7 +59,15 @@ class Request:
 
 
 class Item(NamedTuple):
-    """One element of a batch before collation; tensors as in Batch."""
+    """One element of a batch before collation.
+
+    Args:
+        image: (3, H, W) uint8 RGB.
+        boxes: (N, 4) float32 xyxy pixels of `image`; labels (N,) int64; crowd (N,) bool.
+        image_id, path, letterbox: as in Batch; letterbox is None in training.
+        weights: (N,) float32 or None, as in Targets.
+        problem: the files that could not be read, one a line, where others took their place.
+    """
 
     image: torch.Tensor
     boxes: torch.Tensor
@@ -72,6 +80,7 @@ class Item(NamedTuple):
     problem: str = ""
 
 
+@dataclass(eq=False, repr=False)
 class TrainDataset(Dataset):
     """Augmented images.
 
@@ -84,31 +93,24 @@ class TrainDataset(Dataset):
         bad_images: what a file that cannot be read does: 'stop' raises, 'skip' puts the next image in its place.
     """
 
+    images: LabelledImages
+    config: AugmentConfig
+    _: KW_ONLY
+    image_size: tuple[int, int]
+    resize: str
+    seed: int
+    bad_images: Literal["stop", "skip"] = "stop"
+
     interpolation = cv2.INTER_LINEAR
     """Of images that are read."""
 
-    def __init__(
-        self,
-        images: LabelledImages,
-        config: AugmentConfig,
-        *,
-        image_size: tuple[int, int],
-        resize: str,
-        seed: int,
-        bad_images: Literal["stop", "skip"] = "stop",
-    ) -> None:
-        self.images = images
-        self.config = config
-        self.image_size = image_size
-        self.resize = resize
-        self.seed = seed
-        self.bad_images = bad_images
+    def __post_init__(self) -> None:
         self.problems: list[str] = []
         self.pipeline = None
-        if config.albumentations:
+        if self.config.albumentations:
             from data.pipeline import AlbumentationsPipeline  # the library takes a second or two to import
 
-            self.pipeline = AlbumentationsPipeline(config.albumentations)
+            self.pipeline = AlbumentationsPipeline(self.config.albumentations)
         self.cache: list[np.ndarray | str] | None = None
         """The images at the base size, or why one cannot be read."""
 
@@ -134,7 +136,7 @@ class TrainDataset(Dataset):
         return {**self.__dict__, "cache": None}
 
     def __getitem__(self, request: Request) -> Item:
-        """The augmented image that `request` names."""
+        """The augmented image that `request` names; its boxes are in pixels of the network input."""
         item = self._augment(request)
         sample = self.images.samples[request.index]
         problem = "\n".join(self.problems)
@@ -153,7 +155,7 @@ class TrainDataset(Dataset):
         if config.mosaic_type == "quadrants":  # each image has had its own
             return item
         item = random_flips(item, config, rng)
-        return Labelled(random_hsv(item.image, config, rng), item.boxes, item.labels, item.crowd)
+        return replace(item, image=random_hsv(item.image, config, rng))
 
     def _generator(self, epoch: int, request: Request) -> np.random.Generator:
         return np.random.default_rng((self.seed, epoch, request.index, request.repeat))
@@ -194,6 +196,8 @@ class TrainDataset(Dataset):
     def image_at(self, index: int) -> tuple[int, np.ndarray]:
         """An image at the base size, and its index: with `bad_images: skip` perhaps that of one of the next images.
 
+        Returns:
+            The index, and the (H, W, 3) uint8 RGB image.
         Raises:
             ValueError: it cannot be read; or, with 'skip', neither can those after it.
         """
@@ -229,6 +233,7 @@ class TrainDataset(Dataset):
         return cv2.resize(image, (width, height), interpolation=self.interpolation)
 
 
+@dataclass(eq=False, repr=False)
 class EvalDataset(Dataset):
     """Images as at inference, with the map back to the original.
 
@@ -239,18 +244,11 @@ class EvalDataset(Dataset):
         bad_images: what a file that cannot be read does: 'stop' raises, 'skip' puts a grey image in its place.
     """
 
-    def __init__(
-        self,
-        images: LabelledImages,
-        *,
-        image_size: tuple[int, int],
-        resize: str,
-        bad_images: Literal["stop", "skip"] = "stop",
-    ) -> None:
-        self.images = images
-        self.image_size = image_size
-        self.resize = resize
-        self.bad_images = bad_images
+    images: LabelledImages
+    _: KW_ONLY
+    image_size: tuple[int, int]
+    resize: str
+    bad_images: Literal["stop", "skip"] = "stop"
 
     def __len__(self) -> int:
         return len(self.images)
@@ -276,6 +274,9 @@ class EvalDataset(Dataset):
 def check_size(image: np.ndarray, height: int, width: int, path: str) -> None:
     """Refuse an image whose size is not the one that its labels were made for.
 
+    Args:
+        image: (H, W, 3) uint8.
+        height, width: pixels, as the labels say.
     Raises:
         ValueError: with both sizes and the likely cause.
     """

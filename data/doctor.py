@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
@@ -108,13 +108,6 @@ class Report:
         }
 
 
-class ImageChecks(NamedTuple):
-    """A digest of the pixels of each image, None where the image cannot be used, and why."""
-
-    digests: list[bytes | None]
-    problems: list[LabelProblem]
-
-
 def examine(config: DataConfig) -> tuple[Report, dict[str, LabelledImages]]:
     """Everything that is wrong with a data set, and its splits without the images that cannot be used."""
     report, splits = Report(str(config.source)), dict[str, LabelledImages]()
@@ -130,12 +123,12 @@ def examine(config: DataConfig) -> tuple[Report, dict[str, LabelledImages]]:
             message = str(error).removeprefix(f"{config.source}: ")
             report.add(split, LabelProblem(str(config.source), message, "the split cannot be used"))
             continue
-        checks = examine_images(data.samples, title=f"Examining {split}")
-        for problem in (*data.problems, *checks.problems):
+        results = examine_images(data.samples, title=f"Examining {split}")
+        for problem in (*data.problems, *(result for result in results if isinstance(result, LabelProblem))):
             report.add(split, problem)
-        samples = tuple(s for s, digest in zip(data.samples, checks.digests, strict=True) if digest is not None)
-        digests[split] = [digest for digest in checks.digests if digest is not None]
-        splits[split] = replace(data, samples=samples)
+        digests[split] = [result for result in results if isinstance(result, bytes)]
+        usable = (sample for sample, result in zip(data.samples, results, strict=True) if isinstance(result, bytes))
+        splits[split] = replace(data, samples=tuple(usable))
         report.splits[split] = count(splits[split])
     for split, problem in compare_classes(splits, report):
         report.add(split, problem)
@@ -144,16 +137,14 @@ def examine(config: DataConfig) -> tuple[Report, dict[str, LabelledImages]]:
     return report, splits
 
 
-def examine_images(samples: Sequence[Sample], *, title: str) -> ImageChecks:
-    """Decode every image of a split, and compare its size with what the labels were made for."""
-    digests: list[bytes | None] = []
-    problems: list[LabelProblem] = []
+def examine_images(samples: Sequence[Sample], *, title: str) -> list[bytes | LabelProblem]:
+    """Decode every image of a split: a digest of its pixels, or why it cannot be used."""
+    results: list[bytes | LabelProblem] = []
     with ThreadPoolExecutor(THREADS) as pool, Progress(len(samples), title) as progress:
-        for digest, problem in pool.map(_examine_image, samples):
-            digests.append(digest)
-            problems += [problem] if problem else []
+        for result in pool.map(_examine_image, samples):
+            results.append(result)
             progress.advance()
-    return ImageChecks(digests, problems)
+    return results
 
 
 def compare_images(
@@ -263,19 +254,19 @@ def main(argv: list[str] | None = None) -> int:
     return EXIT_STATUS[report.status]
 
 
-def _examine_image(sample: Sample) -> tuple[bytes | None, LabelProblem | None]:
+def _examine_image(sample: Sample) -> bytes | LabelProblem:
     path = str(sample.path)
     try:
         image = read_image(sample.path)
     except ValueError as error:
-        return None, LabelProblem(path, str(error).removeprefix(f"{path}: "), LEFT_OUT)
+        return LabelProblem(path, str(error).removeprefix(f"{path}: "), LEFT_OUT)
     height, width = image.shape[:2]
     if (height, width) != (sample.height, sample.width):
         swapped = (width, height) == (sample.height, sample.width)
         hint = ": were the boxes drawn without the EXIF rotation?" if swapped else ""
         mismatch = f"the labels are for {sample.width}x{sample.height}, the upright image is {width}x{height}{hint}"
-        return None, LabelProblem(path, mismatch, LEFT_OUT)
-    return hashlib.blake2b(image.data, digest_size=16, person=f"{height}x{width}".encode()[:16]).digest(), None
+        return LabelProblem(path, mismatch, LEFT_OUT)
+    return hashlib.blake2b(image.data, digest_size=16, person=f"{height}x{width}".encode()[:16]).digest()
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def decode_image(data: bytes, *, name: str = "image") -> np.ndarray:
-    """The image in the bytes of a file; see `read_image`. `name` is for messages."""
+    """(H, W, 3) uint8 RGB, the image in the bytes of a file; see `read_image`. `name` is for messages."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()

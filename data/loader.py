@@ -20,7 +20,7 @@ from data.anchors import object_sizes
 from data.classification import ClassifyDataset
 from data.dataset import EvalDataset, Item, TrainDataset
 from data.sampler import TrainSampler
-from data.sizes import size_plan_of
+from data.sizes import SizePlan
 from data.transforms import ten_crop_size
 from utils.config import ConfigError
 from utils.structures import Batch, LabelledImages, Targets
@@ -147,13 +147,24 @@ def train_loader_of(
     Args:
         stride: of the model; image sizes are multiples of it.
     """
-    recipe = config.recipe
+    recipe, augment = config.recipe, config.recipe.augment
+    sizes = SizePlan(
+        config.image_size,
+        stride,
+        multi_scale=augment.multi_scale,
+        kind=augment.multi_scale_type,
+        steps=augment.multi_scale_steps,
+        accumulate=recipe.accumulate,
+        dynamic=recipe.dynamic_batch,
+        epochs=recipe.total_epochs,
+        seed=config.seed,
+    )
     sampler = TrainSampler(
         len(dataset),
         batch_size=recipe.batch_size,
-        sizes=size_plan_of(config, stride=stride),
+        sizes=sizes,
         mix_epochs=recipe.mosaic_epochs,
-        mix_share=recipe.augment.classify.mix_share if isinstance(dataset, ClassifyDataset) else 1.0,
+        mix_share=augment.classify.mix_share if isinstance(dataset, ClassifyDataset) else 1.0,
         seed=config.seed,
         rank=rank,
         world_size=world_size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -51,21 +52,21 @@ def mosaic(
         items: top left, top right, bottom left, bottom right.
         crossing: as of `draw_mosaic`.
         size: (height, width) of the result.
+    Returns:
+        (height, width, 3) uint8 with the boxes of all four in its pixels.
     """
     height, width = size
     canvas = np.full((2 * height, 2 * width, 3), FILL, np.uint8)
     cross_x, cross_y = int(crossing[0] * 2 * width), int(crossing[1] * 2 * height)
-    boxes, labels, crowd = [], [], []
+    parts = []
     for quarter, item in enumerate(items):
         inner_height, inner_width = item.image.shape[:2]
         # The corner that touches the crossing: bottom right of the first image, bottom left of the second, ...
         left = cross_x - inner_width if quarter in (0, 2) else cross_x
         top = cross_y - inner_height if quarter in (0, 1) else cross_y
         paste(canvas, item.image, left, top)
-        boxes.append(item.boxes + np.array([left, top, left, top], np.float32))
-        labels.append(item.labels)
-        crowd.append(item.crowd)
-    whole = Labelled(canvas, np.concatenate(boxes), np.concatenate(labels), np.concatenate(crowd))
+        parts.append(replace(item, boxes=item.boxes + np.array([left, top, left, top], np.float32)))
+    whole = _with_objects(canvas, parts)
     # What the canvas cuts off must not come back as a box over grey when the crop is wider than the canvas.
     return random_affine(keep_visible(whole, config), (width, height), size, config, rng)
 
@@ -84,11 +85,11 @@ def quadrants(
     out where it can be. Boxes are cut to their quadrant.
 
     Args:
-        items, crossing, size: as in `mosaic`.
+        items, crossing, size: as in `mosaic`, and so is the result.
     """
     height, width = size
     cut_x, cut_y = int(crossing[0] * width), int(crossing[1] * height)
-    result = Labelled(np.empty((height, width, 3), np.uint8), *no_labels())
+    image, parts = np.empty((height, width, 3), np.uint8), []
     for quarter, item in enumerate(items):
         inner = (quarter in (0, 2), quarter in (0, 1))  # the quadrants' common point is at its right, at its bottom
         item = random_flips(item, config, rng)
@@ -99,17 +100,15 @@ def quadrants(
         end = np.array([cut_x if inner[0] else width, cut_y if inner[1] else height])
         source = _source_corner(end - begin, np.array([width, height]), inner, low, high)
         part = _cut(item, source, end - begin, config)
-        result.image[begin[1] : end[1], begin[0] : end[0]] = random_hsv(part.image, config, rng)
-        boxes = np.concatenate((result.boxes, part.boxes + np.tile(begin, 2).astype(np.float32)))
-        labels, crowd = np.concatenate((result.labels, part.labels)), np.concatenate((result.crowd, part.crowd))
-        result = Labelled(result.image, boxes, labels, crowd)
-    return result
+        image[begin[1] : end[1], begin[0] : end[0]] = random_hsv(part.image, config, rng)
+        parts.append(replace(part, boxes=part.boxes + np.tile(begin, 2).astype(np.float32)))
+    return _with_objects(image, parts)
 
 
 def random_variant(item: Labelled, size: tuple[int, int], config: AugmentConfig, rng: np.random.Generator) -> Labelled:
-    """One image mirrored, placed and coloured at random: what `quadrants` does with each of its own."""
+    """One image mirrored, placed and coloured at random in an input of `size` (height, width), as in `quadrants`."""
     item = random_place(random_flips(item, config, rng), size, config, rng)
-    return Labelled(random_hsv(item.image, config, rng), item.boxes, item.labels, item.crowd)
+    return replace(item, image=random_hsv(item.image, config, rng))
 
 
 def _quadrant_matrix(
@@ -145,11 +144,6 @@ def _cut(item: Labelled, corner: np.ndarray, part: np.ndarray, config: AugmentCo
     return keep_visible(Labelled(item.image[y : y + height, x : x + width], boxes, item.labels, item.crowd), config)
 
 
-def no_labels() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The boxes, labels and crowd of an image without objects."""
-    return np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)
-
-
 def paste(canvas: np.ndarray, image: np.ndarray, left: int, top: int) -> None:
     """Copy the part of `image` that falls on the canvas, its corner at (left, top).
 
@@ -163,12 +157,13 @@ def paste(canvas: np.ndarray, image: np.ndarray, left: int, top: int) -> None:
 
 
 def mixup(first: Labelled, second: Labelled, rng: np.random.Generator) -> Labelled:
-    """Two images of one size blended near half and half, with the boxes of both (arXiv:1710.09412, detection form)."""
+    """Two (H, W, 3) uint8 images blended near half and half, with the boxes of both (arXiv:1710.09412)."""
     share = rng.beta(32.0, 32.0)
     image = (first.image * share + second.image * (1 - share)).astype(np.uint8)
-    return Labelled(
-        image,
-        np.concatenate((first.boxes, second.boxes)),
-        np.concatenate((first.labels, second.labels)),
-        np.concatenate((first.crowd, second.crowd)),
-    )
+    return _with_objects(image, (first, second))
+
+
+def _with_objects(image: np.ndarray, parts: Sequence[Labelled]) -> Labelled:
+    """An image with the objects of all parts, whose boxes are in its pixels already."""
+    columns = zip(*((part.boxes, part.labels, part.crowd) for part in parts), strict=True)
+    return Labelled(image, *map(np.concatenate, columns))

@@ -36,7 +36,11 @@ class AlbumentationsPipeline:
         self.empty = not transforms
 
     def __call__(self, item: Labelled, rng: np.random.Generator) -> Labelled:
-        """The item after all transforms; the image may change its size."""
+        """The item after all transforms, still (H, W, 3) uint8 and xyxy pixels; the image may change its size.
+
+        Raises:
+            ValueError: the transforms make something else than such an image.
+        """
         if self.empty:
             return item
         self.compose.set_random_seed(int(rng.integers(2**31)))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from data.config import SPLITS, DataConfig, load_data_config
-from data.formats import coco, imagefolder, listing, voc, yolo
+from data.formats import coco, imagefolder, label_files, listing, voc, yolo
 from data.formats.rows import NOTES, Problems
 from data.images import read_image
 from utils.config import ConfigError
@@ -246,7 +246,7 @@ def _find_labels(
 ) -> tuple[ModuleType, dict[Path, Path]]:
     """The format of the labels (yolo or voc), and folder of images -> folder of labels."""
     for form in (yolo, voc):
-        labels = listing.find_labels(images, config.path, folders, name=form.FOLDER, suffix=form.SUFFIX)
+        labels = label_files.find_labels(images, config.path, folders, name=form.FOLDER, suffix=form.SUFFIX)
         if labels is not None:
             return form, labels
     hint = "; class folders are for a classifier" if imagefolder.looks_like_classes(target, images) else ""

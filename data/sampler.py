@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -11,6 +12,7 @@ from data.dataset import Request
 from data.sizes import SizePlan
 
 
+@dataclass(eq=False)
 class TrainSampler(Sampler[list[Request]]):
     """Batches of one epoch after another: which images, at which size; a pure function of (seed, epoch, batch).
 
@@ -25,30 +27,20 @@ class TrainSampler(Sampler[list[Request]]):
         mix_share: share of the batches of those epochs that may be mixed.
     """
 
-    def __init__(
-        self,
-        count: int,
-        *,
-        batch_size: int,
-        sizes: SizePlan,
-        mix_epochs: int,
-        mix_share: float = 1.0,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        if batch_size % world_size:
-            raise ValueError(
-                f"batch size {batch_size} cannot be split over {world_size} processes; use a multiple of {world_size}"
-            )
-        self.count = count
-        self.batch_size = batch_size
-        self.sizes = sizes
-        self.mix_epochs = mix_epochs
-        self.mix_share = mix_share
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
+    count: int
+    _: KW_ONLY
+    batch_size: int
+    sizes: SizePlan
+    mix_epochs: int
+    mix_share: float = 1.0
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.world_size:
+            share = f"{self.world_size} processes; use a multiple of {self.world_size}"
+            raise ValueError(f"batch size {self.batch_size} cannot be split over {share}")
         self.set_position(0)
 
     @property

@@ -7,8 +7,6 @@ from typing import Literal
 
 import numpy as np
 
-from utils.train_config import TrainConfig
-
 LAST_LARGE_STEPS = 100
 """Steps at the end that darknet trains at the largest size, so that batch normalisation knows it."""
 
@@ -90,19 +88,3 @@ class SizePlan:
         grown = batch_size * np.prod(self.largest) // sides.prod(axis=1)
         less = (grown * 0.8).astype(int)
         return np.where(less > batch_size, less, grown)
-
-
-def size_plan_of(config: TrainConfig, *, stride: int) -> SizePlan:
-    """The input sizes of a run."""
-    recipe, augment = config.recipe, config.recipe.augment
-    return SizePlan(
-        image_size=config.image_size,
-        stride=stride,
-        multi_scale=augment.multi_scale,
-        kind=augment.multi_scale_type,
-        steps=augment.multi_scale_steps,
-        accumulate=recipe.accumulate,
-        dynamic=recipe.dynamic_batch,
-        epochs=recipe.total_epochs,
-        seed=config.seed,
-    )

@@ -14,7 +14,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 """The project's root: where cfg/ lies."""
 
-LISTED = 20
+_MOST = 20
 """Messages list up to this many files; of more, only the nearest name is given."""
 
 
@@ -117,7 +117,7 @@ def find_file(name: str, folders: Sequence[Path], *, suffix: str = ".yaml", kind
     near = nearest(typed.name.removesuffix(suffix), [file.removesuffix(suffix) for file in known])
     looked = ", ".join(_show(folder) for folder in folders)
     hint = f" Did you mean '{near}{suffix}'?" if near else ""
-    listed = f"{len(known)} are in {looked}" if len(known) > LISTED and near else f"Known: {', '.join(known) or 'none'}"
+    listed = f"{len(known)} are in {looked}" if len(known) > _MOST and near else f"Known: {', '.join(known) or 'none'}"
     raise ConfigError(f"{kind} '{name}': no such file, here or in {looked}.{hint} {listed}")
 
 

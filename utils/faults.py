@@ -21,7 +21,7 @@ SHARED_MEMORY = (
 )
 OPEN_FILES = "too many open files: raise the limit (ulimit -n 65536), or use fewer --workers"
 
-SIGNS = (
+_SIGNS = (
     # Of torch's loader; the pid is that of the process that died.
     (r"out of shared memory|killed by signal: Bus error", "a loader process died: {shared}"),
     (
@@ -52,7 +52,7 @@ SIGNS = (
 )
 """Pattern in a RuntimeError -> what it means."""
 
-MEMORY_SIGNS = (
+_MEMORY_SIGNS = (
     "can't allocate memory",  # DefaultCPUAllocator
     "not enough memory",  # the same on Windows
     "out of memory",  # CUDA, and MPS
@@ -93,7 +93,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, of a GPU or of the machine."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in MEMORY_SIGNS)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _MEMORY_SIGNS)
 
 
 def memory_reason(error: BaseException) -> str:
@@ -130,7 +130,7 @@ def _explain_memory(error: Exception) -> str:
 def _explain_runtime(text: str) -> str | None:
     if "exited unexpectedly" in text and _shared_memory_is_small():  # its own words came from another process
         return f"a loader process died: {SHARED_MEMORY}"
-    for pattern, meaning in SIGNS:
+    for pattern, meaning in _SIGNS:
         if match := re.search(pattern, text):
             return meaning.format(shared=SHARED_MEMORY, files=OPEN_FILES, **match.groupdict())
     return None

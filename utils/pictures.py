@@ -103,20 +103,22 @@ def _drawn(
 ) -> np.ndarray:
     """With its longer side near `side` pixels before it is drawn on, so that boxes and text keep their size."""
     scale = min(side / max(image.shape[:2]), 2.0)
-    size = (max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1))
-    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    return draw_detections(image, boxes * scale, labels, scores, names)
+    return draw_detections(_resized(image, scale), boxes * scale, labels, scores, names)
 
 
 def _square(image: np.ndarray, *, side: int) -> np.ndarray:
     """The whole image in the middle of a square of `side` pixels."""
-    scale = side / max(image.shape[:2])
-    height, width = (max(round(length * scale), 1) for length in image.shape[:2])
+    image = _resized(image, side / max(image.shape[:2]))
+    height, width = image.shape[:2]
     canvas = np.full((side, side, 3), BACKGROUND, np.uint8)
     top, left = (side - height) // 2, (side - width) // 2
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    canvas[top : top + height, left : left + width] = cv2.resize(image, (width, height), interpolation=method)
+    canvas[top : top + height, left : left + width] = image
     return canvas
+
+
+def _resized(image: np.ndarray, scale: float) -> np.ndarray:
+    height, width = (max(round(length * scale), 1) for length in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
 def _write_picture(image: np.ndarray, path: Path) -> None:

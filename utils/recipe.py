@@ -12,8 +12,8 @@ from utils.schema import require, to_dataclass
 
 RECIPES = ROOT / "cfg" / "train"
 
-FOR_CLASSIFIERS = {"augment.classify", "evaluation.ten_crop"}
-FOR_BOTH = {
+_FOR_CLASSIFIERS = {"augment.classify", "evaluation.ten_crop"}
+_FOR_BOTH = {
     *("augment.close_mosaic", "augment.multi_scale", "augment.multi_scale_type", "augment.multi_scale_steps"),
     *("augment.albumentations", "evaluation.interval"),
 }
@@ -325,8 +325,8 @@ def check_task(recipe: RecipeConfig, task: str) -> None:
         actual, default = getattr(recipe, group), kind()
         for name in (each.name for each in fields(kind)):
             key = f"{group}.{name}"
-            for_task = "classify" if key in FOR_CLASSIFIERS else "detect"
-            if key not in FOR_BOTH and for_task != task and getattr(actual, name) != getattr(default, name):
+            for_task = "classify" if key in _FOR_CLASSIFIERS else "detect"
+            if key not in _FOR_BOTH and for_task != task and getattr(actual, name) != getattr(default, name):
                 idle.append(key)
     if idle:
         wrong, fits = ("detectors", "imagenet-small") if task == "classify" else ("classifiers", "default")

@@ -13,7 +13,7 @@ import numpy as np
 
 from data.drawing.figures import EIGHTHS, FULL, FULL_BITS, NAMES, TURN, Placement, Window
 from data.drawing.stream import Stream
-from data.drawing.textures import TEXTURES, Colour, blend, colour_beside, contrast, muted, random_colour, shade, texture
+from data.drawing.textures import TEXTURES, Colour, blend, colour_beside, contrast, muted, pick_colour, shade, texture
 
 IMAGE_SIZES = (
     *((240, 320), (320, 240), (256, 320), (320, 256), (213, 320)),
@@ -145,7 +145,7 @@ def _crop(window: Window, height: int, width: int) -> tuple[tuple[slice, slice],
 
 def _background(stream: Stream, height: int, width: int) -> np.ndarray:
     """(height, width, 3) int32: one colour and shades of it in a gradient, clouds, a pattern and grain."""
-    base = muted(random_colour(stream, 20, 235))
+    base = muted(pick_colour(stream, 20, 235))
     pixels = np.empty((height, width, 3), dtype=np.int32)
     pixels[:] = base
     for kind, period, most in (
@@ -170,7 +170,7 @@ def _add_clutter_(pixels: np.ndarray, stream: Stream) -> None:
         x, y = stream.below(width * EIGHTHS), stream.below(height * EIGHTHS)
         line = Placement(name, x, y, length, thick, stream.below(TURN))
         image, part = _crop(line.window(), height, width)
-        pixels[image] = blend(pixels[image], random_colour(stream), line.coverage()[part], bits=FULL_BITS)
+        pixels[image] = blend(pixels[image], pick_colour(stream), line.coverage()[part], bits=FULL_BITS)
 
 
 def _surface(stream: Stream, below: np.ndarray, coverage: np.ndarray, *, size: int) -> np.ndarray:

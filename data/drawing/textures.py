@@ -19,7 +19,7 @@ def contrast(one: Colour, other: Colour) -> int:
     return sum(weight * abs(a - b) for weight, a, b in zip((2, 4, 1), one, other, strict=True)) // 7
 
 
-def random_colour(stream: Stream, low: int = 0, high: int = 255) -> Colour:
+def pick_colour(stream: Stream, low: int = 0, high: int = 255) -> Colour:
     """Three random channels, low <= value <= high."""
     return stream.between(low, high), stream.between(low, high), stream.between(low, high)
 
@@ -28,7 +28,7 @@ def colour_beside(stream: Stream, others: Sequence[Colour], least: int) -> Colou
     """A random colour that contrasts with each of the others by `least`, or the best of 24."""
     candidates = []
     for _ in range(24):
-        colour = random_colour(stream)
+        colour = pick_colour(stream)
         smallest = min(contrast(colour, other) for other in others)
         if smallest >= least:
             return colour

@@ -21,6 +21,7 @@ from utils.config import ConfigError
 from utils.structures import LabelledImages
 
 
+@collector_paused()
 def read(
     file: Path,
     root: Path,
@@ -42,13 +43,7 @@ def read(
     Raises:
         ConfigError: no COCO JSON, no categories or no images, or names that do not fit the categories.
     """
-    with collector_paused():
-        return _read(file, root, images, names, problems or Problems())
-
-
-def _read(
-    file: Path, root: Path, images: Path | None, names: Sequence[str] | None, problems: Problems
-) -> LabelledImages:
+    problems = problems or Problems()
     text, content = load_coco(file)
     category_ids, own_names = _categories(file, content, problems)
     names = own_names if names is None else _check_names(file, names, own_names, category_ids)

@@ -1,12 +1,12 @@
-"""Which images a split has when no JSON names them, and where the labels of an image are looked for."""
+"""Which images a split has when no JSON names them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from data.formats.rows import BACKGROUND, Problems
+from data.formats.rows import Problems
 from data.images import IMAGE_SUFFIXES
 from utils.config import ConfigError
 
@@ -113,70 +113,3 @@ def _looked_for(line: str, target: Path, root: Path) -> str:
     if _is_path(line):
         return " or ".join(map(str, dict.fromkeys(_candidates(line, target, root))))
     return f"{root}/{IMAGE_FOLDERS[1]}/{_bare_name(line)}.jpg (or in {IMAGE_FOLDERS[0]}/, or of another kind)"
-
-
-def label_folder(images: Path, root: Path, name: str) -> Path | None:
-    """The folder `name` (labels or Annotations) that belongs to a folder of images, if there is one.
-
-    Looked for in this order: instead of the last 'images' in the path; beside the folder (with its name below, then
-    without); in it; in `root`.
-    """
-    parts = images.parts
-    candidates = []
-    for position in reversed(range(len(parts))):
-        if parts[position] in IMAGE_FOLDERS:
-            candidates.append(Path(*parts[:position], name, *parts[position + 1 :]))
-            break
-    candidates += [images.parent / name / images.name, images.parent / name, images / name]
-    if images.is_relative_to(root):
-        candidates.append(root / name / images.relative_to(root))
-    candidates.append(root / name)
-    return next((folder for folder in candidates if folder.is_dir()), None)
-
-
-def find_labels(
-    images: Sequence[Path], root: Path, folders: Folders, *, name: str, suffix: str
-) -> dict[Path, Path] | None:
-    """For each folder of images the folder with their label files, or None when there is none anywhere.
-
-    Label files right beside the images (darknet's other habit) count where no folder `name` exists.
-    """
-    parents = dict.fromkeys(image.parent for image in images)
-    label_folders = {parent: label_folder(parent, root, name) for parent in parents}
-    if any(label_folders.values()):
-        return {parent: folder or parent for parent, folder in label_folders.items()}
-    if any(image.stem + suffix in folders.names(image.parent) for image in images):
-        return {parent: parent for parent in parents}
-    return None
-
-
-def report_unlabelled(
-    unlabelled: Sequence[Path], images: Sequence[Path], labels: Mapping[Path, Path], problems: Problems
-) -> None:
-    """Say once how many images have no label file and count as background.
-
-    Raises:
-        ConfigError: no image has one; that is a wrong path, not a data set of background.
-    """
-    if not unlabelled:
-        return
-    first, folder = unlabelled[0], labels[unlabelled[0].parent]
-    if len(unlabelled) == len(images):
-        raise ConfigError(f"{folder}: no label file for any of the {len(images)} images (the first: {first})")
-    count = f"{len(unlabelled)} of {len(images)} images have no label file"
-    problems.add(folder, f"{count} (the first: {first.name})", BACKGROUND)
-
-
-def report_orphans(labels: Mapping[Path, Path], folders: Folders, problems: Problems, *, suffix: str) -> None:
-    """Report label files that belong to no image on disk (folders of labels only, not files beside images)."""
-    images: dict[Path, set[str]] = {}
-    for parent, folder in labels.items():
-        names = folders.names(parent)
-        if parent != folder:
-            stems = {Path(name).stem for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES}
-            images.setdefault(folder, set()).update(stems)
-    not_labels = ("classes.txt", "labels.txt")  # which labelling tools leave beside their rows
-    for folder, stems in images.items():
-        labels_here = (name for name in folders.names(folder) if name.endswith(suffix) and name not in not_labels)
-        for name in sorted(name for name in labels_here if Path(name).stem not in stems):
-            problems.add(folder / name, "a label file without an image")

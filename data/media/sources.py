@@ -140,7 +140,7 @@ class Source:
                 failures += 1
                 logger.warning("%s: no frames; attempt %d to reach it again in %g s", media.source, failures, delay)
                 self._stopped.wait(delay)
-                reader = _reopen(media)
+                reader = _try_open(media)
         finally:
             if reader is not None:
                 reader.close()
@@ -250,15 +250,14 @@ def _image_frames(media: Media) -> Iterator[Frame]:
 
 
 def _header_frames(media: Media) -> int | None:
-    try:
-        reader = VideoReader(media.location)
-    except ValueError:
+    reader = _try_open(media)
+    if reader is None:
         return 0
     reader.close()
     return reader.frames
 
 
-def _reopen(media: Media) -> VideoReader | None:
+def _try_open(media: Media) -> VideoReader | None:
     try:
         return VideoReader(media.location, timeout_s=_TIMEOUT_S)
     except ValueError:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.utils.test_metrics_bootstrap import predictions, split
+from tests.utils.metrics.test_bootstrap import predictions, split
 from utils import report
 from utils.config import dump_yaml
 from utils.files import write_atomically

@@ -1,4 +1,4 @@
-"""Lists of images and folders of labels: where each is looked for."""
+"""Lists of images: paths, bare names, and what is in no file."""
 
 from __future__ import annotations
 
@@ -31,27 +31,6 @@ def test_list_lines(tmp_path: Path) -> None:
     (tmp_path / "lists" / "val.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="not UTF-8"):
         read(make_config(tmp_path, f"path: set\nval: {tmp_path}/lists/val.txt\nnames: [cat]"))
-
-
-@pytest.mark.parametrize(
-    ("image", "label"),
-    [
-        ("images/a.png", "labels/a.txt"),
-        ("images/val/a.png", "labels/val/a.txt"),
-        ("val/images/a.png", "val/labels/a.txt"),
-        ("val/a.png", "labels/val/a.txt"),
-        ("val/a.png", "labels/a.txt"),
-        ("val/a.png", "val/labels/a.txt"),
-        ("x/y/a.png", "labels/x/y/a.txt"),
-        ("val/a.png", "val/a.txt"),
-    ],
-)
-def test_yolo_places_of_labels(tmp_path: Path, image: str, label: str) -> None:
-    make_image(tmp_path / image)
-    (tmp_path / label).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / label).write_text("2 0.5 0.5 1 1\n")
-    data = read(make_config(tmp_path, f"val: {Path(image).parent}\nnames: [cat, dog, owl]"))
-    assert data.samples[0].labels.tolist() == [2]
 
 
 def test_voc_class_lists_and_folders(tmp_path: Path) -> None:
