@@ -21,6 +21,7 @@ from engine.search import Trial
 from engine.state import TrainState
 from engine.step import grouped
 from models.detector import Detector
+from models.info import ModelInfo
 from models.predictor import ModelPredictor
 from utils import dist, pictures, plots
 from utils.checkpoint import load_checkpoint, replace_with_link, save_checkpoint
@@ -151,15 +152,17 @@ def validate(job: Job, state: TrainState) -> dict[str, Any] | None:
         return None
     # Each rank has its own statistics of batch normalisation; those of rank 0 are saved, so they are evaluated.
     dist.copy_from_first_rank_(state.ema.module.buffers())
-    predictor = ModelPredictor(
-        cast(Detector, state.ema.module),
-        names=job.images.names,
-        category_ids=job.images.train.category_ids,
-        image_size=job.config.image_size,
-        resize=job.config.model["resize"],
+    model = cast(Detector, state.ema.module)
+    info = ModelInfo(
+        job.images.names,
+        job.images.train.category_ids,
+        job.config.image_size,
+        job.config.model["resize"],
+        model.stride,
         nms=job.config.model.get("nms", "default"),
-        device=job.stepper.device,
+        task=model.task,
     )
+    predictor = ModelPredictor(model, info, device=job.stepper.device)
     job.metric.reset()
     begin = time.perf_counter()
     options = EvaluationOptions.of_training(job.config, job.images.task)

@@ -20,6 +20,8 @@ from utils.config import ROOT, ConfigError, load_yaml
 from utils.device import describe_device, select_device
 from utils.weights import load_saved_model
 
+logger = logging.getLogger(__name__)
+
 KNOWN = {80: ROOT / "cfg" / "data" / "coco.yaml", 20: ROOT / "cfg" / "data" / "voc.yaml"}
 """Data sets whose models have so many classes, as a rule."""
 
@@ -48,52 +50,20 @@ def known_names(classes: int) -> tuple[str, ...]:
     return tuple(str(names[label]) for label in range(classes))
 
 
-logger = logging.getLogger(__name__)
-
-
 class ModelPredictor(Predictor):
     """A model in memory.
 
     Args:
         model: put into evaluation mode and onto `device`.
+        info: of this model.
         half: convolutions in fp16. Boxes are decoded in fp32 all the same: fp16 knows half pixels only, from 512 on.
-        data: what the model was trained on.
-        nms, beta_nms, named: as in ModelInfo.
     Raises:
         ConfigError: `half` without CUDA.
     """
 
-    def __init__(
-        self,
-        model: Detector,
-        *,
-        names: Sequence[str],
-        category_ids: Sequence[int],
-        image_size: tuple[int, int],
-        resize: str,
-        device: torch.device,
-        half: bool = False,
-        data: str | None = None,
-        nms: str = "default",
-        beta_nms: float = 0.6,
-        named: bool = True,
-        clip: bool = True,
-    ) -> None:
+    def __init__(self, model: Detector, info: ModelInfo, *, device: torch.device, half: bool = False) -> None:
         if half and device.type != "cuda":
             raise ConfigError(f"--half: needs a CUDA GPU, and the device is {device}; leave it out")
-        info = ModelInfo(
-            tuple(names),
-            tuple(category_ids),
-            image_size,
-            resize,
-            model.stride,
-            data=data,
-            nms=nms,
-            beta_nms=beta_nms,
-            named=named,
-            task=model.task,
-            clip=clip,
-        )
         precision = "fp16" if half else "fp32"
         super().__init__(info, device=device, precision=precision, runtime=f"PyTorch on {describe_device(device)}")
         self.model = model.eval().to(device)
@@ -183,18 +153,18 @@ def _open_checkpoint(path: Path, device: torch.device, half: bool) -> ModelPredi
             f"{path}: the weights do not fit the model '{config.name}' described beside them ({first[0].strip()}); "
             "the checkpoint was changed, or comes from another version of CSPDet"
         ) from None
-    return ModelPredictor(
-        model,
-        names=names,
-        category_ids=category_ids,
-        image_size=(height, width),
-        resize=resize,
-        device=device,
-        half=half,
+    info = ModelInfo(
+        tuple(names),
+        tuple(category_ids),
+        (height, width),
+        resize,
+        model.stride,
         data=state.get("data"),
         nms=config.nms,
         beta_nms=config.beta_nms,
+        task=model.task,
     )
+    return ModelPredictor(model, info, device=device, half=half)
 
 
 def _open_darknet(path: Path, cfg: Path | str | None, device: torch.device, half: bool) -> ModelPredictor:
@@ -213,16 +183,16 @@ def _open_darknet(path: Path, cfg: Path | str | None, device: torch.device, half
     load_weights_(model, path)
     names = names_beside(classes, (path, cfg or beside))
     ours = (network := Path(cfg or beside)).is_file() and network.read_text("utf-8", "replace").startswith(MARK)
-    return ModelPredictor(
-        model,
-        names=names or known_names(classes),
-        category_ids=range(1, classes + 1),
-        image_size=config.size,
-        resize=config.resize,
-        device=device,
-        half=half,
+    info = ModelInfo(
+        names or known_names(classes),
+        tuple(range(1, classes + 1)),
+        config.size,
+        config.resize,
+        model.stride,
         nms=config.nms,
         beta_nms=config.beta_nms,
         named=names is not None,
+        task=model.task,
         clip=ours,
     )
+    return ModelPredictor(model, info, device=device, half=half)

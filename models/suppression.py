@@ -59,7 +59,7 @@ def suppress(
         labels: (N,) class of each.
         iou_thres: a box falls when its overlap with a kept box of its class is above this.
         beta: None compares IoU; a number compares IoU - (d / c) ** beta, where d is the squared distance of the centres
-            and c the squared diagonal of the box around both (darknet's box.c, spec 4.4).
+            and c the squared diagonal of the box around both (darknet's box.c).
         limit: boxes to keep; None keeps all that stand.
     Returns:
         (K,) int64 indices of the boxes kept, ascending.

@@ -153,8 +153,7 @@ def test_normalisation_is_exported(tmp_path: Path) -> None:
     model = build_model(config(SMALL), 2)
     lively(model)
     info = ModelInfo(("a", "b"), (1, 2), (64, 64), "letterbox", model.stride)
-    about = {"names": info.names, "category_ids": info.category_ids, "image_size": (64, 64), "resize": "letterbox"}
-    original = ModelPredictor(model, device=torch.device("cpu"), **about)
+    original = ModelPredictor(model, info, device=torch.device("cpu"))
     for write, name in ((write_onnx, "m.onnx"), (write_torchscript, "m.torchscript")):
         write(original.model, tmp_path / name, ExportSpec(info, dynamic=True))
         difference = compare(original, open_predictor(tmp_path / name, device="cpu"), [(2, 64, 64), (1, 96, 128)])
