@@ -58,9 +58,9 @@ def test_the_added_backbone_neck_head_and_loss_train(
     criterion = build.build_criterion(model, {"box_gain": 0.5}, where="loss")
     images, box = torch.rand(2, 3, 64, 64), [10.0, 20.0, 40.0, 50.0]
     targets = Targets(torch.tensor([box]), torch.tensor([1]), torch.tensor([0]), torch.tensor([False]))
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
     losses = []
-    for _ in range(150):
+    for _ in range(200):
         terms = criterion(model(images), targets)
         losses.append(sum(terms.values()))
         optimizer.zero_grad()
@@ -71,7 +71,7 @@ def test_the_added_backbone_neck_head_and_loss_train(
         boxes, scores = model.predict(images)
     assert boxes.shape == (2, 64, 4)
     best = int(scores[0, :, 1].argmax())
-    assert boxes[0, best].tolist() == pytest.approx(box, abs=4)
+    assert boxes[0, best].tolist() == pytest.approx(box, abs=5)
 
 
 def test_the_added_format_is_read(
