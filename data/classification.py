@@ -15,7 +15,7 @@ from data.transforms import FILL, Labelled, change_hsv
 from utils.augment_config import ClassifyAugment
 
 BLUR_KERNEL = 15
-"""Pixels of the network input; darknet's for blur=1 (spec 7.4)."""
+"""Pixels of the network input; darknet's for blur=1 (docs/networks.md, Mixing images)."""
 
 
 class Part(NamedTuple):
@@ -137,7 +137,7 @@ def draw_parts(
     """How several images of `size` (height, width) make one: a part for each, the first for the image itself.
 
     'mixup' blends two whole images (arXiv:1710.09412; darknet half and half). 'cutmix' pastes a part of the second in
-    its place in the first (arXiv:1905.04899, spec 7.4). 'mosaic' joins four around a point at 20 to 80 % of each side,
+    its place in the first (arXiv:1905.04899). 'mosaic' joins four around a point at 20 to 80 % of each side,
     each cut to its quadrant.
     """
     height, width = size

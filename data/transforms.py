@@ -88,7 +88,9 @@ def jitter_matrix(
     *,
     keep: tuple[bool, bool] | None = None,
 ) -> np.ndarray:
-    """(2, 3) map of darknet's jitter (spec 7.3): cut or widen each side of the input, stretch the rest to fill it.
+    """(2, 3) map of darknet's jitter: cut or widen each side of the input, stretch the rest to fill it.
+
+    See docs/networks.md, Geometric and colour augmentation.
 
     Args:
         shape: (height, width) of the image, which lies in the middle of the input.

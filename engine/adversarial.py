@@ -1,6 +1,6 @@
 """Self-adversarial training: the network first changes the images so that it overlooks their objects.
 
-It then learns to find them all the same (YOLOv4, arXiv:2004.10934, section 3.3; darknet's adversarial_lr, spec 7.5).
+It then learns to find them all the same (YOLOv4, arXiv:2004.10934, section 3.3; darknet's adversarial_lr).
 """
 
 from __future__ import annotations

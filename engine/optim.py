@@ -13,7 +13,7 @@ from utils.recipe import OptimizerConfig, ScheduleConfig
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The recipe's optimizer over the trainable parameters; decay on weights of two dimensions or more (spec 7.2)."""
+    """The recipe's optimizer over the trainable parameters; decay on weights of two dimensions or more."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},

@@ -1,4 +1,4 @@
-"""DropBlock: squares of a map left out while training (Ghiasi et al., arXiv:1810.12890; spec 7.5)."""
+"""DropBlock: squares of a map left out while training (Ghiasi et al., arXiv:1810.12890)."""
 
 from __future__ import annotations
 

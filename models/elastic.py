@@ -12,7 +12,9 @@ from models.parts import Block
 
 
 class ElasticBlock(Block):
-    """A residual block at two resolutions, as the "-elastic" darknet files build it (spec 1.8).
+    """A residual block at two resolutions, as the "-elastic" darknet files build it.
+
+    See docs/networks.md, Elastic variants.
 
         x -> first half of the channels  -> convs ---------------------> concatenation -> shortcut
         x -> second half -> max pool 2/2 -> convs -> upsampling by 2 ----^

@@ -1,4 +1,4 @@
-"""Layers shared by several parts of a network, with darknet's conventions (spec 5.2 to 5.6)."""
+"""Layers shared by several parts of a network, with darknet's conventions (docs/networks.md)."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class ConvNormAct(nn.Module):
 
 
 class Shortcut(nn.Module):
-    """Darknet's shortcut: adds a source of any width to a map (partial residual, spec 5.6).
+    """Darknet's shortcut: adds a source of any width to a map (partial residual; docs/networks.md, Shortcuts).
 
     A narrower source is added to the leading channels only; of a wider source only the leading channels are used. With
     a stride, the source is sampled at every stride-th pixel, without averaging.
@@ -257,7 +257,9 @@ def make_excitation(channels: int, reduction: int | None, *, activation: Activat
 
 
 class SPP(nn.Module):
-    """Spatial pyramid pooling: the map beside its own max-pooled copies, widest window first (spec 3.1).
+    """Spatial pyramid pooling: the map beside its own max-pooled copies, widest window first.
+
+    See docs/networks.md, PANet with SPP, layers 84 to 89.
 
     Args:
         kernels: odd window sizes; darknet's are 5, 9, 13.
@@ -282,7 +284,9 @@ class SPP(nn.Module):
 
 
 class SAM(nn.Module):
-    """Spatial attention: a map times a gate between 0 and 1 computed from the map itself (spec 3.6).
+    """Spatial attention: a map times a gate between 0 and 1 computed from the map itself.
+
+    See docs/networks.md, Spatial attention.
 
     Args:
         form: 'pointwise' is darknet's [sam], a gate for every channel and position by a 1x1 convolution (YOLOv4);
@@ -313,5 +317,5 @@ def halving_pool() -> nn.MaxPool2d:
 
 
 def same_pool() -> nn.Sequential:
-    """Darknet's max pool of size 2 and stride 1: padded at the right and bottom, it keeps the map's size (spec 5.5)."""
+    """Darknet's max pool of size 2 and stride 1: padded at the right and bottom, it keeps the map's size."""
     return nn.Sequential(nn.ConstantPad2d((0, 1, 0, 1), -math.inf), nn.MaxPool2d(2, stride=1))

@@ -15,7 +15,7 @@ from utils.dist import is_distributed, sum_over_ranks
 
 
 class CrossBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation over the batches of a step so far: CmBN of YOLOv4 (arXiv:2004.10934; spec 7.5).
+    """Batch normalisation over the batches of a step so far: CmBN of YOLOv4 (arXiv:2004.10934).
 
     Of the batches 1 to k whose gradients make one step, batch j is normalised with mean and variance of the batches 1
     to j together, each with the same weight. No gradient flows into earlier batches. The running statistics are updated

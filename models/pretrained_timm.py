@@ -1,4 +1,4 @@
-"""timm's weights of Darknet-53 and CSPDarknet-53 for the backbone of type darknet (spec 1.9)."""
+"""timm's weights of Darknet-53 and CSPDarknet-53 for the backbone of type darknet (docs/networks.md)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from utils.schema import require
 
 @dataclass(frozen=True)
 class ClassifyAugment:
-    """Crop, colour and mixing of a classifier's images, as darknet has them (spec 7.1, 7.3, 7.4).
+    """Crop, colour and mixing of a classifier's images, as darknet has them (docs/networks.md, Training recipes).
 
     A factor given as `f` is drawn from between f and 1, or in half of the cases its inverse is taken.
 

@@ -26,7 +26,7 @@ class Assignment:
 
 
 class AnchorIoUAssigner:
-    """Darknet's rule (spec 4.3, items 3 and 4).
+    """Darknet's rule (docs/networks.md, Targets and losses, items 3 and 4).
 
     An object belongs to the cell of its centre. Over all levels the anchor with the best shape IoU is positive, and so
     is every other anchor whose shape IoU is above `iou_thresh`.

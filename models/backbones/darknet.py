@@ -1,4 +1,4 @@
-"""Darknet-53, CSPDarknet-53 and its Elastic version (spec 1.4, 1.6 and 1.8), of any depth and width."""
+"""Darknet-53, CSPDarknet-53 and its Elastic version, of any depth and width (docs/networks.md, CSPDarknet-53)."""
 
 from __future__ import annotations
 

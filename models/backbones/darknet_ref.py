@@ -1,4 +1,7 @@
-"""Darknet Reference and the backbones of YOLOv3-tiny(-PRN): convolutions and max pools (spec 1.6 and 3.2)."""
+"""Darknet Reference and the backbones of YOLOv3-tiny(-PRN): convolutions and max pools.
+
+See docs/networks.md, Plain baselines and PRN.
+"""
 
 from __future__ import annotations
 

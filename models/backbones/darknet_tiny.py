@@ -1,4 +1,4 @@
-"""The backbone of YOLOv4-tiny: partial stages that keep the outputs of both convolutions (spec 5.10)."""
+"""The backbone of YOLOv4-tiny: partial stages that keep the outputs of both convolutions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The "Ref." family: dense partial stages on the stem of Darknet Reference (spec 2.3, fitted to published costs)."""
+"""The "Ref." family: dense partial stages on the stem of Darknet Reference (docs/networks.md, Ref. family)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""DenseNet-201 as darknet builds it, its Elastic and its CSP version (spec 1.6 and 2.4); dense stages for others."""
+"""DenseNet-201 as darknet builds it, its Elastic and its CSP version; dense stages for others.
+
+See docs/networks.md, Plain baselines and DenseNet-201-Elastic and its CSP version.
+"""
 
 from __future__ import annotations
 

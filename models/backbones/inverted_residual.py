@@ -1,4 +1,4 @@
-"""Inverted residuals: the blocks of MobileNet-v2, alone and in partial stages (spec 1.7)."""
+"""Inverted residuals: the blocks of MobileNet-v2, alone and in partial stages (docs/networks.md, CSPMobileNet-v2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""MobileNet-v2, CSPMobileNet-v2 and EfficientNet-B0 as darknet builds them: inverted residuals (spec 1.6 and 1.7)."""
+"""MobileNet-v2, CSPMobileNet-v2 and EfficientNet-B0 as darknet builds them: inverted residuals.
+
+See docs/networks.md, Plain baselines and CSPMobileNet-v2.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PeleeNet (Wang et al., arXiv:1804.06882), SparsePeleeNet and CSPPeleeNet (spec 2.1 and 2.2)."""
+"""PeleeNet (Wang et al., arXiv:1804.06882), SparsePeleeNet and CSPPeleeNet (docs/networks.md, CSPPeleeNet)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Res2NetLite-72: residual blocks whose groups of channels see ever larger windows (spec 1.6)."""
+"""Res2NetLite-72: residual blocks whose groups of channels see ever larger windows (docs/networks.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""ResNet-10, ResNet-50, ResNeXt-50, their CSP and Elastic versions as darknet builds them (spec 1.2, 1.3, 1.6, 1.8)."""
+"""ResNet-10, ResNet-50, ResNeXt-50, their CSP and Elastic versions as darknet builds them.
+
+See docs/networks.md, CSPResNet-50, CSPResNeXt-50, Plain baselines and Elastic variants.
+"""
 
 from __future__ import annotations
 

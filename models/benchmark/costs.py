@@ -1,7 +1,7 @@
 """What a model costs wherever it runs: parameters, operations and memory, without computing anything.
 
-Operations are counted as darknet counts its BFLOPs (spec 5.8), memory tensor by tensor. Shapes are enough for both, so
-the models run on the device 'meta'.
+Operations are counted as darknet counts its BFLOPs (docs/networks.md, BFLOPs), memory tensor by tensor. Shapes are
+enough for both, so the models run on the device 'meta'.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The contents of a weights file: a header, then numbers (spec 5.1)."""
+"""The contents of a weights file: a header, then numbers (docs/networks.md, Weights files)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a darknet cfg may contain: kinds of sections, their keys, and the values of each key (spec 4.2 and 5)."""
+"""What a darknet cfg may contain: kinds of sections, their keys, and the values of each key (src/parser.c)."""
 
 from __future__ import annotations
 

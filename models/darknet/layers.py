@@ -1,4 +1,4 @@
-"""Layers that only darknet cfgs need, by darknet's rules (spec 5.2 to 5.6)."""
+"""Layers that only darknet cfgs need, by darknet's rules (docs/networks.md, Darknet's conventions)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Upsample(nn.Module):
 
 
 def max_pool(size: int, stride: tuple[int, int], padding: int) -> nn.Module:
-    """Darknet's max pool: `padding` is that of both sides together, the odd one goes right and below (spec 5.5)."""
+    """Darknet's max pool: `padding` is that of both sides together, the odd one goes right and below."""
     if stride[0] == stride[1]:
         if (size, stride[0], padding) == (2, 2, 1):
             return nn.MaxPool2d(2, ceil_mode=True)

@@ -20,7 +20,8 @@ def file_layers(model: Detector) -> list[tuple[str, nn.Module]]:
     """Every layer of a model of ours that has numbers in a darknet file, with its name, in the file's order.
 
     These are the convolutions (ConvNormAct or Conv2d) and the shortcuts with weights, in the order in which they run.
-    Darknet writes a yolo layer, with the convolution before it, as soon as its input exists (spec 3.1 and 3.2).
+    Darknet writes a yolo layer, with the convolution before it, as soon as its input exists
+    (docs/networks.md, PANet with SPP and PRN).
 
     Raises:
         ConfigError: a model that darknet's files cannot hold.

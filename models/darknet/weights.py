@@ -1,4 +1,7 @@
-"""Darknet's weights files: .weights and .conv.N, read into a model and written from one (spec 5.1)."""
+"""Darknet's weights files: .weights and .conv.N, read into a model and written from one.
+
+See docs/networks.md, Weights files.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AnchorHead: YOLOv4's decode of anchor boxes (spec 4.1)."""
+"""AnchorHead: YOLOv4's decode of anchor boxes (docs/networks.md, Layout and decoding)."""
 
 from __future__ import annotations
 

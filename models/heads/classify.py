@@ -11,7 +11,7 @@ from utils.structures import Features
 
 
 class ClassifyHead(Head):
-    """Global average pool and a 1x1 convolution with bias, as the darknet classifiers end (spec 1.2 to 1.7).
+    """Global average pool and a 1x1 convolution with bias, as the darknet classifiers end (docs/networks.md).
 
     It reads only the coarsest map. `forward` returns a list of one tensor, logits (B, num_classes), because raw maps
     are a list for every task; `decode` returns probabilities.
@@ -20,7 +20,7 @@ class ClassifyHead(Head):
         features: what the backbone gives.
         num_classes: classes; an image has exactly one.
         pool: 'first' averages the map before the convolution; 'last' classifies every cell and averages the logits, as
-            resnet50.cfg and resnext50.cfg do (spec 1.6): the same values, at the cost of one convolution per cell.
+            resnet50.cfg and resnext50.cfg do: the same values, at the cost of one convolution per cell.
         dropout: share of the pooled channels (or, with pool 'last', of the cells' values) dropped in training.
     Raises:
         ValueError: no class, or a dropout outside 0 to 1.

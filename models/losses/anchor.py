@@ -42,10 +42,12 @@ class AnchorLoss(nn.Module):
         box_gain, objectness_gain, class_gain: weights of the terms.
         level_gains: weight of each level's objectness, finest first; null weighs all levels alike.
         objectness_target: 'iou' is the IoU of the predicted box, 'one' is 1 (darknet).
-        ignore_thresh: no objectness loss where a box overlaps an object by more than this (spec 4.3 item 1); null: off.
+        ignore_thresh: no objectness loss where a box overlaps an object by more than this; null: off
+            (docs/networks.md, Targets and losses, item 1).
         label_smoothing: eps of y * (1 - eps) + eps / 2 on the class targets.
         class_counters: objects of each class, or 'auto' for those of the training set; an object then counts as many
-            times as the commonest class is commoner than its own (darknet's counters_per_class, spec 4.3 item 7).
+            times as the commonest class is commoner than its own (darknet's counters_per_class; docs/networks.md,
+            Targets and losses, item 7).
         normalize: divide by the number of 'positives' (at least that of the images, so that the background does not
             dominate a batch with few objects), or of 'images', as darknet does and its learning rates expect.
         class_counts: of the training set, by label.
@@ -213,7 +215,7 @@ class AnchorLoss(nn.Module):
     ) -> Tensor:
         """(P,) YOLOv3's box loss: squared error of x, y in the cell and of log sizes, times 2 - area.
 
-        See spec 4.3 item 5.
+        See docs/networks.md, Targets and losses, item 5.
         """
         goals = xyxy_to_cxcywh(goals)
         stride, scale = self.head.strides[level], self.head.scale_xy[level]
@@ -275,7 +277,7 @@ def _with_darknet_gradient(
     image_size: tuple[int, int],
     bound: Tensor | None = None,
 ) -> Tensor:
-    """An IoU loss with the gradient that darknet gives it (spec 4.3 item 5).
+    """An IoU loss with the gradient that darknet gives it (docs/networks.md, Targets and losses, item 5).
 
     Darknet takes the derivative with respect to the box as shares of the image. It hands that of the centre to tx, ty
     as it is, without the derivative of the sigmoid and of the grid, and that of the size to tw, th times exp(tw),

@@ -17,7 +17,8 @@ class ClassificationLoss(nn.Module):
 
     Args:
         head: the head whose logits are scored.
-        label_smoothing: eps; the true class has the target 1 - eps, every other eps / (classes - 1) (spec 7.4).
+        label_smoothing: eps; the true class has the target 1 - eps, every other eps / (classes - 1)
+            (docs/networks.md, Mixing images).
     """
 
     def __init__(self, *, head: ClassifyHead, label_smoothing: float = 0.0) -> None:

@@ -1,7 +1,7 @@
 """Context enhancement module with spatial attention (Qin et al., ThunderNet, arXiv:1903.11752), as a YOLO neck.
 
 The CSPNet authors' own port was never released. Fusing one map at the second coarsest scale, which both levels read, is
-our fit to its published BFLOPs (spec 3.4).
+our fit to its published BFLOPs (docs/networks.md, CEM(SAM)).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Exact and global fusion models (Wang et al., CSPNet, arXiv:1911.11929, Fig. 6): several scales fused at once.
 
 Scales are compressed by Maxout, and one 3x3 convolution joins them. Neither model was released: the layouts are
-fits to their published BFLOPs (spec 3.3 and 3.5).
+fits to their published BFLOPs (docs/networks.md, EFM and GFM as built).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Feature pyramids with a top-down path only: those of YOLOv3 and its relatives (spec 3.1), and of Lin et al."""
+"""Feature pyramids with a top-down path only: those of YOLOv3 and its relatives, and of Lin et al."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PANet with SPP: features go down the pyramid and up again, fused by concatenation (spec 3.1).
+"""PANet with SPP: features go down the pyramid and up again, fused by concatenation (docs/networks.md).
 
 It may end in receptive field blocks (RFB, Liu et al., arXiv:1711.07767) and in adaptively spatial feature fusion (ASFF,
 Liu et al., arXiv:1911.09516).

@@ -1,4 +1,7 @@
-"""Partial residual network: levels joined by additions of leading channels (Wang et al., ICCVW 2019; spec 3.2)."""
+"""Partial residual network: levels joined by additions of leading channels.
+
+Wang et al., ICCVW 2019; layers in docs/networks.md, PRN.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The necks of YOLOv3-tiny and YOLOv4-tiny, with two levels or three (spec 4.2 and 5.10)."""
+"""The necks of YOLOv3-tiny and YOLOv4-tiny, with two levels or three (docs/networks.md, YOLOv4-tiny)."""
 
 from __future__ import annotations
 

@@ -195,4 +195,4 @@ def test_wrong_command_lines(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     (tmp_path / "val.json").write_text("[]")
     with pytest.raises(ConfigError, match="no split can be used"):
         fix(config, examine(config)[1], tmp_path / "fixed")
-    assert EXIT_STATUS == {"clean": 0, "warnings": 1, "errors": 2}  # commands.md
+    assert EXIT_STATUS == {"clean": 0, "warnings": 1, "errors": 2}  # docs/reference.md

@@ -27,7 +27,7 @@ def test_an_epoch_of_no_image_has_no_batch() -> None:
 
 
 def darknet_side(factor: float, base: int) -> int:
-    """Spec 7.3: round(f * init / 32 + 1) * 32; for f < 1 never larger than init."""
+    """Darknet's random=1: round(f * init / 32 + 1) * 32; for f < 1 never larger than init."""
     side = int(np.rint(factor * base / 32 + 1)) * 32
     return base if factor < 1 and side > base else side
 
@@ -67,7 +67,7 @@ def test_an_epoch_shorter_than_the_large_end_is_large_throughout() -> None:
 
 
 def test_batches_grow_by_darknets_rule() -> None:
-    """Spec 7.3: batch * largest area / area, times 0.8 if that is still larger than the initial batch."""
+    """Darknet's rule: batch * largest area / area, times 0.8 if that is still larger than the initial batch."""
     sides, images = plan(dynamic=True).epoch(1, count=100_000, batch_size=16)
     for (height, width), count in zip(sides.tolist(), images.tolist(), strict=True):
         grown = 16 * 608 * 608 // (height * width)

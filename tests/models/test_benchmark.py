@@ -49,7 +49,7 @@ class EveryLayer(nn.Module):
 
 
 def test_operations_are_counted_as_darknet_does() -> None:
-    """Spec 5.8 by hand, for an image of 12 x 20: maps of 6 x 10, then 3 x 5."""
+    """docs/networks.md, BFLOPs, by hand, for an image of 12 x 20: maps of 6 x 10, then 3 x 5."""
     conv = 2 * 3 * 3 * 3 * 8 * 60
     grouped = 2 * 3 * 3 * 2 * 8 * 60
     shortcuts = 60 * 8 + 2 * 60 * 8
@@ -192,7 +192,7 @@ QUICK = {"csresnext50", "csmobilenet-v2", "yolov4-tiny", "yolov3-tiny_3l"}
     "row", [pytest.param(row, marks=[] if row.name in QUICK else [pytest.mark.slow], id=row.name) for row in TOTALS]
 )
 def test_published_cfgs_come_out_to_the_number(row: TableRow) -> None:
-    """Trainable numbers, all numbers of the weights file, BFLOPs (spec 5.9)."""
+    """Trainable numbers, all numbers of the weights file, BFLOPs (docs/networks.md, Check totals)."""
     (config, *_) = row_configs(row)
     costs = count_costs(config, num_classes=row.num_classes)
     assert (costs.params, costs.floats) == (row.params, row.floats)

@@ -89,7 +89,7 @@ def runs_and_back_propagates(model: Detector) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "trained", "floats", "conv", "bflops"),  # spec 5.9
+    ("name", "trained", "floats", "conv", "bflops"),  # docs/networks.md, Check totals
     [
         ("cspresnext50-panet-spp", 56942525, 57030845, 56.853, (47.098, 71.344, 100.606)),
         ("cspresnet50-panet-spp", 58328765, 58399933, 58.257, (49.313, 74.699, 105.338)),

@@ -1,4 +1,4 @@
-"""AnchorHead against a plain NumPy loop over the formulas of spec 4.1."""
+"""AnchorHead against a plain NumPy loop over the formulas of docs/networks.md, Layout and decoding."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def slope_by_hand(loss: Callable[[np.ndarray], float], place: np.ndarray) -> np.
 
 
 def darknet_delta(t: np.ndarray, cell: tuple[int, int], anchor: np.ndarray, goal: np.ndarray, box: str) -> np.ndarray:
-    """The gradient that spec 4.3 item 5 describes, at tx, ty, tw, th of the first level."""
+    """The gradient of docs/networks.md, Targets and losses, item 5, at tx, ty, tw, th of the first level."""
     sides = np.array([WIDTH, HEIGHT])
 
     def corners(shares: np.ndarray) -> np.ndarray:

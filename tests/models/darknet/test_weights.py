@@ -46,7 +46,7 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_order_of_the_numbers(tmp_path: Path) -> None:
-    """beta, gamma, mean, variance, weights; then bias, weights of the convolution before the yolo layer (spec 5.1)."""
+    """beta, gamma, mean, variance, weights; then bias, weights of the convolution before the yolo layer."""
     cfg = Cfg(32)
     cfg.conv(2, 3, 2)
     cfg.yolo("0", "5,6", classes=1)
