@@ -78,8 +78,9 @@ def quadrants(
     config: AugmentConfig,
     rng: np.random.Generator,
 ) -> Labelled:
-    """Darknet's mosaic (docs/networks.md, Mixing images): four images, each augmented to full size by itself, fill a quadrant each.
+    """Darknet's mosaic: four images, each augmented to full size by itself, fill a quadrant each.
 
+    See docs/networks.md, Mixing images.
     The quadrants meet at 20 to 80 % of width and height, and each shows the part of its image that is next to the
     others. With geometry 'jitter', in half of the cases that part starts at the image's own corner. Grey beside an
     image is avoided if possible. Boxes are clipped to their quadrant.
