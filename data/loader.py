@@ -19,8 +19,7 @@ from torch.utils.data import DataLoader
 from data.anchors import object_sizes
 from data.classification import ClassifyDataset
 from data.dataset import EvalDataset, Item, TrainDataset
-from data.sampler import TrainSampler
-from data.sizes import SizePlan
+from data.sampler import SizePlan, TrainSampler
 from data.transforms import ten_crop_size
 from utils.config import ConfigError
 from utils.structures import Batch, LabelledImages, Targets

@@ -15,8 +15,7 @@ from data.dataset import EvalDataset, Request
 from data.images import read_image
 from data.loader import build_eval_loader, build_train_loader, collate
 from data.read import read_split
-from data.sampler import TrainSampler
-from data.sizes import SizePlan
+from data.sampler import SizePlan, TrainSampler
 from data.transforms import FILL, resize_image
 from tests.data.tiny_sets import make_config, make_image
 from utils.augment_config import AugmentConfig, ClassifyAugment

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from data.sampler import TrainSampler
-from data.sizes import SizePlan
+from data.sampler import SizePlan, TrainSampler
 from tests.data.test_dataset import SIZE
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data.sampler import TrainSampler
-from data.sizes import LAST_LARGE_STEPS, SizePlan
+from data.sampler import LAST_LARGE_STEPS, SizePlan, TrainSampler
 
 DARKNET = {"image_size": (416, 416), "stride": 32, "multi_scale": 0.4, "kind": "darknet", "steps": 10}
 
