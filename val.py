@@ -10,138 +10,26 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
-
-from data.config import load_data_config, read_split, summarize
+from data.config import load_data_config
 from data.loader import build_eval_loader, default_workers
-from models.postprocess import NMS_KINDS, postprocess
-from models.predictor import Predictor, default_weights, open_predictor
-from utils import dist
-from utils.arguments import share, whole_number
+from data.read import read_split, summarize
+from data.transforms import ten_crop_size
+from engine.evaluate import EvaluationOptions, evaluate, match_classes, protocol_and_speed, training_data, write_results
+from models.info import ModelInfo
+from models.predictor import default_weights, open_predictor
+from models.suppression import NMS_KINDS
+from utils.arguments import given, share, whole_number
 from utils.config import ROOT, ConfigError
 from utils.faults import report
-from utils.log import Progress, setup_logging
-from utils.metrics.classification import ClassificationMetric
+from utils.log import setup_logging
+from utils.metrics.build import build_metric
 from utils.metrics.coco import BACKENDS
-from utils.metrics.detection import DetectionMetric
-from utils.metrics.of_task import Metric, build_metric
-from utils.run import new_run_folder, write_json
-from utils.structures import Batch, Detections, LabelledImages
-from utils.task_plots import plot_figures
-from utils.ten_crop import ten_crop_size, ten_crops
+from utils.run import new_run_folder
 
 logger = logging.getLogger(__name__)
-
-DETECT = {"conf_thres": 0.001, "iou_thres": 0.65, "max_det": 100}
-"""How detectors are evaluated where the command line says nothing else."""
-
-
-def evaluate(
-    predictor: Predictor,
-    loader: DataLoader,
-    metric: Metric,
-    *,
-    conf_thres: float = DETECT["conf_thres"],
-    iou_thres: float = DETECT["iou_thres"],
-    max_det: int = DETECT["max_det"],
-    nms: str | None = None,
-    clip: bool = True,
-    ten_crop: tuple[int, int] | None = None,
-    over_ranks: bool = False,
-) -> dict[str, Any]:
-    """The figures of a metric over the images of a loader, and what they cost in time.
-
-    Args:
-        loader: Batches with letterboxes, each image once.
-        metric: without anything found yet; it has it all afterwards.
-        conf_thres, iou_thres, max_det, nms: of a detector, as in `postprocess`; None takes the model's own kind.
-        clip: cut a detector's boxes to the image.
-        ten_crop: a classifier sees ten crops of this (height, width) of every image, which is larger, and their mean
-            counts.
-        over_ranks: the loaders of all ranks together give each image once, and every rank calls this; every rank then
-            gets the figures of all.
-    Returns:
-        What `metric.compute` gives, and 'speed_ms': milliseconds an image, by the clock, for 'preprocess' (reading and
-        resizing as far as the loader's workers do not hide it, and the way to the device), 'inference' and
-        'postprocess'. The three add up to the whole time.
-    """
-    seconds = {"preprocess": 0.0, "inference": 0.0, "postprocess": 0.0}
-    count, mark = 0, time.perf_counter()
-    unreadable: list[str] = []
-
-    def lap(part: str) -> None:
-        nonlocal mark
-        if predictor.device.type == "cuda":
-            torch.cuda.synchronize(predictor.device)
-        now = time.perf_counter()
-        seconds[part], mark = seconds[part] + now - mark, now
-
-    options = {"conf_thres": conf_thres, "iou_thres": iou_thres, "max_det": max_det}
-    options |= {"nms": nms or predictor.info.nms, "beta_nms": predictor.info.beta_nms}
-    quiet = over_ranks and dist.rank() != 0
-    with torch.inference_mode(), Progress(len(loader), "Evaluating", quiet=quiet) as progress:
-        for batch in loader:
-            images = batch.to(predictor.device).images
-            lap("preprocess")
-            found = predictor.predict(images) if ten_crop is None else predict_ten_crops(predictor, images, ten_crop)
-            lap("inference")
-            if predictor.info.task == "detect":
-                found = in_originals(postprocess(*found, **options), batch, clip=clip)
-            metric.update(batch.image_ids, found)
-            count += len(batch)
-            unreadable += [problem for problem in batch.problems if problem]
-            progress.advance()
-            lap("postprocess")
-    if unreadable:
-        logger.warning("Evaluation without %d images that cannot be read: %s", len(unreadable), unreadable[0])
-    speed = {part: 1000 * value / max(count, 1) for part, value in seconds.items()}
-    if not over_ranks:
-        return {**metric.compute(), "speed_ms": speed}
-    for rows in dist.gather(metric.predictions()):
-        metric.extend(rows)
-    figures = metric.compute() if dist.rank() == 0 else None
-    return {**dist.broadcast(figures), "speed_ms": speed}
-
-
-def in_originals(found: list[Detections], batch: Batch, *, clip: bool) -> list[Detections]:
-    """What was found in the network's input, in pixels of the original images."""
-    pairs = zip(found, batch.letterboxes, strict=True)
-    originals = [each.to_original(letterbox, clipped=clip) for each, letterbox in pairs]
-    for place, problem in enumerate(batch.problems):
-        if problem:  # a grey image was in its place, in which nothing is to be found
-            originals[place] = originals[place].select(torch.zeros(len(originals[place]), dtype=torch.bool))
-    return originals
-
-
-def predict_ten_crops(predictor: Predictor, images: Tensor, size: tuple[int, int]) -> Tensor:
-    """A classifier's mean probabilities (B, C) over ten crops of `size` of each image."""
-    return predictor.predict(ten_crops(images, size)).unflatten(0, (len(images), -1)).mean(dim=1)
-
-
-def match_classes(predictor: Predictor, images: LabelledImages) -> tuple[int, ...]:
-    """The data set's category id of each label of the model, by name; by position where the model has no own names.
-
-    Raises:
-        ConfigError: model and data do not have the same classes.
-    """
-    if not predictor.info.named and len(predictor.names) == len(images.names):
-        return images.category_ids
-    if sorted(predictor.names) != sorted(images.names):
-        only_model = sorted(set(predictor.names) - set(images.names))
-        only_data = sorted(set(images.names) - set(predictor.names))
-        raise ConfigError(
-            f"the model has {len(predictor.names)} classes and the data {len(images.names)}; only the model knows "
-            f"{_some(only_model)}, only the data has {_some(only_data)}. Evaluate on data with the model's classes, or "
-            "correct 'names' in the data YAML"
-        )
-    ids = dict(zip(images.names, images.category_ids, strict=True))
-    return tuple(ids[name] for name in predictor.names)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -163,9 +51,8 @@ def run(args: argparse.Namespace) -> Path:
     size = (args.img_size, args.img_size) if args.img_size else predictor.image_size
     predictor.info.check_size(size, where="--img-size")
     resize = args.resize or predictor.resize
-    source = args.data or _trained_on(predictor, weights)
-    config = load_data_config(source)
-    options = options_of(args, predictor)
+    config = load_data_config(args.data or training_data(predictor, weights))
+    options = options_of(args, predictor.info, size)
     images = read_split(config, args.split, task=predictor.info.task)
     print(f"Data: {config.source}, {args.split}: {len(images)} images, {len(images.names)} classes")
     if images.problems:
@@ -173,14 +60,14 @@ def run(args: argparse.Namespace) -> Path:
     category_ids = match_classes(predictor, images)
     names = predictor.names if predictor.info.named else images.names
     metric = build_metric(images, category_ids=category_ids, names=names, backend=args.backend)
-    shown, crop = (ten_crop_size(size), size) if args.ten_crop else (size, None)
+    shown = ten_crop_size(size) if args.ten_crop else size
     loader = build_eval_loader(
         images, image_size=shown, resize=resize, batch_size=args.batch_size, workers=args.workers
     )
     folder = new_run_folder(Path(args.project), args.name)
-    figures = evaluate(predictor, loader, metric, **{**options, "ten_crop": crop})
+    figures = evaluate(predictor, loader, metric, options)
     figures["protocol"] = {
-        **options,
+        **options.protocol(images.task),
         "image_size": list(size),
         "precision": predictor.precision,
         "resize": resize,
@@ -188,74 +75,33 @@ def run(args: argparse.Namespace) -> Path:
         "data": str(config.source),
         "split": args.split,
     }
-    write_json(folder / "metrics.json", figures, indent=2)
-    if args.save_json:
-        write_json(folder / "predictions.json", predictions(metric, images))
-        if isinstance(metric, DetectionMetric):
-            write_json(folder / "ground_truth.json", metric.ground_truth)
-    plot_figures(metric, folder)
-    print(f"\n{metric.table()}\n\n{describe(figures)}\nResults: {folder}")
+    write_results(folder, figures, metric, images, save_predictions=args.save_json)
+    print(f"\n{metric.table()}\n\n{protocol_and_speed(figures)}\nResults: {folder}")
     missing = figures["images"] - len(images)
     if missing:
         print(f"Note: {missing} images of the ground truth could not be read; their objects count as not found")
     return folder
 
 
-def options_of(args: argparse.Namespace, predictor: Predictor) -> dict[str, Any]:
-    """What the protocol says of the model's task.
+def options_of(args: argparse.Namespace, info: ModelInfo, size: tuple[int, int]) -> EvaluationOptions:
+    """What the command line says of the protocol; `size` is that of the network input.
 
     Raises:
         ConfigError: an option of the other task.
     """
-    detector = predictor.info.task == "detect"
-    given = [name for name in (*DETECT, "nms", "clip") if getattr(args, name) is not None]
-    given += ["ten_crop"] if args.ten_crop else []
-    wrong = [f"--{name.replace('_', '-')}" for name in given if (name == "ten_crop") == detector]
+    detector_options = given(args, "conf_thres", "iou_thres", "max_det", "nms", "clip")
+    detector = info.task == "detect"
+    wrong = [] if detector else [f"--{name.replace('_', '-')}" for name in detector_options]
+    wrong += ["--ten-crop"] if detector and args.ten_crop else []
     wrong += ["--resize crop"] if detector and args.resize == "crop" else []
     if wrong:
-        option, other = wrong[0], "a classifier" if detector else "a detector"
-        raise ConfigError(f"{option}: is for {other}, and the model is not one; leave it out")
-    if not detector:
-        return {"ten_crop": args.ten_crop}
-    chosen = {name: default if getattr(args, name) is None else getattr(args, name) for name, default in DETECT.items()}
-    clip = predictor.info.clip if args.clip is None else args.clip
-    nms = args.nms or predictor.info.nms
-    if nms == "none" and args.iou_thres is not None:
+        other = "a classifier" if detector else "a detector"
+        raise ConfigError(f"{wrong[0]}: is for {other}, and the model is not one; leave it out")
+    options = EvaluationOptions(nms=info.nms, clip=info.clip, ten_crop=size if args.ten_crop else None)
+    options = replace(options, **detector_options)
+    if options.nms == "none" and args.iou_thres is not None:
         logger.warning("--iou-thres %g is not used: with nms 'none' nothing is suppressed", args.iou_thres)
-    return chosen | {"nms": nms, "clip": clip}
-
-
-def predictions(metric: Metric, images: LabelledImages) -> list[dict[str, Any]]:
-    """The content of predictions.json: of a classifier also the file of each image and the names of its classes."""
-    rows = metric.predictions()
-    if not isinstance(metric, ClassificationMetric):
-        return rows
-    files = {sample.image_id: str(sample.path) for sample in images.samples}
-    return [
-        {"file": files[row["image_id"]], "name": metric.names[row["label"]], **row}
-        | {"names": [metric.names[label] for label in row["labels"]]}
-        for row in rows
-    ]
-
-
-def describe(figures: dict[str, Any]) -> str:
-    """The protocol and the speed, one line each."""
-    protocol, speed = figures["protocol"], figures["speed_ms"]
-    height, width = protocol["image_size"]
-    if "ten_crop" in protocol:
-        of_task = ("ten crops" if protocol["ten_crop"] else "one crop",)
-    else:
-        nms = "no NMS" if protocol["nms"] == "none" else f"NMS IoU {protocol['iou_thres']:g} ({protocol['nms']})"
-        of_task = (f"conf {protocol['conf_thres']:g}", nms, f"max-det {protocol['max_det']}")
-    parts = (
-        *of_task,
-        f"size {height}x{width}",
-        protocol["precision"],
-        protocol["resize"],
-        *(() if protocol.get("clip", True) else ("boxes uncut",)),
-    )
-    times = ", ".join(f"{part} {value:.1f}" for part, value in speed.items())
-    return f"Protocol: {', '.join(parts)}\nSpeed: {times} ms an image, {figures['images']} images"
+    return options
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -293,19 +139,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--project", default=str(ROOT / "runs" / "val"), help="folder of runs")
     parser.add_argument("--name", default="exp", help="folder of this run in PROJECT; never overwritten")
     return parser.parse_args(argv)
-
-
-def _trained_on(predictor: Predictor, weights: Path) -> str:
-    source = predictor.info.data
-    if source is None:
-        raise ConfigError(f"--data is missing, and {weights} does not say what it was trained on; name a data YAML")
-    if source != "shapes" and not Path(source).is_file():
-        raise ConfigError(f"--data is missing, and {source}, which the model was trained on, is gone; name a data YAML")
-    return source
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "nothing more"
 
 
 if __name__ == "__main__":

@@ -16,23 +16,24 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from torch import Tensor
 
-from data.config import check_objects, load_data_config, read_split
+from data.config import load_data_config
+from data.read import check_objects, read_split
 from utils.arguments import seed, whole_number
 from utils.boxes import plan_resize
 from utils.config import ConfigError
 from utils.structures import LabelledImages
-from utils.training.config import TrainConfig
+from utils.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
 FACTOR = 4.0
-"""Largest ratio of sides between an object and an anchor that answers for it, as in the anchor_ratio assigner."""
+"""Largest ratio of sides between an object and an anchor that can predict it, as in the anchor_ratio assigner."""
 
 SAMPLE = 10_000
-"""Boxes that a fit looks at; of a larger set so many are drawn. More move its anchors by less than they are worth."""
+"""Largest number of boxes in a fit; larger sets are sampled. More boxes hardly change the anchors."""
 
 LONG_FIT = 5_000
-"""Boxes from which on a fit takes seconds, and is announced."""
+"""From this many boxes on, a fit takes seconds and is announced."""
 
 LEAST_SIDE = 0.01
 """Of an anchor, in pixels: a head refuses 0."""
@@ -42,7 +43,7 @@ class Coverage(NamedTuple):
     """How well anchors cover boxes.
 
     Args:
-        recall: share of boxes that an anchor within the factor answers for, the best recall that is possible.
+        recall: share of boxes that have an anchor within the factor; the best possible recall.
         iou: mean over boxes of the best IoU with an anchor on the same centre.
     """
 
@@ -110,13 +111,13 @@ def box_sizes(images: LabelledImages, size: tuple[int, int], resize: str) -> np.
 
 
 def object_sizes(images: LabelledImages, size: tuple[int, int], resize: str) -> np.ndarray:
-    """As `box_sizes`, but with boxes that have no width or height, and empty where there is no object."""
-    found = [np.zeros((0, 2))]
+    """(N, 2) as `box_sizes`, but with boxes that have no width or height; (0, 2) where there is no object."""
+    sizes = [np.zeros((0, 2))]
     for sample in images.samples:
         box = plan_resize(sample.height, sample.width, size, resize)
         boxes = sample.boxes[~sample.crowd]
-        found.append((boxes[:, 2:] - boxes[:, :2]) * (box.scale_x, box.scale_y))
-    return np.concatenate(found)
+        sizes.append((boxes[:, 2:] - boxes[:, :2]) * (box.scale_x, box.scale_y))
+    return np.concatenate(sizes)
 
 
 def cover(sizes: np.ndarray, anchors: np.ndarray, *, factor: float = FACTOR) -> Coverage:
@@ -131,16 +132,16 @@ def cover(sizes: np.ndarray, anchors: np.ndarray, *, factor: float = FACTOR) -> 
 def fit_anchors(sizes: np.ndarray, count: int, *, seed: int = 0, rounds: int = 300) -> np.ndarray:
     """(count, 2) anchors by k-means with 1 - IoU as the distance (YOLOv2, arXiv:1612.08242), smallest area first.
 
-    The best of ten starts; an anchor moves to the median of its boxes, and the search ends when none changes hands.
-    Of more than SAMPLE boxes so many are drawn by `seed`. Fewer different sizes than anchors are taken as they are,
-    with scaled copies for the rest.
+    The best of ten starts. Each anchor moves to the median of its boxes, until no box changes its anchor. From more
+    than SAMPLE boxes, that many are drawn with `seed`. If there are fewer distinct sizes than anchors, all of them are
+    used, with scaled copies for the rest.
 
     Args:
         sizes: (N, 2) width and height, at least one.
     """
     rng = np.random.default_rng(seed)
     if len(sizes) > SAMPLE:
-        ordered = sizes[np.lexsort(sizes.T)]  # whatever the order of the boxes, the same ones are drawn
+        ordered = sizes[np.lexsort(sizes.T)]  # the draw does not depend on the order of the boxes
         sizes = ordered[rng.choice(len(sizes), SAMPLE, replace=False)]
     distinct = _distinct(sizes)
     if len(distinct) < count:
@@ -155,9 +156,9 @@ def fit_anchors(sizes: np.ndarray, count: int, *, seed: int = 0, rounds: int = 3
             if owner is not None and (now == owner).all():
                 break
             owner = now
-            for place in range(count):
-                if (owner == place).any():
-                    anchors[place] = np.median(sizes[owner == place], axis=0)
+            for index in range(count):
+                if (owner == index).any():
+                    anchors[index] = np.median(sizes[owner == index], axis=0)
         iou = cover(sizes, anchors).iou
         if iou > best_iou:
             best, best_iou = anchors.copy(), iou
@@ -167,14 +168,14 @@ def fit_anchors(sizes: np.ndarray, count: int, *, seed: int = 0, rounds: int = 3
 def better_anchors(
     sizes: np.ndarray, current: list[np.ndarray], *, least_recall: float
 ) -> tuple[list[list[float]], Coverage, Coverage] | None:
-    """Anchors fitted to a data set where those of the model cover too little of it.
+    """Anchors fitted to a data set, if those of the model cover too little of it.
 
     Args:
         current: (A, 2) anchors of each level, finest first.
         least_recall: best possible recall that is good enough.
     Returns:
-        For each level width, height, width, ...; then the coverage before and after. None when the model's own are
-        good enough, or when a fit is no better.
+        For each level width, height, width, ...; then the coverage before and after. None if the model's own are
+        good enough, or the fit is no better.
     """
     before = cover(sizes, np.concatenate(current))
     counts = [len(level) for level in current]
@@ -200,9 +201,9 @@ class Head(Protocol):
 
 
 def fit_anchors_(head: Head, images: LabelledImages, config: TrainConfig) -> None:
-    """Give `head` anchors fitted to the training set, where its own cover less of it than the recipe asks for.
+    """Give `head` anchors fitted to the training set, if its own cover less of it than the recipe asks for.
 
-    What is still too little afterwards is warned of.
+    Logs a warning if the coverage is still too low afterwards.
     """
     sizes = box_sizes(images, config.image_size, config.model["resize"])
     least = config.recipe.anchor_recall or 0.0
@@ -230,13 +231,13 @@ def _arrays(head: Head) -> list[np.ndarray]:
 
 
 def rounded(anchors: np.ndarray) -> np.ndarray:
-    """Sides in tenths of a pixel, or below a pixel in two significant digits; none is 0."""
+    """(K, 2) sides in pixels, rounded to tenths, or below a pixel to two significant digits; none is 0."""
     decimals = 1 - np.floor(np.log10(anchors.clip(LEAST_SIDE))).clip(max=0)
     return (np.round(anchors * 10**decimals) / 10**decimals).clip(LEAST_SIDE)
 
 
 def by_level(anchors: np.ndarray, counts: list[int]) -> list[list[float]]:
-    """Anchors in ascending order -> for each level, finest first, width, height, width, ..."""
+    """(K, 2) anchors in ascending order -> for each level, finest first, width, height, width, ... in pixels."""
     return [part.ravel().tolist() for part in np.split(anchors, np.cumsum(counts)[:-1])]
 
 
@@ -246,7 +247,7 @@ def _distinct(sizes: np.ndarray) -> np.ndarray:
 
 
 def _with_copies(sizes: np.ndarray, count: int) -> np.ndarray:
-    """(count, 2): the sizes, then all of them larger by a quarter, smaller by as much, larger by two quarters, ...
+    """(count, 2): the sizes, then copies of all of them, scaled by 1.25, 1 / 1.25, 1.25 squared, ...
 
     Example: of one size and nine anchors, the outermost copies are 0.41 and 2.44 times as large.
     """
@@ -256,13 +257,13 @@ def _with_copies(sizes: np.ndarray, count: int) -> np.ndarray:
 
 
 def _spread(sizes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Different sizes to start from, each drawn with the square of its distance to those before (k-means++)."""
-    chosen = [sizes[rng.integers(len(sizes))]]
-    while len(chosen) < count:
-        distance = (1 - _iou(sizes, np.array(chosen)).max(axis=1)).clip(0) ** 2
+    """(count, 2) distinct sizes to start from, weighted by the squared distance to those before (k-means++)."""
+    anchors = [sizes[rng.integers(len(sizes))]]
+    while len(anchors) < count:
+        distance = (1 - _iou(sizes, np.array(anchors)).max(axis=1)).clip(0) ** 2
         distance = distance if distance.sum() > 0 else np.ones(len(sizes))
-        chosen.append(sizes[rng.choice(len(sizes), p=distance / distance.sum())])
-    return np.array(chosen, dtype=np.float64)
+        anchors.append(sizes[rng.choice(len(sizes), p=distance / distance.sum())])
+    return np.array(anchors, dtype=np.float64)
 
 
 def _iou(sizes: np.ndarray, anchors: np.ndarray) -> np.ndarray:

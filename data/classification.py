@@ -3,55 +3,62 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 
 from data.dataset import Request, TrainDataset
 from data.mosaic import paste
-from data.transforms import FILL, Labelled
-from utils.training.augment_config import ClassifyAugment
+from data.transforms import FILL, Labelled, change_hsv
+from utils.augment_config import ClassifyAugment
 
 BLUR_KERNEL = 15
-"""Pixels of the network input; darknet's for blur=1 (spec 7.4)."""
+"""Pixels of the network input; darknet's for blur=1 (docs/networks.md, Mixing images)."""
+
+
+class Part(NamedTuple):
+    """A part of a mixed image: its box, xyxy in pixels, and the weight of its label; the weights add up to 1."""
+
+    box: tuple[int, int, int, int]
+    share: float
 
 
 class ClassifyDataset(TrainDataset):
-    """Augmented images of a classifier; as with detectors, a function of (seed, epoch, index).
+    """Augmented images of a classifier; as for detectors, a function of (seed, epoch, index).
 
-    Images are read with a shorter side of at most `config.classify.short_side`, whatever memory holds of them.
+    Images are read with a shorter side of at most `config.classify.short_side`, with or without the cache.
     """
 
     interpolation = cv2.INTER_AREA
 
     def _augment(self, request: Request) -> Labelled:
-        how, rng = self.config.classify, self._generator(request.epoch, request)
-        item = self._crop(request.index, request.size, rng)
-        if not (request.mix and how.mix):
-            return item
-
-        def another() -> Labelled:
-            return self._crop(int(rng.integers(len(self))), request.size, rng)
-
-        kind = how.mix[int(rng.integers(len(how.mix)))]
-        return MIXES[kind](item, another, how, rng)
+        config, rng = self.config.classify, self._generator(request.epoch, request)
+        items = [self._crop(request.index, request.size, rng)]
+        if not (request.mix and config.mix):
+            return items[0]
+        kind = config.mix[int(rng.integers(len(config.mix)))]
+        parts = draw_parts(kind, request.size, config, rng)
+        while len(items) < len(parts):
+            items.append(self._crop(int(rng.integers(len(self))), request.size, rng))
+        return mix(items, parts, blend=kind == "mixup")
 
     def _crop(self, index: int, size: tuple[int, int], rng: np.random.Generator) -> Labelled:
-        """One image, cut and coloured at random, at the (height, width) that is asked for."""
-        how = self.config.classify
+        """One image, cropped and coloured at random, at the requested (height, width)."""
+        config = self.config.classify
         index, image = self.image_at(index)
-        image = random_crop(image, size, how, rng)
+        image = random_crop(image, size, config, rng)
         if self.pipeline is not None:
-            none = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)
-            image = self.pipeline(Labelled(image, *none), rng).image
+            without_boxes = Labelled(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool))
+            image = self.pipeline(without_boxes, rng).image
             if image.shape[:2] != tuple(size):
                 image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
         left_right, upside_down, blurred = rng.random(3)
-        image = image[:, ::-1] if left_right < how.flip_lr else image
-        image = image[::-1] if upside_down < how.flip_ud else image
-        image = random_colour(np.ascontiguousarray(image), how, rng)
-        if blurred < how.blur:
+        image = image[:, ::-1] if left_right < config.flip_lr else image
+        image = image[::-1] if upside_down < config.flip_ud else image
+        image = random_colour(np.ascontiguousarray(image), config, rng)
+        if blurred < config.blur:
             image = cv2.GaussianBlur(image, (BLUR_KERNEL, BLUR_KERNEL), 0)
         return whole(image, int(self.images.samples[index].labels[0]))
 
@@ -64,36 +71,43 @@ class ClassifyDataset(TrainDataset):
 
 
 def whole(image: np.ndarray, label: int) -> Labelled:
-    """An image that shows one class."""
+    """An (H, W, 3) uint8 image that shows one class: one box, all of it."""
     height, width = image.shape[:2]
     box = np.array([[0, 0, width, height]], np.float32)
     return Labelled(image, box, np.array([label], np.int64), np.zeros(1, bool), np.ones(1, np.float32))
 
 
 def random_factor(least: float, rng: np.random.Generator) -> float:
-    """Darknet's rand_scale: between `least` and 1, or in half of the cases the inverse of that."""
+    """Darknet's rand_scale: a factor between `least` and 1, inverted in half of the cases."""
     factor = rng.uniform(least, 1)
     return float(factor if rng.random() < 0.5 else 1 / factor)
 
 
-def random_crop(image: np.ndarray, size: tuple[int, int], how: ClassifyAugment, rng: np.random.Generator) -> np.ndarray:
-    """A part of an image at a random scale, aspect, angle and place, as an image of `size` (height, width).
+def random_crop(
+    image: np.ndarray, size: tuple[int, int], config: ClassifyAugment, rng: np.random.Generator
+) -> np.ndarray:
+    """A part of an image at a random scale, aspect, angle and position, as an image of `size` (height, width).
 
-    Where the image is smaller than that it lies in the middle, with grey around it.
+    A smaller image is centred, with grey around it.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+    Returns:
+        (height, width, 3) uint8 RGB.
     """
-    aspect = random_factor(how.aspect, rng)
-    short = rng.uniform(*how.short_side) * min(size)
-    angle = math.radians(rng.uniform(-how.degrees, how.degrees))
-    place_x, place_y = rng.uniform(-0.5, 0.5, 2)
+    aspect = random_factor(config.aspect, rng)
+    short = rng.uniform(*config.short_side) * min(size)
+    angle = math.radians(rng.uniform(-config.degrees, config.degrees))
+    offset_x, offset_y = rng.uniform(-0.5, 0.5, 2)
     height, width = image.shape[:2]
     scale = short / min(height, width * aspect)
     inner_height, inner_width = max(round(height * scale), 1), max(round(width * aspect * scale), 1)
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     image = cv2.resize(image, (inner_width, inner_height), interpolation=method)
-    # Where the image's centre comes to lie, from that of the result.
+    # Offset of the image's centre from that of the result.
     shift_x, shift_y = (
-        place * max(inner - side, 0)
-        for place, inner, side in ((place_x, inner_width, size[1]), (place_y, inner_height, size[0]))
+        offset * max(inner - side, 0)
+        for offset, inner, side in ((offset_x, inner_width, size[1]), (offset_y, inner_height, size[0]))
     )
     if angle == 0:
         canvas = np.full((*size, 3), FILL, np.uint8)
@@ -108,63 +122,56 @@ def random_crop(image: np.ndarray, size: tuple[int, int], how: ClassifyAugment, 
     return cv2.warpAffine(image, matrix, size[::-1], flags=cv2.INTER_LINEAR, borderValue=(FILL,) * 3)
 
 
-def random_colour(image: np.ndarray, how: ClassifyAugment, rng: np.random.Generator) -> np.ndarray:
-    """Hue shifted around the colour circle, saturation and value times a factor."""
-    shift = rng.uniform(-how.hue, how.hue) * 180  # OpenCV's hue has half degrees
-    saturation, exposure = random_factor(how.saturation, rng), random_factor(how.exposure, rng)
+def random_colour(image: np.ndarray, config: ClassifyAugment, rng: np.random.Generator) -> np.ndarray:
+    """An (H, W, 3) uint8 RGB image, its hue shifted around the colour circle, saturation and value times a factor."""
+    shift = rng.uniform(-config.hue, config.hue) * 180  # OpenCV's hue has half degrees
+    saturation, exposure = random_factor(config.saturation, rng), random_factor(config.exposure, rng)
     if shift == 0 and saturation == exposure == 1:
         return image
-    levels = np.arange(256)
-    tables = (np.rint(levels + shift) % 180, np.clip(levels * saturation, 0, 255), np.clip(levels * exposure, 0, 255))
-    channels = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))
-    changed = [cv2.LUT(c, table.astype(np.uint8)) for c, table in zip(channels, tables, strict=True)]
-    return cv2.cvtColor(cv2.merge(changed), cv2.COLOR_HSV2RGB)
+    return change_hsv(image, np.rint(np.arange(256) + shift) % 180, saturation, exposure)
 
 
-def mixup(first: Labelled, another: Callable[[], Labelled], how: ClassifyAugment, rng: np.random.Generator) -> Labelled:
-    """Two images blended, with the labels of both (arXiv:1710.09412; darknet blends half and half)."""
-    share = 0.5 if how.mixup_beta is None else float(rng.beta(how.mixup_beta, how.mixup_beta))
-    second = another()
-    image = (first.image * share + second.image * (1 - share) + 0.5).astype(np.uint8)
-    return _joined(image, [(first, first.boxes[0], share), (second, second.boxes[0], 1 - share)])
+def draw_parts(
+    kind: Literal["mixup", "cutmix", "mosaic"], size: tuple[int, int], config: ClassifyAugment, rng: np.random.Generator
+) -> list[Part]:
+    """How several images of `size` (height, width) make one: a part for each, the first for the image itself.
 
-
-def cutmix(
-    first: Labelled, another: Callable[[], Labelled], how: ClassifyAugment, rng: np.random.Generator
-) -> Labelled:
-    """A part of a second image in its place in the first, labels by their areas (arXiv:1905.04899, spec 7.4)."""
-    height, width = first.image.shape[:2]
-    cut_height, cut_width = (int(rng.uniform(0.3, 0.8) * side) for side in (height, width))
-    top, left = int(rng.integers(height - cut_height + 1)), int(rng.integers(width - cut_width + 1))
-    second, image = another(), first.image.copy()
-    part = np.s_[top : top + cut_height, left : left + cut_width]
-    image[part] = second.image[part]
-    share = cut_height * cut_width / (height * width)
-    box = np.array([left, top, left + cut_width, top + cut_height], np.float32)
-    return _joined(image, [(first, first.boxes[0], 1 - share), (second, box, share)])
-
-
-def mosaic(
-    first: Labelled, another: Callable[[], Labelled], how: ClassifyAugment, rng: np.random.Generator
-) -> Labelled:
-    """Four images around a point at 20 to 80 % of each side, each cut to its quadrant, labels by their areas."""
-    height, width = first.image.shape[:2]
+    'mixup' blends two whole images (arXiv:1710.09412; darknet half and half). 'cutmix' pastes a part of the second in
+    its place in the first (arXiv:1905.04899). 'mosaic' joins four around a point at 20 to 80 % of each side,
+    each cut to its quadrant.
+    """
+    height, width = size
+    if kind == "mixup":
+        share = 0.5 if config.mixup_beta is None else float(rng.beta(config.mixup_beta, config.mixup_beta))
+        return [Part((0, 0, width, height), share), Part((0, 0, width, height), 1 - share)]
+    if kind == "cutmix":
+        cut_height, cut_width = (int(rng.uniform(0.3, 0.8) * side) for side in size)
+        top, left = int(rng.integers(height - cut_height + 1)), int(rng.integers(width - cut_width + 1))
+        share = cut_height * cut_width / (height * width)
+        box = (left, top, left + cut_width, top + cut_height)
+        return [Part((0, 0, width, height), 1 - share), Part(box, share)]
     x, y = int(rng.uniform(0.2, 0.8) * width), int(rng.uniform(0.2, 0.8) * height)
-    image, parts = np.empty_like(first.image), []
-    for place, (x1, y1, x2, y2) in enumerate(
-        ((0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height))
-    ):
-        item = first if place == 0 else another()
-        image[y1:y2, x1:x2] = item.image[y1:y2, x1:x2]
-        parts.append((item, np.array([x1, y1, x2, y2], np.float32), (x2 - x1) * (y2 - y1) / (height * width)))
-    return _joined(image, parts)
+    boxes = ((0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height))
+    return [Part((x1, y1, x2, y2), (x2 - x1) * (y2 - y1) / (height * width)) for x1, y1, x2, y2 in boxes]
 
 
-MIXES = {"mixup": mixup, "cutmix": cutmix, "mosaic": mosaic}
+def mix(items: Sequence[Labelled], parts: Sequence[Part], *, blend: bool) -> Labelled:
+    """One image from several of one size, with the labels of all.
 
-
-def _joined(image: np.ndarray, parts: list[tuple[Labelled, np.ndarray, float]]) -> Labelled:
-    """One image from parts: whose, where (4,), and its share."""
-    items, boxes, shares = zip(*parts, strict=True)
+    Args:
+        items: (H, W, 3) uint8 images of one class each.
+        parts: one for each item, in the order in which they are laid on each other.
+        blend: add images up by their shares (mixup), instead of pasting each into its box.
+    """
+    if blend:
+        first, second = (item.image * part.share for item, part in zip(items, parts, strict=True))
+        image = (first + second + 0.5).astype(np.uint8)
+    else:
+        image = np.empty_like(items[0].image)
+        for item, part in zip(items, parts, strict=True):
+            x1, y1, x2, y2 = part.box
+            image[y1:y2, x1:x2] = item.image[y1:y2, x1:x2]
+    boxes = np.array([part.box for part in parts], np.float32)
     labels = np.concatenate([item.labels for item in items])
-    return Labelled(image, np.stack(boxes), labels, np.zeros(len(items), bool), np.array(shares, np.float32))
+    shares = np.array([part.share for part in parts], np.float32)
+    return Labelled(image, boxes, labels, np.zeros(len(items), bool), shares)

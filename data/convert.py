@@ -1,7 +1,7 @@
 """Command: a data set from one label format into another, `python -m data.convert SRC DST --to coco|yolo|voc`.
 
-Classes, their ids and boxes survive every way; what a format has no place for is counted and said. `--to imagefolder`
-cuts the objects out, for training a classifier.
+Classes, their ids and boxes survive every conversion; what a format cannot hold is counted and reported.
+`--to imagefolder` crops the objects, for training a classifier.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data.config import SPLITS, DataConfig, check_same_classes, load_data_config, read_split, summarize
+from data.config import SPLITS, DataConfig, load_data_config
 from data.formats import coco, imagefolder, voc, yolo
+from data.read import check_same_classes, read_split, summarize
 from utils.config import ConfigError, dump_yaml
 from utils.log import Progress, setup_logging
 from utils.structures import LabelledImages, Sample
@@ -28,7 +29,7 @@ IMAGE_KEYS = frozenset({"id", "file_name", "width", "height"})
 TOP_KEYS = frozenset({"images", "annotations", "categories"})
 
 
-def read_splits(config: DataConfig) -> dict[str, LabelledImages]:
+def read_dataset(config: DataConfig) -> dict[str, LabelledImages]:
     """All splits of a data set.
 
     Raises:
@@ -44,7 +45,7 @@ def read_splits(config: DataConfig) -> dict[str, LabelledImages]:
 def write_dataset(splits: Mapping[str, LabelledImages], folder: Path, form: str, *, copy: bool = False) -> list[str]:
     """Write a data set with its images and a data.yaml into an empty folder.
 
-    Images keep their bytes: they are hard-linked where the disk allows it, else copied. coco goes to annotations/ and
+    Images keep their bytes: they are hard-linked if the disk allows it, otherwise copied. coco goes to annotations/ and
     images/, yolo to labels/, images/ and one list a split, voc to Annotations/, JPEGImages/ and ImageSets/Main/.
 
     Args:
@@ -63,11 +64,7 @@ def write_dataset(splits: Mapping[str, LabelledImages], folder: Path, form: str,
         split: [replace(sample, path=images / name) for sample, name in zip(data.samples, names[split], strict=True)]
         for split, data in splits.items()
     }
-    pairs = [
-        (old.path, new.path)
-        for split, data in splits.items()
-        for old, new in zip(data.samples, placed[split], strict=True)
-    ]
+    pairs = [pair for split, data in splits.items() for pair in zip(data.samples, placed[split], strict=True)]
     lines = [_bring_images(pairs, copy=copy)]
     if renamed:
         lines.append(f"{renamed} images have a new name, because another one of the set has theirs")
@@ -82,7 +79,7 @@ def write_dataset(splits: Mapping[str, LabelledImages], folder: Path, form: str,
 
 
 def write_class_folders(splits: Mapping[str, LabelledImages], folder: Path) -> list[str]:
-    """Cut every object out into SPLIT/CLASS/ of an empty folder, and write a data.yaml for a classifier.
+    """Crop every object into SPLIT/CLASS/ of an empty folder, and write a data.yaml for a classifier.
 
     Returns:
         what was done, one line a split.
@@ -129,7 +126,7 @@ def _write_split(
 
 
 def _file_names(splits: Mapping[str, LabelledImages]) -> tuple[dict[str, list[str]], int]:
-    """A name for each image, no two alike but for the suffix (label files differ in nothing else); how many are new."""
+    """A name for each image, unique even without its suffix (label files share it), and how many images are renamed."""
     taken: set[str] = set()
     names: dict[str, list[str]] = {split: [] for split in splits}
     renamed = 0
@@ -139,13 +136,13 @@ def _file_names(splits: Mapping[str, LabelledImages]) -> tuple[dict[str, list[st
             name = PurePosixPath(written.get(sample.image_id, sample.path.name).replace("\\", "/"))
             if name.is_absolute() or ".." in name.parts:
                 name = PurePosixPath(sample.path.name)
-            chosen, count = name.as_posix(), 1
-            while _stem(chosen).casefold() in taken:
-                chosen = f"{split}{count if count > 1 else ''}/{name}"
+            free, count = name.as_posix(), 1
+            while _stem(free).casefold() in taken:
+                free = f"{split}{count if count > 1 else ''}/{name}"
                 count += 1
-            taken.add(_stem(chosen).casefold())
-            renamed += chosen != name.as_posix()
-            names[split].append(chosen)
+            taken.add(_stem(free).casefold())
+            renamed += free != name.as_posix()
+            names[split].append(free)
     return names, renamed
 
 
@@ -153,15 +150,16 @@ def _stem(name: str) -> str:
     return PurePosixPath(name).with_suffix("").as_posix()
 
 
-def _bring_images(pairs: Sequence[tuple[Path, Path]], *, copy: bool) -> str:
+def _bring_images(pairs: Sequence[tuple[Sample, Sample]], *, copy: bool) -> str:
+    """Link or copy the image of each first sample to the path of the second; returns what was done."""
     linked = 0
     with Progress(len(pairs), "Bringing images") as progress:
         for old, new in pairs:
-            new.parent.mkdir(parents=True, exist_ok=True)
-            if not copy and _link(old, new):
+            new.path.parent.mkdir(parents=True, exist_ok=True)
+            if not copy and _link(old.path, new.path):
                 linked += 1
             else:
-                shutil.copyfile(old, new)
+                shutil.copyfile(old.path, new.path)
             progress.advance()
     parts = [(linked, "hard-linked (one file under two names: do not edit in place)"), (len(pairs) - linked, "copied")]
     return "Images: " + ", ".join(f"{count} {how}" for count, how in parts if count)
@@ -176,7 +174,7 @@ def _link(old: Path, new: Path) -> bool:
 
 
 def _losses(splits: Mapping[str, LabelledImages], form: str) -> list[str]:
-    """What of the ground truth the format cannot hold."""
+    """What the format cannot hold of the ground truth, one line each."""
     if form == "coco":
         return []
     crowd = sum(int(sample.crowd.sum()) for data in splits.values() for sample in data.samples)
@@ -184,21 +182,21 @@ def _losses(splits: Mapping[str, LabelledImages], form: str) -> list[str]:
     keys: Counter[str] = Counter()
     for data in splits.values():
         truth = data.ground_truth
-        image_ids += sum(sample.image_id != place for place, sample in enumerate(data.samples, start=1))
-        numbered += sum(entry["id"] != place for place, entry in enumerate(truth["annotations"], start=1))
+        image_ids += sum(sample.image_id != number for number, sample in enumerate(data.samples, start=1))
+        numbered += sum(entry["id"] != number for number, entry in enumerate(truth["annotations"], start=1))
         areas += sum(abs(entry["area"] - entry["bbox"][2] * entry["bbox"][3]) > 1e-6 for entry in truth["annotations"])
         keys.update(f"'{key}' of annotations" for entry in truth["annotations"] for key in entry.keys() - ROW_KEYS)
         keys.update(f"'{key}' of images" for entry in truth["images"] for key in entry.keys() - IMAGE_KEYS)
         keys.update(f"'{key}' of a file" for key in truth.keys() - TOP_KEYS)
     name = form.upper()
-    found = [
+    losses = [
         (crowd if form == "yolo" else 0, "crowd regions, left out: a row has no flag for them"),
         (image_ids, f"image ids: {name} numbers images in the order of the split"),
         (numbered, f"annotation ids: {name} has none"),
         (areas, "areas of masks: width times height is taken, so small, medium and large may change"),
         *((count, key) for key, count in sorted(keys.items())),
     ]
-    return [f"{count} {what}" for count, what in found if count]
+    return [f"{count} {loss}" for count, loss in losses if count]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -213,7 +211,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     setup_logging()
     try:
-        splits = read_splits(load_data_config(args.source))
+        splits = read_dataset(load_data_config(args.source))
         if args.to == "imagefolder":
             lines = write_class_folders(splits, args.folder)
         else:

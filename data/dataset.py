@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -12,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from data.images import read_image
-from data.mosaic import mixup, mosaic, quadrants, vary
+from data.mosaic import draw_mosaic, mixup, mosaic, quadrants, random_variant
 from data.transforms import (
     FILL,
     Labelled,
@@ -24,10 +25,10 @@ from data.transforms import (
     warp,
 )
 from utils import dist
+from utils.augment_config import AugmentConfig
 from utils.boxes import Letterbox, plan_resize
 from utils.log import Progress
 from utils.structures import LabelledImages
-from utils.training.config import AugmentConfig
 
 logger = logging.getLogger(__name__)
 
@@ -35,18 +36,19 @@ MIXUP_STREAM = 1_000_003
 """Added to the epoch for the second image of a mixup, so that it is not the augmentation of the first."""
 
 MOST_IN_A_ROW = 20
-"""So many images one after another that cannot be read are no matter of single files."""
+"""If this many images in a row cannot be read, the cause is not single files."""
 
 GO_ON = "; or train without such files: bad_images: skip in the recipe (for --resume in the run's config.yaml)"
 PUT_BACK = "; put it back, and --resume goes on exactly; a new run leaves it out"
-"""What the user can do about a file that stops a training: one that is damaged, and one that is gone."""
+"""Remedies for a file that stops a training: for a damaged one, and for a missing one."""
 
 
-class Request(NamedTuple):
-    """What the sampler asks of a training set: this image, augmented as of this epoch, at this size.
+@dataclass(frozen=True)
+class Request:
+    """What the sampler requests from a training set: an image, augmented as in this epoch, at this size.
 
     Args:
-        repeat: how often the image came before in this epoch (a last batch is filled from the start).
+        repeat: how often the image has occurred before in this epoch (the last batch is filled from the start).
     """
 
     epoch: int
@@ -57,7 +59,15 @@ class Request(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One element of a batch before collation; tensors as in Batch."""
+    """One element of a batch before collation.
+
+    Args:
+        image: (3, H, W) uint8 RGB.
+        boxes: (N, 4) float32 xyxy pixels of `image`; labels (N,) int64; crowd (N,) bool.
+        image_id, path, letterbox: as in Batch; letterbox is None in training.
+        weights: (N,) float32 or None, as in Targets.
+        problem: files that could not be read and were replaced, one a line.
+    """
 
     image: torch.Tensor
     boxes: torch.Tensor
@@ -70,44 +80,39 @@ class Item(NamedTuple):
     problem: str = ""
 
 
+@dataclass(eq=False, repr=False)
 class TrainDataset(Dataset):
     """Augmented images.
 
     Args:
         images: the training split.
-        config: what to vary.
+        config: the augmentation.
         image_size: base (height, width) of the input; images are read at this size before augmentation.
         resize: 'letterbox' or 'stretch'; the aspect that images have at inference.
         seed: of the run.
-        bad_images: what a file that cannot be read does: 'stop' raises, 'skip' puts the next image in its place.
+        bad_images: if a file cannot be read, 'stop' raises, 'skip' takes the next image instead.
     """
+
+    images: LabelledImages
+    config: AugmentConfig
+    _: KW_ONLY
+    image_size: tuple[int, int]
+    resize: str
+    seed: int
+    bad_images: Literal["stop", "skip"] = "stop"
 
     interpolation = cv2.INTER_LINEAR
     """Of images that are read."""
 
-    def __init__(
-        self,
-        images: LabelledImages,
-        config: AugmentConfig,
-        *,
-        image_size: tuple[int, int],
-        resize: str,
-        seed: int,
-        bad_images: Literal["stop", "skip"] = "stop",
-    ) -> None:
-        self.images = images
-        self.config = config
-        self.image_size = image_size
-        self.resize = resize
-        self.seed = seed
-        self.bad_images = bad_images
+    def __post_init__(self) -> None:
         self.problems: list[str] = []
         self.pipeline = None
-        if config.albumentations:
+        if self.config.albumentations:
             from data.pipeline import AlbumentationsPipeline  # the library takes a second or two to import
 
-            self.pipeline = AlbumentationsPipeline(config.albumentations)
+            self.pipeline = AlbumentationsPipeline(self.config.albumentations)
         self.cache: list[np.ndarray | str] | None = None
+        """The images at the base size, or why one cannot be read."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -127,11 +132,11 @@ class TrainDataset(Dataset):
         logger.info("Training images in memory: %d, %.0f MB", len(self), needed / 1e6)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the images in memory: where loader processes are not forked, each would get a copy of them all."""
+        """Without the cached images: if loader processes are not forked, each would get a copy of them all."""
         return {**self.__dict__, "cache": None}
 
     def __getitem__(self, request: Request) -> Item:
-        """The augmented image that `request` names."""
+        """The augmented image that `request` names; its boxes are in pixels of the network input."""
         item = self._augment(request)
         sample = self.images.samples[request.index]
         problem = "\n".join(self.problems)
@@ -143,30 +148,28 @@ class TrainDataset(Dataset):
         rng = self._generator(request.epoch, request)
         item = self._compose(request, rng)
         if request.mix and rng.random() < config.mixup:
-            partner = request._replace(index=int(rng.integers(len(self))))
+            partner = replace(request, index=int(rng.integers(len(self))))
             other = self._generator(request.epoch + MIXUP_STREAM, partner)
             item = mixup(item, self._compose(partner, other), rng)
         item = self._run_pipeline(item, request.size, rng)
-        if config.mosaic_type == "quadrants":  # each image has had its own
+        if config.mosaic_type == "quadrants":  # already applied to each image
             return item
         item = random_flips(item, config, rng)
-        return Labelled(random_hsv(item.image, config, rng), item.boxes, item.labels, item.crowd)
+        return replace(item, image=random_hsv(item.image, config, rng))
 
     def _generator(self, epoch: int, request: Request) -> np.random.Generator:
         return np.random.default_rng((self.seed, epoch, request.index, request.repeat))
 
     def _compose(self, request: Request, rng: np.random.Generator) -> Labelled:
-        """One image or four, through the random affine map, at the size that is asked for."""
-
-        def load(index: int) -> Labelled:
-            return self._load(index, request.size)
-
+        """One image or a mosaic of four, through the random affine map, at the requested size."""
         each_alone = self.config.mosaic_type == "quadrants"
         if request.mix and rng.random() < self.config.mosaic:
+            crossing, indices = draw_mosaic(request.index, len(self), self.config, rng)
+            items = [self._load(index, request.size) for index in indices]
             join = quadrants if each_alone else mosaic
-            return join(load, request.index, len(self), request.size, self.config, rng)
-        item, place = load(request.index), vary if each_alone else random_place
-        return place(item, request.size, self.config, rng)
+            return join(items, crossing, request.size, self.config, rng)
+        vary = random_variant if each_alone else random_place
+        return vary(self._load(request.index, request.size), request.size, self.config, rng)
 
     def _run_pipeline(self, item: Labelled, size: tuple[int, int], rng: np.random.Generator) -> Labelled:
         if self.pipeline is None:
@@ -174,12 +177,13 @@ class TrainDataset(Dataset):
         item = self.pipeline(item, rng)
         if item.image.shape[:2] == tuple(size):
             return keep_visible(item, self.config)
-        box = plan_resize(*item.image.shape[:2], size, self.resize)
+        height, width = item.image.shape[:2]
+        box = plan_resize(height, width, size, self.resize)
         matrix = np.array([[box.scale_x, 0, box.pad_x], [0, box.scale_y, box.pad_y]])
         return warp(item, matrix, size, self.config)
 
     def _load(self, index: int, size: tuple[int, int]) -> Labelled:
-        """An image with its labels, resized as for an input of `size` but without the grey sides."""
+        """An image with its labels, resized for an input of `size`, without the grey sides."""
         index, image = self.image_at(index)
         sample = self.images.samples[index]
         box = plan_resize(sample.height, sample.width, size, self.resize)
@@ -190,21 +194,23 @@ class TrainDataset(Dataset):
         return Labelled(image, boxes, sample.labels, sample.crowd)
 
     def image_at(self, index: int) -> tuple[int, np.ndarray]:
-        """An image at the base size, and its index: with `bad_images: skip` perhaps that of one of the next images.
+        """An image at the base size, and its index; with `bad_images: skip` it may be one of the next images.
 
+        Returns:
+            The index, and the (H, W, 3) uint8 RGB image.
         Raises:
-            ValueError: it cannot be read; or, with 'skip', neither can those after it.
+            ValueError: it cannot be read; with 'skip', the images after it cannot either.
         """
-        for place in range(index, index + MOST_IN_A_ROW):
-            place %= len(self)
-            image = self.cache[place] if self.cache is not None else self._read_or_problem(place)
+        for following in range(index, index + MOST_IN_A_ROW):
+            index = following % len(self)
+            image = self.cache[index] if self.cache is not None else self._read_or_problem(index)
             if not isinstance(image, str):
-                return place, image
+                return index, image
             self.problems.append(image)
         raise ValueError(f"{self.problems[-1]}; the {MOST_IN_A_ROW - 1} images before it cannot be read either")
 
     def _read_or_problem(self, index: int) -> np.ndarray | str:
-        """The image at the base size, or why it cannot be read where that is no reason to stop."""
+        """The image at the base size, or why it cannot be read if that is no reason to stop."""
         try:
             return self._read(index)
         except ValueError as error:
@@ -227,6 +233,7 @@ class TrainDataset(Dataset):
         return cv2.resize(image, (width, height), interpolation=self.interpolation)
 
 
+@dataclass(eq=False, repr=False)
 class EvalDataset(Dataset):
     """Images as at inference, with the map back to the original.
 
@@ -234,21 +241,14 @@ class EvalDataset(Dataset):
         images: the split to evaluate.
         image_size: (height, width) of the network input.
         resize: 'letterbox', 'stretch' or 'crop'.
-        bad_images: what a file that cannot be read does: 'stop' raises, 'skip' puts a grey image in its place.
+        bad_images: if a file cannot be read, 'stop' raises, 'skip' takes a grey image instead.
     """
 
-    def __init__(
-        self,
-        images: LabelledImages,
-        *,
-        image_size: tuple[int, int],
-        resize: str,
-        bad_images: Literal["stop", "skip"] = "stop",
-    ) -> None:
-        self.images = images
-        self.image_size = image_size
-        self.resize = resize
-        self.bad_images = bad_images
+    images: LabelledImages
+    _: KW_ONLY
+    image_size: tuple[int, int]
+    resize: str
+    bad_images: Literal["stop", "skip"] = "stop"
 
     def __len__(self) -> int:
         return len(self.images)
@@ -263,7 +263,8 @@ class EvalDataset(Dataset):
             if self.bad_images == "stop":
                 raise
             image, problem = np.full((sample.height, sample.width, 3), FILL, np.uint8), str(error)
-        letterbox = plan_resize(*image.shape[:2], self.image_size, self.resize)
+        height, width = image.shape[:2]
+        letterbox = plan_resize(height, width, self.image_size, self.resize)
         boxes = letterbox.apply(sample.boxes).astype(np.float32)
         image = resize_image(image, letterbox, self.image_size, mode=self.resize)
         item = Labelled(image, boxes, sample.labels, sample.crowd)
@@ -271,8 +272,11 @@ class EvalDataset(Dataset):
 
 
 def check_size(image: np.ndarray, height: int, width: int, path: str) -> None:
-    """Refuse an image whose size is not the one that its labels were made for.
+    """Refuse an image whose size differs from the size that its labels were made for.
 
+    Args:
+        image: (H, W, 3) uint8.
+        height, width: pixels, as the labels say.
     Raises:
         ValueError: with both sizes and the likely cause.
     """

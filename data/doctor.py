@@ -1,47 +1,61 @@
-"""Command: what is wrong with a data set, all of it, with file and line: `python -m data.doctor DATA`.
+"""Command: everything that is wrong with a data set, with file and line: `python -m data.doctor DATA`.
 
-Beside what every run reports (see `data.config.read_split`) it decodes every image, compares the pixels of all splits,
-and lists objects that are tiny or labelled twice and classes without objects.
+In addition to what every run reports (see `data.read.read_split`), it decodes every image, compares the pixels of all
+splits, and lists objects that are tiny or labelled twice and classes without objects.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from data.config import SPLITS, DataConfig, check_same_classes, guess_task, label_format, load_data_config, read_split
+from data.config import SPLITS, DataConfig, load_data_config
 from data.convert import write_class_folders, write_dataset
 from data.doctor_html import to_html
-from data.doctor_images import compare_images, examine_images
 from data.formats import coco
-from data.formats.rows import BACKGROUND, CLIPPED, COMPLETED, KEPT, OUTLINES, SUSPECT
+from data.formats.rows import BACKGROUND, CLIPPED, COMPLETED, KEPT, LEFT_OUT, OUTLINES, SUSPECT
+from data.images import read_image
+from data.read import check_same_classes, guess_task, label_format, read_split
 from utils.config import ConfigError
-from utils.log import setup_logging
-from utils.structures import LabelledImages, LabelProblem
+from utils.log import Progress, setup_logging
+from utils.structures import LabelledImages, LabelProblem, Sample
+
+Severity = Literal["error", "warning", "note"]
 
 EXIT_STATUS = {"clean": 0, "warnings": 1, "errors": 2}
-SEVERITY = {
-    **dict.fromkeys((CLIPPED, KEPT, BACKGROUND), "warning"),
-    **dict.fromkeys((SUSPECT, OUTLINES, COMPLETED), "note"),
+
+SEVERITY: dict[str, Severity] = {
+    CLIPPED: "warning",
+    KEPT: "warning",
+    BACKGROUND: "warning",
+    SUSPECT: "note",
+    OUTLINES: "note",
+    COMPLETED: "note",
 }
-"""By what a run does about a problem; everything else is left out or changed, which is an error."""
+"""By the action that a run takes; every other action drops or changes something, which is an error."""
 
 SMALL, MEDIUM = 32**2, 96**2
 """COCO's limits of area in pixels, small objects below and medium objects below."""
 
+THREADS = 8
+"""Threads that decode images; Pillow and the digest release the interpreter lock."""
+
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: how bad, in which split, where, what, and what a run does about it."""
+    """One problem: its severity, split and place, what it is, and what a run does about it."""
 
-    severity: Literal["error", "warning", "note"]
+    severity: Severity
     split: str
     where: str
     what: str
@@ -65,7 +79,7 @@ class SplitFacts:
 
 @dataclass
 class Report:
-    """All that was found in a data set."""
+    """All findings about a data set, and what its splits hold."""
 
     source: str
     splits: dict[str, SplitFacts] = field(default_factory=dict)
@@ -74,15 +88,15 @@ class Report:
     @property
     def status(self) -> str:
         """'errors', 'warnings' or 'clean'; notes do not count."""
-        found = {finding.severity for finding in self.findings}
-        return "errors" if "error" in found else "warnings" if "warning" in found else "clean"
+        severities = {finding.severity for finding in self.findings}
+        return "errors" if "error" in severities else "warnings" if "warning" in severities else "clean"
 
-    def add(self, split: str, problem: LabelProblem, severity: str | None = None) -> None:
-        """Take in a problem; its severity follows from what was done about it."""
+    def add(self, split: str, problem: LabelProblem, severity: Severity | None = None) -> None:
+        """Add a problem; its severity follows from the action taken."""
         severity = severity or SEVERITY.get(problem.action, "error")
         self.findings.append(Finding(severity, split, problem.where, problem.what, problem.action))
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """Plain values for --json."""
         counts = Counter(finding.severity for finding in self.findings)
         return {
@@ -96,7 +110,7 @@ class Report:
 
 def examine(config: DataConfig) -> tuple[Report, dict[str, LabelledImages]]:
     """Everything that is wrong with a data set, and its splits without the images that cannot be used."""
-    report, splits = Report(str(config.source)), {}
+    report, splits = Report(str(config.source)), dict[str, LabelledImages]()
     lenient = replace(config, labels="warn")
     digests: dict[str, list[bytes]] = {}
     task = guess_task(config)
@@ -106,27 +120,67 @@ def examine(config: DataConfig) -> tuple[Report, dict[str, LabelledImages]]:
         try:
             data = read_split(lenient, split, task=task, thorough=True)
         except ConfigError as error:
-            what = str(error).removeprefix(f"{config.source}: ")
-            report.add(split, LabelProblem(str(config.source), what, "the split cannot be used"))
+            message = str(error).removeprefix(f"{config.source}: ")
+            report.add(split, LabelProblem(str(config.source), message, "the split cannot be used"))
             continue
-        checks = examine_images(data.samples, title=f"Examining {split}")
-        for problem in (*data.problems, *checks.problems):
+        results = examine_images(data.samples, title=f"Examining {split}")
+        for problem in (*data.problems, *(result for result in results if isinstance(result, LabelProblem))):
             report.add(split, problem)
-        samples = tuple(s for s, digest in zip(data.samples, checks.digests, strict=True) if digest is not None)
-        digests[split] = [digest for digest in checks.digests if digest is not None]
-        splits[split] = replace(data, samples=samples)
+        digests[split] = [result for result in results if isinstance(result, bytes)]
+        usable = (sample for sample, result in zip(data.samples, results, strict=True) if isinstance(result, bytes))
+        splits[split] = replace(data, samples=tuple(usable))
         report.splits[split] = count(splits[split])
-    _compare_splits(splits, report)
-    for split, problem in compare_images({split: data.samples for split, data in splits.items()}, digests):
+    for split, problem in compare_classes(splits, report):
+        report.add(split, problem)
+    for split, problem in compare_images(splits, digests):
         report.add(split, problem, "warning")
     return report, splits
+
+
+def examine_images(samples: Sequence[Sample], *, title: str) -> list[bytes | LabelProblem]:
+    """Decode every image of a split: a digest of its pixels, or why it cannot be used."""
+    results: list[bytes | LabelProblem] = []
+    with ThreadPoolExecutor(THREADS) as pool, Progress(len(samples), title) as progress:
+        for result in pool.map(_examine_image, samples):
+            results.append(result)
+            progress.advance()
+    return results
+
+
+def compare_images(
+    splits: Mapping[str, LabelledImages], digests: Mapping[str, Sequence[bytes]]
+) -> Iterator[tuple[str, LabelProblem]]:
+    """Images whose pixels are those of an earlier image, of this split or another, as (split, problem)."""
+    first: dict[bytes, tuple[str, Path]] = {}
+    for split, data in splits.items():
+        for sample, digest in zip(data.samples, digests[split], strict=True):
+            if digest not in first:
+                first[digest] = (split, sample.path)
+                continue
+            other, path = first[digest]
+            leak = "" if other == split else ", so the measured accuracy is too good"
+            yield split, LabelProblem(str(sample.path), f"the same picture as {path} in {other}{leak}", KEPT)
+
+
+def compare_classes(splits: Mapping[str, LabelledImages], report: Report) -> Iterator[tuple[str, LabelProblem]]:
+    """Classes that differ between splits, and classes that nothing can be learned or measured about."""
+    for split, data in splits.items():
+        try:
+            check_same_classes(next(iter(splits.values())), data)
+        except ConfigError as error:
+            yield split, LabelProblem(report.source, str(error), "the splits cannot be used together")
+    for split, facts in report.splits.items():
+        empty = [name for name, counts in facts.classes.items() if counts["objects"] == 0]
+        if empty and facts.objects:
+            names = f"{len(empty)} of {len(facts.classes)} classes have no object: {', '.join(empty)}"
+            yield split, LabelProblem(report.source, names, KEPT)
 
 
 def count(data: LabelledImages) -> SplitFacts:
     """The facts of one split."""
     labels = [sample.labels[~sample.crowd] for sample in data.samples]
     objects = np.bincount(np.concatenate([np.zeros(0, np.int64), *labels]), minlength=len(data.names)).tolist()
-    images = Counter(label for found in labels for label in set(found.tolist()))
+    images = Counter(label for of_image in labels for label in set(of_image.tolist()))
     boxes = np.concatenate([np.zeros((0, 4)), *(sample.boxes[~sample.crowd] for sample in data.samples)])
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     small, large = int((areas < SMALL).sum()), int((areas >= MEDIUM).sum())
@@ -140,26 +194,11 @@ def count(data: LabelledImages) -> SplitFacts:
     )
 
 
-def _compare_splits(splits: dict[str, LabelledImages], report: Report) -> None:
-    """Classes that differ between splits, and classes that nothing can be learned or measured about."""
-    first = next(iter(splits.values()), None)
-    for split, data in splits.items():
-        try:
-            check_same_classes(first, data)
-        except ConfigError as error:
-            report.add(split, LabelProblem(report.source, str(error), "the splits cannot be used together"))
-    for split, facts in report.splits.items():
-        empty = [name for name, counts in facts.classes.items() if counts["objects"] == 0]
-        if empty and facts.objects:
-            what = f"{len(empty)} of {len(facts.classes)} classes have no object: {', '.join(empty)}"
-            report.add(split, LabelProblem(report.source, what, KEPT))
-
-
 def fix(config: DataConfig, splits: dict[str, LabelledImages], folder: Path) -> list[str]:
     """Write the data set without what is wrong into a new folder, in its own label format.
 
     Boxes are clipped or left out as the findings say, and so are images that cannot be used. What only looks wrong
-    (tiny boxes, doubles, the same picture twice) stays: that takes eyes.
+    (tiny boxes, duplicates, the same picture twice) stays: a person has to look at it.
     """
     if not splits:
         raise ConfigError(f"{config.source}: no split can be used, so there is nothing to write")
@@ -213,6 +252,21 @@ def main(argv: list[str] | None = None) -> int:
     for line in lines:
         print(line, file=sys.stderr if args.json else sys.stdout)
     return EXIT_STATUS[report.status]
+
+
+def _examine_image(sample: Sample) -> bytes | LabelProblem:
+    path = str(sample.path)
+    try:
+        image = read_image(sample.path)
+    except ValueError as error:
+        return LabelProblem(path, str(error).removeprefix(f"{path}: "), LEFT_OUT)
+    height, width = image.shape[:2]
+    if (height, width) != (sample.height, sample.width):
+        swapped = (width, height) == (sample.height, sample.width)
+        hint = ": were the boxes drawn without the EXIF rotation?" if swapped else ""
+        mismatch = f"the labels are for {sample.width}x{sample.height}, the upright image is {width}x{height}{hint}"
+        return LabelProblem(path, mismatch, LEFT_OUT)
+    return hashlib.blake2b(image.data, digest_size=16, person=f"{height}x{width}".encode()[:16]).digest()
 
 
 if __name__ == "__main__":

@@ -1,129 +1,56 @@
-"""Batches: a sampler with a position, collation, and the loaders of training and evaluation."""
+"""Batches: the training set of a recipe, collation, and the loaders of training and evaluation."""
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
-from data.dataset import EvalDataset, Item, Request, TrainDataset
-from data.sizes import SizePlan
+from data.anchors import object_sizes
+from data.classification import ClassifyDataset
+from data.dataset import EvalDataset, Item, TrainDataset
+from data.sampler import SizePlan, TrainSampler
+from data.transforms import ten_crop_size
 from utils.config import ConfigError
 from utils.structures import Batch, LabelledImages, Targets
+from utils.train_config import TrainConfig
+
+logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 1_500_000_000
 """Training sets up to this size (at the network's resolution) are kept in memory."""
+
+SMALL_SHARE = 0.05
+"""Share of the objects that may be too small to be trained on without a warning."""
 
 SHARED_MEMORY = Path("/dev/shm")
 """Where loader processes put their batches, on Linux."""
 
 
-class TrainSampler(Sampler[list[Request]]):
-    """Batches of one epoch after another: which images, at which size; a pure function of (seed, epoch, batch).
-
-    The order is a permutation of all images; the last batch is filled from its start, so that all batches are full.
-    Every rank takes its share of the same global batch; where batches grow, shares may differ by one image.
-
-    Args:
-        count: images in the set.
-        batch_size: of all ranks together; must be a multiple of `world_size`.
-        sizes: of the images, and how batches grow where they are small.
-        mix_epochs: epochs with mosaic and mixup.
-        mix_share: share of the batches of those epochs that may be mixed.
-    """
-
-    def __init__(
-        self,
-        count: int,
-        *,
-        batch_size: int,
-        sizes: SizePlan,
-        mix_epochs: int,
-        mix_share: float = 1.0,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        if batch_size % world_size:
-            raise ValueError(
-                f"batch size {batch_size} cannot be split over {world_size} processes; use a multiple of {world_size}"
-            )
-        self.count = count
-        self.batch_size = batch_size
-        self.sizes = sizes
-        self.mix_epochs = mix_epochs
-        self.mix_share = mix_share
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.set_position(0)
-
-    @property
-    def batches(self) -> int:
-        """Batches in the whole of the current epoch."""
-        return len(self.images)
-
-    def set_position(self, epoch: int, start: int = 0) -> None:
-        """Go on with batch `start` of `epoch`."""
-        self.epoch = epoch
-        self.start = start
-        self.sides, self.images = self._epoch(epoch)
-
-    def images_in(self, start: int, stop: int) -> int:
-        """Images in the batches from `start` up to `stop` of the current epoch, over all ranks."""
-        return int(self.images[start:stop].sum())
-
-    def total_steps(self, epochs: int) -> int:
-        """Optimizer updates in a training of `epochs`."""
-        dynamic = self.sizes.dynamic
-        batches = [len(self._epoch(epoch)[1]) if dynamic else self.batches for epoch in range(epochs)]
-        return sum(-(-number // self.sizes.accumulate) for number in batches)
-
-    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.sizes.epoch(epoch, count=self.count, batch_size=self.batch_size)
-
-    def __len__(self) -> int:
-        return self.batches - self.start
-
-    def __iter__(self) -> Iterator[list[Request]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
-        begin = self.images_in(0, self.start)
-        for batch in range(self.start, self.batches):
-            (height, width), mix = self.sides[batch].tolist(), self.is_mixed(batch)
-            end = begin + int(self.images[batch])
-            positions, begin = range(begin, end)[self.rank :: self.world_size], end
-            yield [
-                Request(self.epoch, int(order[position % self.count]), (height, width), mix, position // self.count)
-                for position in positions
-            ]
-
-    def is_mixed(self, batch: int) -> bool:
-        """Whether a batch of the current epoch may have images made of several."""
-        if self.epoch >= self.mix_epochs or self.mix_share >= 1:
-            return self.epoch < self.mix_epochs
-        return bool(np.random.default_rng((self.seed, self.epoch, batch, 2)).random() < self.mix_share)
-
-
 def collate(items: list[Item]) -> Batch:
-    """Items of one size -> Batch."""
-    boxes, labels, crowd = (torch.cat([item[part] for item in items]) for part in (1, 2, 3))
-    image_index = torch.cat([torch.full((len(item.boxes),), place) for place, item in enumerate(items)])
-    parts = [item.weights for item in items if item.weights is not None]
-    weights = torch.cat(parts) if parts else None
+    """Items of one size -> Batch, with (B, 3, H, W) uint8 images and the targets of all items in one list."""
+    weights = [item.weights for item in items if item.weights is not None]
+    targets = Targets(
+        boxes=torch.cat([item.boxes for item in items]),
+        labels=torch.cat([item.labels for item in items]),
+        image_index=torch.cat([torch.full((len(item.boxes),), index) for index, item in enumerate(items)]),
+        crowd=torch.cat([item.crowd for item in items]),
+        weights=torch.cat(weights) if weights else None,
+    )
     letterboxes = tuple(item.letterbox for item in items if item.letterbox is not None)
     return Batch(
         torch.stack([item.image for item in items]),
-        Targets(boxes, labels, image_index, crowd, weights),
+        targets,
         tuple(item.image_id for item in items),
         tuple(item.path for item in items),
         letterboxes,
@@ -132,29 +59,29 @@ def collate(items: list[Item]) -> Batch:
 
 
 def default_workers() -> int:
-    """Loader processes when the user names none: the free cores, at most 8; one suffices beside training on a CPU."""
+    """The default number of loader processes: half of the available cores, 1 to 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(max(cores // 2, 1), 8)
 
 
 def workers_share_memory(workers: int) -> bool:
-    """Whether loader processes see what the dataset holds in memory: those that are forked do, others get a copy."""
+    """Whether loader processes share the memory of the dataset: forked ones do, others get a copy."""
     return workers == 0 or multiprocessing.get_start_method() == "fork"
 
 
 def prefetch_factor(workers: int, batch_bytes: int, *, wanted: int, share: float) -> int | None:
-    """Batches that each loader process makes ahead: as many as are wanted, or as shared memory holds.
+    """Batches that each loader process prepares ahead: `wanted`, or fewer if shared memory is small.
 
     Args:
-        share: of what is free there that this loader may take.
+        share: of the free shared memory that this loader may use.
     Raises:
-        ConfigError: not one batch of each process fits.
+        ConfigError: not even one batch per process fits.
     """
     if workers == 0:
         return None
     try:
         free = shutil.disk_usage(SHARED_MEMORY).free
-    except OSError:  # a system that has its shared memory elsewhere
+    except OSError:  # shared memory is elsewhere on this system
         return wanted
     needed = batch_bytes * workers * int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if needed > share * free:
@@ -167,13 +94,103 @@ def prefetch_factor(workers: int, batch_bytes: int, *, wanted: int, share: float
     return min(int(share * free / needed), wanted)
 
 
+def train_set_of(images: LabelledImages, config: TrainConfig) -> TrainDataset | ClassifyDataset:
+    """The augmented training images of a run, cached in memory if the recipe says so and they fit."""
+    recipe = config.recipe
+    kind = ClassifyDataset if images.task == "classify" else TrainDataset
+    dataset = kind(
+        images,
+        recipe.augment,
+        image_size=config.image_size,
+        resize=config.model["resize"],
+        seed=config.seed,
+        bad_images=recipe.bad_images,
+    )
+    if images.task == "detect":
+        warn_of_small_objects(images, config)
+    if recipe.cache and workers_share_memory(config.workers):
+        dataset.fill_cache(limit_bytes=CACHE_BYTES)
+    elif recipe.cache:
+        logger.info("Images are not kept in memory: loader processes of this system cannot share it (--workers 0 can)")
+    return dataset
+
+
+def warn_of_small_objects(images: LabelledImages, config: TrainConfig) -> None:
+    """Log a warning if many objects are so small in the network input that the augmentation drops them."""
+    least, (height, width) = config.recipe.augment.min_side, config.image_size
+    small = np.any(object_sizes(images, config.image_size, config.model["resize"]) <= least, axis=1)
+    if small.sum() > SMALL_SHARE * len(small):
+        logger.warning(
+            "%d of %d training objects are no more than %g pixels wide or high in an input of %d x %d; unless the "
+            "augmentation enlarges them they are left out, and little is learned of them. Take a larger --img-size, or "
+            "lower augment.min_side",
+            *(small.sum(), len(small), least, height, width),
+        )
+
+
+def train_loader_of(
+    dataset: TrainDataset | ClassifyDataset,
+    config: TrainConfig,
+    *,
+    stride: int,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+) -> DataLoader:
+    """Augmented batches of a run; its `batch_sampler` is the TrainSampler.
+
+    Args:
+        stride: of the model; image sizes are multiples of it.
+    """
+    recipe, augment = config.recipe, config.recipe.augment
+    sizes = SizePlan(
+        config.image_size,
+        stride,
+        multi_scale=augment.multi_scale,
+        kind=augment.multi_scale_type,
+        steps=augment.multi_scale_steps,
+        accumulate=recipe.accumulate,
+        dynamic=recipe.dynamic_batch,
+        epochs=recipe.total_epochs,
+        seed=config.seed,
+    )
+    sampler = TrainSampler(
+        len(dataset),
+        batch_size=recipe.batch_size,
+        sizes=sizes,
+        mix_epochs=recipe.mosaic_epochs,
+        mix_share=augment.classify.mix_share if isinstance(dataset, ClassifyDataset) else 1.0,
+        seed=config.seed,
+        rank=rank,
+        world_size=world_size,
+    )
+    workers, timeout = config.workers, recipe.worker_timeout
+    return build_train_loader(dataset, sampler, workers=workers, pin_memory=pin_memory, timeout=timeout)
+
+
+def eval_loader_of(images: LabelledImages, config: TrainConfig, *, rank: int = 0, world_size: int = 1) -> DataLoader:
+    """Batches of a split as at inference, or a little larger for evaluation with ten crops."""
+    size = config.image_size
+    return build_eval_loader(
+        images,
+        image_size=ten_crop_size(size) if config.recipe.evaluation.ten_crop else size,
+        resize=config.model["resize"],
+        batch_size=config.recipe.batch_size,
+        workers=config.workers,
+        rank=rank,
+        world_size=world_size,
+        timeout=config.recipe.worker_timeout,
+        bad_images=config.recipe.bad_images,
+    )
+
+
 def build_train_loader(
     dataset: TrainDataset, sampler: TrainSampler, *, workers: int, pin_memory: bool = False, timeout: float = 0.0
 ) -> DataLoader:
     """Batches of the sampler's epoch from its position on; set_position takes effect at the next iter().
 
     Args:
-        timeout: seconds to wait for a batch of a worker; 0 waits for ever.
+        timeout: seconds to wait for a batch from a worker; 0 waits forever.
     """
     height, width = sampler.sizes.largest
     batch_bytes = 3 * height * width * -(-sampler.batch_size // sampler.world_size)
@@ -225,10 +242,10 @@ def build_eval_loader(
 
 
 def _start_worker(_: int) -> None:
-    """Loader processes are many: each works with one thread. Signals are for the process that trains.
+    """Use one thread in a loader process, as there are many of them, and leave signals to the training process.
 
-    A cluster sends SIGTERM to every process of a job, and so does `timeout`. Loader processes that obeyed would end the
-    training before it has saved; they end when their parent says so.
+    A cluster sends SIGTERM to every process of a job, and so does `timeout`. A loader process that obeyed would end the
+    training before it has saved, so it ends only when its parent asks for it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
@@ -239,7 +256,7 @@ def _start_worker(_: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """In a loader process, whose other threads have SIGTERM blocked: end when it comes from the parent."""
+    """End a loader process, whose other threads block SIGTERM, when that signal comes from its parent."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)

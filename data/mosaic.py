@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,63 +19,81 @@ from data.transforms import (
     random_place,
     warp,
 )
-from utils.training.config import AugmentConfig
+from utils.augment_config import AugmentConfig
+
+CROSSING = {"canvas": (0.25, 0.75), "quadrants": (0.2, 0.8)}
+"""By mosaic_type, the smallest and largest share of width and height at which the four images meet."""
+
+
+def draw_mosaic(
+    index: int, count: int, config: AugmentConfig, rng: np.random.Generator
+) -> tuple[tuple[float, float], list[int]]:
+    """The random part of a mosaic: where the images meet, and which they are, `index` and three of all `count`.
+
+    Returns:
+        x and y of the crossing as shares of width and height; four indices.
+    """
+    x, y = rng.uniform(*CROSSING[config.mosaic_type], 2).tolist()
+    return (x, y), [index, *rng.integers(count, size=3).tolist()]
 
 
 def mosaic(
-    load: Callable[[int], Labelled],
-    index: int,
-    count: int,
+    items: Sequence[Labelled],
+    crossing: tuple[float, float],
     size: tuple[int, int],
     config: AugmentConfig,
     rng: np.random.Generator,
 ) -> Labelled:
-    """Four images around a random crossing on a canvas of twice the size, then a random affine crop of `size` (h, w).
+    """Four images around a crossing on a canvas of twice the size, then a random affine crop of it.
 
-    The other three images are drawn from all `count`. After YOLOv4's mosaic (arXiv:2004.10934), with the crossing at
-    25 to 75 % of the canvas.
+    After YOLOv4's mosaic (arXiv:2004.10934), with the crossing at 25 to 75 % of the canvas.
+
+    Args:
+        items: top left, top right, bottom left, bottom right.
+        crossing: as of `draw_mosaic`.
+        size: (height, width) of the result.
+    Returns:
+        (height, width, 3) uint8 with the boxes of all four in its pixels.
     """
     height, width = size
     canvas = np.full((2 * height, 2 * width, 3), FILL, np.uint8)
-    cross_x = int(rng.uniform(0.25, 0.75) * 2 * width)
-    cross_y = int(rng.uniform(0.25, 0.75) * 2 * height)
-    others = rng.integers(count, size=3)
-    boxes, labels, crowd = [], [], []
-    for place, which in enumerate((index, *others.tolist())):
-        item = load(which)
+    cross_x, cross_y = int(crossing[0] * 2 * width), int(crossing[1] * 2 * height)
+    parts = []
+    for quarter, item in enumerate(items):
         inner_height, inner_width = item.image.shape[:2]
         # The corner that touches the crossing: bottom right of the first image, bottom left of the second, ...
-        left = cross_x - inner_width if place in (0, 2) else cross_x
-        top = cross_y - inner_height if place in (0, 1) else cross_y
+        left = cross_x - inner_width if quarter in (0, 2) else cross_x
+        top = cross_y - inner_height if quarter in (0, 1) else cross_y
         paste(canvas, item.image, left, top)
-        boxes.append(item.boxes + np.array([left, top, left, top], np.float32))
-        labels.append(item.labels)
-        crowd.append(item.crowd)
-    whole = Labelled(canvas, np.concatenate(boxes), np.concatenate(labels), np.concatenate(crowd))
-    # What the canvas cuts off must not come back as a box over grey when the crop is wider than the canvas.
+        parts.append(replace(item, boxes=item.boxes + np.array([left, top, left, top], np.float32)))
+    whole = _with_objects(canvas, parts)
+    # Boxes are clipped to the canvas first: a crop that is wider would give boxes over grey.
     return random_affine(keep_visible(whole, config), (width, height), size, config, rng)
 
 
 def quadrants(
-    load: Callable[[int], Labelled],
-    index: int,
-    count: int,
+    items: Sequence[Labelled],
+    crossing: tuple[float, float],
     size: tuple[int, int],
     config: AugmentConfig,
     rng: np.random.Generator,
 ) -> Labelled:
-    """Darknet's mosaic (spec 7.4): four images, each augmented to `size` (h, w) by itself, fill a quadrant each.
+    """Darknet's mosaic: four images, each augmented to full size by itself, fill a quadrant each.
 
-    The quadrants meet at 20 to 80 % of width and height, and each shows the part of its image that lies towards the
-    others. With geometry 'jitter', in half of the cases the image's own corner is there; grey beside an image is left
-    out where it can be. Boxes are cut to their quadrant.
+    See docs/networks.md, Mixing images.
+    The quadrants meet at 20 to 80 % of width and height, and each shows the part of its image that is next to the
+    others. With geometry 'jitter', in half of the cases that part starts at the image's own corner. Grey beside an
+    image is avoided if possible. Boxes are clipped to their quadrant.
+
+    Args:
+        items, crossing, size: as in `mosaic`, and so is the result.
     """
     height, width = size
-    cut_x, cut_y = (int(share * side) for share, side in zip(rng.uniform(0.2, 0.8, 2), (width, height), strict=True))
-    result = Labelled(np.empty((height, width, 3), np.uint8), *_no_labels())
-    for place, which in enumerate((index, *rng.integers(count, size=3).tolist())):
-        inner = (place in (0, 2), place in (0, 1))  # the quadrants' common point is at its right, at its bottom
-        item = random_flips(load(which), config, rng)
+    cut_x, cut_y = int(crossing[0] * width), int(crossing[1] * height)
+    image, parts = np.empty((height, width, 3), np.uint8), []
+    for quarter, item in enumerate(items):
+        inner = (quarter in (0, 2), quarter in (0, 1))  # the quadrants' common point is at its right, at its bottom
+        item = random_flips(item, config, rng)
         matrix = _quadrant_matrix(item, inner, size, config, rng)
         low, high = _extent(item.image.shape[:2], matrix)
         item = warp(item, matrix, size, config)
@@ -82,17 +101,15 @@ def quadrants(
         end = np.array([cut_x if inner[0] else width, cut_y if inner[1] else height])
         source = _source_corner(end - begin, np.array([width, height]), inner, low, high)
         part = _cut(item, source, end - begin, config)
-        result.image[begin[1] : end[1], begin[0] : end[0]] = random_hsv(part.image, config, rng)
-        boxes = np.concatenate((result.boxes, part.boxes + np.tile(begin, 2).astype(np.float32)))
-        labels, crowd = np.concatenate((result.labels, part.labels)), np.concatenate((result.crowd, part.crowd))
-        result = Labelled(result.image, boxes, labels, crowd)
-    return result
+        image[begin[1] : end[1], begin[0] : end[0]] = random_hsv(part.image, config, rng)
+        parts.append(replace(part, boxes=part.boxes + np.tile(begin, 2).astype(np.float32)))
+    return _with_objects(image, parts)
 
 
-def vary(item: Labelled, size: tuple[int, int], config: AugmentConfig, rng: np.random.Generator) -> Labelled:
-    """One image mirrored, placed and coloured at random: what `quadrants` does with each of its own."""
+def random_variant(item: Labelled, size: tuple[int, int], config: AugmentConfig, rng: np.random.Generator) -> Labelled:
+    """One image mirrored, placed and coloured at random in an input of `size` (height, width), as in `quadrants`."""
     item = random_place(random_flips(item, config, rng), size, config, rng)
-    return Labelled(random_hsv(item.image, config, rng), item.boxes, item.labels, item.crowd)
+    return replace(item, image=random_hsv(item.image, config, rng))
 
 
 def _quadrant_matrix(
@@ -117,7 +134,7 @@ def _source_corner(
 ) -> np.ndarray:
     """First (x, y) that a quadrant of size `part` shows of an image that lies from `low` to `high` in `whole`."""
     last = np.array(inner)
-    grey = np.where(last, whole - high, low).clip(0)  # beside the image, towards the common point
+    grey = np.where(last, whole - high, low).clip(0)  # beside the image, next to the common point
     return np.where(last, whole - part - grey, grey).clip(0, whole - part).round().astype(int)
 
 
@@ -128,12 +145,12 @@ def _cut(item: Labelled, corner: np.ndarray, part: np.ndarray, config: AugmentCo
     return keep_visible(Labelled(item.image[y : y + height, x : x + width], boxes, item.labels, item.crowd), config)
 
 
-def _no_labels() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)
-
-
 def paste(canvas: np.ndarray, image: np.ndarray, left: int, top: int) -> None:
-    """Copy the part of `image` that falls on the canvas, its corner at (left, top)."""
+    """Copy the part of `image` that falls on the canvas, its corner at (left, top).
+
+    Args:
+        canvas: (H, W, 3) uint8, changed in place; image: (h, w, 3) uint8.
+    """
     x0, y0 = max(left, 0), max(top, 0)
     x1, y1 = min(left + image.shape[1], canvas.shape[1]), min(top + image.shape[0], canvas.shape[0])
     if x0 < x1 and y0 < y1:
@@ -141,12 +158,13 @@ def paste(canvas: np.ndarray, image: np.ndarray, left: int, top: int) -> None:
 
 
 def mixup(first: Labelled, second: Labelled, rng: np.random.Generator) -> Labelled:
-    """Two images of one size blended near half and half, with the boxes of both (arXiv:1710.09412, detection form)."""
+    """Two (H, W, 3) uint8 images blended near half and half, with the boxes of both (arXiv:1710.09412)."""
     share = rng.beta(32.0, 32.0)
     image = (first.image * share + second.image * (1 - share)).astype(np.uint8)
-    return Labelled(
-        image,
-        np.concatenate((first.boxes, second.boxes)),
-        np.concatenate((first.labels, second.labels)),
-        np.concatenate((first.crowd, second.crowd)),
-    )
+    return _with_objects(image, (first, second))
+
+
+def _with_objects(image: np.ndarray, parts: Sequence[Labelled]) -> Labelled:
+    """An image with the objects of all parts, whose boxes are already in its pixels."""
+    columns = zip(*((part.boxes, part.labels, part.crowd) for part in parts), strict=True)
+    return Labelled(image, *map(np.concatenate, columns))

@@ -1,4 +1,4 @@
-"""The albumentations pipeline of a recipe; the library is imported here alone, because it takes a second or two."""
+"""The albumentations pipeline of a recipe; only this module imports the library, which takes a second or two."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class AlbumentationsPipeline:
 
     def __init__(self, specs: list[dict[str, Any]], *, where: str = "augment.albumentations") -> None:
         transforms = [_transform(spec, where=f"{where}[{index}]") for index, spec in enumerate(specs)]
-        with warnings.catch_warnings():  # it warns where no transform moves boxes, which is no mistake
+        with warnings.catch_warnings():  # it warns if no transform moves boxes, which is fine
             warnings.simplefilter("ignore", UserWarning)
             self.compose = albumentations.Compose(
                 transforms,
@@ -36,16 +36,20 @@ class AlbumentationsPipeline:
         self.empty = not transforms
 
     def __call__(self, item: Labelled, rng: np.random.Generator) -> Labelled:
-        """The item after all transforms; the image may change its size."""
+        """The item after all transforms, still (H, W, 3) uint8 and xyxy pixels; the image may change its size.
+
+        Raises:
+            ValueError: the transforms return anything but such an image.
+        """
         if self.empty:
             return item
         self.compose.set_random_seed(int(rng.integers(2**31)))
         result = self.compose(image=item.image, bboxes=item.boxes, rows=np.arange(len(item.boxes)))
         image = result["image"]
         if getattr(image, "dtype", None) != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            found = f"{getattr(image, 'dtype', type(image).__name__)} {tuple(getattr(image, 'shape', ()))}"
+            kind = f"{getattr(image, 'dtype', type(image).__name__)} {tuple(getattr(image, 'shape', ()))}"
             raise ValueError(
-                f"augment.albumentations: expected uint8 images of three channels from the transforms, found {found}; "
+                f"augment.albumentations: expected uint8 images of three channels from the transforms, found {kind}; "
                 "leave out Normalize, ToFloat, ToTensorV2 and the like"
             )
         rows = np.asarray(result["rows"], dtype=np.int64)
@@ -66,7 +70,8 @@ def _transform(spec: dict[str, Any], *, where: str) -> albumentations.BasicTrans
         )
         raise ConfigError(f"{message} See the list of transforms in albumentations' documentation.")
     arguments = {key: value for key, value in spec.items() if key != "type"}
-    accepted = set(known[name].InitSchema.model_fields) if hasattr(known[name], "InitSchema") else set(arguments)
+    schema = getattr(known[name], "InitSchema", None)
+    accepted = set(arguments) if schema is None else set(schema.model_fields)
     for key in arguments:
         if key not in accepted:
             raise ConfigError(unknown_key(where, key, accepted - {"strict"}, owner=f" of albumentations' {name}"))

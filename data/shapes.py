@@ -34,7 +34,7 @@ COUNTS = {"train": 1000, "val": 200}
 """Images per split."""
 
 _MARKER = "complete.txt"
-_THREADS = 8  # NumPy lets go of the interpreter's lock only while it computes: more threads gain nothing
+_THREADS = 8  # NumPy releases the interpreter lock only while it computes: more threads gain nothing
 
 _DATA_YAML = """\
 # The embedded data set of CSPDet. COCO JSON form; file_name in the JSON is relative to images/.
@@ -52,8 +52,8 @@ logger = logging.getLogger(__name__)
 def ensure_shapes(root: Path | None = None) -> Path:
     """The data.yaml of the embedded data set in `root`/runs/data/shapes, drawn there if it is missing or out of date.
 
-    The set appears all at once: it is drawn into a folder beside and then renamed. A drawing that was cut off leaves
-    nothing that counts, and of several processes at once one draws while the others wait.
+    The set appears all at once: it is drawn into a temporary folder and then renamed, so an interrupted drawing leaves
+    no incomplete set. If several processes ask for it at once, one draws and the others wait.
 
     Args:
         root: the project's folder by default.
@@ -87,12 +87,12 @@ def set_digest(folder: Path) -> str:
 
 
 def _marker() -> bytes:
-    """What the marker file of a complete set of this version says."""
+    """Content of the marker file of a complete set of this version."""
     return f"shapes {VERSION} {DIGEST}\n".encode()
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether a set of this version lies there with all its files."""
+    """Whether `folder` has a set of this version with all its files."""
     try:
         if (folder / _MARKER).read_bytes() != _marker():
             return False
@@ -105,10 +105,10 @@ def _is_complete(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _one_at_a_time(path: Path) -> Iterator[bool]:
-    """Waits until no other process holds the lock; yields whether there is a lock at all.
+    """Wait until no other process holds the lock; yield whether the system has locks.
 
-    The lock goes with its process, however that ends. Where the system has none, two processes draw the same bytes
-    twice and the renaming decides.
+    The lock is released with its process, however that ends. Without locks, two processes draw the same bytes and the
+    renaming decides.
     """
     with path.open("a") as file:
         try:
@@ -135,7 +135,7 @@ def _draw_and_move(folder: Path, *, alone: bool) -> None:
         try:
             os.replace(work / "set", folder)
         except OSError:
-            if not _is_complete(folder):  # else another process was faster
+            if not _is_complete(folder):  # otherwise another process was faster
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -170,7 +170,8 @@ def _draw_set(folder: Path, *, shown_as: Path) -> None:
 def _draw_split(folder: Path, split: str, pool: ThreadPoolExecutor, progress: tqdm) -> None:
     """Images and annotations of one split."""
     (folder / "images" / split).mkdir(parents=True)
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for image, objects in pool.map(lambda number: _draw_image(folder, split, number), range(COUNTS[split])):
         images.append(image)
         annotations += [{"id": len(annotations) + i, **entry} for i, entry in enumerate(objects, start=1)]
@@ -179,7 +180,7 @@ def _draw_split(folder: Path, split: str, pool: ThreadPoolExecutor, progress: tq
 
 
 def _draw_image(folder: Path, split: str, number: int) -> tuple[dict, list[dict]]:
-    """Writes one image; returns its COCO entry and those of its objects, which still want an id."""
+    """Writes one image; returns its COCO entry and those of its objects, still without ids."""
     picture = draw(split, number)
     height, width = picture.pixels.shape[:2]
     image_id = number + 1 + (COUNTS["train"] if split == "val" else 0)

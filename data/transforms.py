@@ -1,4 +1,4 @@
-"""From a decoded image to the network input: resize, random affine, colour, flips."""
+"""From a decoded image to the network input: resize, random affine, colour, flips; ten crops of one at evaluation."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
+from utils.augment_config import AugmentConfig
 from utils.boxes import Letterbox, clip
-from utils.training.config import AugmentConfig
 
 FILL = 114
 """Grey level around letterboxed and augmented images."""
@@ -35,10 +37,13 @@ class Labelled:
 def resize_image(
     image: np.ndarray, letterbox: Letterbox, size: tuple[int, int], *, mode: str = "letterbox"
 ) -> np.ndarray:
-    """The network input (H, W, 3) uint8 of an image: bilinear resize, then grey on the sides, or the sides cut off.
+    """The network input of an image: bilinear resize, then grey on the sides, or the sides cut off.
 
     Args:
-        mode: 'crop' (classifiers) shrinks by taking means, as `data.classification` does with what they are trained on.
+        image: (H, W, 3) uint8 RGB.
+        letterbox: the plan for this image and size (`utils.boxes.plan_resize`).
+        size: (height, width) of the result, which is uint8 RGB too.
+        mode: 'crop' (classifiers) shrinks by averaging, as `data.classification` does in training.
     """
     height = round(letterbox.height * letterbox.scale_y)
     width = round(letterbox.width * letterbox.scale_x)
@@ -58,12 +63,17 @@ def resize_image(
 def random_affine(
     item: Labelled, centre: tuple[float, float], size: tuple[int, int], config: AugmentConfig, rng: np.random.Generator
 ) -> Labelled:
-    """Rotate, scale, shear and shift about `centre` (x, y), which lands near the middle of the result."""
+    """Rotate, scale, shear and shift about `centre` (x, y), which lands near the middle of the result.
+
+    Args:
+        centre: in pixels of the image.
+        size: (height, width) of the result.
+    """
     return warp(item, affine_matrix(centre, size, config, rng), size, config)
 
 
 def random_place(item: Labelled, size: tuple[int, int], config: AugmentConfig, rng: np.random.Generator) -> Labelled:
-    """One image at a random place and scale in an input of `size` (height, width)."""
+    """One image at a random position and scale in an input of `size` (height, width)."""
     if config.geometry == "jitter":
         return warp(item, jitter_matrix(item.image.shape[:2], size, config.jitter, rng), size, config)
     height, width = item.image.shape[:2]
@@ -78,13 +88,15 @@ def jitter_matrix(
     *,
     keep: tuple[bool, bool] | None = None,
 ) -> np.ndarray:
-    """(2, 3) map of darknet's jitter (spec 7.3): cut or widen each side of the input, stretch the rest to fill it.
+    """(2, 3) map of darknet's jitter: cut or widen each side of the input, stretch the rest to fill it.
+
+    See docs/networks.md, Geometric and colour augmentation.
 
     Args:
         shape: (height, width) of the image, which lies in the middle of the input.
         size: (height, width) of the input.
         jitter: largest share of the input that is cut or added at a side.
-        keep: a corner, (right, bottom), that is left where it is: what its two sides lose, the opposite ones lose.
+        keep: a corner, (right, bottom), that stays in place: the cut of its two sides moves to the opposite ones.
     """
     cut = rng.uniform(-jitter, jitter, (2, 2))  # x and y; left or top, right or bottom
     if keep is not None:
@@ -100,7 +112,7 @@ def jitter_matrix(
 def affine_matrix(
     centre: tuple[float, float], size: tuple[int, int], config: AugmentConfig, rng: np.random.Generator
 ) -> np.ndarray:
-    """(2, 3) map of `random_affine`."""
+    """(2, 3) map of `random_affine`, from pixels of the image to pixels of the result."""
     height, width = size
     angle = math.radians(rng.uniform(-config.degrees, config.degrees))
     factor = rng.uniform(1 - config.scale, 1 + config.scale)
@@ -129,7 +141,7 @@ def warp(item: Labelled, matrix: np.ndarray, size: tuple[int, int], config: Augm
 
 
 def keep_visible(item: Labelled, config: AugmentConfig) -> Labelled:
-    """Boxes clipped to the image, without those that have too little left (min_area, min_side)."""
+    """Boxes clipped to the (H, W) of the image, without those that have too little left (min_area, min_side)."""
     height, width = item.image.shape[:2]
     clipped = clip(item.boxes, height, width)
     sides = clipped[:, 2:] - clipped[:, :2]
@@ -139,7 +151,7 @@ def keep_visible(item: Labelled, config: AugmentConfig) -> Labelled:
 
 
 def random_flips(item: Labelled, config: AugmentConfig, rng: np.random.Generator) -> Labelled:
-    """Mirror images, left-right and upside-down."""
+    """The image or its mirror image, left-right and upside-down, and its boxes in the pixels of that."""
     image, boxes = item.image, item.boxes
     height, width = image.shape[:2]
     left_right, upside_down = rng.random(2)
@@ -151,7 +163,7 @@ def random_flips(item: Labelled, config: AugmentConfig, rng: np.random.Generator
 
 
 def random_hsv(image: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
-    """Hue, saturation and value changed, each within its limit (see AugmentConfig)."""
+    """An (H, W, 3) uint8 RGB image, its hue, saturation and value changed within their limits (see AugmentConfig)."""
     limits = np.array((config.hue, config.saturation, config.value))
     drawn = rng.uniform(-1, 1, 3)
     if not limits.any():
@@ -160,15 +172,38 @@ def random_hsv(image: np.ndarray, config: AugmentConfig, rng: np.random.Generato
     if config.colour == "darknet":
         factors = (1 + np.abs(drawn) * limits) ** np.sign(drawn)
         factors[0], turn = 1.0, 180 * drawn[0] * limits[0]  # OpenCV's hue has half degrees
-    hue, saturation, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))
+    return change_hsv(image, (np.arange(256) * factors[0] + turn) % 180, factors[1], factors[2])
+
+
+def change_hsv(image: np.ndarray, hue: np.ndarray, saturation: float, value: float) -> np.ndarray:
+    """An (H, W, 3) uint8 RGB image with other hues, its saturation and value times a factor.
+
+    Args:
+        hue: (256,) the new hue of each, in half degrees, as OpenCV counts them.
+    """
     levels = np.arange(256)
-    tables = (
-        (levels * factors[0] + turn) % 180,
-        np.clip(levels * factors[1], 0, 255),
-        np.clip(levels * factors[2], 0, 255),
-    )
-    channels = [
-        cv2.LUT(channel, table.astype(np.uint8))
-        for channel, table in zip((hue, saturation, value), tables, strict=True)
-    ]
-    return cv2.cvtColor(cv2.merge(channels), cv2.COLOR_HSV2RGB)
+    tables = (hue, np.clip(levels * saturation, 0, 255), np.clip(levels * value, 0, 255))
+    channels = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))
+    changed = [cv2.LUT(channel, table.astype(np.uint8)) for channel, table in zip(channels, tables, strict=True)]
+    return cv2.cvtColor(cv2.merge(changed), cv2.COLOR_HSV2RGB)
+
+
+def ten_crop_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of the images that crops of `size` are cut from."""
+    height, width = size
+    return height + height // 8, width + width // 8
+
+
+def ten_crops(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """The four corners and the centre of each image, and their mirror images.
+
+    Args:
+        images: (B, 3, H, W) of any type; size: (height, width) of a crop, at most that.
+    Returns:
+        (B * 10, 3, height, width), the ten of an image together.
+    """
+    height, width = size
+    bottom, right = images.shape[2] - height, images.shape[3] - width
+    corners = ((0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2))
+    crops = torch.stack([images[:, :, y : y + height, x : x + width] for y, x in corners], dim=1)
+    return torch.cat((crops, crops.flip(-1)), dim=1).flatten(0, 1)

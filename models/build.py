@@ -23,9 +23,9 @@ from models.detector import Detector, PassThrough
 from models.heads.anchor import AnchorHead
 from models.heads.anchor_free import AnchorFreeHead
 from models.heads.classify import ClassifyHead
+from models.losses.anchor import AnchorLoss
 from models.losses.anchor_free import AnchorFreeLoss
 from models.losses.classification import ClassificationLoss
-from models.losses.detection import AnchorLoss
 from models.necks.bifpn import BiFPN
 from models.necks.cem import CEM
 from models.necks.efm import EFM, GFM
@@ -33,11 +33,12 @@ from models.necks.fpn import FPN, AdditiveFPN
 from models.necks.panet import PANet
 from models.necks.prn import PRN
 from models.necks.tiny import TinyFPN
-from utils.config import ConfigError, build, check_spec
-from utils.training.config import RecipeConfig
-from utils.training.task_keys import check_task
+from models.parts import Backbone, Head, Neck
+from utils.config import ConfigError
+from utils.recipe import RecipeConfig, check_task
+from utils.schema import build, check_spec
 
-BACKBONES: dict[str, type[nn.Module]] = {
+BACKBONES: dict[str, type[Backbone]] = {
     "darknet": Darknet,
     "darknet_ref": DarknetRef,
     "darknet_tiny": DarknetTiny,
@@ -50,7 +51,7 @@ BACKBONES: dict[str, type[nn.Module]] = {
     "darknet_cfg": DarknetGraph,
     "timm": TimmBackbone,
 }
-NECKS: dict[str, type[nn.Module]] = {
+NECKS: dict[str, type[Neck]] = {
     "panet": PANet,
     "fpn": FPN,
     "additive_fpn": AdditiveFPN,
@@ -61,12 +62,12 @@ NECKS: dict[str, type[nn.Module]] = {
     "cem": CEM,
     "bifpn": BiFPN,
 }
-HEADS: dict[str, type[nn.Module]] = {
+HEADS: dict[str, type[Head]] = {
     "anchor": AnchorHead,
     "anchor_free": AnchorFreeHead,
     "classify": ClassifyHead,
 }
-CRITERIA: dict[type[nn.Module], type[nn.Module]] = {
+CRITERIA: dict[type[Head], type[nn.Module]] = {
     AnchorHead: AnchorLoss,
     AnchorFreeHead: AnchorFreeLoss,
     ClassifyHead: ClassificationLoss,
@@ -77,10 +78,10 @@ def build_model(config: ModelConfig, num_classes: int, *, pretrained: bool = Fal
     """The model that a configuration describes, with fresh weights.
 
     Args:
-        pretrained: whether a backbone may fetch the weights that its key `pretrained` names. Only the start of a
-            training needs them: what comes from a checkpoint has its own, and must not look for a file or a network.
+        pretrained: whether a backbone may fetch the weights that its key `pretrained` names. Only a new training needs
+            them; a checkpoint brings its own weights and must not look for a file or use the network.
     Raises:
-        ConfigError: wrong keys or values, weights that cannot be had, or an image size that the model cannot take.
+        ConfigError: wrong keys or values, weights that cannot be found, or an image size that the model cannot take.
     """
     check_parts(config)
     where = f"{config.file}: "
@@ -88,7 +89,7 @@ def build_model(config: ModelConfig, num_classes: int, *, pretrained: bool = Fal
     if not pretrained and "pretrained" in spec:
         spec = {**spec, "pretrained": False}
     backbone = build(BACKBONES, spec, where=where + "backbone")
-    neck = PassThrough(features=backbone.features)
+    neck: Neck = PassThrough(features=backbone.features)
     if config.neck is not None:
         neck = build(NECKS, config.neck, where=where + "neck", features=backbone.features)
     head = build(HEADS, config.head, where=where + "head", features=neck.features, num_classes=num_classes)
@@ -100,14 +101,14 @@ def build_model(config: ModelConfig, num_classes: int, *, pretrained: bool = Fal
 
 
 def task_of(config: ModelConfig) -> Literal["detect", "classify"]:
-    """What a model is for, which its head decides; nothing is built.
+    """The task of a model, which its head decides; nothing is built.
 
     Raises:
         ConfigError: no such head.
     """
     derived = ("features", "num_classes")
-    kind, _ = check_spec(HEADS, config.head, where=f"{config.file}: head", derived=derived)
-    return kind.task
+    check_spec(HEADS, config.head, where=f"{config.file}: head", derived=derived)
+    return HEADS[config.head["type"]].task
 
 
 def check_parts(config: ModelConfig) -> None:
@@ -139,13 +140,13 @@ def build_criterion(
 
     Args:
         spec: its keyword arguments, the recipe's `loss`.
-        class_counts: objects of each class in the training set, for losses that ask for it.
+        class_counts: objects of each class in the training set, for losses that use them.
     Raises:
         ConfigError: wrong keys or values.
     """
     kind = CRITERIA[type(model.head)]
-    derived = {"head": model.head, "class_counts": class_counts}
-    criterion = build({"loss": kind}, {"type": "loss", **spec}, where=where, **derived)
+    spec = {"type": "loss", **spec}
+    criterion = build({"loss": kind}, spec, where=where, head=model.head, class_counts=class_counts)
     return criterion.to(next(model.parameters()).device)
 
 
@@ -166,8 +167,8 @@ def check_image_size(model: Detector, size: tuple[int, int], *, where: str) -> N
     Raises:
         ConfigError: names the nearest size that fits.
     """
-    fixed = getattr(model.backbone, "fixed_size", None)
-    if fixed not in (None, tuple(size)):
+    fixed = model.backbone.fixed_size
+    if fixed is not None and fixed != tuple(size):
         raise ConfigError(
             f"{where}: this backbone takes {fixed[0]} x {fixed[1]} alone, found {size[0]} x {size[1]}; change one of "
             "the two (backbone.options.img_size, or dynamic_img_size where timm's network has it)"

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from models.darknet.cfg import model_values, read_cfg
-from utils.config import ROOT, ConfigError, apply_overrides, find_file, load_yaml, to_dataclass, unknown_key
+from utils.config import ROOT, ConfigError, apply_overrides, find_file, load_yaml, unknown_key
+from utils.schema import to_dataclass
 
 FIGURES = ("params", "bflops", "AP", "AP50", "AP75", "APs", "APm", "APl", "top1", "top5", "fps")
 """What `published` may report: millions of weights, billions of operations, percent, frames a second on `device`."""
 
 
 COUNTED = ("weights", "params", "floats")
-"""What published `params` count, as `counted` says: weights of convolutions (the default), what trains, or all."""
+"""What published `params` count: weights of convolutions (the default), trainable parameters, or all numbers."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,13 @@ class ModelConfig:
         backbone, neck, head: each a mapping with `type`; the other keys are that type's keyword arguments. `neck: null`
             joins head and backbone directly.
         image_size: side or [height, width] of the network input in pixels; read it as `size`.
-        resize: how images get that size; 'letterbox' keeps the aspect, 'stretch' does not (darknet's default), 'crop'
-            keeps it and cuts off what is over (classifiers, whose files have it unless they say otherwise).
-        nms, beta_nms: kind of non-maximum suppression, as in `postprocess`. A file whose head has one-to-one branches
-            needs none, and has 'none' unless it says otherwise.
-        published: `FIGURES` that others reported for this model, one mapping per `image_size`, shown beside ours;
-            `unverified` lists those of an entry's keys for which no source was found.
-        name: the model's name, by default that of its file; it stands in messages.
+        resize: how images get that size: 'letterbox' keeps the aspect ratio, 'stretch' does not (darknet's default),
+            'crop' keeps it and cuts off the rest (the default of classifiers).
+        nms, beta_nms: kind of non-maximum suppression, as in `postprocess`. A head with one-to-one branches needs none:
+            its file has 'none' unless it says otherwise.
+        published: figures reported by others (`FIGURES`), one mapping per `image_size`, shown beside ours;
+            `unverified` lists the keys of an entry for which no source was found.
+        name: the model's name for messages, by default that of its file.
     """
 
     backbone: dict[str, Any]
@@ -94,13 +95,13 @@ def load_model_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -
 
     Args:
         name_or_path: a path, or the name of a file in cfg/ or cfg/darknet/.
-        overrides: `key.path=value` assignments, carried out last.
+        overrides: `key.path=value` assignments, applied last.
     Raises:
         ConfigError: no such file, or wrong keys or values in it.
     """
     suffix = ".cfg" if str(name_or_path).lower().endswith(".cfg") else ".yaml"
     folders = [ROOT / "cfg" / "darknet"] if suffix == ".cfg" else [ROOT / "cfg"]
-    path = find_file(str(name_or_path), folders, suffix=suffix, what="model config")
+    path = find_file(str(name_or_path), folders, suffix=suffix, kind="model config")
     values = _load_darknet(path) if suffix == ".cfg" else _load_with_base(path, ())
     in_file = _finds_once(values)
     values = apply_overrides(values, overrides)
@@ -152,7 +153,7 @@ def _load_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"{path}: base: expected the name of a model file, found {base!r}")
     beside = path.parent / base
     folders = list(dict.fromkeys((path.parent.resolve(), ROOT / "cfg")))
-    file = find_file(str(beside if beside.is_file() else base), folders, what=f"{path}: base")
+    file = find_file(str(beside if beside.is_file() else base), folders, kind=f"{path}: base")
     inherited = _load_with_base(file, (*seen, path.resolve()))
     for own in ("published", "name"):  # they belong to that model, not to its variants
         inherited.pop(own, None)

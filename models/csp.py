@@ -1,8 +1,8 @@
-"""CrossStagePartial: the plug-in around any stage of any blocks (Wang et al., CSPNet, arXiv:1911.11929)."""
+"""CrossStagePartial: makes any stage of any blocks cross-stage-partial (Wang et al., CSPNet, arXiv:1911.11929)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.layers import Activation, ConvNormAct
+from models.parts import Block
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,11 @@ class CSPConfig:
             raise ValueError(f"ratio: expected a share between 0 and 1 (exclusive), found {self.ratio}")
 
     def bypass_of(self, channels: int) -> int:
-        """How many of so many channels go past the blocks; at least one does, and at least one does not."""
+        """How many of `channels` bypass the blocks: at least one, and at most all but one."""
         return min(max(round(channels * self.ratio), 1), channels - 1)
 
 
-class CrossStagePartial(nn.Module):
+class CrossStagePartial(Block):
     """One stage in two parts: part 1 bypasses the blocks, part 2 goes through them, and a fusion joins them.
 
         x -> part 1 ------------------------------> concatenation -> transition 2
@@ -49,10 +50,9 @@ class CrossStagePartial(nn.Module):
 
     Args:
         in_channels: width of the stage's input.
-        out_channels: width after transition 2; without that transition (fusion 'last') the stage is as wide as the
-            concatenation.
-        blocks: makes the blocks for a part 2 of the given width. Each block has `in_channels` and `out_channels`.
-        split_channels: width of both parts together; `in_channels` when left out, and always so for split 'slice'.
+        out_channels: width after transition 2; without it (fusion 'last') the stage is as wide as the concatenation.
+        blocks: makes the blocks for a part 2 of the given width.
+        split_channels: width of both parts together; `in_channels` when left out, and always with split 'slice'.
         split_activation: of the two split convolutions; `activation` when left out.
         transition1_ratio: width of transition 1, as a share of what leaves the blocks.
     """
@@ -61,7 +61,7 @@ class CrossStagePartial(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        blocks: Callable[[int], Sequence[nn.Module]],
+        blocks: Callable[[int], list[Block]],
         *,
         csp: CSPConfig,
         split_channels: int | None = None,
@@ -69,13 +69,13 @@ class CrossStagePartial(nn.Module):
         transition1_ratio: float = 1.0,
         activation: Activation = "leaky",
     ) -> None:
-        super().__init__()
         total = in_channels if csp.split == "slice" else split_channels or in_channels
         bypass = csp.bypass_of(total)
         stage = blocks(total - bypass)
         enter, leave = stage[0].in_channels, stage[-1].out_channels
         narrow = leave if csp.fusion == "first" else max(round(leave * transition1_ratio), 1)
         fused = narrow + bypass
+        super().__init__(in_channels, fused if csp.fusion == "last" else out_channels)
 
         if csp.split == "slice":
             self.part1: nn.Module = _Slice(0, bypass)
@@ -89,7 +89,6 @@ class CrossStagePartial(nn.Module):
             nn.Identity() if csp.fusion == "last" else ConvNormAct(fused, out_channels, activation=activation)
         )
         self.fused_channels = fused
-        self.out_channels = fused if csp.fusion == "last" else out_channels
 
     def fuse(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, fused_channels, H, W), the stage up to its concatenation."""
@@ -109,4 +108,5 @@ class _Slice(nn.Module):
         self.start, self.stop = start, stop
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, stop - start, H, W)."""
         return x[:, self.start : self.stop]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
+from models.parts import Backbone, Head, Neck
 from utils.structures import Features
 
 if TYPE_CHECKING:
@@ -16,41 +17,43 @@ class Detector(nn.Module):
     """Backbone, neck, head.
 
     Args:
-        backbone: images -> maps, finest first; `features` names them.
-        neck: maps -> maps; `features` names them.
-        head: maps -> raw maps, and `decode(raw_maps)` -> what it predicts; its `task` says what that is.
+        backbone: images -> maps, finest first.
+        neck: maps -> maps.
+        head: maps -> raw maps, and `decode(raw_maps)` -> what it predicts.
     """
 
-    def __init__(self, backbone: nn.Module, neck: nn.Module, head: nn.Module) -> None:
+    def __init__(self, backbone: Backbone, neck: Neck, head: Head) -> None:
         super().__init__()
         self.backbone = backbone
         self.neck = neck
         self.head = head
-        self.drop: nn.Module = nn.Identity()  # between backbone and neck, for regularization while training
-        # Of the .weights file that this model came from, for writing the same file again.
+        self.drop: nn.Module = nn.Identity()  # of each map between backbone and neck, while training
+        # Header of the .weights file that this model was loaded from, so that the same file can be written again.
         self.darknet_header: WeightsHeader | None = None
 
     @property
     def task(self) -> Literal["detect", "classify"]:
-        """What the head does: boxes and their classes, or one class for the image."""
+        """What the head predicts: boxes and their classes, or one class for the image."""
         return self.head.task
 
     @property
     def stride(self) -> int:
-        """Both sides of the images are multiples of so many pixels.
+        """Both sides of an image must be multiples of this, in pixels.
 
-        A detector needs whole cells, of the coarsest map there is; a classifier only what its backbone cannot do
-        without, mostly nothing.
+        A detector needs whole cells of its coarsest map; a classifier only what its backbone needs, mostly nothing.
         """
-        needed = getattr(self.backbone, "stride", 1)
+        needed = self.backbone.stride
         return needed if self.task == "classify" else max(*self.neck.features.strides, needed)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) RGB in [0, 1] -> the head's raw maps, finest stride first.
+        """(B, 3, H, W) RGB in [0, 1] -> the head's raw maps, one a level, finest stride first.
 
-        A head with one-to-one branches gives two such rows of maps while training; see AnchorFreeHead.
+        While training, a head with one-to-one branches gives two such lists in one; see AnchorFreeHead.
         """
-        return self.head(self.neck(self.drop(self.backbone(images))))
+        maps = self.backbone(images)
+        if self.training:
+            maps = [self.drop(x) for x in maps]
+        return self.head(self.neck(maps))
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor] | Tensor:
         """(B, 3, H, W) RGB in [0, 1] -> what the head decodes.
@@ -62,7 +65,7 @@ class Detector(nn.Module):
         return self.head.decode(self(images))
 
 
-class PassThrough(nn.Module):
+class PassThrough(Neck):
     """No neck: the backbone's maps as they are."""
 
     def __init__(self, *, features: Features) -> None:
@@ -70,4 +73,5 @@ class PassThrough(nn.Module):
         self.features = features
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """The backbone's maps (B, Ci, Hi, Wi) -> the same."""
         return maps

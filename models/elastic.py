@@ -1,4 +1,4 @@
-"""Elastic: half of a block's channels at full, the other half at half resolution (Wang et al., arXiv:1812.05262)."""
+"""Elastic: half of a block's channels at full resolution, half at half resolution (Wang et al., arXiv:1812.05262)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from models.layers import Activation, Shortcut, halving_pool, make_excitation
+from models.parts import Block
 
 
-class ElasticBlock(nn.Module):
-    """A residual block at two resolutions, as the "-elastic" darknet files build it (spec 1.8).
+class ElasticBlock(Block):
+    """A residual block at two resolutions, as the "-elastic" darknet files build it.
+
+    See docs/networks.md, Elastic variants.
 
         x -> first half of the channels  -> convs ---------------------> concatenation -> shortcut
         x -> second half -> max pool 2/2 -> convs -> upsampling by 2 ----^
@@ -36,10 +39,9 @@ class ElasticBlock(nn.Module):
         se_activation: Activation = "leaky",
         activation: Activation = "linear",
     ) -> None:
-        super().__init__()
         if channels % 2:
             raise ValueError(f"an elastic block of {channels} channels: expected an even number, one half a resolution")
-        self.in_channels = self.out_channels = channels
+        super().__init__(channels, channels)
         self.fine = convs(channels // 2)
         self.pool = halving_pool()
         self.coarse = convs(channels // 2)

@@ -1,4 +1,4 @@
-"""What every predictor has in common: ModelInfo, which exported files carry along, and predict()."""
+"""What every predictor has: ModelInfo, which exported files contain too, and predict()."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ OUTPUTS = {"detect": ("boxes", "scores"), "classify": ("probabilities",)}
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What must be known beside the weights.
+    """What a predictor needs besides the weights.
 
     Args:
         names: class names by label; category_ids: the data set's own id of each.
         image_size: (height, width) the model was trained or exported for.
         resize: how images get that size, 'letterbox', 'stretch' or, for classifiers, 'crop'.
         stride: both sides of an input are multiples of it.
-        fixed_size: whether inputs of `image_size` alone are taken.
+        fixed_size: whether it takes inputs of `image_size` only.
         data: the data it was trained on, a data YAML or 'shapes'; None where the file does not say.
         nms, beta_nms: kind of non-maximum suppression, as in `postprocess`.
-        named: whether the names come with the model; those of darknet weights may be guessed from their number.
+        named: whether the names come with the model; those of darknet weights may be a guess.
         task: what it predicts: boxes and scores, or the probabilities of one class for the image.
-        clip: whether an evaluation cuts boxes to the image; darknet weights are measured on boxes as they come.
+        clip: whether an evaluation clips boxes to the image; darknet weights are evaluated on unclipped boxes.
     """
 
     names: tuple[str, ...]
@@ -100,7 +100,7 @@ class ModelInfo:
 
 
 class Predictor(ABC):
-    """A model ready to run, whatever runs it.
+    """A model ready to run, on any runtime.
 
     Args:
         info: classes, sizes and resize; each is an attribute here too.

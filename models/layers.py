@@ -1,44 +1,57 @@
-"""Layers that two or more parts of a network share, with darknet's conventions (spec 5.2 to 5.6)."""
+"""Layers shared by several parts of a network, with darknet's conventions (docs/networks.md)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.parts import Block
+
 Activation = Literal["leaky", "leaky_relu", "relu", "mish", "swish", "linear"]
 Attention = Literal["pointwise", "cbam"]
 
 
-def make_activation(name: Activation) -> nn.Module:
-    """The activation of that name; 'linear' is none at all.
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "leaky": lambda: nn.LeakyReLU(0.1, inplace=True),
+    "leaky_relu": lambda: nn.LeakyReLU(0.01, inplace=True),
+    "relu": lambda: nn.ReLU(inplace=True),
+    "mish": nn.Mish,
+    "swish": nn.SiLU,
+    "linear": nn.Identity,
+    "logistic": nn.Sigmoid,
+    "relu6": nn.ReLU6,
+    "tanh": nn.Tanh,
+}
+"""The last three are for darknet cfgs alone."""
+
+
+def make_activation(name: str) -> nn.Module:
+    """The activation of that name; 'linear' is the identity.
 
     'leaky' has darknet's slope 0.1; 'leaky_relu' has 0.01, as PyTorch and timm's CSPDarknet-53.
 
     Raises:
         ValueError: the name is unknown.
     """
-    if name == "leaky":
-        return nn.LeakyReLU(0.1, inplace=True)
-    if name == "leaky_relu":
-        return nn.LeakyReLU(0.01, inplace=True)
-    if name == "relu":
-        return nn.ReLU(inplace=True)
-    if name == "mish":
-        return nn.Mish()
-    if name == "swish":
-        return nn.SiLU()
-    if name == "linear":
-        return nn.Identity()
-    raise ValueError(f"activation '{name}' is unknown; choose leaky, leaky_relu, relu, mish, swish or linear")
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"activation '{name}' is unknown; choose leaky, leaky_relu, relu, mish, swish or linear")
+    return _ACTIVATIONS[name]()
 
 
 class ConvNormAct(nn.Module):
-    """Convolution without bias, batch normalisation, activation; at stride 1 an odd kernel keeps the map's size."""
+    """Convolution, batch normalisation or bias, activation.
+
+    Args:
+        stride: (y, x) or one number for both.
+        padding: by default what keeps the map's size at stride 1, with an odd kernel.
+        normalize: batch normalisation in place of the bias.
+        activation: a name of `make_activation`.
+    """
 
     def __init__(
         self,
@@ -46,10 +59,12 @@ class ConvNormAct(nn.Module):
         out_channels: int,
         kernel: int = 1,
         *,
-        stride: int = 1,
+        stride: int | tuple[int, int] = 1,
+        padding: int | None = None,
         groups: int = 1,
         dilation: int = 1,
-        activation: Activation = "leaky",
+        normalize: bool = True,
+        activation: str = "leaky",
     ) -> None:
         super().__init__()
         if min(in_channels, out_channels) < 1:
@@ -66,24 +81,25 @@ class ConvNormAct(nn.Module):
             out_channels,
             kernel,
             stride=stride,
-            padding=kernel // 2 * dilation,
+            padding=kernel // 2 * dilation if padding is None else padding,
             dilation=dilation,
             groups=groups,
-            bias=False,
+            bias=not normalize,
         )
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
-        self.norm = nn.BatchNorm2d(out_channels, eps=1e-5, momentum=0.03)
+        self.norm = nn.BatchNorm2d(out_channels, eps=1e-5, momentum=0.03) if normalize else nn.Identity()
         self.act = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), rounded up with the default padding."""
         return self.act(self.norm(self.conv(x)))
 
 
 class Shortcut(nn.Module):
-    """Darknet's shortcut: adds a source of any width to a map (partial residual, spec 5.6).
+    """Darknet's shortcut: adds a source of any width to a map (partial residual; docs/networks.md, Shortcuts).
 
-    A narrower source is added to the leading channels only; of a wider one only the leading channels are used. With a
-    stride the source is sampled at every stride-th pixel, without averaging.
+    A narrower source is added to the leading channels only; of a wider source only the leading channels are used. With
+    a stride, the source is sampled at every stride-th pixel, without averaging.
     """
 
     def __init__(
@@ -96,7 +112,7 @@ class Shortcut(nn.Module):
         self.act = make_activation(activation)
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
-        """(B, channels, H, W) plus (B, source_channels, H * stride, W * stride)."""
+        """(B, channels, H, W) plus (B, source_channels, H * stride, W * stride) -> (B, channels, H, W)."""
         if self.stride > 1:
             source = source[:, :, :: self.stride, :: self.stride]
         if self.missing > 0:
@@ -109,8 +125,8 @@ class Shortcut(nn.Module):
 class WeightedShortcut(nn.Module):
     """A shortcut of several sources, or with learned weights (BiFPN's fusion), or both.
 
-    Each source is added to the leading channels, as in `Shortcut`. Weights: one for the map itself and one for each
-    source, for the whole map ('per_feature') or for each channel; 'relu' and 'softmax' make them sum to 1.
+    Each source is added to the leading channels, as in `Shortcut`. There is a weight for the map itself and for each
+    source, one per map ('per_feature') or one per channel; 'relu' and 'softmax' normalise them to a sum of 1.
 
     Args:
         channels: of the map; `source_channels`: of each source.
@@ -129,7 +145,7 @@ class WeightedShortcut(nn.Module):
         self.channels = channels
         self.source_channels = tuple(source_channels)
         self.normalization = normalization.removeprefix("avg_")
-        self.weights = None
+        self.weights: nn.Parameter | None = None
         if weights_type != "none":
             columns = channels if weights_type == "per_channel" else 1
             self.weights = nn.Parameter(torch.ones(len(source_channels) + 1, columns))
@@ -139,14 +155,14 @@ class WeightedShortcut(nn.Module):
         """(1 + sources, 1 or channels) factors of the map and its sources."""
         if self.weights is None or self.normalization == "none":
             return self.weights
-        positive = self.weights.relu() if self.normalization == "relu" else self._exponentials()
+        if self.normalization == "relu":
+            positive = self.weights.relu()
+        else:
+            positive = (self.weights - self.weights.amax(dim=0, keepdim=True)).exp()
         return positive / (positive.sum(dim=0, keepdim=True) + 1e-4)
 
-    def _exponentials(self) -> Tensor:
-        return (self.weights - self.weights.amax(dim=0, keepdim=True)).exp()
-
     def forward(self, x: Tensor, *sources: Tensor) -> Tensor:
-        """(B, channels, H, W) and sources of the same H and W."""
+        """(B, channels, H, W) and sources (B, Ci, H, W) -> (B, channels, H, W)."""
         shares = self.shares()
         total = x if shares is None else x * shares[0].view(1, -1, 1, 1)
         for index, source in enumerate(sources, 1):
@@ -178,7 +194,7 @@ class Maxout(nn.Module):
         return x.view(batch, self.rounds, self.out_channels, height, width).amax(dim=1)
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Block):
     """Darknet's block: 1x1 to `hidden_channels`, 3x3 back to `channels`, and a shortcut without activation.
 
     Args:
@@ -194,20 +210,20 @@ class ResidualBlock(nn.Module):
         se: int | None = None,
         activation: Activation = "leaky",
     ) -> None:
-        super().__init__()
-        self.in_channels = self.out_channels = channels
+        super().__init__(channels, channels)
         self.reduce = ConvNormAct(channels, hidden_channels, activation=activation)
         self.expand = ConvNormAct(hidden_channels, channels, 3, activation=activation)
         self.se = make_excitation(channels, se, activation=activation)
         self.shortcut = Shortcut(channels, channels) if shortcut else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> the same shape."""
         out = self.se(self.expand(self.reduce(x)))
         return out if self.shortcut is None else self.shortcut(out, x)
 
 
 class SqueezeExcitation(nn.Module):
-    """Every channel times a gate that has seen the whole map (Hu et al., arXiv:1709.01507; darknet's scale_channels).
+    """Every channel times a gate computed from the whole map (Hu et al., arXiv:1709.01507; darknet's scale_channels).
 
     Args:
         hidden_channels: width between the two 1x1 convolutions, which have biases and no normalisation.
@@ -228,7 +244,7 @@ class SqueezeExcitation(nn.Module):
 
 
 def make_excitation(channels: int, reduction: int | None, *, activation: Activation = "leaky") -> nn.Module:
-    """Squeeze-and-excitation to `channels` / `reduction` and back, the `se` of a model file; null is none at all.
+    """Squeeze-and-excitation to `channels` / `reduction` and back, the `se` of a model file; the identity for null.
 
     Raises:
         ValueError: a reduction below 1.
@@ -241,7 +257,9 @@ def make_excitation(channels: int, reduction: int | None, *, activation: Activat
 
 
 class SPP(nn.Module):
-    """Spatial pyramid pooling: the map beside its own max-pooled copies, widest window first (spec 3.1).
+    """Spatial pyramid pooling: the map beside its own max-pooled copies, widest window first.
+
+    See docs/networks.md, PANet with SPP, layers 84 to 89.
 
     Args:
         kernels: odd window sizes; darknet's are 5, 9, 13.
@@ -266,11 +284,13 @@ class SPP(nn.Module):
 
 
 class SAM(nn.Module):
-    """Spatial attention: a map times a gate between 0 and 1 that the map itself gives (spec 3.6).
+    """Spatial attention: a map times a gate between 0 and 1 computed from the map itself.
+
+    See docs/networks.md, Spatial attention.
 
     Args:
         form: 'pointwise' is darknet's [sam], a gate for every channel and position by a 1x1 convolution (YOLOv4);
-            'cbam' the original, one gate a position by a 7x7 convolution over the mean and the maximum of the channels
+            'cbam' is the original, one gate per position by a 7x7 convolution over the mean and maximum of the channels
             (Woo et al., CBAM, arXiv:1807.06521).
     """
 
@@ -287,27 +307,15 @@ class SAM(nn.Module):
 
 
 def make_attention(channels: int, form: Attention | None) -> nn.Module:
-    """Spatial attention of that form, the `sam` of a neck; null is none at all."""
+    """Spatial attention of a form, (B, C, H, W) -> the same shape: the `sam` of a neck; the identity for null."""
     return nn.Identity() if form is None else SAM(channels, form)
 
 
 def halving_pool() -> nn.MaxPool2d:
-    """Darknet's 2/2 max pool: an odd side is padded at the right or bottom, so it rounds up."""
+    """Darknet's 2/2 max pool: an odd side is padded at the right or bottom, so its half is rounded up."""
     return nn.MaxPool2d(2, ceil_mode=True)
 
 
 def same_pool() -> nn.Sequential:
-    """Darknet's max pool of size 2 and stride 1: padded at the right and bottom, it keeps the map's size (spec 5.5)."""
+    """Darknet's max pool of size 2 and stride 1: padded at the right and bottom, it keeps the map's size."""
     return nn.Sequential(nn.ConstantPad2d((0, 1, 0, 1), -math.inf), nn.MaxPool2d(2, stride=1))
-
-
-def check_lengths(**lists: Sequence[object]) -> None:
-    """One entry a stage in every list.
-
-    Raises:
-        ValueError: the lists differ in length, or are empty.
-    """
-    lengths = {name: len(entries) for name, entries in lists.items()}
-    if len(set(lengths.values())) != 1 or 0 in lengths.values():
-        found = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-        raise ValueError(f"expected one entry per stage in each list, found: {found}")

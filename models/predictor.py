@@ -12,16 +12,42 @@ from torch import Tensor
 from models.build import build_model
 from models.config import load_model_config, model_config_from
 from models.darknet.cfg import MARK, declared_classes
-from models.darknet.names import known_names, names_beside
 from models.darknet.weights import classes_in_file, count_floats_in, load_weights_
 from models.detector import Detector
 from models.info import ModelInfo, Predictor
 from models.runtimes import OnnxPredictor, OpenVinoPredictor, TorchScriptPredictor
-from utils.config import ROOT, ConfigError
+from utils.config import ROOT, ConfigError, load_yaml
 from utils.device import describe_device, select_device
-from utils.training.safetensors_file import load_saved_model
+from utils.weights import load_saved_model
 
 logger = logging.getLogger(__name__)
+
+KNOWN = {80: ROOT / "cfg" / "data" / "coco.yaml", 20: ROOT / "cfg" / "data" / "voc.yaml"}
+"""Data sets whose models have so many classes, as a rule."""
+
+
+def names_beside(classes: int, files: Sequence[Path | str]) -> tuple[str, ...] | None:
+    """The names in a file NAME.names, one a line as darknet has it, beside one of a model's files NAME.*, if any.
+
+    Raises:
+        ConfigError: it holds another number of names.
+    """
+    for path in (Path(file).with_suffix(".names") for file in files):
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+            names = [line.strip() for line in lines if line.strip()]
+            if len(names) != classes or len(set(names)) != classes:
+                raise ConfigError(f"{path}: expected {classes} different names, one a line, found {len(set(names))}")
+            return tuple(names)
+    return None
+
+
+def known_names(classes: int) -> tuple[str, ...]:
+    """The likely names of so many classes: COCO's for 80, VOC's for 20, else numbers."""
+    if classes not in KNOWN:
+        return tuple(f"class {label}" for label in range(classes))
+    names = load_yaml(KNOWN[classes])["names"]
+    return tuple(str(names[label]) for label in range(classes))
 
 
 class ModelPredictor(Predictor):
@@ -29,33 +55,15 @@ class ModelPredictor(Predictor):
 
     Args:
         model: put into evaluation mode and onto `device`.
+        info: of this model.
         half: convolutions in fp16. Boxes are decoded in fp32 all the same: fp16 knows half pixels only, from 512 on.
-        data: what the model was trained on.
-        nms, beta_nms, named: as in ModelInfo.
     Raises:
         ConfigError: `half` without CUDA.
     """
 
-    def __init__(
-        self,
-        model: Detector,
-        *,
-        names: Sequence[str],
-        category_ids: Sequence[int],
-        image_size: tuple[int, int],
-        resize: str,
-        device: torch.device,
-        half: bool = False,
-        data: str | None = None,
-        nms: str = "default",
-        beta_nms: float = 0.6,
-        named: bool = True,
-        clip: bool = True,
-    ) -> None:
+    def __init__(self, model: Detector, info: ModelInfo, *, device: torch.device, half: bool = False) -> None:
         if half and device.type != "cuda":
             raise ConfigError(f"--half: needs a CUDA GPU, and the device is {device}; leave it out")
-        options = {"data": data, "nms": nms, "beta_nms": beta_nms, "named": named, "task": model.task, "clip": clip}
-        info = ModelInfo(tuple(names), tuple(category_ids), image_size, resize, model.stride, **options)
         precision = "fp16" if half else "fp32"
         super().__init__(info, device=device, precision=precision, runtime=f"PyTorch on {describe_device(device)}")
         self.model = model.eval().to(device)
@@ -118,13 +126,13 @@ def default_weights(project: Path = ROOT / "runs" / "train") -> Path:
     Raises:
         ConfigError: there is none; says how to get one.
     """
-    found = sorted(project.glob("*/weights/best.pt"), key=lambda path: path.stat().st_mtime)
-    if not found:
+    checkpoints = sorted(project.glob("*/weights/best.pt"), key=lambda path: path.stat().st_mtime)
+    if not checkpoints:
         raise ConfigError(
             f"--weights was left out and {project} holds no trained model (*/weights/best.pt); train one first with "
             "'python train.py --cfg csppeleenet-prn.yaml', or name a file with --weights"
         )
-    return found[-1]
+    return checkpoints[-1]
 
 
 def _open_checkpoint(path: Path, device: torch.device, half: bool) -> ModelPredictor:
@@ -145,9 +153,18 @@ def _open_checkpoint(path: Path, device: torch.device, half: bool) -> ModelPredi
             f"{path}: the weights do not fit the model '{config.name}' described beside them ({first[0].strip()}); "
             "the checkpoint was changed, or comes from another version of CSPDet"
         ) from None
-    options = {"image_size": (height, width), "resize": resize, "device": device, "half": half}
-    options |= {"nms": config.nms, "beta_nms": config.beta_nms}
-    return ModelPredictor(model, names=names, category_ids=category_ids, data=state.get("data"), **options)
+    info = ModelInfo(
+        tuple(names),
+        tuple(category_ids),
+        (height, width),
+        resize,
+        model.stride,
+        data=state.get("data"),
+        nms=config.nms,
+        beta_nms=config.beta_nms,
+        task=model.task,
+    )
+    return ModelPredictor(model, info, device=device, half=half)
 
 
 def _open_darknet(path: Path, cfg: Path | str | None, device: torch.device, half: bool) -> ModelPredictor:
@@ -165,8 +182,17 @@ def _open_darknet(path: Path, cfg: Path | str | None, device: torch.device, half
     model = build_model(config, classes)
     load_weights_(model, path)
     names = names_beside(classes, (path, cfg or beside))
-    named, names = names is not None, names or known_names(classes)
-    options = {"image_size": config.size, "resize": config.resize, "device": device, "half": half}
     ours = (network := Path(cfg or beside)).is_file() and network.read_text("utf-8", "replace").startswith(MARK)
-    options |= {"nms": config.nms, "beta_nms": config.beta_nms, "named": named, "clip": ours}
-    return ModelPredictor(model, names=names, category_ids=range(1, classes + 1), **options)
+    info = ModelInfo(
+        names or known_names(classes),
+        tuple(range(1, classes + 1)),
+        config.size,
+        config.resize,
+        model.stride,
+        nms=config.nms,
+        beta_nms=config.beta_nms,
+        named=names is not None,
+        task=model.task,
+        clip=ours,
+    )
+    return ModelPredictor(model, info, device=device, half=half)

@@ -1,4 +1,4 @@
-"""Start a model from the weights of another: what fits is copied, and everything is counted."""
+"""Start a model from other weights: what fits is copied, and a report counts the rest."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from models.backbones.timm import TimmBackbone
 from models.darknet.weights import load_weights_
 from models.detector import Detector
 from models.pretrained_timm import fold_image_statistics, from_timm, is_timm_darknet, warn_of_slope
+from utils.checkpoint import ForeignFile, load_matching_
 from utils.config import ConfigError
-from utils.training.checkpoint import ForeignFile, load_matching_
-from utils.training.foreign import load_foreign
-from utils.training.safetensors_file import load_saved_model
+from utils.weights import load_foreign, load_saved_model
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +25,10 @@ _ANCHORS = re.compile(r"head\.anchors_\d+")
 
 
 def start_from_(model: Detector, path: Path, *, trust: bool = False) -> bool:
-    """Copy weights wherever name and shape agree, say what that was, and return whether the whole head was there.
+    """Copy weights wherever name and shape agree, log what was copied, and return whether that was the whole head.
 
     A checkpoint or .safetensors file of ours gives its averaged weights; a classifier's backbone starts a detector.
-    Anchors belong to the head that was trained with them: they come with a whole head, and else stay the model's. A
+    Anchors belong to the head trained with them: they are copied with a whole head only. A
     darknet file (.weights, .conv.N) must have the model's layers from the first on: all of them, the first N, or all
     but those before the yolo layers where it was trained on other classes. A state_dict of another program fits by its
     names, as they are or below `backbone.`; one of timm's fits a backbone of type timm, and those of Darknet-53 and
@@ -57,7 +56,7 @@ def start_from_(model: Detector, path: Path, *, trust: bool = False) -> bool:
 
 
 def _copy_(model: Detector, weights: Mapping[str, Tensor], path: Path) -> bool:
-    """Copy what fits, anchors with a whole head alone, and count; whether the head was whole."""
+    """Copy what fits, anchors with a whole head only, and log the counts; returns whether the head was whole."""
     own = model.state_dict()
     learnt = [name for name in own if _part(name) == "head" and not _ANCHORS.fullmatch(name)]
     whole = all(name in weights and weights[name].shape == own[name].shape for name in learnt)
@@ -66,7 +65,7 @@ def _copy_(model: Detector, weights: Mapping[str, Tensor], path: Path) -> bool:
         for name, value in weights.items()
         if _ANCHORS.fullmatch(name) and name in own and not torch.equal(value.cpu(), own[name].cpu())
     }
-    rest = weights if whole else {name: value for name, value in weights.items() if name not in others}
+    rest = {name: value for name, value in weights.items() if whole or name not in others}
     loaded, other_shape, absent = load_matching_(model, rest)
     absent = [name for name in absent if name not in others]
     if not any(not _ANCHORS.fullmatch(name) for name in loaded):
@@ -75,9 +74,9 @@ def _copy_(model: Detector, weights: Mapping[str, Tensor], path: Path) -> bool:
     logger.info("  %s", ", ".join(_share(part, own, loaded) for part in dict.fromkeys(_part(name) for name in own)))
     left = {"of another shape, left as initialised": other_shape, "not in the file, left as initialised": absent}
     left["in the file without a place in this model"] = [name for name in rest if name not in own]
-    for what, names in left.items():
+    for reason, names in left.items():
         if names:
-            logger.info("  %d %s: %s%s", len(names), what, ", ".join(names[:6]), ", ..." if len(names) > 6 else "")
+            logger.info("  %d %s: %s%s", len(names), reason, ", ".join(names[:6]), ", ..." if len(names) > 6 else "")
     if others:
         levels = [[round(side, 2) for side in value.flatten().tolist()] for _, value in sorted(others.items())]
         which = "come with the head" if whole else "stay those of the configuration; the file has others"
@@ -95,7 +94,7 @@ def _share(part: str, own: Mapping[str, Tensor], loaded: list[str]) -> str:
 
 
 def _fit(model: Detector, weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Weights of another program under the model's names, as far as they have any."""
+    """Weights of another program under the model's names, where they have one."""
     own, backbone = model.state_dict(), model.backbone
     below = {f"backbone.{name}": value for name, value in weights.items()}
     if isinstance(backbone, TimmBackbone):
@@ -118,11 +117,11 @@ def _fit(model: Detector, weights: dict[str, Tensor], path: Path) -> dict[str, T
 
 
 def _start_from_darknet_(model: Detector, path: Path) -> bool:
-    found = load_weights_(model, path, partial=True)
-    logger.info("Weights: %d of %d layers loaded from %s, up to %s", found.layers, found.of, path, found.last)
-    if found.skipped:
-        logger.info("  %d layers are for other classes and left as initialised", found.skipped)
-    rest = found.of - found.layers - found.skipped
+    loaded = load_weights_(model, path, partial=True)
+    logger.info("Weights: %d of %d layers loaded from %s, up to %s", loaded.layers, loaded.of, path, loaded.last)
+    if loaded.skipped:
+        logger.info("  %d layers are for other classes and left as initialised", loaded.skipped)
+    rest = loaded.of - loaded.layers - loaded.skipped
     if rest:
         logger.info("  %d layers are not in the file and left as initialised", rest)
-    return found.layers == found.of
+    return loaded.layers == loaded.of

@@ -1,4 +1,4 @@
-"""timm's weights of Darknet-53 and CSPDarknet-53 for the backbone of type darknet (spec 1.9)."""
+"""timm's weights of Darknet-53 and CSPDarknet-53 for the backbone of type darknet (docs/networks.md)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 
 
 def is_timm_darknet(weights: Mapping[str, Tensor]) -> bool:
-    """Whether a state_dict is one of timm's CSP family: Darknet-53, CSPDarknet-53, CSPResNet-50, CSPResNeXt-50, ..."""
+    """Whether a state_dict is one of timm's CSP family, by its names: Darknet-53, CSPDarknet-53, CSPResNet-50, ..."""
     return "stem.conv1.conv.weight" in weights and "stages.1.conv_down.conv.weight" in weights
 
 
@@ -48,10 +48,11 @@ def from_timm(weights: Mapping[str, Tensor], backbone: nn.Module) -> dict[str, T
 def fold_image_statistics(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same network for images in [0, 1] instead of normalised ones, by way of its stem.
 
-    Exact but for the outermost pixel of the stem's map, where zero padding is black now and was the mean colour.
+    Exact except for the border of the stem's map, where zero padding is now black and was the mean colour.
 
     Args:
-        weights: of a Darknet backbone, for images normalised by IMAGE_MEAN and IMAGE_STD.
+        weights: of a Darknet backbone, for images normalised by IMAGE_MEAN and IMAGE_STD; stem.conv.weight is
+            (C, 3, 3, 3).
     """
     kernel, mean = weights["stem.conv.weight"], weights["stem.norm.running_mean"]
     scaled = kernel / torch.tensor(IMAGE_STD).view(1, 3, 1, 1)
@@ -60,8 +61,8 @@ def fold_image_statistics(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def warn_of_slope(backbone: nn.Module) -> None:
-    """Say it where the activation is another than timm's."""
-    act = backbone.stem.act
+    """Warn where the activation differs from timm's."""
+    act = getattr(backbone.stem, "act", None)
     if not isinstance(act, nn.LeakyReLU) or act.negative_slope != 0.01:
         logger.warning(
             "These weights were trained with leaky ReLU of slope 0.01, and this backbone has %s: a start, but not the "
@@ -71,14 +72,14 @@ def warn_of_slope(backbone: nn.Module) -> None:
 
 
 def _rename(name: str, value: Tensor, partial: bool) -> Iterator[tuple[str, Tensor]]:
-    """The names and tensors that one of timm's becomes; none for the classifier and what Darknet has not."""
+    """Our names and tensors for one of timm's; none for the classifier and for what Darknet does not have."""
     name = name.replace(".bn.", ".norm.")
     if name.startswith("stem.conv1."):
         yield name.replace("stem.conv1.", "stem."), value
     elif match := re.fullmatch(r"stages\.(\d+)\.blocks\.(\d+)\.conv([12])\.(.+)", name):
         stage, block, conv, rest = match.groups()
-        place = f"1.blocks.{block}" if partial else int(block) + 1
-        yield f"stages.{stage}.{place}.{'reduce' if conv == '1' else 'expand'}.{rest}", value
+        inside = f"1.blocks.{block}" if partial else int(block) + 1
+        yield f"stages.{stage}.{inside}.{'reduce' if conv == '1' else 'expand'}.{rest}", value
     elif match := re.fullmatch(r"stages\.(\d+)\.(conv_down|conv_exp|conv_transition|conv_transition_b)\.(.+)", name):
         stage, layer, rest = match.groups()
         cross = f"stages.{stage}.1"
@@ -95,7 +96,7 @@ def _rename(name: str, value: Tensor, partial: bool) -> Iterator[tuple[str, Tens
 
 
 def _halves(value: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Both halves; a count, which belongs to both, twice."""
+    """Both halves along `dim`; a scalar count, which belongs to both, twice."""
     if value.ndim == 0:
         return value, value
     first, second = value.chunk(2, dim)

@@ -48,9 +48,10 @@ class OnnxPredictor(Predictor):
         except Exception as error:  # ONNX Runtime's own exceptions share no other base
             raise ConfigError(f"{path}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from None
         source = self.session.get_inputs()[0]
-        self.batch, *sides = (side if isinstance(side, int) else None for side in (source.shape[i] for i in (0, 2, 3)))
+        shape = (source.shape[axis] for axis in (0, 2, 3))
+        self.batch, height, width = (side if isinstance(side, int) else None for side in shape)
         metadata = self.session.get_modelmeta().custom_metadata_map
-        info = ModelInfo.from_metadata(metadata, shape=tuple(sides), where=str(path))
+        info = ModelInfo.from_metadata(metadata, shape=(height, width), where=str(path))
         runtime = f"ONNX Runtime {onnxruntime.__version__} on {device}"
         super().__init__(info, device=torch.device("cpu"), precision=_precision(metadata), runtime=runtime)
 
@@ -81,8 +82,8 @@ class OpenVinoPredictor(Predictor):
         keys = model.get_rt_info("cspdet").value if model.has_rt_info("cspdet") else {}
         metadata = {key: model.get_rt_info(["cspdet", key]).value for key in keys}
         shape = model.input(0).get_partial_shape()
-        self.batch, *sides = (shape[i].get_length() if shape[i].is_static else None for i in (0, 2, 3))
-        info = ModelInfo.from_metadata(metadata, shape=tuple(sides), where=str(path))
+        self.batch, height, width = (shape[i].get_length() if shape[i].is_static else None for i in (0, 2, 3))
+        info = ModelInfo.from_metadata(metadata, shape=(height, width), where=str(path))
         runtime = f"OpenVINO {openvino.__version__.split('-')[0]} on cpu"
         super().__init__(info, device=torch.device("cpu"), precision=_precision(metadata), runtime=runtime)
 
@@ -90,8 +91,8 @@ class OpenVinoPredictor(Predictor):
         """See Predictor."""
 
         def run(part: np.ndarray) -> list[np.ndarray]:
-            found = self.compiled({"images": part})
-            return [found[name] for name in OUTPUTS[self.info.task]]
+            outputs = self.compiled({"images": part})
+            return [outputs[name] for name in OUTPUTS[self.info.task]]
 
         return _in_batches(run, images.numpy(), self.batch)
 
@@ -164,5 +165,5 @@ def _in_batches(
         if size is not None and count < size:
             part = np.concatenate((part, np.zeros((size - count, *part.shape[1:]), part.dtype)))
         parts.append([output[:count] for output in run(part)])
-    whole = tuple(torch.from_numpy(np.concatenate(outputs)).float() for outputs in zip(*parts, strict=True))
-    return whole if len(whole) > 1 else whole[0]
+    whole = [torch.from_numpy(np.concatenate(outputs)).float() for outputs in zip(*parts, strict=True)]
+    return (whole[0], whole[1]) if len(whole) > 1 else whole[0]

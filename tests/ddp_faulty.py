@@ -21,6 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import train
+from engine import failure, job, loop
 from tests.ddp_worker import without_pictures
 from utils import dist
 from utils.metrics.detection import DetectionMetric
@@ -31,11 +32,11 @@ def main() -> int:
     without_pictures()
     dist.COLLECTIVE_TIMEOUT = timedelta(seconds=fault.get("timeout", 60))
     place, name = {
-        "scan": (train, "read_splits"),
-        "step": (train, "train_step"),
+        "scan": (job, "read_splits"),
+        "step": (failure, "train_step"),
         "evaluation": (DetectionMetric, "update"),
         "count": (DetectionMetric, "compute"),
-        "save": (train, "save_checkpoint"),
+        "save": (loop, "save_checkpoint"),
     }[fault["phase"]]
     setattr(place, name, spoiled(getattr(place, name), fault))
     return train.main(arguments)

@@ -23,19 +23,21 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import train
-from data.splits import read_splits, train_loader_of, train_set_of
+from data.loader import train_loader_of, train_set_of
+from data.read import read_splits
+from engine import failure, finish, loop
+from engine import step as step_module
+from engine.optim import keep_frozen_statistics_
+from engine.state import TrainState
+from engine.step import StepClock, Stepper, train_step
 from models.build import build_criterion, build_model
 from models.config import load_model_config
-from utils import dist
+from models.normalization import synchronize_norms_
+from utils import dist, pictures, plots
 from utils.config import to_plain
 from utils.metrics.detection import DetectionMetric
-from utils.training import step as step_module
-from utils.training.clock import StepClock
-from utils.training.config import TrainConfig, load_recipe
-from utils.training.optim import keep_frozen_statistics_
-from utils.training.state import TrainState
-from utils.training.step import Stepper, train_step
-from utils.training.sync_norm import synchronize_norms_
+from utils.recipe import load_recipe
+from utils.train_config import TrainConfig
 
 
 def main() -> None:
@@ -60,16 +62,17 @@ def main() -> None:
 
 def without_pictures(put: Callable[[object, str, object], None] = setattr) -> None:
     """They take most of the time of so small a run."""
-    names = ("plot_batch", "plot_results", "plot_labels", "plot_figures", "plot_found")
-    for name in names:
-        put(train.plots if hasattr(train.plots, name) else train.task_plots, name, lambda *_, **__: None)
+    for name in ("plot_batch", "plot_predictions"):
+        put(pictures, name, lambda *_, **__: None)
+    for name in ("plot_results", "plot_labels", "plot_figures"):
+        put(plots, name, lambda *_, **__: None)
 
 
 @contextlib.contextmanager
 def watched():
     """Notes the images of each step, and those that this rank evaluates, before those of other ranks are added."""
     seen: dict[str, list] = {"steps": [], "evaluations": []}
-    real_step, real_evaluate, real_update = train.train_step, train.evaluate, DetectionMetric.update
+    real_step, real_evaluate, real_update = failure.train_step, loop.evaluate, DetectionMetric.update
 
     def stepped(stepper, state, batches):
         seen["steps"].append([state.step, *(image for batch in batches for image in batch.image_ids)])
@@ -83,17 +86,19 @@ def watched():
         seen["evaluations"][-1] += image_ids
         real_update(metric, image_ids, detections)
 
-    train.train_step, train.evaluate, DetectionMetric.update = stepped, evaluate, update
+    failure.train_step, DetectionMetric.update = stepped, update
+    loop.evaluate = finish.evaluate = evaluate
     try:
         yield seen
     finally:
-        train.train_step, train.evaluate, DetectionMetric.update = real_step, real_evaluate, real_update
+        failure.train_step, DetectionMetric.update = real_step, real_update
+        loop.evaluate = finish.evaluate = real_evaluate
 
 
 @contextlib.contextmanager
 def fault(kind: str | None, step: int):
     """On the last rank alone: SIGTERM after `step` steps, or a loss that is not a number after them."""
-    real_step, real_terms = train.train_step, step_module.loss_terms
+    real_step, real_terms = failure.train_step, step_module.loss_terms
     done, chosen = 0, dist.rank() == dist.world_size() - 1
 
     def interrupted(*arguments):
@@ -110,11 +115,11 @@ def fault(kind: str | None, step: int):
             terms["box"] = terms["box"] * float("nan")
         return terms
 
-    train.train_step, step_module.loss_terms = interrupted, spoiled
+    failure.train_step, step_module.loss_terms = interrupted, spoiled
     try:
         yield
     finally:
-        train.train_step, step_module.loss_terms = real_step, real_terms
+        failure.train_step, step_module.loss_terms = real_step, real_terms
 
 
 def steps_in_double(*, cfg: str, data: str, settings: list[str], steps: int, file: str, frozen: bool) -> Any:

@@ -16,8 +16,7 @@ from models.build import build_criterion, build_model, check_parts
 from models.config import ModelConfig, load_model_config
 from models.detector import Detector
 from utils.config import ROOT, ConfigError, load_yaml
-from utils.training.config import recipe_from
-from utils.training.task_keys import check_task
+from utils.recipe import check_task, recipe_from
 
 MODELS = sorted((ROOT / "cfg").glob("*.yaml"))
 RECIPES = sorted((ROOT / "cfg" / "train").glob("*.yaml"))

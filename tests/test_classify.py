@@ -19,10 +19,11 @@ import detect
 import export
 import train
 import val
+from engine.evaluate import predict_ten_crops
 from tests.conftest import TINY_MODEL
 from tests.test_train import assert_same_run, cpu, rows, stop_after
+from utils.checkpoint import load_checkpoint
 from utils.config import ROOT
-from utils.training.checkpoint import load_checkpoint
 
 __all__ = ["stop_after"]
 
@@ -204,7 +205,7 @@ def test_ten_crops_are_the_mean_of_ten_predictions() -> None:
             return torch.stack((mean, 1 - mean), dim=1)
 
     images = torch.rand(3, 3, 18, 18)
-    found = val.predict_ten_crops(Brightness(), images, (16, 16))
+    found = predict_ten_crops(Brightness(), images, (16, 16))
     places = [(y, x) for y in (0, 2) for x in (0, 2)] + [(1, 1)]
     wanted = torch.stack([images[:, :, y : y + 16, x : x + 16].mean(dim=(1, 2, 3)) for y, x in places]).mean(dim=0)
     torch.testing.assert_close(found, torch.stack((wanted, 1 - wanted), dim=1))

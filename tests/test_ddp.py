@@ -16,13 +16,19 @@ import torch
 from torch import distributed
 
 import train
+from data.loader import eval_loader_of
+from data.read import read_splits
+from engine.evaluate import EvaluationOptions, evaluate
+from engine.replay import load_replay
 from models.build import build_model
 from models.config import load_model_config
+from models.predictor import open_predictor
 from tests.ddp_worker import fault, steps_in_double, watched, without_pictures
 from tests.test_train import OVERFIT, assert_same_run, rows
+from utils.checkpoint import load_checkpoint
 from utils.config import ROOT
-from utils.training.checkpoint import load_checkpoint
-from utils.training.replay import load_replay
+from utils.metrics.build import build_metric
+from utils.train_config import saved_config
 
 pytestmark = pytest.mark.skipif(not distributed.is_gloo_available(), reason="this PyTorch has no gloo")
 
@@ -168,7 +174,7 @@ def runs(tiny_coco: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="module")
 def runs_of_three(runs: Runs, few: Path) -> Runs:
     """The same with three processes."""
-    frozen = train.saved_config(runs.folder / "frozen1" / "config.yaml").recipe.freeze
+    frozen = saved_config(runs.folder / "frozen1" / "config.yaml").recipe.freeze
     runs.do(
         3,
         runs.new("frozen3", *LONG, "--set", f"freeze=[{', '.join(frozen)}]"),
@@ -276,12 +282,12 @@ def test_one_rank_writes(runs: Runs) -> None:
 def test_what_was_measured_is_what_was_saved(runs: Runs, tiny_coco: Path) -> None:
     """With batch normalisation of its own on each rank; that of rank 0 is saved, and counts."""
     for name in ("whole", "parts"):
-        config = train.saved_config(runs.folder / name / "config.yaml")
-        images = train.read_splits(str(tiny_coco)).val
-        predictor = train.open_predictor(runs.folder / name / "weights" / "last.pt", device="cpu")
-        metric = train.build_metric(images, backend="pycocotools")
-        options = config.evaluation_options("detect")
-        found = train.evaluate(predictor, train.eval_loader_of(images, config), metric, **options)
+        config = saved_config(runs.folder / name / "config.yaml")
+        images = read_splits(str(tiny_coco)).val
+        predictor = open_predictor(runs.folder / name / "weights" / "last.pt", device="cpu")
+        metric = build_metric(images, backend="pycocotools")
+        options = EvaluationOptions.of_training(config, "detect")
+        found = evaluate(predictor, eval_loader_of(images, config), metric, options)
         for key, value in runs.checkpoint(name)["metrics"].items():
             assert found[key] == pytest.approx(value, abs=1e-6), key
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import train
+from engine import dry_run as rehearsal
 from tests.test_train import command, cpu, quick  # noqa: F401
-from utils.training import rehearsal
-from utils.training.plain import same_values
+from utils.checkpoint import same_values
 
 LINES = ("data", "one batch", "evaluation", "checkpoint", "time", "memory", "disk")
 
@@ -118,7 +118,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("utils.training.checkpoint.torch.save", full)
+    monkeypatch.setattr("utils.checkpoint.torch.save", full)
     assert train.main([*command, "--dry-run", "--set", "optimizer.lr=0.01"]) == 2
     assert "no space on the disk: the file needs about " in capsys.readouterr().err
     assert not list((tmp_path / "runs").iterdir())

@@ -10,7 +10,7 @@ from torch import distributed
 
 from tests.test_train import assert_same_run
 from tests.torchrun import launch
-from utils.training.checkpoint import load_checkpoint
+from utils.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.skipif(not distributed.is_gloo_available(), reason="this PyTorch has no gloo")
 

@@ -16,12 +16,13 @@ import export
 import val
 from models.build import build_model
 from models.config import load_model_config
+from models.export import write
 from models.export.compare import Difference, compare
 from models.predictor import open_predictor
 from tests.test_val import CATEGORY_IDS, NAMES, write_checkpoint, write_dataset
+from utils.checkpoint import save_checkpoint
 from utils.config import to_plain
 from utils.metrics.coco import FIGURES
-from utils.training.checkpoint import save_checkpoint
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".torchscript", "darknet": ".weights"}
 PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
@@ -60,7 +61,7 @@ def needs(kind: str) -> None:
     """Skip where a format's packages are missing; OpenVINO is not imported before our own guard."""
     for package in PACKAGES.get(kind, ()):
         try:
-            export.import_package(package)
+            write.import_package(package)
         except ImportError:
             pytest.skip(f"{package} is not installed")
 
@@ -167,7 +168,7 @@ def test_a_difference_above_the_tolerance_fails_and_leaves_the_older_file(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     (tmp_path / "best.torchscript").write_text("older")
-    monkeypatch.setattr(export, "compare", lambda *_: Difference(3.0, 0.01, 0.5))
+    monkeypatch.setattr(write, "compare", lambda *_: Difference(3.0, 0.01, 0.5))
     assert export.main(["--weights", str(weights), "--format", "torchscript", "--output", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: --format torchscript: it differs from the original by 3 px in boxes")
@@ -180,11 +181,11 @@ def test_a_difference_above_the_tolerance_fails_and_leaves_the_older_file(
 def test_a_model_may_differ_by_ten_times_its_own_rounding(
     rounding: float, status: int, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "compare", lambda *_: Difference(3.0, 9e-4, 2e-5))
-    monkeypatch.setattr(export, "own_rounding", lambda *_: rounding)
+    monkeypatch.setattr(write, "compare", lambda *_: Difference(3.0, 9e-4, 2e-5))
+    monkeypatch.setattr(write, "own_rounding", lambda *_: rounding)
     assert export.main(["--weights", str(weights), "--format", "torchscript", "--output", str(tmp_path)]) == status
     assert (tmp_path / "best.torchscript").exists() == (status == 0)
-    monkeypatch.setattr(export, "compare", lambda *_: Difference(3.0, 0.5, 2e-5))
+    monkeypatch.setattr(write, "compare", lambda *_: Difference(3.0, 0.5, 2e-5))
     assert export.main(["--weights", str(weights), "--format", "torchscript", "--output", str(tmp_path)]) == 1
 
 

@@ -15,11 +15,12 @@ import pytest
 import torch
 
 import train
+from engine import failure
+from engine import step as step_module
 from tests.test_train import assert_same_run, command, cpu, quick, rows  # noqa: F401
+from utils.checkpoint import load_checkpoint
 from utils.config import ROOT, load_yaml
 from utils.faults import explain
-from utils.training import step as step_module
-from utils.training.checkpoint import load_checkpoint
 
 Hook = Callable[[int], None]
 
@@ -29,7 +30,7 @@ def before_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[Hook], None]:
     """before_step(f): f(k) is called before the k-th step, counted from 1."""
 
     def install(hook: Hook) -> None:
-        real, count = train.train_step, 0
+        real, count = failure.train_step, 0
 
         def hooked(*arguments: object) -> dict[str, float]:
             nonlocal count
@@ -37,7 +38,7 @@ def before_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[Hook], None]:
             hook(count)
             return real(*arguments)
 
-        monkeypatch.setattr(train, "train_step", hooked)
+        monkeypatch.setattr(failure, "train_step", hooked)
 
     return install
 
@@ -97,15 +98,16 @@ import resource, sys
 sys.path.insert(0, {root!r})
 import train
 import torch
+from engine import failure
+from utils import pictures, plots
 torch.set_num_threads(1)
-for name in ("plot_batch", "plot_labels"):
-    setattr(train.plots, name, lambda *_, **__: None)
-real = train.train_step
+pictures.plot_batch = plots.plot_labels = lambda *_, **__: None
+real = failure.train_step
 def first(*arguments):
     size = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
     resource.setrlimit(resource.RLIMIT_AS, (size * 1024 + {room}, -1))
     return real(*arguments)
-train.train_step = first
+failure.train_step = first
 sys.exit(train.main(sys.argv[1:]))
 """
 
@@ -164,7 +166,7 @@ def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint(
     def full(path: Path, _: str) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
-    before_step(lambda step: step == 3 and monkeypatch.setattr("utils.log.write_whole", full))
+    before_step(lambda step: step == 3 and monkeypatch.setattr("utils.log.write_atomically", full))
     lines = failed(command, capsys)
     run = assert_whole(tmp_path, epoch=1)
     assert "results.csv: cannot be written or read (Read-only file system); correct its permissions" in lines[0]
@@ -188,7 +190,7 @@ def test_a_checkpoint_that_finds_no_space_leaves_the_one_before(
 
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
-    before_step(lambda step: step == 3 and monkeypatch.setattr("utils.training.checkpoint.torch.save", full))
+    before_step(lambda step: step == 3 and monkeypatch.setattr("utils.checkpoint.torch.save", full))
     lines = failed(command, capsys)
     assert "last.pt: no space on the disk: the file needs about " in lines[0]
     run = assert_whole(tmp_path, epoch=1)

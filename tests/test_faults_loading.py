@@ -20,8 +20,8 @@ import train
 from data import dataset
 from tests.test_faults import assert_whole, before_step, failed  # noqa: F401
 from tests.test_train import assert_same_run, command, cpu, quick, rows  # noqa: F401
+from utils.checkpoint import load_checkpoint
 from utils.faults import explain, report
-from utils.training.checkpoint import load_checkpoint
 
 
 @pytest.fixture

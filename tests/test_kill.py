@@ -21,9 +21,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine.run_log import SHARES
+from utils.checkpoint import load_checkpoint
 from utils.config import ROOT
-from utils.training.checkpoint import load_checkpoint
-from utils.training.epoch_log import SHARES
 
 TIMES = ("seconds", "images_per_second", *SHARES.values())
 

@@ -43,7 +43,7 @@ def report(place: Path, tiny_coco: Path, tiny_model: Path) -> list[dict[str, Any
         ("train", ["--cfg", str(tiny_model), *data, *cpu, *recipe, *project, "--name", "train"]),
         ("val", [*weights, *data, *cpu, *project, "--workers", "1", "--save-json", "--name", "val"]),
         ("detect", [*weights, *cpu, *project, "--source", str(tiny_coco.parent / "images"), "--name", "detect"]),
-        ("models.benchmark", [str(tiny_model), *cpu, "--json"]),
+        ("models.benchmark.__main__", [str(tiny_model), *cpu, "--json"]),
         ("data.doctor", [str(tiny_coco), "--html", str(out / "doctor.html")]),
         ("data.convert", [str(tiny_coco), str(out / "voc"), "--to", "voc"]),
         ("data.anchors", [str(tiny_coco), "--img-size", "64", "--num", "6"]),

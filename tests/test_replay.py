@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import train
+from engine import step as step_module
 from tests.test_train import command, cpu, quick  # noqa: F401
-from utils.training import step as step_module
 
 BLOWN_UP = ("optimizer.type=sgd", "optimizer.lr=1e7", "optimizer.clip_norm=null", "schedule.warmup_epochs=0")
 """A learning rate at which the weights leave the range of numbers after two or three steps."""

@@ -17,11 +17,19 @@ import torch
 from torch import nn
 
 import train
+from data.loader import eval_loader_of
+from data.read import read_splits
+from engine import failure, job, loop
+from engine.evaluate import EvaluationOptions, evaluate
+from engine.run_log import SHARES
+from models.predictor import open_predictor
+from utils import pictures, plots
+from utils.checkpoint import load_checkpoint
 from utils.config import ROOT, load_yaml
+from utils.launch import Stop
+from utils.metrics.build import build_metric
 from utils.metrics.coco import FIGURES
-from utils.training.checkpoint import load_checkpoint
-from utils.training.epoch_log import SHARES
-from utils.training.stop import Stop
+from utils.train_config import saved_config
 
 ONE_TO_ONE = "model.head={type: anchor_free, bins: 8, depth: 1, class_channels: 24, one_to_one: true}"
 """A head for `tiny_model` that needs no suppression."""
@@ -57,8 +65,10 @@ def cpu(*, workers: int = 0) -> list[str]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without pictures, which take most of the time of so small a run."""
-    for name in ("plot_batch", "plot_labels", "plot_results", "plot_pr_curves", "plot_predictions"):
-        monkeypatch.setattr(train.plots, name, lambda *_, **__: None)
+    for name in ("plot_labels", "plot_results", "plot_pr_curves"):
+        monkeypatch.setattr(plots, name, lambda *_, **__: None)
+    for name in ("plot_batch", "plot_predictions"):
+        monkeypatch.setattr(pictures, name, lambda *_, **__: None)
 
 
 @pytest.fixture
@@ -208,7 +218,7 @@ def test_a_kill_between_checkpoints_costs_no_more_than_the_steps_since(
     """last.pt in the middle of an epoch (save_minutes), then a crash: the rest is done again, with the same result."""
     arguments = [*command, "--set", "save_minutes=0"]
     assert train.main([*arguments, "--name", "whole"]) == 0
-    step, calls = train.train_step, []
+    step, calls = failure.train_step, []
 
     def crash(*args: object) -> dict[str, float]:
         calls.append(1)
@@ -216,9 +226,9 @@ def test_a_kill_between_checkpoints_costs_no_more_than_the_steps_since(
             raise KeyboardInterrupt
         return step(*args)
 
-    monkeypatch.setattr(train, "train_step", crash)
+    monkeypatch.setattr(failure, "train_step", crash)
     assert train.main([*arguments, "--name", "parts"]) == 130
-    monkeypatch.setattr(train, "train_step", step)
+    monkeypatch.setattr(failure, "train_step", step)
     run = tmp_path / "runs" / "parts"
     assert load_checkpoint(run / "weights" / "last.pt")["step"] == 3
     assert train.main(["--resume", "--project", str(tmp_path / "runs"), *cpu()]) == 0
@@ -229,10 +239,10 @@ def test_a_kill_between_checkpoints_costs_no_more_than_the_steps_since(
 def test_a_run_killed_before_its_first_checkpoint_starts_again(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = train.train_step
-    monkeypatch.setattr(train, "train_step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    step = failure.train_step
+    monkeypatch.setattr(failure, "train_step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     assert train.main([*command, "--name", "parts"]) == 130
-    monkeypatch.setattr(train, "train_step", step)
+    monkeypatch.setattr(failure, "train_step", step)
     assert train.main(["--resume", str(tmp_path / "runs" / "parts"), *cpu()]) == 0
     assert train.main([*command, "--name", "whole"]) == 0
     assert_same_run(tmp_path / "runs" / "whole", tmp_path / "runs" / "parts")
@@ -322,16 +332,16 @@ def test_one_to_one_branches_learn_to_find_each_object_once(command: list[str], 
     for name in ("box", "distribution", "class"):
         for key in (f"loss/{name}", f"loss/{name}_one_to_one"):
             assert float(table[-1][key]) < 0.7 * float(table[0][key])
-    predictor = train.open_predictor(run / "weights" / "last.pt", device="cpu")
+    predictor = open_predictor(run / "weights" / "last.pt", device="cpu")
     assert predictor.info.nms == "none"
-    config = train.saved_config(run / "config.yaml")
-    images = train.read_splits(config.data).val
-    loader = train.eval_loader_of(images, config)
+    config = saved_config(run / "config.yaml")
+    images = read_splits(config.data).val
+    loader = eval_loader_of(images, config)
 
     def found() -> tuple[float, int]:
         """AP50, and how many detections have a score above 0.2."""
-        metric = train.build_metric(images)
-        figures = train.evaluate(predictor, loader, metric, **config.evaluation_options("detect"))
+        metric = build_metric(images)
+        figures = evaluate(predictor, loader, metric, EvaluationOptions.of_training(config, "detect"))
         return figures["AP50"], sum(row["score"] > 0.2 for row in metric.predictions())
 
     objects = sum(int((~sample.crowd).sum()) for sample in images.samples)
@@ -404,13 +414,8 @@ def test_training_stops_early_only_after_evaluations(
 ) -> None:
     values = iter([0.1, 0.3, 0.2, 0.3, 0.9])
 
-    def evaluate(predictor: object, loader: object, metric: object, **options: object) -> dict:
-        if "over_ranks" not in options:  # the final evaluation
-            return original(predictor, loader, metric, **options)
-        return dict.fromkeys(FIGURES, next(values))
-
-    original = train.evaluate
-    monkeypatch.setattr(train, "evaluate", evaluate)
+    # The final evaluation, in engine/finish.py, is a real one.
+    monkeypatch.setattr(loop, "evaluate", lambda *_, **__: dict.fromkeys(FIGURES, next(values)))
     settings = ["--epochs", "20", "--set", "patience=4", "--set", "evaluation.interval=2"]
     assert train.main([*command, *settings]) == 0
     run = tmp_path / "runs" / "exp"
@@ -457,10 +462,10 @@ def test_a_number_that_is_not_finite_stops_before_the_weights_move(
     capsys: pytest.CaptureFixture[str],
     where: str,
 ) -> None:
-    from utils.training import step
+    from engine import step
 
     seen: dict[str, object] = {}
-    original, real_step = step.loss_terms, train.train_step
+    original, real_step = step.loss_terms, failure.train_step
 
     class Explode(torch.autograd.Function):
         """The identity with an infinite gradient."""
@@ -487,7 +492,7 @@ def test_a_number_that_is_not_finite_stops_before_the_weights_move(
         return real_step(stepper, state, batches)
 
     monkeypatch.setattr(step, "loss_terms", spoiled)
-    monkeypatch.setattr(train, "train_step", watched)
+    monkeypatch.setattr(failure, "train_step", watched)
     assert train.main(command) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: the {where} of step 3 (epoch 2) is not a finite number: box ")
@@ -590,7 +595,7 @@ def test_deterministic_is_kept_by_the_run_and_by_its_resuming(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    monkeypatch.setattr(train, "use_deterministic_kernels", lambda: calls.append(1))
+    monkeypatch.setattr(job, "use_deterministic_kernels", lambda: calls.append(1))
     assert train.main([*command, "--epochs", "1", "--deterministic"]) == 0
     run = tmp_path / "runs" / "exp"
     assert load_yaml(run / "config.yaml")["recipe"]["deterministic"] is True

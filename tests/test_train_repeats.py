@@ -16,7 +16,7 @@ import torch
 import train
 from tests.test_train import assert_same_run, command, stop_after  # noqa: F401  (fixtures)
 from utils.config import ROOT, load_yaml
-from utils.training.config import load_recipe
+from utils.recipe import load_recipe
 
 
 @pytest.fixture

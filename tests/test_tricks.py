@@ -14,12 +14,14 @@ import pytest
 import torch
 
 import train
+from engine import failure
+from engine import step as step_module
+from models.dropblock import DropBlock
 from models.normalization import CrossBatchNorm2d
-from models.regularization import DropBlock
+from models.predictor import open_predictor
 from tests.test_train import assert_same_run, command, cpu, quick, rows, stop_after  # noqa: F401 - fixtures
+from utils.checkpoint import load_checkpoint
 from utils.config import ROOT
-from utils.training import step as step_module
-from utils.training.checkpoint import load_checkpoint
 
 TRICKS = """\
 cross_batch_norm=true
@@ -90,7 +92,7 @@ def test_the_tricks_are_at_work_and_leave_nothing_in_the_checkpoint(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attacks: list[float]
 ) -> None:
     seen: dict[str, object] = {"shapes": [], "dropped": []}
-    original = train.train_step
+    original = failure.train_step
 
     def watched(stepper: object, state: object, batches: list, **options: object) -> dict[str, float]:
         seen["shapes"] += [tuple(batch.images.shape) for batch in batches]
@@ -99,7 +101,7 @@ def test_the_tricks_are_at_work_and_leave_nothing_in_the_checkpoint(
         seen["model"], seen["criterion"] = state.model, stepper.criterion
         return terms
 
-    monkeypatch.setattr(train, "train_step", watched)
+    monkeypatch.setattr(failure, "train_step", watched)
     assert train.main(arguments) == 0
     model = seen["model"]
     assert isinstance(model.drop, DropBlock)
@@ -114,7 +116,7 @@ def test_the_tricks_are_at_work_and_leave_nothing_in_the_checkpoint(
     assert sizes[min(sizes)] > 2, "small images come in larger batches"
     best = tmp_path / "runs" / "exp" / "weights" / "best.pt"
     assert all(name.split(".")[0] in ("backbone", "neck", "head") for name in load_checkpoint(best)["ema"])
-    predictor = train.open_predictor(best, device="cpu")
+    predictor = open_predictor(best, device="cpu")
     assert not any(isinstance(module, (DropBlock, CrossBatchNorm2d)) for module in predictor.model.modules())
     table = rows(tmp_path / "runs" / "exp")
     assert all(float(value) == float(value) for row in table for value in row.values() if value)

@@ -1,6 +1,6 @@
 """train.py --tune by two processes that share a folder, one of them killed: real trainings, tiny.
 
-About a minute. tests/utils/training/test_tune.py does the same with trials that only wait.
+About a minute. tests/engine/test_tune.py does the same with trials that only wait.
 python -m pytest -m slow tests/test_tune_shared.py
 """
 

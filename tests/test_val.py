@@ -1,4 +1,4 @@
-"""val.py: figures against pycocotools run by itself, the way from pixels to original boxes, and the command."""
+"""val.py: figures against pycocotools run by itself, and the command."""
 
 from __future__ import annotations
 
@@ -14,46 +14,16 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from torch import Tensor
 
 import val
-from data.config import load_data_config, read_split
-from data.loader import build_eval_loader
 from models.build import build_model
 from models.config import load_model_config
-from models.info import ModelInfo, Predictor
-from utils import dist
-from utils.config import ConfigError, to_plain
+from utils.checkpoint import save_checkpoint
+from utils.config import to_plain
 from utils.metrics.coco import FIGURES
-from utils.metrics.detection import DetectionMetric
-from utils.structures import LabelledImages
-from utils.training.checkpoint import save_checkpoint
 
 NAMES = ("red", "green", "blue")
 CATEGORY_IDS = (3, 8, 20)
-PROTOCOL = {"conf_thres": 0.001, "iou_thres": 0.65, "max_det": 100}
-
-
-class ColourPredictor(Predictor):
-    """Finds the box around all strongly red, green and blue pixels: detection without a network."""
-
-    def __init__(self, size: tuple[int, int], resize: str) -> None:
-        info = ModelInfo(NAMES, CATEGORY_IDS, size, resize, stride=32)
-        super().__init__(info, device=torch.device("cpu"), precision="fp32", runtime="test")
-        self.calls: list[int] = []
-
-    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        self.calls.append(len(images))
-        boxes, scores = torch.zeros(len(images), 3, 4), torch.zeros(len(images), 3, 3)
-        for index, image in enumerate(images):
-            for label in range(3):
-                others = [other for other in range(3) if other != label]
-                hits = ((image[label] > 0.6) & (image[others] < 0.3).all(dim=0)).nonzero()
-                if len(hits):
-                    low, high = hits.min(dim=0).values, hits.max(dim=0).values + 1
-                    boxes[index, label] = torch.stack((low[1], low[0], high[1], high[0]))
-                    scores[index, label, label] = 0.9 - 0.01 * len(hits) / image[0].numel()
-        return boxes, scores
 
 
 def write_dataset(folder: Path, *, count: int = 7, category_ids: tuple[int, ...] = CATEGORY_IDS) -> Path:
@@ -105,25 +75,6 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("weights") / "best.pt")
 
 
-@pytest.fixture(scope="module")
-def images(data: Path) -> LabelledImages:
-    return read_split(load_data_config(str(data)), "val")
-
-
-def new_metric(images: LabelledImages) -> DetectionMetric:
-    return DetectionMetric(images.ground_truth, images.category_ids, images.names)
-
-
-def evaluate_colours(images: LabelledImages, *, resize: str = "letterbox", batch_size: int = 3, ranks: int = 1, rank=0):
-    """Figures, metric and predictor of an evaluation at 128 x 192."""
-    size, metric = (128, 192), new_metric(images)
-    predictor = ColourPredictor(size, resize)
-    loader = build_eval_loader(
-        images, image_size=size, resize=resize, batch_size=batch_size, workers=0, rank=rank, world_size=ranks
-    )
-    return val.evaluate(predictor, loader, metric, **PROTOCOL), metric, predictor
-
-
 def independent(truth: Path, rows: Path) -> np.ndarray:
     """The twelve figures of pycocotools, from the two files alone."""
     with contextlib.redirect_stdout(io.StringIO()):
@@ -133,69 +84,6 @@ def independent(truth: Path, rows: Path) -> np.ndarray:
         evaluation.accumulate()
         evaluation.summarize()
     return evaluation.stats
-
-
-def test_nothing_found_anywhere(images: LabelledImages) -> None:
-    class Blind(ColourPredictor):
-        def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
-            return torch.zeros(len(images), 0, 4), torch.zeros(len(images), 0, 3)
-
-    loader = build_eval_loader(images, image_size=(64, 64), resize="letterbox", batch_size=4, workers=0)
-    figures = val.evaluate(Blind((64, 64), "letterbox"), loader, new_metric(images), **PROTOCOL)
-    assert figures["AP"] == 0.0
-    assert figures["images"] == len(images) == 7
-
-
-@pytest.mark.parametrize("resize", ["letterbox", "stretch"])
-def test_pixels_of_the_input_map_back_to_the_original_boxes(images: LabelledImages, resize: str) -> None:
-    """Rectangles found in the network input agree with the labels of upright, wide and tall originals."""
-    figures, metric, _ = evaluate_colours(images, resize=resize)
-    assert figures["AP50"] == pytest.approx(1.0)
-    assert figures["AP75"] == pytest.approx(1.0)
-    assert figures["AR100"] > 0.8
-    labelled = sorted((a["image_id"], a["category_id"], a["bbox"]) for a in images.ground_truth["annotations"])
-    found = sorted((r["image_id"], r["category_id"], r["bbox"]) for r in metric.predictions())
-    assert [row[:2] for row in found] == [row[:2] for row in labelled]
-    largest = max(abs(np.subtract(one[2], other[2])).max() for one, other in zip(found, labelled, strict=True))
-    assert largest < 2.5, "more than the pixels of the network input can be off"
-
-
-def test_batch_size_changes_nothing_and_each_image_counts_once(images: LabelledImages) -> None:
-    results = [evaluate_colours(images, batch_size=size) for size in (1, 3, 7, 50)]
-    reference = results[0][1].predictions()
-    assert len(reference) == len(images.ground_truth["annotations"])
-    for figures, metric, predictor in results:
-        assert sum(predictor.calls) == len(images)
-        assert metric.predictions() == reference
-        assert {key: figures[key] for key in FIGURES} == {key: results[0][0][key] for key in FIGURES}
-        assert figures["images"] == len(images)
-        assert set(figures["speed_ms"]) == {"preprocess", "inference", "postprocess"}
-        assert all(value > 0 for value in figures["speed_ms"].values())
-
-
-def test_ranks_together_give_the_figures_of_one_process(
-    images: LabelledImages, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    alone, metric, _ = evaluate_colours(images)
-    (_, first, _), (_, second, _) = (evaluate_colours(images, ranks=2, rank=rank) for rank in range(2))
-    assert 0 < len(first.predictions()) < len(metric.predictions())
-    monkeypatch.setattr(dist, "gather", lambda rows: [rows, second.predictions()])
-    loader = build_eval_loader(
-        images, image_size=(128, 192), resize="letterbox", batch_size=2, workers=0, rank=0, world_size=2
-    )
-    predictor = ColourPredictor((128, 192), "letterbox")
-    merged = val.evaluate(predictor, loader, new_metric(images), over_ranks=True, **PROTOCOL)
-    assert {k: v for k, v in merged.items() if k != "speed_ms"} == {k: v for k, v in alone.items() if k != "speed_ms"}
-
-
-def test_classes_are_matched_by_name(images: LabelledImages) -> None:
-    predictor = ColourPredictor((64, 64), "letterbox")
-    assert val.match_classes(predictor, images) == CATEGORY_IDS
-    predictor.names = ("blue", "red", "green")
-    assert val.match_classes(predictor, images) == (20, 3, 8)
-    predictor.names = ("red", "green", "violet", "pink")
-    with pytest.raises(ConfigError, match=r"4 classes and the data 3; only the model knows pink, violet, only .* blue"):
-        val.match_classes(predictor, images)
 
 
 def test_command_writes_what_pycocotools_gives(

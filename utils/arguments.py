@@ -1,8 +1,9 @@
-"""Types of command-line options, for argparse."""
+"""Types of command-line options, for argparse, and which of them were given."""
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 
 def whole_number(text: str) -> int:
@@ -32,3 +33,8 @@ def share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text}")
     return value
+
+
+def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Those of the options `names` that the command line sets: whose value is not None."""
+    return {name: value for name in names if (value := getattr(args, name)) is not None}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
-Array = TypeVar("Array", np.ndarray, Tensor)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = TypeVar("Array", np.ndarray, "Tensor")
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,15 @@ class Letterbox:
         scale_x, scale_y: network pixels per original pixel; equal for letterbox, not for stretch.
         pad_x, pad_y: network pixels left of and above the image.
         height, width: pixels of the original image.
+
+    >>> letterbox = plan_resize(240, 320, (416, 416), "letterbox")  # made larger by 1.3, 52 grey rows above and below
+    >>> letterbox.scale_x, letterbox.scale_y, letterbox.pad_x, letterbox.pad_y
+    (1.3, 1.3, 0.0, 52.0)
+    >>> inside = letterbox.apply(np.array([[100.0, 50.0, 200.0, 120.0]]))
+    >>> inside.tolist()
+    [[130.0, 117.0, 260.0, 208.0]]
+    >>> letterbox.invert(inside).tolist()
+    [[100.0, 50.0, 200.0, 120.0]]
     """
 
     scale_x: float
@@ -30,12 +40,12 @@ class Letterbox:
     width: int
 
     def apply(self, boxes: Array) -> Array:
-        """(N, 4) xyxy of the original image -> xyxy of the network input."""
+        """(N, 4) float xyxy pixels of the original image -> of the network input."""
         scale, pad = self._vectors(boxes)
         return boxes * scale + pad
 
     def invert(self, boxes: Array, *, clipped: bool = True) -> Array:
-        """(N, 4) xyxy of the network input -> xyxy of the original image, cut to it unless `clipped` is False."""
+        """(N, 4) float xyxy pixels of the network input -> of the original image, cut to it if `clipped`."""
         scale, pad = self._vectors(boxes)
         boxes = (boxes - pad) / scale
         return clip(boxes, self.height, self.width) if clipped else boxes
@@ -43,13 +53,13 @@ class Letterbox:
     def _vectors(self, boxes: Array) -> tuple[Array, Array]:
         scale = (self.scale_x, self.scale_y, self.scale_x, self.scale_y)
         pad = (self.pad_x, self.pad_y, self.pad_x, self.pad_y)
-        if isinstance(boxes, Tensor):
-            return boxes.new_tensor(scale), boxes.new_tensor(pad)
-        return np.array(scale, boxes.dtype), np.array(pad, boxes.dtype)
+        if isinstance(boxes, np.ndarray):
+            return np.array(scale, boxes.dtype), np.array(pad, boxes.dtype)
+        return boxes.new_tensor(scale), boxes.new_tensor(pad)
 
 
 def plan_resize(height: int, width: int, size: tuple[int, int], mode: str) -> Letterbox:
-    """How an image of height x width goes into `size` (height, width).
+    """How an image of height x width pixels goes into `size` (height, width).
 
     Args:
         mode: 'letterbox' keeps the aspect and centres the image; 'stretch' fills the input (darknet's default); 'crop'
@@ -68,45 +78,51 @@ def plan_resize(height: int, width: int, size: tuple[int, int], mode: str) -> Le
 
 
 def clip(boxes: Array, height: float, width: float) -> Array:
-    """(..., 4) xyxy boxes cut to an image of height x width; a box outside becomes empty at the edge."""
+    """(..., 4) float xyxy pixels, cut to an image of height x width; a box outside becomes empty at the edge."""
     limit = (width, height, width, height)
-    if isinstance(boxes, Tensor):
-        return boxes.clamp(min=0).minimum(boxes.new_tensor(limit))
-    return np.clip(boxes, 0, np.array(limit, boxes.dtype))
+    if isinstance(boxes, np.ndarray):
+        return np.clip(boxes, 0, np.array(limit, boxes.dtype))
+    return boxes.clamp(min=0).minimum(boxes.new_tensor(limit))
 
 
 def xyxy_to_xywh(boxes: Array) -> Array:
     """(..., 4) corners -> (left, top, width, height), COCO's order."""
-    if isinstance(boxes, Tensor):
-        return torch.cat((boxes[..., :2], boxes[..., 2:] - boxes[..., :2]), dim=-1)
-    return np.concatenate((boxes[..., :2], boxes[..., 2:] - boxes[..., :2]), axis=-1)
+    return _joined(boxes[..., :2], boxes[..., 2:] - boxes[..., :2])
 
 
 def xywh_to_xyxy(boxes: Array) -> Array:
     """(..., 4) (left, top, width, height) -> corners."""
-    if isinstance(boxes, Tensor):
-        return torch.cat((boxes[..., :2], boxes[..., :2] + boxes[..., 2:]), dim=-1)
-    return np.concatenate((boxes[..., :2], boxes[..., :2] + boxes[..., 2:]), axis=-1)
+    return _joined(boxes[..., :2], boxes[..., :2] + boxes[..., 2:])
 
 
 def xyxy_to_cxcywh(boxes: Array) -> Array:
     """(..., 4) corners -> (centre x, centre y, width, height)."""
-    centre, size = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
-    if isinstance(boxes, Tensor):
-        return torch.cat((centre, size), dim=-1)
-    return np.concatenate((centre, size), axis=-1)
+    return _joined((boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2])
 
 
 def cxcywh_to_xyxy(boxes: Array) -> Array:
     """(..., 4) (centre x, centre y, width, height) -> corners."""
-    low, high = boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2
-    if isinstance(boxes, Tensor):
-        return torch.cat((low, high), dim=-1)
-    return np.concatenate((low, high), axis=-1)
+    return _joined(boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2)
+
+
+def _joined(first: Array, second: Array) -> Array:
+    """Two halves (..., 2) as (..., 4)."""
+    if isinstance(first, np.ndarray):
+        return np.concatenate((first, second), axis=-1)
+    import torch
+
+    return torch.cat((first, second), dim=-1)
 
 
 def aligned_iou(boxes: Tensor, others: Tensor, *, eps: float = 1e-7) -> Tensor:
-    """IoU of each box with the one in its place: (..., 4) and (..., 4) xyxy, broadcast -> (...) in [0, 1]."""
+    """IoU of each box with the one in its place.
+
+    Args:
+        boxes, others: (..., 4) float xyxy in one unit; broadcast against each other.
+        eps: added to the union, so that two empty boxes have 0.
+    Returns:
+        (...) in [0, 1].
+    """
     low, high = boxes[..., :2].maximum(others[..., :2]), boxes[..., 2:].minimum(others[..., 2:])
     overlap = (high - low).clamp(min=0).prod(dim=-1)
     areas = (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1) + (others[..., 2:] - others[..., :2]).prod(dim=-1)
@@ -117,9 +133,9 @@ def shape_iou(sizes: Tensor, others: Tensor) -> Tensor:
     """IoU of boxes that share a centre, from their sizes alone (darknet's anchor match).
 
     Args:
-        sizes: (N, 2) width and height; others: (M, 2), same unit.
+        sizes: (N, 2) float width and height; others: (M, 2), same unit.
     Returns:
         (N, M) in [0, 1].
     """
-    overlap = torch.minimum(sizes[:, None], others[None]).prod(dim=-1)
+    overlap = sizes[:, None].minimum(others[None]).prod(dim=-1)
     return overlap / (sizes.prod(dim=-1)[:, None] + others.prod(dim=-1)[None] - overlap)

@@ -1,4 +1,4 @@
-"""Where a command computes: the --device option."""
+"""The device that a command computes on: the --device option."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def select_device(name: str | None = None, *, local_rank: int = 0) -> torch.devi
 
 
 def use_deterministic_kernels() -> None:
-    """From here on only kernels that repeat to the bit; others raise an error. Call it before CUDA starts.
+    """Allow only kernels that repeat to the bit; others raise an error. Call this before CUDA starts.
 
     cuBLAS repeats with a workspace of fixed size only, which it reads from the environment when it starts.
     """

@@ -20,7 +20,7 @@ _CODES = (
     "fdae94", "b74506", "a7a1e7", "1b6ad4", "7a31ca", "5bc0aa", "982f93", "b1bb27", "036c92", "9e5469",
     "6b84c3", "759958", "28744a", "fd04dc", "ed0146", "73c2ee", "fd7b96", "1af091", "cb6e60", "c56fdf",
 )  # fmt: skip
-PALETTE: tuple[tuple[int, int, int], ...] = tuple(tuple(bytes.fromhex(code)) for code in _CODES)
+PALETTE: tuple[tuple[int, int, int], ...] = tuple((red, green, blue) for red, green, blue in map(bytes.fromhex, _CODES))
 """RGB of class 0, 1, ...; it starts again after its 40 colours."""
 
 BACKGROUND = (245, 245, 245)
@@ -139,7 +139,7 @@ def _place(size: tuple[int, int], box: np.ndarray, taken: np.ndarray, image_size
     left, right = max(min(x1, width - tag_width), 0), max(min(x2 + 1, width) - tag_width, 0)
     above, below = y1 - tag_height, y2 + 1
     spots = [(left, above), (left, y1), (left, below), (right, above), (right, below - tag_height)]
-    spots += [(left, y1 + place * tag_height) for place in range(1, 6)]  # a classifier's, all of one box
+    spots += [(left, y1 + line * tag_height) for line in range(1, 6)]  # a classifier's, all of one box
     inside = [(x, y) for x, y in spots if 0 <= y <= height - tag_height] or [(left, 0)]
     x, y = next((spot for spot in inside if not _overlaps(spot, tag_height, tag_width, taken)), inside[0])
     return np.array([[x, y, x + tag_width, y + tag_height]])
@@ -178,8 +178,10 @@ def _load_font(path: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def _default_font() -> str:
-    package = Path(find_spec("matplotlib").origin).parent  # its import takes longer than all the drawing
-    return str(package / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf")
+    spec = find_spec("matplotlib")  # its import takes longer than all the drawing
+    assert spec is not None
+    assert spec.origin is not None
+    return str(Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf")
 
 
 @lru_cache(maxsize=1024)

@@ -1,4 +1,4 @@
-"""What the user is told when machine, disk or loader processes fail: the cause and the remedy, never a traceback."""
+"""Messages for failures of the machine, memory, disk or loader processes: cause and remedy instead of a traceback."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import re
 import shutil
 import sys
 
-from utils.log import error_text
-from utils.training.memory import is_out_of_memory, memory_reason
-from utils.training.whole_file import DiskFull
+import torch
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
-LOST = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENXIO, errno.ENODEV)
+from utils.files import NO_SPACE, DiskFull
+from utils.log import error_text
+
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+_LOST = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENXIO, errno.ENODEV)
 
 SHARED_MEMORY = (
     "loader processes hand images over in shared memory (/dev/shm), and there is too little of it; give more "
@@ -21,7 +21,7 @@ SHARED_MEMORY = (
 )
 OPEN_FILES = "too many open files: raise the limit (ulimit -n 65536), or use fewer --workers"
 
-SIGNS = (
+_SIGNS = (
     # Of torch's loader; the pid is that of the process that died.
     (r"out of shared memory|killed by signal: Bus error", "a loader process died: {shared}"),
     (
@@ -52,9 +52,19 @@ SIGNS = (
 )
 """Pattern in a RuntimeError -> what it means."""
 
+_MEMORY_SIGNS = (
+    "can't allocate memory",  # DefaultCPUAllocator
+    "not enough memory",  # the same on Windows
+    "out of memory",  # CUDA, and MPS
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "could not create a primitive",  # oneDNN, which finds none for its own tables
+    "could not create a memory",
+)
+"""In a RuntimeError that says that memory has run out."""
+
 
 def explain(error: Exception) -> str | None:
-    """The message for the user; None for what is a mistake of the program's own, whose traceback is worth reading."""
+    """The message for the user; None for a bug in the program, whose traceback is worth reading."""
     if isinstance(error, DiskFull):
         return str(error)
     if isinstance(error, OSError):
@@ -67,10 +77,10 @@ def explain(error: Exception) -> str | None:
 
 
 def report(error: Exception) -> int:
-    """Tell the user on standard error; returns the exit status of a command that failed.
+    """Print the message to standard error; returns the exit status of a failed command.
 
     Raises:
-        Exception: `error` itself, where it is a mistake of the program's own.
+        Exception: `error` itself, if it is a bug in the program.
     """
     text = explain(error)
     if text is None:
@@ -79,16 +89,29 @@ def report(error: Exception) -> int:
     return 2
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of a GPU or of the machine."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _MEMORY_SIGNS)
+
+
+def memory_reason(error: BaseException) -> str:
+    """What the allocator says, in its first line."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rpartition("DefaultCPUAllocator: ")[2]
+
+
 def _explain_os(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     reason = error.strerror or error_text(error)
-    if error.errno in FULL:
+    if error.errno in NO_SPACE:
         return (
             f"{where}no space on the disk; make room (older runs are a good place to look), or choose another --project"
         )
-    if error.errno in READ_ONLY:
+    if error.errno in _READ_ONLY:
         return f"{where}cannot be written or read ({reason}); correct its permissions, or choose another --project"
-    if error.errno in LOST:
+    if error.errno in _LOST:
         return f"{where}the disk does not answer ({reason}); is it still connected and mounted?"
     if error.errno == errno.EMFILE:
         return OPEN_FILES
@@ -104,17 +127,17 @@ def _explain_memory(error: Exception) -> str:
     )
 
 
+def _explain_runtime(text: str) -> str | None:
+    if "exited unexpectedly" in text and _shared_memory_is_small():  # its own words came from another process
+        return f"a loader process died: {SHARED_MEMORY}"
+    for pattern, meaning in _SIGNS:
+        if match := re.search(pattern, text):
+            return meaning.format(shared=SHARED_MEMORY, files=OPEN_FILES, **match.groupdict())
+    return None
+
+
 def _shared_memory_is_small() -> bool:
     try:
         return shutil.disk_usage("/dev/shm").free < 256e6
     except OSError:
         return False
-
-
-def _explain_runtime(text: str) -> str | None:
-    if "exited unexpectedly" in text and _shared_memory_is_small():  # its own words came from another process
-        return f"a loader process died: {SHARED_MEMORY}"
-    for pattern, meaning in SIGNS:
-        if match := re.search(pattern, text):
-            return meaning.format(shared=SHARED_MEMORY, files=OPEN_FILES, **match.groupdict())
-    return None

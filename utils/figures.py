@@ -1,4 +1,4 @@
-"""matplotlib, imported so that it leaves nothing in the user's home.
+"""matplotlib, imported without leaving files in the user's home.
 
 Its import makes a folder for settings there, and one for a list of the installed fonts. Where the user has both,
 they are used; else they are made in a temporary folder, which is gone after the import.
@@ -17,8 +17,8 @@ _FOLDER = "MPLCONFIGDIR"
 
 def _has_folders() -> bool:
     """Whether matplotlib has been at home here before, or has been told where to go."""
-    places = (("XDG_CONFIG_HOME", ".config"), ("XDG_CACHE_HOME", ".cache"))
-    folders = [Path(os.environ.get(name) or Path.home() / usual, "matplotlib") for name, usual in places]
+    homes = (("XDG_CONFIG_HOME", ".config"), ("XDG_CACHE_HOME", ".cache"))
+    folders = [Path(os.environ.get(name) or Path.home() / usual, "matplotlib") for name, usual in homes]
     return _FOLDER in os.environ or all(folder.is_dir() for folder in folders)
 
 

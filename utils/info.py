@@ -1,4 +1,4 @@
-"""Command: what a checkpoint is, what it was made of, and its weights as safetensors.
+"""Command: describe a checkpoint, and convert its weights to safetensors.
 
 python -m utils.info runs/train/exp/weights/best.pt
 python -m utils.info best.pt --safetensors best.safetensors     # the averaged weights, in a file that is pure data
@@ -18,14 +18,20 @@ from typing import Any
 from torch import Tensor
 
 from utils.config import ConfigError
-from utils.training.safetensors_file import SUFFIX, load_saved_model, write_safetensors
+from utils.weights import SUFFIX, load_saved_model, write_safetensors
 
 _STATISTICS = re.compile(r"(.*\.)?(running_mean|running_var|num_batches_tracked|anchors_\d+|mean|std)")
 """Names of tensors that no gradient changes."""
 
+_TOLD = (
+    *("category_ids", "epoch", "batch", "step", "best", "best_epoch", "is_best", "metrics", "recipe"),
+    *("data", "fingerprint", "seed", "versions"),
+)
+"""Keys of a checkpoint that are copied as they are."""
 
-def describe(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says of itself, in plain values: the keys of --json.
+
+def as_dict(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a checkpoint in plain values: the keys of --json.
 
     Args:
         state: what `load_saved_model` gave for `path`.
@@ -45,9 +51,7 @@ def describe(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
         "tensors": len(weights),
         "names": state.get("names"),
     }
-    keys = ("category_ids", "epoch", "batch", "step", "best", "best_epoch", "is_best", "metrics", "recipe")
-    keys += ("data", "fingerprint", "seed", "versions")
-    about |= {key: state.get(key) for key in keys} | {"config": model}
+    about |= {key: state.get(key) for key in _TOLD} | {"config": model}
     if about["best"] == -math.inf:  # not evaluated yet; JSON has no infinity
         about["best"] = None
     return about
@@ -59,7 +63,7 @@ def is_parameter(name: str, value: Tensor) -> bool:
 
 
 def as_text(about: Mapping[str, Any]) -> str:
-    """The same for people: one line a thing, what is not known left out."""
+    """`as_dict` as text: one line per item; unknown items are left out."""
     names, versions = about["names"] or [], dict(about["versions"] or {})
     commit = versions.pop("commit", None)
     size = " x ".join(map(str, about["image_size"] or ())) + f", {about['resize']}"
@@ -124,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         state = load_saved_model(args.checkpoint)
-        about = describe(args.checkpoint, state)
+        about = as_dict(args.checkpoint, state)
         if args.safetensors:
             about["written"] = str(write_beside(args.checkpoint, state, args.safetensors))
     except (ConfigError, OSError) as error:

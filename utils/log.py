@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from utils.run import write_whole
+from utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class _TqdmHandler(logging.Handler):
 
 
 def setup_logging(*, rank: int = 0) -> None:
-    """Plain lines on standard output; ranks other than 0 speak only of errors."""
+    """Log plain lines to standard output; ranks other than 0 log only errors."""
     handler = _TqdmHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     root = logging.getLogger()
@@ -41,20 +41,20 @@ def setup_logging(*, rank: int = 0) -> None:
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """Threads tell of their errors; but what TensorBoard's cannot write is raised where it is asked to write."""
+    """Report errors of threads, except TensorBoard's writer: its errors are raised again at the next write."""
     if not (issubclass(failure.exc_type, OSError) and type(failure.thread).__name__ == "_AsyncWriterThread"):
         threading.__excepthook__(failure)
 
 
 class Progress:
-    """A bar with the time left on a terminal; elsewhere a plain line now and then.
+    """A progress bar on a terminal; elsewhere a log line now and then.
 
     Args:
         total: units of work.
         title: what is being done.
         start: units already done.
         every: seconds between plain lines.
-        quiet: say nothing (ranks other than 0).
+        quiet: show nothing (ranks other than 0).
     """
 
     def __init__(self, total: int, title: str, *, start: int = 0, every: float = 30.0, quiet: bool = False) -> None:
@@ -68,7 +68,7 @@ class Progress:
         )
 
     def advance(self, note: str = "") -> None:
-        """One unit is done."""
+        """Count one unit as done."""
         self.done += 1
         self.note = note
         if self.bar is not None:
@@ -137,13 +137,13 @@ class MetricLog:
         self.board.flush()
 
     def _write(self) -> None:
-        """The whole table, renamed into place, so that a kill leaves no half row."""
+        """Write the whole table atomically, so that a kill leaves no half row."""
         columns = list(dict.fromkeys(key for row in self.rows for key in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, restval="")
         writer.writeheader()
         writer.writerows(self.rows)
-        write_whole(self.path, text.getvalue())
+        write_atomically(self.path, text.getvalue())
 
     def pictures(self, paths: Sequence[Path]) -> None:
         """Show PNG files in TensorBoard under their names."""

@@ -1,29 +1,132 @@
-"""Pictures of a training run: labels, batches, predictions, curves. Each function writes one PNG and returns None."""
+"""Diagrams of a run, each a PNG: its labels, its training curves, and its results by class."""
 
 from __future__ import annotations
 
 import csv
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
-from torch import Tensor
 
-from utils.draw import class_colour, draw_detections, font_for, image_grid, with_caption
+from utils.draw import class_colour, font_for
 from utils.figures import Axes, Figure, FigureCanvasAgg, FontProperties, MaxNLocator, Text
-from utils.structures import Detections, LabelledImages, Sample, Targets
+from utils.metrics.build import Metric
+from utils.metrics.classification import ClassificationMetric
+from utils.structures import LabelledImages
 
 INK, QUIET = "#262a33", "#6b7280"
 LINES = ("#2563eb", "#ea580c", "#16a34a", "#c026d3", "#0891b2", "#854d0e")
 _MAX_BARS = 40
+MAX_CONFUSED = 30
+"""Classes in a confusion matrix; of more, those that are confused most."""
 SCORES = ("AP", "AP50", "AP75", "top1", "top5")
 """Columns of results.csv that are drawn as curves of a metric; the first that is there decides the best epoch."""
 
 
 def plot_labels(images: LabelledImages, path: Path) -> None:
+    """The labels of a split: its objects, or a classifier's images by class."""
+    if images.task == "detect":
+        _plot_objects(images, path)
+    else:
+        _plot_images(images, path)
+
+
+def plot_results(table: Path, path: Path) -> None:
+    """Curves of results.csv: losses, AP or top-1, learning rate and speed over the epochs; a blank field is a gap."""
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    columns = {key: np.array([_number(row[key]) for row in rows]) for key in (rows[0] if rows else ())}
+    epochs = columns.pop("epoch", np.arange(1, len(rows) + 1))
+    missing = np.empty(0)
+    losses = {key.removeprefix("loss/"): values for key, values in columns.items() if key.startswith("loss/")}
+    if len(losses) > 1:
+        losses = {"sum": np.sum(list(losses.values()), axis=0)} | losses
+    figure = Figure(figsize=(13, 8), layout="constrained")
+    axes = figure.subplots(2, 2).ravel()
+    _draw_curves(axes[0], epochs, losses, "Loss")
+    scores = {key: columns[key] for key in SCORES if key in columns}
+    main = next(iter(scores), "AP")
+    _draw_curves(axes[1], epochs, scores, "Average precision on val" if main == "AP" else "Accuracy on val")
+    _mark_best(axes[1], epochs, scores.get(main, missing), main)
+    _draw_curves(axes[2], epochs, {"lr": columns.get("lr", missing)}, "Learning rate at the end of the epoch")
+    _draw_curves(axes[3], epochs, {"images/s": columns.get("images_per_second", missing)}, "Speed in training")
+    if "data_wait_share" in columns:
+        _draw_wait(axes[3], epochs, columns["data_wait_share"])
+    for ax in axes:
+        ax.set_xlabel("epoch", color=QUIET)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        ax.set_xlim(epochs.min(initial=1) - 0.5, epochs.max(initial=1) + 0.5)
+    for ax in (axes[0], *axes[2:]):
+        ax.set_ylim(bottom=0)
+    axes[1].set_ylim(
+        0, min(1.02, max(0.1, np.nanmax([0.0, *(np.nan_to_num(v).max() for v in scores.values())]) * 1.12))
+    )
+    _save_figure(figure, path)
+
+
+def plot_figures(metric: Metric, folder: Path) -> None:
+    """pr_curve.png of a detector, confusion.png of a classifier."""
+    if isinstance(metric, ClassificationMetric):
+        plot_confusion(metric.confusion(), metric.names, folder / "confusion.png")
+    else:
+        plot_pr_curves(*metric.pr_curves(), folder / "pr_curve.png")
+
+
+def plot_pr_curves(recall: np.ndarray, precision: Mapping[str, np.ndarray], path: Path, *, limit: int = 20) -> None:
+    """Precision over recall at IoU 0.5 of each class, and their mean.
+
+    Args:
+        recall: (R,) thresholds.
+        precision: (R,) by class name.
+        limit: classes named in the legend; of more, the best and the worst halves are.
+    """
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    ax = figure.add_subplot()
+    _style(ax, "Precision over recall at IoU 0.5")
+    ranked = sorted(precision, key=lambda name: -float(np.mean(precision[name])))
+    named = set(ranked if len(ranked) <= limit else ranked[: limit // 2] + ranked[-(limit // 2) :])
+    colours = {name: np.array(class_colour(index)) / 255 for index, name in enumerate(precision)}
+    for name in ranked:
+        label = f"{name}  {np.mean(precision[name]):.3f}" if name in named else None
+        ax.plot(recall, precision[name], color=colours[name], lw=1.4 if name in named else 0.8, alpha=0.9, label=label)
+    if precision:
+        mean = np.mean(list(precision.values()), axis=0)
+        ax.plot(recall, mean, color=INK, lw=3, label=f"all {len(precision)} classes  {mean.mean():.3f}")
+        ax.legend(title="AP50", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+    ax.set(xlim=(0, 1.005), ylim=(0, 1.02))
+    ax.set_xlabel("recall", color=QUIET)
+    ax.set_ylabel("precision", color=QUIET)
+    _save_figure(figure, path)
+
+
+def plot_confusion(matrix: np.ndarray, names: Sequence[str], path: Path) -> None:
+    """The confusion matrix: shares of each true class (row) that were predicted as each class (column).
+
+    Args:
+        matrix: (C, C) counts of images, by true class (row) and predicted class (column).
+    """
+    wrong = matrix.sum(axis=1) + matrix.sum(axis=0) - 2 * np.diag(matrix)
+    worst = np.sort(np.argsort(-wrong, kind="stable")[:MAX_CONFUSED])
+    shares = matrix[np.ix_(worst, worst)] / matrix.sum(axis=1)[worst, None].clip(min=1)
+    side = max(5.0, 2.5 + 0.34 * len(worst))
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    ax = figure.add_subplot()
+    many = f", the {MAX_CONFUSED} classes most confused of {len(names)}" if len(names) > MAX_CONFUSED else ""
+    _style(ax, f"True class (row) and class found{many}")
+    ax.grid(False)
+    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    titles = [_shorten(names[int(label)]) for label in worst]
+    ax.set_xticks(range(len(worst)), titles, rotation=90, color=INK)
+    ax.set_yticks(range(len(worst)), titles, color=INK)
+    for y, x in zip(*np.nonzero(shares >= 0.005), strict=True):
+        colour = "white" if shares[y, x] > 0.6 else INK
+        ax.text(x, y, f"{100 * shares[y, x]:.0f}", ha="center", va="center", fontsize=8, color=colour)
+    _save_figure(figure, path)
+
+
+def _plot_objects(images: LabelledImages, path: Path) -> None:
     """How many objects each class has, where they are, and how large; crowd regions are left out."""
     samples = images.samples
     keep = [~sample.crowd for sample in samples]
@@ -40,131 +143,46 @@ def plot_labels(images: LabelledImages, path: Path) -> None:
     figure.suptitle(
         f"{len(labels):,} objects of {len(counts)} classes in {len(samples):,} images", color=INK, fontsize=14
     )
-    draw_counts(figure.add_subplot(bars), counts, images.names)
+    _draw_counts(figure.add_subplot(bars), counts, images.names, things="Objects")
     _draw_density(figure.add_subplot(grid[0, 1]), centres, "Centres", ("x / image width", "y / image height"))
     relative = sizes / sides.reshape(-1, 2)
     _draw_density(figure.add_subplot(grid[0, 2]), relative, "Sizes", ("width / image width", "height / image height"))
     _draw_areas(figure.add_subplot(areas), np.sqrt(sizes.prod(axis=1)))
-    save_figure(figure, path)
+    _save_figure(figure, path)
 
 
-def plot_batch(images: Tensor, targets: Targets, names: Sequence[str], path: Path, *, limit: int = 16) -> None:
-    """The first images of a batch, as the network is shown them, with their boxes, or a classifier's labels and shares.
-
-    Args:
-        images: (B, 3, H, W) RGB, uint8 or float in [0, 1].
-        targets: boxes in pixels of `images`; crowd regions are left out.
-        limit: images in the picture.
-    """
-    pixels = images[:limit].detach().cpu()
-    if pixels.is_floating_point():
-        pixels = (pixels.float().clamp(0, 1) * 255).round().byte()
-    boxes, labels, owner = targets.boxes.cpu().numpy(), targets.labels.cpu().numpy(), targets.image_index.cpu().numpy()
-    visible = ~targets.crowd.cpu().numpy()
-    weights = None if targets.weights is None else targets.weights.cpu().numpy()
-    pictures = []
-    for index, image in enumerate(pixels.permute(0, 2, 3, 1).numpy()):
-        chosen = visible & (owner == index)
-        shares = None if weights is None or (weights[chosen] == 1).all() else weights[chosen]
-        pictures.append(_drawn(image, boxes[chosen], labels[chosen], shares, names, side=480))
-    write_picture(image_grid(pictures, math.ceil(math.sqrt(len(pictures)))), path)
+def _plot_images(images: LabelledImages, path: Path) -> None:
+    """How many images each class has, and how large they are."""
+    labels = np.array([int(sample.labels[0]) for sample in images.samples], np.int64)
+    counts = np.bincount(labels, minlength=len(images.names))
+    shown = min(len(counts), _MAX_BARS)
+    figure = Figure(figsize=(13, max(6.0, 1.5 + 0.24 * shown)), layout="constrained")
+    figure.suptitle(f"{len(labels):,} images of {len(counts)} classes", color=INK, fontsize=14)
+    bars, sizes = figure.subplots(1, 2)
+    _draw_counts(bars, counts, images.names, things="Images")
+    _style(sizes, "Shorter side, pixels")
+    sizes.hist([min(sample.height, sample.width) for sample in images.samples], bins=40, color=LINES[0])
+    sizes.set_ylabel("images", color=QUIET)
+    _save_figure(figure, path)
 
 
-def plot_predictions(
-    items: Iterable[tuple[Sample, np.ndarray, Detections]], names: Sequence[str], path: Path, *, columns: int = 2
-) -> None:
-    """Images twice, side by side: with their ground truth and with what was found.
-
-    Args:
-        items: sample, its image (H, W, 3) uint8 RGB, and detections in pixels of it.
-        columns: pairs in a row.
-    """
-    pictures = []
-    for sample, image, found in items:
-        truth = _drawn(image, sample.boxes[~sample.crowd], sample.labels[~sample.crowd], None, names, side=560)
-        found = found.cpu()
-        arrays = (found.boxes.numpy(), found.labels.numpy(), found.scores.numpy())
-        guess = _drawn(image, *arrays, names, side=560)
-        captions = (f"{sample.path.name}: ground truth", f"found: {len(found)}")
-        pictures += [with_caption(truth, captions[0]), with_caption(guess, captions[1])]
-    write_picture(image_grid(pictures, 2 * columns), path)
-
-
-def plot_results(table: Path, path: Path) -> None:
-    """Curves of results.csv: losses, AP or top-1, learning rate and speed over the epochs; a blank field is a gap."""
-    with table.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    columns = {key: np.array([_number(row[key]) for row in rows]) for key in (rows[0] if rows else ())}
-    epochs = columns.pop("epoch", np.arange(1, len(rows) + 1))
-    losses = {key.removeprefix("loss/"): values for key, values in columns.items() if key.startswith("loss/")}
-    if len(losses) > 1:
-        losses = {"sum": np.sum(list(losses.values()), axis=0)} | losses
-    figure = Figure(figsize=(13, 8), layout="constrained")
-    axes = figure.subplots(2, 2).ravel()
-    _draw_curves(axes[0], epochs, losses, "Loss")
-    scores = {key: columns[key] for key in SCORES if key in columns}
-    main = next(iter(scores), "AP")
-    _draw_curves(axes[1], epochs, scores, "Average precision on val" if main == "AP" else "Accuracy on val")
-    _mark_best(axes[1], epochs, scores.get(main, np.empty(0)), main)
-    _draw_curves(axes[2], epochs, _named(columns, lr="learning rate"), "Learning rate at the end of the epoch")
-    _draw_curves(axes[3], epochs, _named(columns, images_per_second="images/s"), "Speed in training")
-    if "data_wait_share" in columns:
-        _draw_wait(axes[3], epochs, columns["data_wait_share"])
-    for ax in axes:
-        ax.set_xlabel("epoch", color=QUIET)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        ax.set_xlim(epochs.min(initial=1) - 0.5, epochs.max(initial=1) + 0.5)
-    for ax in (axes[0], *axes[2:]):
-        ax.set_ylim(bottom=0)
-    axes[1].set_ylim(
-        0, min(1.02, max(0.1, np.nanmax([0.0, *(np.nan_to_num(v).max() for v in scores.values())]) * 1.12))
-    )
-    save_figure(figure, path)
-
-
-def plot_pr_curves(recall: np.ndarray, precision: Mapping[str, np.ndarray], path: Path, *, limit: int = 20) -> None:
-    """Precision over recall at IoU 0.5 of each class, and their mean.
-
-    Args:
-        recall: (R,) thresholds.
-        precision: (R,) by class name.
-        limit: classes named in the legend; of more, the best and the worst halves are.
-    """
-    figure = Figure(figsize=(10, 7), layout="constrained")
-    ax = figure.add_subplot()
-    style(ax, "Precision over recall at IoU 0.5")
-    ranked = sorted(precision, key=lambda name: -float(np.mean(precision[name])))
-    named = set(ranked if len(ranked) <= limit else ranked[: limit // 2] + ranked[-(limit // 2) :])
-    colours = {name: np.array(class_colour(index)) / 255 for index, name in enumerate(precision)}
-    for name in ranked:
-        label = f"{name}  {np.mean(precision[name]):.3f}" if name in named else None
-        ax.plot(recall, precision[name], color=colours[name], lw=1.4 if name in named else 0.8, alpha=0.9, label=label)
-    if precision:
-        mean = np.mean(list(precision.values()), axis=0)
-        ax.plot(recall, mean, color=INK, lw=3, label=f"all {len(precision)} classes  {mean.mean():.3f}")
-        ax.legend(title="AP50", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
-    ax.set(xlim=(0, 1.005), ylim=(0, 1.02))
-    ax.set_xlabel("recall", color=QUIET)
-    ax.set_ylabel("precision", color=QUIET)
-    save_figure(figure, path)
-
-
-def draw_counts(ax: Axes, counts: np.ndarray, names: Sequence[str], *, what: str = "Objects") -> None:
+def _draw_counts(ax: Axes, counts: np.ndarray, names: Sequence[str], *, things: str) -> None:
     """A bar for each class, of many classes for the most frequent.
 
     Args:
         counts: (C,) by class.
+        things: what is counted, for the title.
     """
     order = np.arange(len(counts))
-    title = f"{what} by class"
+    title = f"{things} by class"
     if len(counts) > _MAX_BARS:
         order = np.sort(np.argsort(-counts, kind="stable")[:_MAX_BARS])
-        title = f"{what} by class, the {_MAX_BARS} most frequent of {len(counts)}"
-    style(ax, title)
+        title = f"{things} by class, the {_MAX_BARS} most frequent of {len(counts)}"
+    _style(ax, title)
     ax.grid(False)
     positions = np.arange(len(order))
     ax.barh(positions, counts[order], color=[np.array(class_colour(int(label))) / 255 for label in order], height=0.72)
-    ax.set_yticks(positions, [shorten(names[label]) for label in order], color=INK)
+    ax.set_yticks(positions, [_shorten(names[int(label)]) for label in order], color=INK)
     ax.set_ylim(max(len(order), 8) - 0.4, -0.6)  # a few bars stay bars
     for position, count in zip(positions, counts[order], strict=True):
         ax.annotate(
@@ -176,7 +194,7 @@ def draw_counts(ax: Axes, counts: np.ndarray, names: Sequence[str], *, what: str
 
 def _draw_density(ax: Axes, points: np.ndarray, title: str, axis_names: tuple[str, str]) -> None:
     """(N, 2) fractions of the image as a heat map, y downwards as in the image."""
-    style(ax, title)
+    _style(ax, title)
     ax.grid(False)
     counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=40, range=((0, 1), (0, 1)))
     ax.imshow(np.sqrt(counts), extent=(0, 1, 1, 0), cmap="Blues", interpolation="nearest", aspect="equal")
@@ -186,10 +204,10 @@ def _draw_density(ax: Axes, points: np.ndarray, title: str, axis_names: tuple[st
 
 def _draw_areas(ax: Axes, sides: np.ndarray) -> None:
     """Side of the square of an object's area, with COCO's limits of small, medium and large."""
-    style(ax, "Square root of the box area, pixels of the original image")
+    _style(ax, "Square root of the box area, pixels of the original image")
     top = max(float(sides.max(initial=1)), 128.0)
     low = max(float(np.quantile(sides, 0.002)) / 1.3, 1.0) if len(sides) else 1.0
-    ax.hist(sides.clip(min=low), bins=np.geomspace(low, top * 1.01, 60), color=LINES[0], alpha=0.85)
+    ax.hist(sides.clip(min=low), bins=np.geomspace(low, top * 1.01, 60).tolist(), color=LINES[0], alpha=0.85)
     ax.set_xscale("log")
     ax.set_xlim(low, top * 1.05)
     ticks = [tick for tick in (1, 2, 4, 8, 16, 32, 64, 96, 128, 256, 512, 1024, 2048, 4096) if low <= tick <= top]
@@ -210,7 +228,7 @@ def _draw_areas(ax: Axes, sides: np.ndarray) -> None:
 
 
 def _draw_curves(ax: Axes, epochs: np.ndarray, curves: Mapping[str, np.ndarray], title: str) -> None:
-    style(ax, title)
+    _style(ax, title)
     curves = {name: values for name, values in curves.items() if np.isfinite(values).any()}
     for (name, values), colour in zip(curves.items(), LINES * 4, strict=False):
         known = np.isfinite(values)  # epochs without an evaluation are skipped over
@@ -238,12 +256,7 @@ def _draw_wait(ax: Axes, epochs: np.ndarray, share: np.ndarray) -> None:
     ax.set_ylabel("images/s", color=LINES[0])
 
 
-def _named(columns: Mapping[str, np.ndarray], **titles: str) -> dict[str, np.ndarray]:
-    """The columns that the table has, under a title for the legend."""
-    return {title: columns[key] for key, title in titles.items() if key in columns}
-
-
-def style(ax: Axes, title: str) -> None:
+def _style(ax: Axes, title: str) -> None:
     """The look that all diagrams share."""
     ax.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold")
     ax.grid(True, color="#e5e7eb", lw=0.8)
@@ -253,32 +266,16 @@ def style(ax: Axes, title: str) -> None:
     ax.tick_params(colors=QUIET, length=0, labelsize=9)
 
 
-def _drawn(
-    image: np.ndarray,
-    boxes: np.ndarray,
-    labels: np.ndarray,
-    scores: np.ndarray | None,
-    names: Sequence[str],
-    *,
-    side: int,
-) -> np.ndarray:
-    """With its longer side near `side` pixels before it is drawn on, so that boxes and text keep their size."""
-    scale = min(side / max(image.shape[:2]), 2.0)
-    size = (max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1))
-    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    return draw_detections(image, boxes * scale, labels, scores, names)
-
-
 def _number(text: str | None) -> float:
     return float(text) if text else math.nan
 
 
-def shorten(name: str, limit: int = 22) -> str:
+def _shorten(name: str, limit: int = 22) -> str:
     """A class name for the edge of a diagram."""
     return name if len(name) <= limit else f"{name[: limit - 1]}…"
 
 
-def save_figure(figure: Figure, path: Path) -> None:
+def _save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG, each text in a font that has its letters."""
     for text in figure.findobj(Text):
         if not text.get_text().isascii():
@@ -286,9 +283,3 @@ def save_figure(figure: Figure, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # font_for has said so
         FigureCanvasAgg(figure).print_png(str(path))
-
-
-def write_picture(image: np.ndarray, path: Path) -> None:
-    """Write an (H, W, 3) uint8 RGB image as PNG."""
-    _, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    path.write_bytes(data.tobytes())

@@ -29,7 +29,7 @@ PACKAGES = (
     "safetensors",
     "pydantic",
 )
-"""Which can change what a training gives, beside torch."""
+"""Packages beside torch whose version can change the result of a training."""
 
 
 def versions() -> dict[str, str]:
@@ -39,13 +39,13 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "torch": str(torch.__version__)}  # with its build: +cu130, +cpu
+    result = {"python": platform.python_version(), "torch": str(torch.__version__)}  # with its build: +cu130, +cpu
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            result[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found | {"platform": platform.platform(), "commit": git_commit(ROOT)}
+            result[package] = "not installed"
+    return result | {"platform": platform.platform(), "commit": git_commit(ROOT)}
 
 
 def git_commit(folder: Path) -> str:
@@ -74,8 +74,8 @@ def data_fingerprint(images: LabelledImages) -> str:
     folders = {sample.path.absolute().parent for sample in images.samples}
     root = os.path.commonpath(folders) if folders else ""
     for sample in images.samples:
-        place = Path(os.path.relpath(sample.path.absolute(), root)).as_posix()
-        digest.update(repr((place, sample.height, sample.width, len(sample.labels))).encode())
+        relative = Path(os.path.relpath(sample.path.absolute(), root)).as_posix()
+        digest.update(repr((relative, sample.height, sample.width, len(sample.labels))).encode())
         for values, kind in ((sample.boxes, "<f8"), (sample.labels, "<i8"), (sample.crowd, "u1")):
             digest.update(np.ascontiguousarray(values, kind).tobytes())
     return digest.hexdigest()

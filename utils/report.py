@@ -6,123 +6,19 @@ python -m utils.report runs/train/exp runs/train/exp2
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import math
-import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from utils.arguments import whole_number
-from utils.config import ROOT, ConfigError, load_yaml
+from utils.config import ROOT, ConfigError
+from utils.files import write_atomically
 from utils.metrics.bootstrap import Comparison, compare
 from utils.report_html import to_html
-from utils.run import new_run_folder, write_whole
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """What a folder of train.py or val.py says about its run.
-
-    Args:
-        folder: with metrics.json.
-    """
-
-    folder: Path
-
-    @cached_property
-    def figures(self) -> dict[str, Any]:
-        """The content of metrics.json."""
-        return _read_json(self.folder / "metrics.json")
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """The content of a training's config.yaml; empty for other runs."""
-        path = self.folder / "config.yaml"
-        return load_yaml(path) if path.is_file() else {}
-
-    @cached_property
-    def curves(self) -> dict[str, list[float]]:
-        """The columns of a training's results.csv; empty for other runs. What is missing is not a number."""
-        path = self.folder / "results.csv"
-        if not path.is_file():
-            return {}
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return {key: [float(row[key] or math.nan) for row in rows] for key in (rows[0] if rows else {})}
-
-    @property
-    def predictions(self) -> list[dict[str, Any]] | None:
-        """The COCO results list, where the run has written one."""
-        path = self.folder / "predictions.json"
-        return _read_json(path) if path.is_file() else None
-
-    @property
-    def ground_truth(self) -> dict[str, Any] | None:
-        """The ground truth of the predictions, where the run has written it."""
-        path = self.folder / "ground_truth.json"
-        return _read_json(path) if path.is_file() else None
-
-
-class Spread(NamedTuple):
-    """A figure over the runs of a group.
-
-    Args:
-        mean: None where there is no such figure.
-        deviation: standard deviation (n - 1); None for one run.
-    """
-
-    mean: float | None
-    deviation: float | None
-
-
-def spread(values: Sequence[float | None]) -> Spread:
-    """Mean and deviation of a figure of several runs.
-
-    A figure that a run does not have, or has as -1 (the ground truth has nothing to count it on), has neither.
-    """
-    if any(value is None or value == -1 for value in values):
-        return Spread(None, None)
-    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
-
-
-@dataclass(frozen=True)
-class Group:
-    """Runs that differ in nothing but the seed, each with another.
-
-    Args:
-        name: of the first run's folder; with the folder above where two groups would have the same.
-        runs: at least one.
-    """
-
-    name: str
-    runs: tuple[RunRecord, ...] = field(default=())
-
-    @property
-    def label(self) -> str:
-        """The name, with the number of runs where there are several."""
-        return self.name if len(self.runs) == 1 else f"{self.name} ({len(self.runs)} seeds)"
-
-    @property
-    def figure_names(self) -> list[str]:
-        """Numbers that all runs have."""
-        return [
-            key
-            for key, value in self.runs[0].figures.items()
-            if isinstance(value, int | float) and all(key in run.figures for run in self.runs)
-        ]
-
-    def figure(self, key: str) -> Spread:
-        """A figure over the runs."""
-        return spread([run.figures.get(key) for run in self.runs])
-
-    def class_figure(self, name: str, key: str) -> Spread:
-        """A figure of a class over the runs."""
-        return spread([(run.figures.get("per_class") or {}).get(name, {}).get(key) for run in self.runs])
+from utils.run import new_run_folder
+from utils.run_records import Group, grouped, open_runs
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -144,63 +40,12 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         print(as_text(groups, comparisons))
         path = args.html or new_run_folder(args.project, "report") / "report.html"
-        write_whole(path, to_html(groups, comparisons))
+        write_atomically(path, to_html(groups, comparisons))
         print(f"\nReport: {path}")
     except (ConfigError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def open_runs(folders: Sequence[Path]) -> list[RunRecord]:
-    """The records of several runs.
-
-    Raises:
-        ConfigError: not the folder of a finished run, or one folder given twice.
-    """
-    runs = [open_run(folder) for folder in folders]
-    places = [run.folder.resolve() for run in runs]
-    for number, place in enumerate(places):
-        if place in places[:number]:
-            raise ConfigError(f"{folders[number]}: the run is given twice and would count twice; leave one out")
-    return runs
-
-
-def open_run(folder: Path) -> RunRecord:
-    """The record of a run.
-
-    Raises:
-        ConfigError: not the folder of a finished run.
-    """
-    folder = folder.parent if folder.is_file() else folder
-    if not (folder / "metrics.json").is_file():
-        why = "the training has not finished" if (folder / "config.yaml").is_file() else "is it the folder of a run?"
-        raise ConfigError(f"{folder}: has no metrics.json; {why}")
-    return RunRecord(folder)
-
-
-def grouped(runs: Sequence[RunRecord]) -> list[Group]:
-    """Runs in groups that differ only in the seed, in the order of the first of each.
-
-    Among runs of the same settings, a seed that comes again begins another group, to which those after it belong:
-    something outside the settings differs, such as the code.
-    """
-    groups: list[list[RunRecord]] = []
-    for run in runs:
-        home = next((group for group in reversed(groups) if _same_but_for_seed(run, group[0])), None)
-        if home is None or run.config["seed"] in [other.config["seed"] for other in home]:
-            groups.append([run])
-        else:
-            home.append(run)
-    names = [group[0].folder.name for group in groups]
-    if len(set(names)) < len(names):
-        names = [f"{group[0].folder.parent.name}/{name}" for group, name in zip(groups, names, strict=True)]
-    return [Group(name, tuple(group)) for group, name in zip(groups, names, strict=True)]
-
-
-def _same_but_for_seed(run: RunRecord, other: RunRecord) -> bool:
-    """False for runs of val.py, which have no seed."""
-    return "seed" in run.config and "seed" in other.config and _without_seed(run.config) == _without_seed(other.config)
 
 
 def compare_with_first(groups: Sequence[Group], *, samples: int) -> list[Comparison | str]:
@@ -214,10 +59,10 @@ def as_text(groups: Sequence[Group], comparisons: Sequence[Comparison | str]) ->
     width = max(len(group.label) for group in groups)
     lines = [f"{'run':{width}}  " + "  ".join(f"{key:>15}" for key in keys)]
     for group in groups:
-        cells = (cell(group, key) if key in group.figure_names else "" for key in keys)
+        cells = (_figure_text(group, key) if key in group.figure_names else "" for key in keys)
         lines.append(f"{group.label:{width}}  " + "  ".join(f"{text:>15}" for text in cells))
-    for group, found in zip(groups[1:], comparisons, strict=True):
-        lines.append(f"\nA = {groups[0].name}, B = {group.name}: {found}")
+    for group, comparison in zip(groups[1:], comparisons, strict=True):
+        lines.append(f"\nA = {groups[0].name}, B = {group.name}: {comparison}")
     return "\n".join(lines)
 
 
@@ -232,13 +77,13 @@ def as_dict(groups: Sequence[Group], comparisons: Sequence[Comparison | str]) ->
         }
         for group in groups
     ]
-    found = [
+    verdicts = [
         {"note": each} if isinstance(each, str) else {**each.__dict__, "verdict": each.verdict} for each in comparisons
     ]
-    return {"groups": rows, "against_first": found}
+    return {"groups": rows, "against_first": verdicts}
 
 
-def cell(group: Group, key: str) -> str:
+def _figure_text(group: Group, key: str) -> str:
     """A figure of a group as text, with its standard deviation where there is one; a dash where there is none."""
     mean, deviation = group.figure(key)
     if mean is None:
@@ -248,29 +93,19 @@ def cell(group: Group, key: str) -> str:
 
 def _compare(first: Group, second: Group, *, samples: int) -> Comparison | str:
     """The bootstrap of two groups; a text where they have no predictions on the same images."""
-    truths, sides = [], []
+    sides = []
     for group in (first, second):
-        predictions = [run.predictions for run in group.runs]
-        if any(rows is None for rows in predictions):
+        side = [rows for run in group.runs if (rows := run.predictions) is not None]
+        if len(side) < len(group.runs):
             return f"not compared: {group.name} has no predictions.json (val.py writes it with --save-json)"
-        truths += [run.ground_truth for run in group.runs]
-        sides.append(predictions)
-    if any(truth is None for truth in truths):
+        sides.append(side)
+    runs = (*first.runs, *second.runs)
+    truths = [truth for run in runs if (truth := run.ground_truth) is not None]
+    if len(truths) < len(runs):
         return "not compared: a run has no ground_truth.json (val.py writes it with --save-json)"
     if any(truth != truths[0] for truth in truths[1:]):
         return "not compared: the runs were not evaluated on the same images and labels"
     return compare(truths[0], *sides, samples=samples)
-
-
-def _without_seed(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in ("seed", "workers")}
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path}: is not JSON ({error}); was it written by train.py or val.py?") from None
 
 
 if __name__ == "__main__":

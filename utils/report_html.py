@@ -1,4 +1,4 @@
-"""The report of `utils.report` as one HTML file without scripts or outside parts."""
+"""The report of `utils.report` as one HTML file without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from utils.metrics.bootstrap import Comparison
-    from utils.report import Group, Spread
+from utils.html import cell, header, page, table
+from utils.metrics.bootstrap import Comparison
+from utils.run_records import Group, Spread
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: .5rem 0 2rem; width: 100%; font-variant-numeric: tabular-nums }
-th, td { border-bottom: 1px solid #ddd; padding: .25rem .6rem; text-align: right }
+table { font-variant-numeric: tabular-nums }
+th, td { text-align: right }
 th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere }
 td.best { font-weight: 700 }
 svg { max-width: 100%; height: auto }
@@ -26,16 +25,14 @@ svg { max-width: 100%; height: auto }
 def to_html(groups: Sequence[Group], comparisons: Sequence[Comparison | str]) -> str:
     """The page."""
     parts = [
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>CSPDet runs</title>",
-        f"<style>{_STYLE}</style></head><body><h1>Runs</h1>",
+        "<h1>Runs</h1>",
         _figures(groups),
         _verdicts(groups, comparisons),
         _classes(groups),
         _curves(groups),
         _settings(groups),
-        "</body></html>\n",
     ]
-    return "\n".join(part for part in parts if part)
+    return page("CSPDet runs", parts, style=_STYLE)
 
 
 def _figures(groups: Sequence[Group]) -> str:
@@ -43,39 +40,37 @@ def _figures(groups: Sequence[Group]) -> str:
         (key, [group.figure(key) if key in group.figure_names else None for group in groups])
         for key in groups[0].figure_names
     ]
-    return "<h2>Figures</h2>\n" + _table(_head(groups), _cells(rows))
+    return "<h2>Figures</h2>\n" + table(_head(groups), _cells(rows))
 
 
 def _head(groups: Sequence[Group]) -> list[str]:
-    return ["", *(group.label for group in groups)]
+    return [header(""), *(header(group.label) for group in groups)]
 
 
 def _cells(rows: Sequence[tuple[str, Sequence[Spread | None]]]) -> Iterator[list[str]]:
     """Cells of a table with the best of each row marked; empty where a group has no such row."""
-    for key, found in rows:
-        known = [each.mean for each in found if each is not None and each.mean is not None]
+    for key, spreads in rows:
+        means = [None if spread is None else spread.mean for spread in spreads]
+        known = [mean for mean in means if mean is not None]
         best = max(known) if len(known) > 1 and key != "images" else None
-        cells = [f"<td>{escape(key)}</td>"]
-        for each in found:
-            marked = each is not None and each.mean is not None and each.mean == best
-            cells.append(f"<td class='best'>{_text(each)}</td>" if marked else f"<td>{_text(each)}</td>")
-        yield cells
+        marks = ["best" if mean is not None and mean == best else "" for mean in means]
+        yield [cell(key), *(cell(_text(spread), mark) for spread, mark in zip(spreads, marks, strict=True))]
 
 
-def _text(found: Spread | None) -> str:
-    if found is None:
+def _text(spread: Spread | None) -> str:
+    if spread is None:
         return ""
-    if found.mean is None:
+    if spread.mean is None:
         return "–"
-    return f"{found.mean:.4g}" + ("" if found.deviation is None else f" ± {found.deviation:.2g}")
+    return f"{spread.mean:.4g}" + ("" if spread.deviation is None else f" ± {spread.deviation:.2g}")
 
 
 def _verdicts(groups: Sequence[Group], comparisons: Sequence[Comparison | str]) -> str:
     if not comparisons:
         return ""
     lines = [
-        f"<p class='verdict'>A = {escape(groups[0].name)}, B = {escape(group.name)}: {escape(str(found))}</p>"
-        for group, found in zip(groups[1:], comparisons, strict=True)
+        f"<p class='verdict'>A = {escape(groups[0].name)}, B = {escape(group.name)}: {escape(str(comparison))}</p>"
+        for group, comparison in zip(groups[1:], comparisons, strict=True)
     ]
     note = (
         "<p>A paired bootstrap: the images are drawn anew with repetition, and both sides are counted on the same draw "
@@ -86,13 +81,13 @@ def _verdicts(groups: Sequence[Group], comparisons: Sequence[Comparison | str]) 
 
 
 def _classes(groups: Sequence[Group]) -> str:
-    tables = [run.figures.get("per_class") or {} for group in groups for run in group.runs]
-    names = list(dict.fromkeys(name for table in tables for name in table))
+    per_class = [run.figures.get("per_class") or {} for group in groups for run in group.runs]
+    names = list(dict.fromkeys(name for classes in per_class for name in classes))
     if not names:
         return ""
-    key = next(next(iter(table[names[0]])) for table in tables if names[0] in table)
+    key = next(next(iter(classes[names[0]])) for classes in per_class if names[0] in classes)
     rows = [(name, [group.class_figure(name, key) for group in groups]) for name in names]
-    return f"<h2>{escape(key)} of each class</h2>\n" + _table(_head(groups), _cells(rows))
+    return f"<h2>{escape(key)} of each class</h2>\n" + table(_head(groups), _cells(rows))
 
 
 def _curves(groups: Sequence[Group]) -> str:
@@ -109,11 +104,11 @@ def _chart(groups: Sequence[Group], column: str) -> str:
     FigureCanvasSVG(figure)
     ax = figure.add_subplot()
     for number, group in enumerate(groups):
-        for place, run in enumerate(group.runs):
+        for index, run in enumerate(group.runs):
             epochs, values = run.curves.get("epoch", []), run.curves.get(column, [])
             points = [(x, y) for x, y in zip(epochs, values, strict=False) if not math.isnan(y)]
             if points:
-                ax.plot(*zip(*points, strict=True), color=f"C{number}", label=group.label if place == 0 else None)
+                ax.plot(*zip(*points, strict=True), color=f"C{number}", label=group.label if index == 0 else None)
     ax.set_title(column)
     ax.set_xlabel("epoch")
     ax.grid(alpha=0.3)
@@ -131,24 +126,18 @@ def _settings(groups: Sequence[Group]) -> str:
     flat = [_flatten(group.runs[0].config) for group in groups]
     keys = dict.fromkeys(key for config in flat for key in config)
     rows = [
-        [f"<td>{escape(key)}</td>", *(f"<td>{escape(str(config.get(key, '')))}</td>" for config in flat)]
+        [cell(key), *(cell(config.get(key, "")) for config in flat)]
         for key in keys
         if len({str(config.get(key, "")) for config in flat}) > 1
     ]
-    return "<h2>Settings that differ</h2>\n" + _table(_head(groups), rows) if rows else ""
+    return "<h2>Settings that differ</h2>\n" + table(_head(groups), rows) if rows else ""
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    result = {}
+    result: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict) and value:
             result |= _flatten(value, f"{prefix}{key}.")
         else:
             result[prefix + key] = value
     return result
-
-
-def _table(head: Sequence[str], rows: Any) -> str:
-    titles = "".join(f"<th>{escape(title)}</th>" for title in head)
-    body = "\n".join(f"<tr>{''.join(cells)}</tr>" for cells in rows)
-    return f"<table><tr>{titles}</tr>\n{body}</table>"

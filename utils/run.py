@@ -1,15 +1,14 @@
-"""Run: the folder of one run, as in docs/reference.md."""
+"""Run: the folder of one run (its layout: docs/reference.md)."""
 
 from __future__ import annotations
 
 import itertools
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from utils.config import ConfigError, dump_yaml, load_yaml
+from utils.files import write_atomically
 
 
 def new_run_folder(project: Path, name: str) -> Path:
@@ -30,25 +29,6 @@ def new_run_folder(project: Path, name: str) -> Path:
             raise ConfigError(f"{folder}: cannot be made ({error.strerror}); choose another --project") from None
         return folder
     raise AssertionError("unreachable")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a UTF-8 file that appears whole or not at all, whenever the program is killed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
-    """Write a JSON file as `write_whole` does; numbers that are not finite are refused with a ValueError."""
-    write_whole(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 @dataclass(frozen=True)
@@ -87,19 +67,19 @@ class Run:
         return run
 
     @classmethod
-    def find(cls, what: str, project: Path) -> Run:
+    def find(cls, name: str, project: Path) -> Run:
         """The run that --resume names: a folder, a checkpoint in it, or '' for the newest of `project`.
 
         Raises:
             ConfigError: no such run, or one without config.yaml.
         """
         start = None
-        if what:
-            path = Path(what)
+        if name:
+            path = Path(name)
             start = path if path.is_file() and path.parent.name == "weights" else None
             folder = start.parent.parent if start else path
-            if not folder.is_dir() and path.name == what and (project / what).is_dir():
-                folder = project / what
+            if not folder.is_dir() and path.name == name and (project / name).is_dir():
+                folder = project / name
         else:
             # Not what a dry run that was killed has left: its name begins with a dot.
             runs = [config.parent for config in project.glob("[!.]*/config.yaml")]
@@ -107,13 +87,13 @@ class Run:
                 raise ConfigError(f"--resume: no run in {project}; name one: --resume RUN")
             folder = max(runs, key=_last_change)
         if not (folder / "config.yaml").is_file():
-            raise ConfigError(f"--resume {what}: {folder} is not the folder of a run (it has no config.yaml)")
+            raise ConfigError(f"--resume {name}: {folder} is not the folder of a run (it has no config.yaml)")
         run = cls(folder)
         return run if start in (None, run.last) else cls(folder, start)
 
     def save_config(self, config: dict[str, Any]) -> None:
         """Write config.yaml."""
-        write_whole(self.folder / "config.yaml", dump_yaml(config))
+        write_atomically(self.folder / "config.yaml", dump_yaml(config))
 
     def check_start(self) -> None:
         """Refuse to begin anew in a folder that has results.

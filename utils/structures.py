@@ -1,17 +1,22 @@
-"""The types that cross folders: Sample, LabelledImages, Targets, Batch, Detections."""
+"""The types that cross folders: Sample, LabelledImages, Targets, Batch, Detections.
+
+Targets and Batch hold tensors; torch is imported where they need it, so that programs without them do without it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from utils.boxes import Letterbox
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,12 +122,14 @@ class Targets:
         return self._each(lambda part: part[mask])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Targets:
-        parts = (getattr(self, each.name) for each in fields(self))
-        return Targets(*(part if part is None else change(part) for part in parts))
+        weights = None if self.weights is None else change(self.weights)
+        return Targets(change(self.boxes), change(self.labels), change(self.image_index), change(self.crowd), weights)
 
     @staticmethod
     def empty() -> Targets:
         """No objects at all."""
+        import torch
+
         return Targets(
             torch.zeros(0, 4),
             torch.zeros(0, dtype=torch.int64),
@@ -143,6 +150,15 @@ class Batch:
         letterboxes: B maps from the original image to the network input; empty in training (augmentation has none).
         problems: B texts, one a line, of files that could not be read and have something else in their place; empty
             where all could.
+
+    >>> import torch
+    >>> images = torch.full((2, 3, 32, 64), 255, dtype=torch.uint8)
+    >>> batch = Batch(images, Targets.empty(), image_ids=(7, 8), paths=("a.jpg", "b.jpg"))
+    >>> len(batch), len(batch.targets)
+    (2, 0)
+    >>> on_device = batch.to(torch.device("cpu"))
+    >>> on_device.images.dtype, on_device.images.max().item()
+    (torch.float32, 1.0)
     """
 
     images: Tensor
@@ -162,6 +178,8 @@ class Batch:
 
     def to(self, device: torch.device, *, channels_last: bool = False) -> Batch:
         """The batch on `device`, its images as float32 in [0, 1]."""
+        import torch
+
         images = self.images.to(device, non_blocking=True)
         if images.dtype == torch.uint8:
             images = images.float().div_(255)
@@ -179,26 +197,44 @@ class Detections:
         boxes: (N, 4) float32 xyxy pixels, of the network input or, after `to_original`, of the original image.
         scores: (N,) float32 in [0, 1].
         labels: (N,) int64 zero-based class index.
+    Raises:
+        ValueError: another type or shape.
+
+    >>> from utils.boxes import plan_resize
+    >>> boxes = np.array([[80, 120, 160, 200], [40, 80, 80, 160]], np.float32)
+    >>> detections = Detections(boxes, scores=np.array([0.9, 0.3], np.float32), labels=np.array([2, 0]))
+    >>> letterbox = plan_resize(480, 640, (320, 320), "letterbox")  # how the image went into the network
+    >>> detections.to_original(letterbox).boxes.tolist()
+    [[160.0, 160.0, 320.0, 320.0], [80.0, 80.0, 160.0, 240.0]]
+    >>> best = detections.select(detections.scores > 0.5)
+    >>> len(best), best.labels.tolist()
+    (1, [2])
     """
 
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        count = len(self.boxes)
+        expected = {"boxes": ("float32", (count, 4)), "scores": ("float32", (count,)), "labels": ("int64", (count,))}
+        for name, (dtype, shape) in expected.items():
+            value = getattr(self, name)
+            if not isinstance(value, np.ndarray):
+                raise ValueError(f"{name}: expected a NumPy array, found {type(value).__name__}")
+            if value.dtype != dtype or value.shape != shape:
+                raise ValueError(f"{name}: expected {dtype} of shape {shape}, found {value.dtype} of {value.shape}")
 
     def __len__(self) -> int:
         return len(self.boxes)
-
-    def cpu(self) -> Detections:
-        """The same detections in main memory."""
-        return Detections(self.boxes.cpu(), self.scores.cpu(), self.labels.cpu())
 
     def to_original(self, letterbox: Letterbox, *, clipped: bool = True) -> Detections:
         """Boxes mapped back to the original image and cut to it unless `clipped` is False."""
         return Detections(letterbox.invert(self.boxes, clipped=clipped), self.scores, self.labels)
 
-    def select(self, mask: Tensor) -> Detections:
-        """The detections where `mask` (N,) is true."""
-        return Detections(self.boxes[mask], self.scores[mask], self.labels[mask])
+    def select(self, rows: np.ndarray) -> Detections:
+        """The detections where `rows` (N,) bool is true, or those at the positions `rows` (K,) int64."""
+        return Detections(self.boxes[rows], self.scores[rows], self.labels[rows])
 
 
 @dataclass(frozen=True)

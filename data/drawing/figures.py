@@ -39,6 +39,7 @@ def sine(angle: int) -> int:
 
 
 def cosine(angle: int) -> int:
+    """Cosine of angle / 256 turns, times 2**14."""
     return sine(angle + TURN // 4)
 
 
@@ -85,8 +86,8 @@ _FIGURES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 @functools.cache
 def _stencil(name: str) -> np.ndarray:
     """(_GRID, _GRID) uint8: a figure in fine cells, 1 inside, its rim empty."""
-    places = np.arange(_GRID, dtype=np.int64) * 8 - 996
-    return _FIGURES[name](places[None, :], places[:, None]).astype(np.uint8)
+    centres = np.arange(_GRID, dtype=np.int64) * 8 - 996
+    return _FIGURES[name](centres[None, :], centres[:, None]).astype(np.uint8)
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @functools.cache
 def _zigzag() -> np.ndarray:
-    """(64,) int64: place k of the zigzag lies at this index of the block, row by row."""
+    """(64,) int64: the index in the block, row by row, of each entry of the zigzag."""
     cells = sorted(range(64), key=lambda i: (i // 8 + i % 8, i // 8 if (i // 8 + i % 8) % 2 else i % 8))
     return np.array(cells, dtype=np.int64)
 
@@ -137,21 +137,21 @@ def _entropy_code(coefficients: np.ndarray) -> bytes:
     words[:, 0], lengths[:, 0] = _with_extra_bits(sizes, dc, sizes, _codes(_DC_COUNTS, _DC_SYMBOLS))
 
     table = _codes(_AC_COUNTS, _AC_SYMBOLS)
-    row, place = np.nonzero(blocks[:, 1:])
-    place = place + 1
-    before = np.concatenate([np.zeros(1, dtype=np.int64), place[:-1]])
+    row, index = np.nonzero(blocks[:, 1:])
+    index = index + 1
+    before = np.concatenate([np.zeros(1, dtype=np.int64), index[:-1]])
     before[np.diff(row, prepend=-1) != 0] = 0  # the first of its block counts from DC
-    runs = place - before - 1
-    values = blocks[row, place]
+    runs = index - before - 1
+    values = blocks[row, index]
     sizes = _bit_sizes(values)
     word, length = _with_extra_bits((runs % 16) * 16 + sizes, values, sizes, table)
     long_run, long_length = int(table[0][0xF0]), int(table[1][0xF0])
     prefixes = np.array([sum(long_run << (i * long_length) for i in range(n)) for n in range(4)], dtype=np.int64)
-    words[row, place] = (prefixes[runs // 16] << length) | word
-    lengths[row, place] = (runs // 16) * long_length + length
+    words[row, index] = (prefixes[runs // 16] << length) | word
+    lengths[row, index] = (runs // 16) * long_length + length
 
     last = np.zeros(len(blocks), dtype=np.int64)
-    np.maximum.at(last, row, place)
+    np.maximum.at(last, row, index)
     words[:, 64], lengths[:, 64] = table[0][0], np.where(last < 63, table[1][0], 0)
     return _pack(words.reshape(-1), lengths.reshape(-1))
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from data.drawing.figures import EIGHTHS, FULL, FULL_BITS, NAMES, TURN, Placement, Window
 from data.drawing.stream import Stream
-from data.drawing.textures import TEXTURES, Colour, blend, colour_beside, contrast, muted, random_colour, shade, texture
+from data.drawing.textures import TEXTURES, Colour, blend, colour_beside, contrast, muted, pick_colour, shade, texture
 
 IMAGE_SIZES = (
     *((240, 320), (320, 240), (256, 320), (320, 256), (213, 320)),
@@ -37,7 +37,7 @@ SEED = 1
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture and what is to be found in it.
+    """One picture and the objects in it.
 
     Attributes:
         pixels: (H, W, 3) uint8 RGB.
@@ -61,9 +61,9 @@ class Picture:
 def draw(split: str, number: int) -> Picture:
     """Picture `number` of a split ('train' or 'val').
 
-    Later objects cover earlier ones. By others and the border together no object is hidden by more than 60 % (a small
-    one by 25 %, and in tidy pictures none by more than 10 or 30 %): a place that would do so is drawn again. So every
-    object in the picture has its box, and the box is that of its visible part.
+    Later objects cover earlier ones. Other objects and the border together hide at most 60 % of an object (25 % of a
+    small one; 10 or 30 % in tidy pictures): a placement that would hide more is drawn again. So every object in the
+    picture has a box, that of its visible part.
     """
     stream = Stream(SEED, ("train", "val").index(split), number)
     height, width = stream.pick(IMAGE_SIZES)
@@ -76,15 +76,15 @@ def draw(split: str, number: int) -> Picture:
     for _ in range(4 * wanted):
         if len(labels) == wanted:
             break
-        label, place = _propose(stream, height, width)
-        image, part = _crop(place.window(), height, width)
-        whole = place.coverage()
+        label, placement = _propose(stream, height, width)
+        image, part = _crop(placement.window(), height, width)
+        whole = placement.coverage()
         coverage, area = whole[part], int(np.count_nonzero(whole >= FULL // 2))
         now = owners.copy()
         now[image][coverage >= FULL // 2] = len(labels)
         if _hidden_too_much(now, [*areas, area], least):
             continue
-        surface = _surface(stream, pixels[image], coverage, size=min(place.width, place.height))
+        surface = _surface(stream, pixels[image], coverage, size=min(placement.width, placement.height))
         pixels[image] = blend(pixels[image], surface, coverage, bits=FULL_BITS)
         owners = now
         labels.append(label)
@@ -103,12 +103,12 @@ def _propose(stream: Stream, height: int, width: int) -> tuple[int, Placement]:
     """A random object: its label and its place, all but a small part of it inside the image."""
     label = stream.below(len(NAMES))
     size = _size(stream)
-    sides = [size * stream.between(90, 110) // 100 for _ in range(2)]
+    side_x, side_y = (size * stream.between(90, 110) // 100 for _ in range(2))
     angle = stream.below(TURN) if stream.chance(25) else stream.between(-18, 18)
     margin = size * 3 // 8
     x = stream.between(margin * EIGHTHS, (width - margin) * EIGHTHS)
     y = stream.between(margin * EIGHTHS, (height - margin) * EIGHTHS)
-    return label, Placement(NAMES[label], x, y, *sides, angle)
+    return label, Placement(NAMES[label], x, y, side_x, side_y, angle)
 
 
 def _size(stream: Stream) -> int:
@@ -145,7 +145,7 @@ def _crop(window: Window, height: int, width: int) -> tuple[tuple[slice, slice],
 
 def _background(stream: Stream, height: int, width: int) -> np.ndarray:
     """(height, width, 3) int32: one colour and shades of it in a gradient, clouds, a pattern and grain."""
-    base = muted(random_colour(stream, 20, 235))
+    base = muted(pick_colour(stream, 20, 235))
     pixels = np.empty((height, width, 3), dtype=np.int32)
     pixels[:] = base
     for kind, period, most in (
@@ -161,16 +161,16 @@ def _background(stream: Stream, height: int, width: int) -> np.ndarray:
 
 
 def _add_clutter_(pixels: np.ndarray, stream: Stream) -> None:
-    """Draws thin lines and arcs, which are no objects, into the picture."""
+    """Draw thin lines and arcs, which are not objects, into the picture."""
     height, width = pixels.shape[:2]
     for _ in range(stream.below(9)):
         name = stream.pick(("bar", "bar", "arc"))
         length = stream.between(20, 160)
         thick = stream.between(1, 3) if name == "bar" else length
         x, y = stream.below(width * EIGHTHS), stream.below(height * EIGHTHS)
-        place = Placement(name, x, y, length, thick, stream.below(TURN))
-        image, part = _crop(place.window(), height, width)
-        pixels[image] = blend(pixels[image], random_colour(stream), place.coverage()[part], bits=FULL_BITS)
+        line = Placement(name, x, y, length, thick, stream.below(TURN))
+        image, part = _crop(line.window(), height, width)
+        pixels[image] = blend(pixels[image], pick_colour(stream), line.coverage()[part], bits=FULL_BITS)
 
 
 def _surface(stream: Stream, below: np.ndarray, coverage: np.ndarray, *, size: int) -> np.ndarray:
@@ -187,19 +187,21 @@ def _surface(stream: Stream, below: np.ndarray, coverage: np.ndarray, *, size: i
     if style == "edge":
         weight = 256 - _without_edge(coverage, 1 + size // 40) * 256 // FULL
     else:
-        weight = texture(stream, style, *coverage.shape, stream.between(5, max(6, min(size // 3, 18))))
+        height, width = coverage.shape
+        weight = texture(stream, style, height, width, stream.between(5, max(6, min(size // 3, 18))))
     return blend(first, second, weight, bits=8)
 
 
 def _quarters(pixels: np.ndarray) -> list[Colour]:
     """Mean colours of the four quarters of a picture."""
     height, width = pixels.shape[:2]
-    colours = []
+    colours: list[Colour] = []
     for rows in (slice(0, height // 2), slice(height // 2, height)):
         for columns in (slice(0, width // 2), slice(width // 2, width)):
             quarter = pixels[rows, columns].reshape(-1, 3)
             if len(quarter):
-                colours.append(tuple(int(total) // len(quarter) for total in quarter.sum(axis=0, dtype=np.int64)))
+                red, green, blue = (quarter.sum(axis=0, dtype=np.int64) // len(quarter)).tolist()
+                colours.append((red, green, blue))
     return colours
 
 

@@ -19,7 +19,7 @@ def contrast(one: Colour, other: Colour) -> int:
     return sum(weight * abs(a - b) for weight, a, b in zip((2, 4, 1), one, other, strict=True)) // 7
 
 
-def random_colour(stream: Stream, low: int = 0, high: int = 255) -> Colour:
+def pick_colour(stream: Stream, low: int = 0, high: int = 255) -> Colour:
     """Three random channels, low <= value <= high."""
     return stream.between(low, high), stream.between(low, high), stream.between(low, high)
 
@@ -28,7 +28,7 @@ def colour_beside(stream: Stream, others: Sequence[Colour], least: int) -> Colou
     """A random colour that contrasts with each of the others by `least`, or the best of 24."""
     candidates = []
     for _ in range(24):
-        colour = random_colour(stream)
+        colour = pick_colour(stream)
         smallest = min(contrast(colour, other) for other in others)
         if smallest >= least:
             return colour
@@ -38,13 +38,14 @@ def colour_beside(stream: Stream, others: Sequence[Colour], least: int) -> Colou
 
 def shade(stream: Stream, colour: Colour, most: int) -> Colour:
     """The colour moved by up to `most` in each channel."""
-    return tuple(min(max(value + stream.between(-most, most), 0), 255) for value in colour)
+    red, green, blue = (min(max(value + stream.between(-most, most), 0), 255) for value in colour)
+    return red, green, blue
 
 
 def muted(colour: Colour) -> Colour:
     """The colour half way to the grey of its brightness."""
     grey = (2 * colour[0] + 4 * colour[1] + colour[2]) // 7
-    return tuple((value + grey) // 2 for value in colour)
+    return (colour[0] + grey) // 2, (colour[1] + grey) // 2, (colour[2] + grey) // 2
 
 
 def blend(below: np.ndarray | Colour, above: np.ndarray | Colour, weight: np.ndarray, *, bits: int) -> np.ndarray:

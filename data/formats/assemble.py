@@ -1,16 +1,18 @@
-"""From rows to LabelledImages: sizes of images, checks of boxes, samples, and the COCO form of the ground truth."""
+"""From rows to LabelledImages: sizes of images, checks of boxes, suspicious objects, samples, and the COCO dict."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torchvision.ops import box_iou
 
-from data.formats.rows import CLIPPED, ImageTable, Problems, Rows, show_box
-from data.formats.suspects import report_suspects
+from data.formats.rows import CLIPPED, KEPT, SUSPECT, ImageTable, Problems, Rows, show_box
 from data.images import image_size
 from utils import dist
 from utils.boxes import xyxy_to_xywh
@@ -19,7 +21,16 @@ from utils.log import Progress
 from utils.structures import LabelledImages, Sample
 
 TOLERANCE = 0.05
-"""Pixels that a box may stick out by rounding (COCO writes 2 decimals) and be clipped without a word."""
+"""Pixels that a box may stick out by rounding (COCO writes 2 decimals) and be clipped without a report."""
+
+TINY = 2.0
+"""Pixels; a box with a shorter side shows nothing recognisable."""
+
+TWICE_IOU = 0.9
+"""Two boxes of one class with a larger IoU are rarely two objects."""
+
+SAME_IOU = 0.99
+"""Two boxes with a larger IoU are one box, whatever their classes."""
 
 
 def probe_sizes(paths: Sequence[Path], *, threads: int = 16, chunk: int = 64) -> list[tuple[int, int] | str]:
@@ -33,7 +44,7 @@ def probe_sizes(paths: Sequence[Path], *, threads: int = 16, chunk: int = 64) ->
 
     chunks = [paths[start : start + chunk] for start in range(0, len(paths), chunk)]
     sizes: list[tuple[int, int] | str] = []
-    # Threads are for slow disks: one waits while another reads.
+    # Threads help on slow disks: one waits while another reads.
     with (
         ThreadPoolExecutor(threads) as pool,
         Progress(len(chunks), "Reading image sizes", quiet=dist.launched_rank() != 0) as progress,
@@ -56,7 +67,7 @@ def to_labelled_images(
     """A split from its images and rows: unreadable images and unusable boxes left out, the rest clipped.
 
     Args:
-        ground_truth: the COCO dict to hand on; built from the checked boxes when None.
+        ground_truth: the COCO dict of the split; None builds it from the checked boxes.
     """
     sizes, keep_image = _known_sizes(images, problems)
     boxes, keep = _check_rows(rows, sizes, keep_image, problems)
@@ -68,25 +79,20 @@ def to_labelled_images(
     ends = np.searchsorted(rows.image_index[order], np.arange(len(images.paths) + 1))
     samples = tuple(
         Sample(path, image_id, height, width, boxes[start:end], labels[start:end], crowd[start:end])
-        for path, image_id, (height, width), kept, start, end in zip(
-            images.paths,
-            images.ids,
-            sizes.tolist(),
-            keep_image.tolist(),
-            ends[:-1].tolist(),
-            ends[1:].tolist(),
-            strict=False,
+        for path, image_id, (height, width), kept, (start, end) in zip(
+            images.paths, images.ids, sizes.tolist(), keep_image.tolist(), pairwise(ends.tolist()), strict=True
         )
         if kept
     )
     if ground_truth is None:
         ground_truth = to_coco(samples, names, category_ids)
-    return LabelledImages(samples, tuple(names), tuple(category_ids), ground_truth, tuple(problems.found))
+    return LabelledImages(samples, tuple(names), tuple(category_ids), ground_truth, tuple(problems.entries))
 
 
 def to_coco(samples: Sequence[Sample], names: Sequence[str], category_ids: Sequence[int]) -> dict[str, Any]:
     """The COCO dict of samples: area is width times height, annotation ids count from 1, file_name is the path."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for sample in samples:
         images.append(
             {"id": sample.image_id, "file_name": str(sample.path), "width": sample.width, "height": sample.height}
@@ -107,6 +113,25 @@ def to_coco(samples: Sequence[Sample], names: Sequence[str], category_ids: Seque
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
+def report_suspects(rows: Rows, boxes: np.ndarray, keep: np.ndarray, names: Sequence[str], problems: Problems) -> None:
+    """Report tiny and doubled objects among the rows in use; crowd regions may be both.
+
+    Args:
+        boxes: (M, 4) the checked boxes of all rows.
+        keep: (M,) bool, the rows in use.
+    """
+    index = np.flatnonzero(keep & ~rows.crowd)
+    sides = boxes[index, 2:] - boxes[index, :2]
+    for row, (width, height) in zip(index.tolist(), sides.tolist(), strict=True):
+        if min(width, height) < TINY:
+            box = f"the '{names[rows.labels[row]]}' box {show_box(boxes[row])}"
+            problems.add(rows.where(row), f"{box} is only {width:.3g} x {height:.3g} px", KEPT)
+    order = index[np.argsort(rows.image_index[index], kind="stable")]
+    ends = np.flatnonzero(np.diff(rows.image_index[order])) + 1
+    for group in np.split(order, ends):
+        _report_doubles(rows, boxes, group, names, problems)
+
+
 def _known_sizes(images: ImageTable, problems: Problems) -> tuple[np.ndarray, np.ndarray]:
     """Sizes (K, 2) of all images, and which of them (K,) can be used."""
     sizes = list(images.sizes)
@@ -119,23 +144,23 @@ def _known_sizes(images: ImageTable, problems: Problems) -> tuple[np.ndarray, np
         else:
             sizes[index] = size
     if len(sizes) and not usable.any():
-        raise ConfigError(f"none of the {len(sizes)} images can be read; the first: {problems.found[-len(sizes)]}")
+        raise ConfigError(f"none of the {len(sizes)} images can be read; the first: {problems.entries[-len(sizes)]}")
     return np.array(sizes, np.int64).reshape(-1, 2), usable
 
 
 def _check_rows(
     rows: Rows, sizes: np.ndarray, keep_image: np.ndarray, problems: Problems
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes cut to their images, and which rows are usable; every other row is reported, in the order of the rows."""
+    """Boxes (M, 4) clipped to their images, and which rows (M,) are usable; the others are reported, in order."""
     keep = keep_image[rows.image_index]
     limits = sizes[rows.image_index]
     raw = rows.boxes
     with np.errstate(invalid="ignore"):
-        finite = np.isfinite(raw).all(axis=1)
-        positive = (raw[:, 2:] > raw[:, :2]).all(axis=1)
+        finite = np.all(np.isfinite(raw), axis=1)
+        positive = np.all(raw[:, 2:] > raw[:, :2], axis=1)
         bounds = np.concatenate((limits[:, ::-1], limits[:, ::-1]), axis=1).astype(np.float64)
         boxes = np.minimum(np.maximum(raw, 0.0), bounds)
-        inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        inside = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
         excess = np.abs(raw - boxes).max(axis=1, initial=0.0)
     usable = finite & positive & inside
     duplicates = _duplicates(rows, boxes, keep & usable)
@@ -158,10 +183,25 @@ def _check_rows(
 
 def _duplicates(rows: Rows, boxes: np.ndarray, usable: np.ndarray) -> np.ndarray:
     """(M,) bool: rows whose image, class, crowd flag and box an earlier usable row has too."""
-    found = np.zeros(len(usable), bool)
+    duplicates = np.zeros(len(usable), bool)
     index = np.flatnonzero(usable)
     keys = np.column_stack((rows.image_index[index], rows.labels[index], rows.crowd[index], boxes[index]))
-    order = np.lexsort(keys.T[::-1])  # stable: equal rows stay in the order of the file
-    same = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
-    found[index[order[1:][same]]] = True
-    return found
+    order = np.lexsort(keys.T[::-1])  # stable: equal rows keep the order of the file
+    same = np.all(keys[order[1:]] == keys[order[:-1]], axis=1)
+    duplicates[index[order[1:][same]]] = True
+    return duplicates
+
+
+def _report_doubles(rows: Rows, boxes: np.ndarray, group: np.ndarray, names: Sequence[str], problems: Problems) -> None:
+    """Compare the rows `group` of one image, each pair once."""
+    same_image = torch.from_numpy(boxes[group])
+    overlap = torch.triu(box_iou(same_image, same_image), diagonal=1).numpy()
+    for first, second in np.argwhere(overlap > TWICE_IOU).tolist():
+        one, other, iou = int(group[first]), int(group[second]), overlap[first, second]
+        name, other_name = names[rows.labels[one]], names[rows.labels[other]]
+        if name == other_name:
+            overlaps = f"the '{name}' box overlaps the one at {rows.where(one)} with IoU {iou:.2f}"
+            action = KEPT if iou > SAME_IOU else SUSPECT
+            problems.add(rows.where(other), f"{overlaps}: one object labelled twice?", action)
+        elif iou > SAME_IOU:
+            problems.add(rows.where(other), f"the '{other_name}' box is a '{name}' box too, at {rows.where(one)}", KEPT)

@@ -21,6 +21,7 @@ from utils.config import ConfigError
 from utils.structures import LabelledImages
 
 
+@collector_paused()
 def read(
     file: Path,
     root: Path,
@@ -31,27 +32,21 @@ def read(
 ) -> LabelledImages:
     """A split in COCO form; class indices follow the ascending category ids.
 
-    `ground_truth` is the content of the file itself. Only what pycocotools cannot read is completed (area, iscrowd,
-    ids) or left out there; boxes that are clipped or left out of the samples stand in it unchanged.
+    `ground_truth` is the content of the file. It is changed only where pycocotools could not read it: missing area,
+    iscrowd and ids are added, unusable entries dropped. Boxes that are clipped or dropped in the samples are unchanged.
 
     Args:
-        root: where folders of images are looked for when `images` does not say it.
+        root: where folders of images are looked for if `images` is None.
         images: the folder that file_name is relative to.
         names: names that replace the file's own; as many as it has categories.
         problems: where to report; a new list when None.
     Raises:
         ConfigError: no COCO JSON, no categories or no images, or names that do not fit the categories.
     """
-    with collector_paused():
-        return _read(file, root, images, names, problems or Problems())
-
-
-def _read(
-    file: Path, root: Path, images: Path | None, names: Sequence[str] | None, problems: Problems
-) -> LabelledImages:
+    problems = problems or Problems()
     text, content = load_coco(file)
     category_ids, own_names = _categories(file, content, problems)
-    chosen = own_names if names is None else _check_names(file, names, own_names, category_ids)
+    names = own_names if names is None else _check_names(file, names, own_names, category_ids)
     lines = Lines(file, text)
     entries = _read_images(content["images"], lines, problems)
     table, position = _find_images(file, root, images, entries, lines, problems)
@@ -64,7 +59,7 @@ def _read(
     if entries.changed or annotations is not listed:
         categories = [{**entry, "id": as_id(entry["id"])} for entry in content["categories"]]
         content = {**content, "images": entries.images, "annotations": annotations, "categories": categories}
-    return to_labelled_images(table, rows, chosen, category_ids, problems, ground_truth=content)
+    return to_labelled_images(table, rows, names, category_ids, problems, ground_truth=content)
 
 
 def write(data: LabelledImages, file: Path, file_names: Sequence[str]) -> None:
@@ -87,7 +82,7 @@ def write(data: LabelledImages, file: Path, file_names: Sequence[str]) -> None:
 
 
 def mend(data: LabelledImages) -> LabelledImages:
-    """`data` with a ground truth of just the objects in its samples: what was left out goes, what was clipped is."""
+    """`data` with a ground truth of exactly the objects in its samples: dropped and clipped as they are."""
     samples = {sample.image_id: sample for sample in data.samples}
     label_of = {number: label for label, number in enumerate(data.category_ids)}
     left = {
@@ -118,7 +113,7 @@ def _key(box: list[float], label: int, crowd: bool) -> tuple[float | int, ...]:
 
 
 def _categories(file: Path, content: dict[str, Any], problems: Problems) -> tuple[list[int], list[str]]:
-    """Ids in ascending order and their names; a name that occurs twice gets its id behind it."""
+    """Ids in ascending order and their names; a repeated name gets its id appended."""
     categories = content.get("categories")
     if not isinstance(categories, list) or not categories:
         raise ConfigError(f"{file}: expected a list 'categories' with at least one entry, found {categories!r}")
@@ -158,7 +153,7 @@ def _check_names(file: Path, names: Sequence[str], own: list[str], ids: list[int
 
 @dataclass(frozen=True, eq=False)
 class _Entries:
-    """The images of a file that can be told apart.
+    """The images of a file with distinct ids.
 
     Args:
         images: their entries, with whole numbers as ids.
@@ -185,12 +180,13 @@ def _read_images(listed: list[Any], lines: Lines, problems: Problems) -> _Entrie
             problems.add(lines.where("images", index, entry), f"the image {first} has this id already")
         else:
             keys[key] = index
-    number = {key: key for key in keys}
+    number: dict[int | str, int] = {key: key for key in keys if isinstance(key, int)}
     odd = next((key for key in keys if not isinstance(key, int)), None)
     if odd is not None:
-        number = {key: place for place, key in enumerate(keys, start=1)}
-        what = f"image ids such as {odd!r} are no whole numbers"
-        problems.add(lines.where("images", keys[odd], listed[keys[odd]]), what, "images are numbered 1, 2, ... instead")
+        number = {key: position for position, key in enumerate(keys, start=1)}
+        where = lines.where("images", keys[odd], listed[keys[odd]])
+        odd_ids = f"image ids such as {odd!r} are no whole numbers"
+        problems.add(where, odd_ids, "images are numbered 1, 2, ... instead")
     images = [listed[index] for index in keys.values()]
     changed = len(images) != len(listed) or any(type(entry["id"]) is not int for entry in images)
     if changed:
@@ -221,7 +217,7 @@ def _find_images(
         problems.add(where, f"no such image: {paths[index]}")
     ids = [entries.images[index]["id"] for index in present]
     table = ImageTable([paths[index] for index in present], ids, [_size(entries.images[index]) for index in present])
-    return table, {number: place for place, number in enumerate(ids)}
+    return table, {number: position for position, number in enumerate(ids)}
 
 
 def _image_folders(file: Path, root: Path) -> list[Path]:
@@ -233,5 +229,7 @@ def _image_folders(file: Path, root: Path) -> list[Path]:
 
 
 def _size(entry: dict[str, Any]) -> tuple[int, int] | None:
-    size = as_id(entry.get("height")), as_id(entry.get("width"))
-    return size if all(isinstance(side, int) and side > 0 for side in size) else None
+    height, width = as_id(entry.get("height")), as_id(entry.get("width"))
+    if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
+        return height, width
+    return None

@@ -1,4 +1,4 @@
-"""The annotations of a COCO JSON file: what of them can be used, as rows and as pycocotools wants them."""
+"""The annotations of a COCO JSON file: the usable ones, as rows and in the form that pycocotools needs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ KEPT_ANEW = "kept under a new id"
 
 
 class Annotations:
-    """The list `annotations` of a file, column by column; entries that can be used nowhere are reported at once.
+    """The list `annotations` of a file, column by column; unusable entries are reported at once.
 
     Args:
-        listed: the list as it stands in the file.
+        listed: the list as it is in the file.
         image_number: image id as written -> the whole number that stands for it.
         category_ids: ids of the classes in the order of their indices.
     """
@@ -41,48 +41,54 @@ class Annotations:
         self.labels = _look_up(label_of, [entry.get("category_id") for entry in entries])
         self.crowd = _look_up({None: 0, 0: 0, 1: 1}, [entry.get("iscrowd") for entry in entries])
         wrong = self._mistakes()
-        for index, what in wrong.items():
-            problems.add(lines.where("annotations", index, listed[index]), what)
+        for index, mistake in wrong.items():
+            problems.add(lines.where("annotations", index, listed[index]), mistake)
+        zero = "pycocotools takes a match with id 0 for none and counts it as wrong; number from 1"
         for index, entry in enumerate(entries):
             if entry.get("id") == 0 and index not in wrong:
-                what = "pycocotools takes a match with id 0 for none and counts it as wrong; number from 1"
-                problems.add(lines.where("annotations", index, entry), what, KEPT)
+                problems.add(lines.where("annotations", index, entry), zero, KEPT)
         self.good = [index for index in range(len(listed)) if index not in wrong]
 
     def rows(self, position: Mapping[int, int]) -> Rows:
         """The usable objects of the images in `position` (image id -> index of the image)."""
-        chosen = [index for index in self.good if self.images[index] in position]
+        used, image_index = [], []
+        for index in self.good:
+            image = self.images[index]
+            if image is not None and image in position:
+                used.append(index)
+                image_index.append(position[image])
         return Rows(
-            np.array([position[self.images[index]] for index in chosen], np.int64),
-            np.array([self.labels[index] for index in chosen], np.int64),
-            xywh_to_xyxy(self.boxes[np.array(chosen, np.int64)]),
-            np.array([self.crowd[index] for index in chosen], bool),
-            lambda row: self.lines.where("annotations", chosen[row], self.listed[chosen[row]]),
+            np.array(image_index, np.int64),
+            np.array([self.labels[index] for index in used], np.int64),
+            xywh_to_xyxy(self.boxes[np.array(used, np.int64)]),
+            np.array([self.crowd[index] for index in used], bool),
+            lambda row: self.lines.where("annotations", used[row], self.listed[used[row]]),
         )
 
     def complete(self, *, renumbered: bool) -> list[dict[str, Any]]:
-        """The usable annotations with all that pycocotools needs; `listed` itself where it is that already."""
+        """The usable annotations with all that pycocotools needs; `listed` itself if it is complete already."""
         if not renumbered and len(self.good) == len(self.listed) and _is_complete(self.listed):
             return self.listed
-        result, taken, no_area = [], set(), 0
+        result: list[dict[str, Any]] = []
+        taken: set[int] = set()
+        no_area = 0
         for index in self.good:
             entry = self.listed[index]
             number, area = as_id(entry.get("id")), entry.get("area")
             if not isinstance(number, int) or number in taken:
                 if number is not None:
-                    what = "its id is taken" if number in taken else "its id is no whole number"
-                    self.problems.add(self.lines.where("annotations", index, entry), what, KEPT_ANEW)
+                    reason = "its id is taken" if number in taken else "its id is no whole number"
+                    self.problems.add(self.lines.where("annotations", index, entry), reason, KEPT_ANEW)
                 number = None
-            taken.add(number)
+            else:
+                taken.add(number)
             if type(area) not in (int, float) or not math.isfinite(area):
                 area, no_area = float(self.boxes[index, 2] * self.boxes[index, 3]), no_area + 1
-            ids = {
-                "id": number,
-                "image_id": self.images[index],
-                "category_id": self.category_ids[self.labels[index]],
-            }
+            label = self.labels[index]
+            assert label is not None  # else the entry would not be among the good ones
+            ids = {"id": number, "image_id": self.images[index], "category_id": self.category_ids[label]}
             result.append({**entry, **ids, "area": area, "iscrowd": self.crowd[index]})
-        free = max(taken - {None}, default=0) + 1
+        free = max(taken, default=0) + 1
         for entry in result:
             if entry["id"] is None:
                 entry["id"], free = free, free + 1
@@ -91,25 +97,26 @@ class Annotations:
         return result
 
     def _mistakes(self) -> dict[int, str]:
-        """Position -> what is wrong, for annotations that can be used nowhere."""
+        """Position -> what is wrong, for unusable annotations."""
         finite = np.isfinite(self.boxes).all(axis=1)
         columns = (self.images, self.labels, self.crowd)
         if finite.all() and not any(None in column for column in columns):
             return {}
-        found = {}
+        mistakes = {}
         for index, (image, label, crowd, has_box) in enumerate(zip(*columns, finite.tolist(), strict=True)):
             entry = self.listed[index]
             if not isinstance(entry, dict):
-                found[index] = f"expected an object, found {shorten(entry)}"
+                mistakes[index] = f"expected an object, found {shorten(entry)}"
             elif image is None:
-                found[index] = f"image_id {shorten(entry.get('image_id'))} is not among the images"
+                mistakes[index] = f"image_id {shorten(entry.get('image_id'))} is not among the images"
             elif label is None:
-                found[index] = f"category_id {shorten(entry.get('category_id'))} is not among the categories"
+                mistakes[index] = f"category_id {shorten(entry.get('category_id'))} is not among the categories"
             elif crowd is None:
-                found[index] = f"iscrowd is {shorten(entry.get('iscrowd'))}, expected 0 or 1"
+                mistakes[index] = f"iscrowd is {shorten(entry.get('iscrowd'))}, expected 0 or 1"
             elif not has_box:
-                found[index] = f"bbox is {shorten(entry.get('bbox'))}, expected [x, y, width, height], finite numbers"
-        return found
+                bbox = shorten(entry.get("bbox"))
+                mistakes[index] = f"bbox is {bbox}, expected [x, y, width, height], finite numbers"
+        return mistakes
 
 
 def _is_complete(listed: list[dict[str, Any]]) -> bool:
@@ -125,18 +132,18 @@ def _is_complete(listed: list[dict[str, Any]]) -> bool:
 
 def _look_up(table: Mapping[Any, int], values: Iterable[Any]) -> list[int | None]:
     """`table[value]` of each value, also where an id is written as text or 12.0; None where there is no such key."""
-    found = []
+    numbers = []
     for value in values:
         try:
             number = table.get(value)
         except TypeError:  # a list or an object
             number = None
-        found.append(table.get(as_id(value)) if number is None and value is not None else number)
-    return found
+        numbers.append(table.get(as_id(value)) if number is None and value is not None else number)
+    return numbers
 
 
 def _boxes(entries: list[dict[str, Any]]) -> np.ndarray:
-    """(M, 4) float64 of each `bbox`; NaN for what is no list of four numbers."""
+    """(M, 4) float64, the `bbox` of each entry; NaN if it is not a list of four numbers."""
     try:
         boxes = np.array([entry["bbox"] for entry in entries])
         if boxes.dtype.kind in "if" and boxes.shape == (len(entries), 4):

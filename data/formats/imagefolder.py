@@ -40,7 +40,7 @@ def read(target: Path, root: Path, classes: Mapping[str, str], *, problems: Prob
     """A split as a folder of class folders, or as a .txt list of images whose folder is their class.
 
     Images are in the order of their paths (of a list: in its order) and numbered 1, 2, ...; class folders may have
-    folders below them. An image that cannot be opened, or is of none of the classes, is left out and reported.
+    folders below them. An image that cannot be opened, or has none of the classes, is dropped and reported.
 
     Args:
         root: what the lines of a list are relative to.
@@ -62,23 +62,23 @@ def read(target: Path, root: Path, classes: Mapping[str, str], *, problems: Prob
             strangers.setdefault(owner, []).append(path)
     if not paths:
         raise ConfigError(_no_class(target, classes, strangers))
-    for owner, found in strangers.items():
-        what = f"'{owner}' is none of the {len(classes)} classes" if owner else "images in no folder of a class"
-        problems.add(target / owner, f"{what}: {len(found)} images (the first: {found[0].name})")
-    samples = []
+    for owner, images in strangers.items():
+        reason = f"'{owner}' is none of the {len(classes)} classes" if owner else "images in no folder of a class"
+        problems.add(target / owner, f"{reason}: {len(images)} images (the first: {images[0].name})")
+    samples: list[Sample] = []
     for path, label, size in zip(paths, owners, probe_sizes(paths), strict=True):
         if isinstance(size, str):
             problems.add(path, size)
         else:
             samples.append(whole_image(path, len(samples) + 1, size, label))
     if not samples:
-        raise ConfigError(f"none of the {len(paths)} images can be read; the first: {problems.found[-len(paths)]}")
+        raise ConfigError(f"none of the {len(paths)} images can be read; the first: {problems.entries[-len(paths)]}")
     counts = Counter(int(sample.labels[0]) for sample in samples)
     for folder, label in labels.items():
         if not counts[label]:
             problems.add(target / folder, f"no image of class '{classes[folder]}'", KEPT)
     ids = tuple(range(1, len(classes) + 1))
-    return LabelledImages(tuple(samples), tuple(classes.values()), ids, {}, tuple(problems.found), task="classify")
+    return LabelledImages(tuple(samples), tuple(classes.values()), ids, {}, tuple(problems.entries), task="classify")
 
 
 def whole_image(path: Path, image_id: int, size: tuple[int, int], label: int) -> Sample:
@@ -114,10 +114,11 @@ def write(data: LabelledImages, folder: Path) -> Written:
     Boxes are widened to whole pixels. Crowd regions, and objects with a side under `LEAST` pixels, are left out.
     """
     folders = _folder_names(data.names)
-    for name in folders:
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    places, taken = list(folders), set()
+    folder_of = [folder / name for name in folders]
+    taken: set[str] = set()
     small = crowd = 0
+    for class_folder in folder_of:
+        class_folder.mkdir(parents=True, exist_ok=True)
     for sample in data.samples:
         pixels = None
         for number, (box, label) in enumerate(zip(sample.boxes, sample.labels.tolist(), strict=True), start=1):
@@ -126,18 +127,18 @@ def write(data: LabelledImages, folder: Path) -> Written:
             if sample.crowd[number - 1]:
                 crowd += 1
             elif data.task == "classify":
-                shutil.copyfile(sample.path, _free(folder / places[label] / sample.path.name, taken))
+                shutil.copyfile(sample.path, _free(folder_of[label] / sample.path.name, taken))
             elif min(x2 - x1, y2 - y1) < LEAST:
                 small += 1
             else:
                 pixels = read_image(sample.path) if pixels is None else pixels
-                path = _free(folder / places[label] / f"{sample.path.stem}_{number}.jpg", taken)
+                path = _free(folder_of[label] / f"{sample.path.stem}_{number}.jpg", taken)
                 Image.fromarray(pixels[y1:y2, x1:x2]).save(path, quality=95, subsampling=0)
     return Written(folders, len(taken), small, crowd)
 
 
 def _folder_names(names: Sequence[str]) -> dict[str, str]:
-    """A folder for each class, on every system: its name where that can be one, no two alike but for letter case."""
+    """A folder for each class that is valid on every system: its name if possible, unique without regard to case."""
     folders: dict[str, str] = {}
     taken: set[str] = set()
     for label, name in enumerate(names):
@@ -149,7 +150,7 @@ def _folder_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def _free(path: Path, taken: set[str]) -> Path:
-    """The path, or NAME-2, NAME-3, ... where another image has it already; it is taken from now on."""
+    """The path, or NAME-2, NAME-3, ... if it is taken; it is added to `taken`."""
     candidate, number = path, 2
     while str(candidate).casefold() in taken:
         candidate, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
@@ -158,11 +159,11 @@ def _free(path: Path, taken: set[str]) -> Path:
 
 
 def _no_class(target: Path, classes: Mapping[str, str], strangers: Mapping[str, Sequence[Path]]) -> str:
-    """Why no image has a class."""
+    """The message for a split without an image of any class."""
     expected = "expected one folder of images for each class"
     if classes and any(strangers):
-        known, found = (", ".join(list(names)[:5]) for names in (classes, filter(None, strangers)))
-        return f"{target}: no image of a known class: the folders are {found}; 'names' has {known}; {expected}"
+        known, unknown = (", ".join(list(names)[:5]) for names in (classes, filter(None, strangers)))
+        return f"{target}: no image of a known class: the folders are {unknown}; 'names' has {known}; {expected}"
     count = sum(map(len, strangers.values()))
     return (
         f"{target}: {expected}, found {count} images without such folders. A detection set is cut into them by "

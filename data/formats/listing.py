@@ -1,12 +1,12 @@
-"""Which images a split has when no JSON names them, and where the labels of an image are looked for."""
+"""The images of a split without a JSON file: those of a folder, or of a list."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from data.formats.rows import BACKGROUND, Problems
+from data.formats.rows import Problems
 from data.images import IMAGE_SUFFIXES
 from utils.config import ConfigError
 
@@ -39,7 +39,7 @@ class Folders:
 def list_images(target: Path, root: Path, folders: Folders, problems: Problems) -> list[Path]:
     """The images of a folder (with its subfolders, sorted) or of a .txt list, in its order.
 
-    A line of a list is a path (absolute, relative to `root`, or from './' relative to the list) or, in the way of VOC's
+    A line of a list is a path (absolute, relative to `root`, or from './' relative to the list) or, as in VOC's
     ImageSets, a bare name whose image is in JPEGImages/ or images/.
 
     Raises:
@@ -99,12 +99,12 @@ def _candidates(line: str, target: Path, root: Path) -> Iterator[Path]:
         name = _bare_name(line)
         for base in dict.fromkeys((root, target.parent, *target.parent.parents[:2])):
             yield from (base / folder / (name + suffix) for folder in IMAGE_FOLDERS for suffix in IMAGE_SUFFIXES)
-    for place in (target.parent, root) if line.startswith("./") else (root, target.parent):
-        yield Path(os.path.normpath(place / line))
+    for base in (target.parent, root) if line.startswith("./") else (root, target.parent):
+        yield Path(os.path.normpath(base / line))
 
 
 def _bare_name(line: str) -> str:
-    """The name on a line of VOC's ImageSets; lists of one class have -1, 0 or 1 behind it."""
+    """The name on a line of VOC's ImageSets; in lists of one class, -1, 0 or 1 follows it."""
     name, _, flag = line.rpartition(" ")
     return name.strip() if flag in ("-1", "0", "1") and name.strip() else line
 
@@ -113,72 +113,3 @@ def _looked_for(line: str, target: Path, root: Path) -> str:
     if _is_path(line):
         return " or ".join(map(str, dict.fromkeys(_candidates(line, target, root))))
     return f"{root}/{IMAGE_FOLDERS[1]}/{_bare_name(line)}.jpg (or in {IMAGE_FOLDERS[0]}/, or of another kind)"
-
-
-def label_folder(images: Path, root: Path, name: str) -> Path | None:
-    """The folder `name` (labels or Annotations) that belongs to a folder of images, if there is one.
-
-    Looked for in this order: instead of the last 'images' in the path; beside the folder (with its name below, then
-    without); in it; in `root`.
-    """
-    parts = images.parts
-    places = []
-    for position in reversed(range(len(parts))):
-        if parts[position] in IMAGE_FOLDERS:
-            places.append(Path(*parts[:position], name, *parts[position + 1 :]))
-            break
-    places += [images.parent / name / images.name, images.parent / name, images / name]
-    if images.is_relative_to(root):
-        places.append(root / name / images.relative_to(root))
-    places.append(root / name)
-    return next((place for place in places if place.is_dir()), None)
-
-
-def find_labels(
-    images: Sequence[Path], root: Path, folders: Folders, *, name: str, suffix: str
-) -> dict[Path, Path] | None:
-    """For each folder of images the folder with their label files, or None when there is none anywhere.
-
-    Label files right beside the images (darknet's other habit) count where no folder `name` exists.
-    """
-    parents = dict.fromkeys(image.parent for image in images)
-    found = {parent: label_folder(parent, root, name) for parent in parents}
-    if any(found.values()):
-        return {parent: folder or parent for parent, folder in found.items()}
-    if any(image.stem + suffix in folders.names(image.parent) for image in images):
-        return {parent: parent for parent in parents}
-    return None
-
-
-def report_unlabelled(
-    unlabelled: Sequence[Path], images: Sequence[Path], labels: Mapping[Path, Path], problems: Problems
-) -> None:
-    """Say once how many images have no label file and count as background.
-
-    Raises:
-        ConfigError: no image has one; that is a wrong path, not a data set of background.
-    """
-    if not unlabelled:
-        return
-    first, folder = unlabelled[0], labels[unlabelled[0].parent]
-    if len(unlabelled) == len(images):
-        raise ConfigError(f"{folder}: no label file for any of the {len(images)} images (the first: {first})")
-    what = f"{len(unlabelled)} of {len(images)} images have no label file (the first: {first.name})"
-    problems.add(folder, what, BACKGROUND)
-
-
-def report_orphans(labels: Mapping[Path, Path], folders: Folders, problems: Problems, *, suffix: str) -> None:
-    """Report label files that belong to no image on disk (folders of labels only, not files beside images)."""
-    images: dict[Path, set[str]] = {}
-    for parent, folder in labels.items():
-        stems = (Path(name).stem for name in folders.names(parent) if Path(name).suffix.lower() in IMAGE_SUFFIXES)
-        if parent != folder:
-            images.setdefault(folder, set()).update(stems)
-    for folder, stems in images.items():
-        for name in _orphans(folders.names(folder), stems, suffix):
-            problems.add(folder / name, "a label file without an image")
-
-
-def _orphans(names: Iterable[str], stems: set[str], suffix: str) -> list[str]:
-    not_labels = ("classes.txt", "labels.txt")  # what labelling tools leave beside their rows
-    return sorted(n for n in names if n.endswith(suffix) and Path(n).stem not in stems and n not in not_labels)

@@ -1,4 +1,4 @@
-"""What a reader of labels gathers: images, rows of objects, and problems with what was done about them."""
+"""What a reader of labels collects: images, rows of objects, and problems with the action taken."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ BACKGROUND = "kept as images without objects"
 OUTLINES = "read as their boxes"
 COMPLETED = "width times height is taken"
 NOTES = frozenset({KEPT, SUSPECT, BACKGROUND, OUTLINES, COMPLETED})
-"""Actions of a LabelProblem that is worth saying but not wrong: it passes under `labels: error`."""
+"""Actions of a LabelProblem that is worth reporting but not an error: `labels: error` accepts it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The objects of a split as they stand in the files, before any check.
+    """The objects of a split as they are in the files, before any check.
 
     Args:
         image_index: (M,) int64 position in the list of images.
@@ -42,7 +42,7 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class ImageTable:
-    """The images of a split: one path, id and (height, width) each; a size of None is not known yet."""
+    """The images of a split: path, id and (height, width) of each; a size of None is not known yet."""
 
     paths: Sequence[Path]
     ids: Sequence[int]
@@ -58,13 +58,13 @@ class Problems:
     """
 
     thorough: bool = False
-    found: list[LabelProblem] = field(default_factory=list)
+    entries: list[LabelProblem] = field(default_factory=list)
 
     def add(self, where: object, what: str, action: str = LEFT_OUT) -> None:
-        """One more problem."""
-        self.found.append(LabelProblem(str(where), what, action))
+        """One more problem; the arguments are those of LabelProblem."""
+        self.entries.append(LabelProblem(str(where), what, action))
 
 
 def show_box(box: np.ndarray) -> str:
-    """Four numbers for a message."""
+    """The (4,) numbers of a box for a message."""
     return "[" + ", ".join(f"{value:.6g}" for value in box) + "]"

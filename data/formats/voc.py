@@ -1,4 +1,4 @@
-"""PASCAL VOC labels: one XML file an image, boxes as the numbers of their first and last pixel."""
+"""PASCAL VOC labels: one XML file per image, boxes as the numbers of their first and last pixel."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data.formats.assemble import probe_sizes, to_labelled_images
-from data.formats.listing import Folders, report_orphans, report_unlabelled
-from data.formats.rows import KEPT, ImageTable, Problems, Rows
+from data.formats.assemble import probe_sizes
+from data.formats.label_files import LabelFiles, report_orphans
+from data.formats.listing import Folders
+from data.formats.rows import KEPT, Problems
 from utils.config import nearest
 from utils.structures import LabelledImages, Sample
 
@@ -40,52 +41,33 @@ def read(
         labels: folder of images -> folder of its XML files.
         first_pixel: the number of the leftmost pixel. 1 as in the VOC development kit: xmin and ymin are lowered by
             one, so that a box of the whole image, 1 to width, is 0 to width here. 0 for tools that count from 0.
-        problems: what was found before, to be kept in order.
+        problems: the problems so far; new ones are appended.
     """
     folders, problems = folders or Folders(), problems or Problems()
-    parsed = _Parsed(tuple(names), first_pixel, problems)
-    paths, files, unlabelled = [], [], []
-    for image in images:
-        file = labels[image.parent] / (image.stem + SUFFIX)
-        if not folders.has(file):
-            unlabelled.append(image)
-        elif not parsed.read_file(file, len(paths)):
-            continue  # whether the image shows objects is unknown: training on it as background would be wrong
-        paths.append(image)
-        files.append(file)
-    report_unlabelled(unlabelled, images, labels, problems)
+    files = _Files(names, first_pixel, problems)
+    files.read(images, labels, folders)
     report_orphans(labels, folders, problems, suffix=SUFFIX)
-    sizes = [None if isinstance(size, str) else size for size in probe_sizes(paths)]
-    for index, (written, size) in enumerate(zip((parsed.sizes.get(i) for i in range(len(paths))), sizes, strict=True)):
-        if written is not None and size is not None and written != size:
-            found = f"<size> says {written[1]}x{written[0]}, the upright image is {size[1]}x{size[0]}"
-            problems.add(files[index], found, KEPT)
-    rows = Rows(
-        np.array(parsed.image_index, np.int64),
-        np.array(parsed.labels, np.int64),
-        np.array(parsed.boxes, np.float64).reshape(-1, 4),
-        np.array(parsed.crowd, bool),
-        lambda row: f"{files[parsed.image_index[row]]}:{parsed.lines[row]}",
-    )
-    table = ImageTable(paths, range(1, len(paths) + 1), sizes)
-    return to_labelled_images(table, rows, names, category_ids or range(1, len(names) + 1), problems)
+    sizes = probe_sizes(files.paths)
+    for file, size in zip(files.files, sizes, strict=True):
+        written = files.sizes.get(file)
+        if written is not None and not isinstance(size, str) and written != size:
+            mismatch = f"<size> says {written[1]}x{written[0]}, the upright image is {size[1]}x{size[0]}"
+            problems.add(file, mismatch, KEPT)
+    return files.to_labelled_images(np.array(files.boxes, np.float64).reshape(-1, 4), sizes, names, category_ids)
 
 
-class _Parsed:
-    """The objects of all XML files, column by column."""
+class _Files(LabelFiles):
+    """The objects of all XML files; boxes are xyxy pixels."""
 
-    def __init__(self, names: tuple[str, ...], first_pixel: int, problems: Problems) -> None:
+    def __init__(self, names: Sequence[str], first_pixel: int, problems: Problems) -> None:
+        super().__init__(problems, SUFFIX)
         self.label_of = {name: index for index, name in enumerate(names)}
-        self.first_pixel, self.problems = first_pixel, problems
-        self.sizes: dict[int, tuple[int, int]] = {}
-        self.image_index: list[int] = []
-        self.labels: list[int] = []
-        self.boxes: list[list[float]] = []
-        self.crowd: list[bool] = []
-        self.lines: list[int] = []
+        self.first_pixel = first_pixel
+        self.sizes: dict[Path, tuple[int, int]] = {}
+        """(height, width) that a file states."""
 
-    def read_file(self, file: Path, image_index: int) -> bool:
-        """Take in one XML file; False when it cannot be read at all."""
+    def read_file(self, file: Path) -> bool:
+        """Read one XML file; False if it cannot be read at all."""
         try:
             data = file.read_bytes()
             root = ET.fromstring(data)
@@ -96,7 +78,7 @@ class _Parsed:
             line = getattr(error, "position", (1, 0))[0]
             self.problems.add(f"{file}:{line}", f"not valid XML ({error})", "its image is left out")
             return False
-        self._read_size(root, image_index)
+        self._read_size(root, file)
         objects = root.findall("object")
         starts = [match.start() for match in re.finditer(rb"<object[\s>/]", data)]
         lines = [data.count(b"\n", 0, start) + 1 for start in starts]
@@ -108,20 +90,16 @@ class _Parsed:
             except ValueError as error:
                 self.problems.add(f"{file}:{line}", str(error))
                 continue
-            self.image_index.append(image_index)
-            self.labels.append(label)
-            self.boxes.append(box)
-            self.crowd.append(crowd)
-            self.lines.append(line)
+            self.add(line, label, box, crowd=crowd)
         return True
 
-    def _read_size(self, root: ET.Element, image_index: int) -> None:
+    def _read_size(self, root: ET.Element, file: Path) -> None:
         try:
             size = (int(root.findtext("size/height", "")), int(root.findtext("size/width", "")))
         except ValueError:
-            return  # <size> is not needed: the image itself is asked
+            return  # <size> is not needed: the size is read from the image
         if min(size) > 0:  # some tools write 0 for unknown
-            self.sizes[image_index] = size
+            self.sizes[file] = size
 
     def _parse(self, element: ET.Element) -> tuple[int, list[float], bool]:
         name = (element.findtext("name") or "").strip()
@@ -133,10 +111,10 @@ class _Parsed:
         for corner in CORNERS:
             text = element.findtext(f"bndbox/{corner}")
             try:
-                box.append(float(text))
-            except (TypeError, ValueError):
-                found = "nothing" if text is None else f"'{text.strip()}'"
-                raise ValueError(f"object '{name}': expected a number in <bndbox><{corner}>, found {found}") from None
+                box.append(float(text or ""))
+            except ValueError:
+                shown = "nothing" if text is None else f"'{text.strip()}'"
+                raise ValueError(f"object '{name}': expected a number in <bndbox><{corner}>, found {shown}") from None
         box[0] -= self.first_pixel
         box[1] -= self.first_pixel
         return self.label_of[name], box, (element.findtext("iscrowd") or "0").strip() == "1"
@@ -144,7 +122,7 @@ class _Parsed:
 
 def find_names(images: Sequence[Path], labels: Mapping[Path, Path], *, limit: int = 200) -> list[str]:
     """The class names in the XML files of the first `limit` images, sorted, to suggest for `names`."""
-    names = set()
+    names: set[str] = set()
     for image in images[:limit]:
         try:
             root = ET.parse(labels[image.parent] / (image.stem + SUFFIX)).getroot()
@@ -158,7 +136,7 @@ def write(samples: Sequence[Sample], names: Sequence[str], images: Path, labels:
     """Write an XML file for each sample: `labels`/x/y.xml for the image `images`/x/y.jpg.
 
     Pixels are counted from 1 and keep their fractions. A crowd region gets <iscrowd>1</iscrowd>, which `read` knows,
-    and <difficult>1</difficult>, VOC's own flag for what is neither to be found nor background.
+    and <difficult>1</difficult>, VOC's own flag for regions that count neither as objects nor as background.
     """
     for sample in samples:
         root = ET.Element("annotation")

@@ -1,4 +1,4 @@
-"""YOLO labels: one text file an image, one row an object: class, centre x, centre y, width, height, as fractions."""
+"""YOLO labels: one text file per image, one row per object: class, centre x, centre y, width, height, as fractions."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data.formats.assemble import probe_sizes, to_labelled_images
-from data.formats.listing import Folders, report_orphans, report_unlabelled
-from data.formats.rows import OUTLINES, ImageTable, Problems, Rows
+from data.formats.assemble import probe_sizes
+from data.formats.label_files import LabelFiles, report_orphans
+from data.formats.listing import Folders
+from data.formats.rows import OUTLINES, Problems
 from utils.boxes import xyxy_to_cxcywh
 from utils.structures import LabelledImages, Sample
 
@@ -36,53 +37,33 @@ def read(
         images: image files in the order of the split.
         labels: folder of images -> folder of its label files.
         category_ids: other ids for the classes, ascending.
-        problems: what was found before, to be kept in order.
+        problems: the problems so far; new ones are appended.
     """
     folders, problems = folders or Folders(), problems or Problems()
-    parsed = _Parsed(len(names), problems)
-    paths, files = [], []
-    unlabelled = []
-    for image in images:
-        file = labels[image.parent] / (image.stem + SUFFIX)
-        if not folders.has(file):
-            unlabelled.append(image)
-        elif not parsed.read_file(file, len(paths)):
-            continue  # whether the image shows objects is unknown: training on it as background would be wrong
-        paths.append(image)
-        files.append(file)
-    report_unlabelled(unlabelled, images, labels, problems)
-    if parsed.outlines:
-        problems.add(files[parsed.image_index[0]].parent, f"{parsed.outlines} rows are outlines", OUTLINES)
+    files = _Files(len(names), problems)
+    files.read(images, labels, folders)
+    if files.outlines:
+        first = files.files[files.image_index[0]]
+        problems.add(first.parent, f"{files.outlines} rows are outlines", OUTLINES)
     report_orphans(labels, folders, problems, suffix=SUFFIX)
-    sizes = probe_sizes(paths)
+    sizes = probe_sizes(files.paths)
     limits = np.array([(0, 0) if isinstance(size, str) else size for size in sizes], np.float64).reshape(-1, 2)
-    index = np.array(parsed.image_index, np.int64)
-    boxes = np.array(parsed.boxes, np.float64).reshape(-1, 4) * np.tile(limits[index][:, ::-1], 2)
-    rows = Rows(
-        index,
-        np.array(parsed.labels, np.int64),
-        boxes,
-        np.zeros(len(index), bool),
-        lambda row: f"{files[parsed.image_index[row]]}:{parsed.lines[row]}",
+    scale = np.tile(limits[np.array(files.image_index, np.int64), ::-1], 2)
+    return files.to_labelled_images(
+        np.array(files.boxes, np.float64).reshape(-1, 4) * scale, sizes, names, category_ids
     )
-    known = [None if isinstance(size, str) else size for size in sizes]
-    table = ImageTable(paths, range(1, len(paths) + 1), known)
-    return to_labelled_images(table, rows, names, category_ids or range(1, len(names) + 1), problems)
 
 
-class _Parsed:
-    """The rows of all label files, column by column; boxes are xyxy fractions."""
+class _Files(LabelFiles):
+    """The rows of all label files; boxes are xyxy fractions."""
 
     def __init__(self, num_classes: int, problems: Problems) -> None:
-        self.num_classes, self.problems = num_classes, problems
-        self.image_index: list[int] = []
-        self.labels: list[int] = []
-        self.boxes: list[list[float]] = []
-        self.lines: list[int] = []
+        super().__init__(problems, SUFFIX)
+        self.num_classes = num_classes
         self.outlines = 0
 
-    def read_file(self, file: Path, image_index: int) -> bool:
-        """Take in one label file; False when it cannot be read at all."""
+    def read_file(self, file: Path) -> bool:
+        """Read one label file; False if it cannot be read at all."""
         try:
             text = file.read_bytes().decode("utf-8-sig")
         except OSError as error:
@@ -100,10 +81,7 @@ class _Parsed:
             except ValueError as error:
                 self.problems.add(f"{file}:{number}", str(error))
                 continue
-            self.image_index.append(image_index)
-            self.labels.append(label)
-            self.boxes.append(box)
-            self.lines.append(number)
+            self.add(number, label, box)
         return True
 
     def _parse(self, fields: list[str]) -> tuple[int, list[float]]:
@@ -135,7 +113,7 @@ def write(samples: Sequence[Sample], images: Path, labels: Path) -> int:
     """Write a text file for each sample: `labels`/x/y.txt for the image `images`/x/y.jpg, empty without objects.
 
     Returns:
-        crowd regions left out: a row has no place for the flag.
+        the number of crowd regions that were left out: a row cannot hold the flag.
     """
     for sample in samples:
         size = np.array([sample.width, sample.height] * 2, np.float64)

@@ -1,15 +1,22 @@
-"""Darknet Reference and the backbones of YOLOv3-tiny(-PRN): convolutions and max pools (spec 1.6 and 3.2)."""
+"""Darknet Reference and the backbones of YOLOv3-tiny(-PRN): convolutions and max pools.
+
+See docs/networks.md, Plain baselines and PRN.
+"""
 
 from __future__ import annotations
+
+import operator
+from itertools import accumulate
 
 from torch import Tensor, nn
 
 from models.csp import CrossStagePartial, CSPConfig
 from models.layers import Activation, ConvNormAct, Shortcut, halving_pool, make_excitation, same_pool
+from models.parts import Backbone, Block
 from utils.structures import Features
 
 
-class DarknetRef(nn.Module):
+class DarknetRef(Backbone):
     """3x3 convolutions with max pools between them; gives the last map of each of the three coarsest strides.
 
     A map is taken before the pool that follows it.
@@ -19,7 +26,7 @@ class DarknetRef(nn.Module):
         pool_strides: of the 2x2 pool after each convolution but the last; a pool of stride 1 keeps the map's size.
         shortcut: adds to the last convolution's output the one before it, as yolov3-tiny-prn.cfg does; the pool between
             them has stride 1.
-        csp: a cross-stage-partial stage around every convolution but the first, which reads the image; null is the
+        csp: a cross-stage-partial stage around every convolution except the first, which reads the image; null is the
             plain network.
         se: squeeze-and-excitation after every convolution, the reduction of its width; null for none.
     Raises:
@@ -45,14 +52,13 @@ class DarknetRef(nn.Module):
         if shortcut and pool_strides[-1] != 1:
             raise ValueError("shortcut: expected a last pool of stride 1, so that both maps have one size")
         self.convs = nn.ModuleList()
-        width, widths, strides = 3, [], [1]
-        for out_channels in channels:
-            stage = _stage(width, out_channels, csp=csp if widths else None, se=se, activation=activation)
+        width, widths = 3, []
+        for index, out_channels in enumerate(channels):
+            stage = _stage(width, out_channels, csp=csp if index else None, se=se, activation=activation)
             self.convs.append(stage)
             width = stage.out_channels
             widths.append(width)
-        for stride in pool_strides:
-            strides.append(strides[-1] * stride)
+        strides = list(accumulate(pool_strides, operator.mul, initial=1))
         self.pools = nn.ModuleList(halving_pool() if stride == 2 else same_pool() for stride in pool_strides)
         self.shortcut = Shortcut(widths[-1], widths[-2], activation=activation) if shortcut else None
         last_at = {stride: index for index, stride in enumerate(strides)}
@@ -71,28 +77,27 @@ class DarknetRef(nn.Module):
         return [maps[index] for index in self.taps]
 
 
-class ConvBlock(nn.Module):
-    """One 3x3 convolution, as a block that a partial stage can hold."""
+class ConvBlock(Block):
+    """One 3x3 convolution as the block of a partial stage."""
 
     def __init__(self, in_channels: int, out_channels: int, *, se: int | None, activation: Activation) -> None:
-        super().__init__()
-        self.in_channels = in_channels
-        self.out_channels = out_channels
+        super().__init__(in_channels, out_channels)
         self.conv = ConvNormAct(in_channels, out_channels, 3, activation=activation)
         self.se = make_excitation(out_channels, se, activation=activation)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
         return self.se(self.conv(x))
 
 
 def _stage(
     in_channels: int, out_channels: int, *, csp: CSPConfig | None, se: int | None, activation: Activation
 ) -> ConvBlock | CrossStagePartial:
-    """One convolution, or a partial stage in which it keeps its ratio of widths."""
+    """One convolution, or a partial stage in which it has the same ratio of widths."""
     if csp is None:
         return ConvBlock(in_channels, out_channels, se=se, activation=activation)
 
-    def blocks(width: int) -> list[ConvBlock]:
+    def blocks(width: int) -> list[Block]:
         return [ConvBlock(width, max(out_channels * width // in_channels, 1), se=se, activation=activation)]
 
     return CrossStagePartial(in_channels, out_channels, blocks, csp=csp, activation=activation)

@@ -1,4 +1,4 @@
-"""The backbone of YOLOv4-tiny: partial stages of two convolutions that are both kept (spec 5.10)."""
+"""The backbone of YOLOv4-tiny: partial stages that keep the outputs of both convolutions."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from models.backbones.stages import last_features
 from models.csp import CSPConfig
 from models.layers import Activation, ConvNormAct, halving_pool, make_excitation
-from utils.structures import Features
+from models.parts import Backbone
 
 
-class DarknetTiny(nn.Module):
+class DarknetTiny(Backbone):
     """Two strided 3x3 convolutions, stages with max pools between them, and a last 3x3 convolution.
 
-    Gives the maps of the last two stages' blocks, before they join the map that goes past them (the 256 channels that
-    yolov4-tiny's finer level reads), and of the last convolution.
+    Returns the maps of the last two stages' blocks, before they join the map that bypasses them (256 channels for the
+    finer level of yolov4-tiny), and of the last convolution.
 
     Args:
         channels: width of each stage; at least two.
@@ -48,21 +49,19 @@ class DarknetTiny(nn.Module):
             *(ConvNormAct(a, b, 3, stride=2, activation=activation) for a, b in pairwise([3, *stem]))
         )
         self.stages = nn.ModuleList()
-        width = stem[-1]
-        for wanted in channels:
-            options = {"se": se, "activation": activation}
+        width, taps = stem[-1], []
+        for stage_channels in channels:
             if csp is None:
-                stage: TinyStage | PartialTinyStage = TinyStage(width, wanted, **options)
+                stage: TinyStage | PartialTinyStage = TinyStage(width, stage_channels, se=se, activation=activation)
             else:
-                stage = PartialTinyStage(width, wanted, csp=csp, **options)
+                stage = PartialTinyStage(width, stage_channels, csp=csp, se=se, activation=activation)
             self.stages.append(stage)
+            taps.append(stage.block_channels)
             width = stage.out_channels
         self.pool = halving_pool()
         last = last_channels or 2 * channels[-1]
         self.last = ConvNormAct(width, last, 3, activation=activation)
-        taps = [stage.block_channels for stage in self.stages][-2:]
-        strides = [4 * 2**index for index in range(len(channels) + 1)]
-        self.features = Features((*taps, last), tuple(strides[-3:]))
+        self.features = last_features([*taps, last], 4)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> the maps that `features` names, finest first."""
@@ -87,14 +86,14 @@ class TinyStage(nn.Module):
         self.block_channels = self.out_channels = 2 * channels
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The block's map, which is the stage's output too."""
+        """(B, in_channels, H, W) -> twice (B, out_channels, H, W): the block's map is the stage's output too."""
         first = self.first(self.conv(x))
         block = self.se(self.transition(torch.cat((self.second(first), first), dim=1)))
         return block, block
 
 
 class PartialTinyStage(nn.Module):
-    """A 3x3 convolution, whose whole map goes past a block of two more convolutions on some of its channels.
+    """A 3x3 convolution, whose whole map bypasses a block of two more convolutions on some of its channels.
 
         x -> conv -+-------------------------------------------------------> concatenation -> (transition 2)
                    +-> its last channels -> first -> second -> transition 1 ----^
@@ -132,7 +131,7 @@ class PartialTinyStage(nn.Module):
             self.out_channels = 2 * channels
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The block's map, and the stage's output."""
+        """(B, in_channels, H, W) -> block (B, block_channels, H, W) and output (B, out_channels, H, W)."""
         whole = self.conv(x)
         first = self.first(self.part(whole[:, self.start :] if self.start else whole))
         block = self.se(self.transition1(torch.cat((self.second(first), first), dim=1)))

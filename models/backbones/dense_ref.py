@@ -1,20 +1,21 @@
-"""The "Ref." family: dense partial stages on the stem of Darknet Reference (spec 2.3, fitted to published costs)."""
+"""The "Ref." family: dense partial stages on the stem of Darknet Reference (docs/networks.md, Ref. family)."""
 
 from __future__ import annotations
 
-from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from models.backbones.densenet import dense_layers, dense_stage
 from models.backbones.peleenet import TwoWayDenseLayer
+from models.backbones.stages import StagedBackbone, check_lengths
 from models.csp import CSPConfig
-from models.layers import Activation, ConvNormAct, check_lengths, halving_pool, make_excitation
-from utils.structures import Features
+from models.layers import Activation, ConvNormAct, halving_pool, make_excitation
+from models.parts import Block
 
 
-class OneWayDenseLayer(nn.Module):
+class OneWayDenseLayer(Block):
     """Adds `growth` channels to its input by one 3x3 convolution, after a 1x1 convolution where there is one.
 
     Args:
@@ -25,21 +26,20 @@ class OneWayDenseLayer(nn.Module):
     def __init__(
         self, in_channels: int, growth: int, hidden_channels: int | None, *, se: int | None, activation: Activation
     ) -> None:
-        super().__init__()
-        self.in_channels = in_channels
-        self.out_channels = in_channels + growth
+        super().__init__(in_channels, in_channels + growth)
         width = hidden_channels or growth
         first = ConvNormAct(in_channels, width, 1 if hidden_channels else 3, activation=activation)
-        layers = [first, make_excitation(width, se, activation=activation)]
+        layers: list[nn.Module] = [first, make_excitation(width, se, activation=activation)]
         if hidden_channels:
             layers.append(ConvNormAct(width, growth, 3, activation=activation))
         self.convs = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, in_channels + growth, H, W)."""
         return torch.cat((x, self.convs(x)), dim=1)
 
 
-class DenseRef(nn.Module):
+class DenseRef(StagedBackbone):
     """3x3 convolutions with max pools, then dense stages with max pools between; gives the last three stages' maps.
 
     Args:
@@ -69,7 +69,6 @@ class DenseRef(nn.Module):
         se: int | None = None,
         activation: Activation = "leaky",
     ) -> None:
-        super().__init__()
         check_lengths(depths=depths, growth=growth, channels=channels)
         if min(depths) < 1:
             raise ValueError(f"depths {depths}: every stage needs at least one dense layer")
@@ -78,25 +77,26 @@ class DenseRef(nn.Module):
                 f"transition_ratio {transition_ratio}, bottleneck {bottleneck}: expected shares of a width, above 0"
             )
         kind = TwoWayDenseLayer if two_way else OneWayDenseLayer
-        layers: list[nn.Module] = []
-        width = 3
-        for wanted in [16, 32, 64] if stem_channels is None else stem_channels:
-            layers += [ConvNormAct(width, wanted, 3, activation=activation), halving_pool()]
-            width = wanted
-        self.stem = nn.Sequential(*layers)
-        self.pool = halving_pool()
-        self.stages = nn.ModuleList()
-        finest = 2 ** (len(layers) // 2)
-        for depth, grow, wanted in zip(depths, growth, channels, strict=True):
+
+        def make_stage(index: int, in_channels: int) -> tuple[nn.Module, int]:
+            grow = growth[index]
             hidden = None if bottleneck is None else max(int(bottleneck * grow), 1)
-            make = partial(kind, growth=grow, hidden_channels=hidden, se=se, activation=activation)
-            dense = partial(dense_layers, make=make, growth=grow, depth=depth)
-            options = {"csp": csp, "transition1_ratio": transition_ratio, "activation": activation}
-            self.stages.append(dense_stage(width, wanted, dense, **options))
-            width = self.stages[-1].out_channels
-        widths = [stage.out_channels for stage in self.stages]
-        strides = [finest * 2**index for index in range(len(widths))]
-        self.features = Features(tuple(widths[-3:]), tuple(strides[-3:]))
+
+            def layer(width: int) -> Block:
+                return kind(width, grow, hidden, se=se, activation=activation)
+
+            layers, width = dense_layers(layer, grow, depths[index]), channels[index]
+            return dense_stage(
+                in_channels, width, layers, csp=csp, transition1_ratio=transition_ratio, activation=activation
+            )
+
+        widths = [3, *([16, 32, 64] if stem_channels is None else stem_channels)]
+        stem: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            stem += [ConvNormAct(before, after, 3, activation=activation), halving_pool()]
+        finest = 2 ** (len(widths) - 1)
+        super().__init__(nn.Sequential(*stem), widths[-1], make_stage, count=len(depths), first_stride=finest)
+        self.pool = halving_pool()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> the maps that `features` names, finest first."""

@@ -1,4 +1,4 @@
-"""Inverted residuals: the blocks of MobileNet-v2, alone and in partial stages (spec 1.7)."""
+"""Inverted residuals: the blocks of MobileNet-v2, alone and in partial stages (docs/networks.md, CSPMobileNet-v2)."""
 
 from __future__ import annotations
 
@@ -71,10 +71,11 @@ class InvertedResidual(nn.Module):
         self.shortcut = Shortcut(out_channels, in_channels) if adds else None
 
     def contract(self, expanded: Tensor) -> Tensor:
-        """All that follows the first 1x1 convolution, without the shortcut."""
+        """(B, expanded, H, W) -> (B, out_channels, H / stride, W / stride): all after the first 1x1, no shortcut."""
         return self.project(self.se(self.depthwise(expanded)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride)."""
         out = self.contract(self.expand(x))
         return out if self.shortcut is None else self.shortcut(self.dropout(out), x)
 
@@ -85,7 +86,7 @@ class BlockMaker:
 
     Args:
         partial: the depthwise convolutions give two channels for each of theirs.
-        squeezed: widths of squeeze-and-excitation that are still to be given to blocks; used up from the front.
+        squeezed: squeeze-and-excitation widths of the blocks still to be made; consumed from the front.
     """
 
     partial: bool
@@ -100,25 +101,26 @@ class BlockMaker:
         """The blocks of one resolution.
 
         Args:
-            before: the row whose map comes in; None is the stem, whose map the first row does not widen.
-            opened: the map that comes in is the first block's expansion already.
+            before: the row whose map is the input; None is the stem, whose map the first row does not widen.
+            opened: the input is already the first block's expansion.
         """
-        found: list[InvertedResidual] = []
+        blocks: list[InvertedResidual] = []
         width, narrow = in_channels, before is None and not opened
         for row in rows:
             for index in range(row.depth):
-                opens = bool(found) or not opened
+                opens = bool(blocks) or not opened
                 expanded = round(before.expanded) if opens and before is not None else width
                 filters = 2 * expanded if self.partial and not narrow else expanded
                 stride = row.stride if index == 0 else 1
-                found.append(self.block(width, expanded, filters, row, stride=stride, opens=opens))
+                blocks.append(self.block(width, expanded, filters, row, stride=stride, opens=opens))
                 width, before = row.channels, row
             narrow = False
-        return found
+        return blocks
 
     def block(
         self, in_channels: int, expanded: int, filters: int, row: Row, *, stride: int, opens: bool
     ) -> InvertedResidual:
+        """One block; arguments as in InvertedResidual."""
         squeezed = None if self.se is None else max(filters // self.se, 1)
         return InvertedResidual(
             in_channels,
@@ -135,17 +137,17 @@ class BlockMaker:
 
 
 class PartialStage(nn.Module):
-    """The blocks of one resolution, and past them a depthwise convolution with the same stride.
+    """The blocks of one resolution, and beside them a depthwise convolution with the same stride.
 
         x -> depthwise -------------------------------> concatenation -> transition 2
         x -> inverted residuals -> (transition 1) ----^
 
-    The blocks' depthwise convolutions give two channels for each of theirs, in place of a wider expansion, of which
-    only the share that does not bypass is made. Transition 2 is at the same time the expansion that opens the next
-    stage. csmobilenet-v2.cfg has that transition alone, which is the paper's fusion 'first'.
+    The blocks' depthwise convolutions give two channels for each input channel, in place of a wider expansion, of which
+    only the share that does not bypass is made. Transition 2 is also the expansion that opens the next stage.
+    csmobilenet-v2.cfg has that transition alone, which is the paper's fusion 'first'.
 
     Args:
-        csp: with split 'conv' both ways read the whole map, as in the file; with 'slice' each has its own channels.
+        csp: with split 'conv' both paths read the whole map, as in the file; with 'slice' each has its own channels.
         first: the stage on the stem: the depthwise convolution narrows the map to the bypass's share.
     """
 
@@ -165,8 +167,8 @@ class PartialStage(nn.Module):
         enter = in_channels - self.start
         bypassed = self.start or in_channels
         bypass = share if first else bypassed
-        options = {"stride": rows[0].stride, "groups": math.gcd(bypassed, bypass), "activation": make.activation}
-        self.bypass = ConvNormAct(bypassed, bypass, 3, **options)
+        groups = math.gcd(bypassed, bypass)
+        self.bypass = ConvNormAct(bypassed, bypass, 3, stride=rows[0].stride, groups=groups, activation=make.activation)
         self.blocks = nn.Sequential(*make.blocks(enter, rows, before=None, opened=not first))
         leave = rows[-1].channels
         self.transition1: nn.Module = nn.Identity()
@@ -179,6 +181,7 @@ class PartialStage(nn.Module):
             self.out_channels = out_channels
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride)."""
         bypass = self.bypass(x[:, : self.start] if self.start else x)
         part = x[:, self.start :] if self.start else x
         return self.transition2(torch.cat((self.transition1(self.blocks(part)), bypass), dim=1))

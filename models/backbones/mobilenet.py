@@ -1,18 +1,23 @@
-"""MobileNet-v2, CSPMobileNet-v2 and EfficientNet-B0 as darknet builds them: inverted residuals (spec 1.6 and 1.7)."""
+"""MobileNet-v2, CSPMobileNet-v2 and EfficientNet-B0 as darknet builds them: inverted residuals.
+
+See docs/networks.md, Plain baselines and CSPMobileNet-v2.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 from torch import Tensor, nn
 
-from models.backbones.inverted_residual import BlockMaker, PartialStage, Row, by_resolution
+from models.backbones.inverted_residual import BlockMaker, InvertedResidual, PartialStage, Row, by_resolution
+from models.backbones.stages import check_lengths
 from models.csp import CSPConfig
-from models.layers import Activation, ConvNormAct, check_lengths
+from models.layers import Activation, ConvNormAct
+from models.parts import Backbone
 from utils.structures import Features
 
 
-class MobileNet(nn.Module):
+class MobileNet(Backbone):
     """A strided stem, stages of inverted residuals and a last 1x1 convolution; gives the last three strides' maps.
 
     Args:
@@ -89,19 +94,26 @@ class MobileNet(nn.Module):
             widths[-1] = head_channels
         self.tap_expansions = tap == "expansion" and csp is None
         if self.tap_expansions:
-            widths[:-1] = [stage[0].expanded for stage in self.stages[1:]]
+            widths[:-1] = [_first_block(stage).expanded for stage in self.stages[1:]]
         self.features = Features(tuple(widths[-3:]), tuple(reached[-3:]))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> the maps that `features` names, finest first."""
-        x, maps = self.stem(images), []
+        x = self.stem(images)
+        maps: list[Tensor] = []
         for index, stage in enumerate(self.stages):
             if self.tap_expansions and index:
-                maps[-1] = stage[0].expand(x)
-                x = stage[0].contract(maps[-1])
-                for block in stage[1:]:
+                first = _first_block(stage)
+                maps[-1] = first.expand(x)
+                x = first.contract(maps[-1])
+                for block in list(stage.children())[1:]:
                     x = block(x)
             else:
                 x = stage(x)
             maps.append(x)
         return [*maps[-3:-1], self.head(maps[-1])]
+
+
+def _first_block(stage: nn.Module) -> InvertedResidual:
+    """Of a plain stage, a Sequential of such blocks."""
+    return cast("InvertedResidual", next(stage.children()))

@@ -1,17 +1,17 @@
-"""PeleeNet (Wang et al., arXiv:1804.06882), SparsePeleeNet and CSPPeleeNet (spec 2.1 and 2.2)."""
+"""PeleeNet (Wang et al., arXiv:1804.06882), SparsePeleeNet and CSPPeleeNet (docs/networks.md, CSPPeleeNet)."""
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from models.backbones.densenet import dense_layers, dense_stage
+from models.backbones.densenet import DenseBackbone, dense_layers, dense_stage
+from models.backbones.stages import check_lengths
 from models.csp import CSPConfig
-from models.layers import Activation, ConvNormAct, check_lengths, halving_pool, make_excitation
-from utils.structures import Features
+from models.layers import Activation, ConvNormAct, halving_pool, make_excitation
+from models.parts import Block
 
 
 class PeleeStem(nn.Module):
@@ -28,11 +28,12 @@ class PeleeStem(nn.Module):
         self.join = ConvNormAct(2 * channels, channels, activation=activation)
 
     def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, channels, H / 4, W / 4)."""
         x = self.first(images)
         return self.join(torch.cat((self.pool(x), self.branch(x)), dim=1))
 
 
-class TwoWayDenseLayer(nn.Module):
+class TwoWayDenseLayer(Block):
     """Adds `growth` channels to its input: half of them seen by one 3x3 convolution, half by two in a row.
 
     Args:
@@ -50,11 +51,9 @@ class TwoWayDenseLayer(nn.Module):
         se: int | None = None,
         activation: Activation = "leaky",
     ) -> None:
-        super().__init__()
         if growth % 2:
             raise ValueError(f"growth {growth}: expected an even growth, half of it for either way")
-        self.in_channels = in_channels
-        self.out_channels = in_channels + growth
+        super().__init__(in_channels, in_channels + growth)
         half = growth // 2
 
         def way(convs: int) -> nn.Sequential:
@@ -75,10 +74,11 @@ class TwoWayDenseLayer(nn.Module):
         return torch.cat((self.near(x), self.far(x)), dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, in_channels + growth, H, W)."""
         return torch.cat((x, self.near(x), self.far(x)), dim=1)
 
 
-class SparseLayers(nn.Module):
+class SparseLayers(Block):
     """Dense layers that each read only the maps 1, 2, 4, 8, ... steps before (Zhu et al., arXiv:1801.05895).
 
     The input is step 0, and the output holds the maps of all steps.
@@ -87,15 +87,12 @@ class SparseLayers(nn.Module):
     def __init__(
         self, in_channels: int, growth: int, depth: int, hidden_channels: int, *, se: int | None, activation: Activation
     ) -> None:
-        super().__init__()
         widths = [in_channels] + [growth] * depth
-        options = {"se": se, "activation": activation}
+        super().__init__(in_channels, sum(widths))
+        inputs = [sum(widths[i] for i in self.sources(step)) for step in range(1, depth + 1)]
         self.layers = nn.ModuleList(
-            TwoWayDenseLayer(sum(widths[i] for i in self.sources(step)), growth, hidden_channels, **options)
-            for step in range(1, depth + 1)
+            TwoWayDenseLayer(width, growth, hidden_channels, se=se, activation=activation) for width in inputs
         )
-        self.in_channels = in_channels
-        self.out_channels = sum(widths)
 
     @staticmethod
     def sources(step: int) -> list[int]:
@@ -103,18 +100,16 @@ class SparseLayers(nn.Module):
         return sorted(step - 2**power for power in range(step.bit_length()))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, in_channels + depth * growth, H, W)."""
         maps = [x]
-        for step, layer in enumerate(self.layers, 1):
+        for step, layer in enumerate(cast("list[TwoWayDenseLayer]", self.layers), 1):
             sources = [maps[i] for i in self.sources(step)]
             maps.append(layer.new_maps(torch.cat(sources, dim=1) if len(sources) > 1 else sources[0]))
         return torch.cat(maps, dim=1)
 
 
-class PeleeNet(nn.Module):
-    """A stem and dense stages, each closed by a transition; gives the last three stages' maps.
-
-    Every stage but the last ends in an average pool that halves the map; its tap is the map before that pool. With csp
-    the tap is the concatenation and transition 2 runs after the pool, which is what makes CSPPeleeNet cheaper.
+class PeleeNet(DenseBackbone):
+    """A stem and dense stages, each closed by a transition, with average pools between; see DenseBackbone for the taps.
 
     Args:
         depths: dense layers per stage.
@@ -138,38 +133,20 @@ class PeleeNet(nn.Module):
         se: int | None = None,
         activation: Activation = "leaky",
     ) -> None:
-        super().__init__()
         check_lengths(depths=depths, hidden_channels=hidden_channels)
         if min(depths) < 1:
             raise ValueError(f"depths {depths}: every stage needs at least one dense layer")
-        self.stem = PeleeStem(stem_channels, activation=activation)
-        self.stages = nn.ModuleList()
-        self.pool = nn.AvgPool2d(2)
-        options = {"se": se, "activation": activation}
-        width, taps = stem_channels, []
-        for depth, hidden in zip(depths, hidden_channels, strict=True):
-            if sparse:
-                layers = partial(_sparse, growth=growth, depth=depth, hidden_channels=hidden, **options)
-            else:
-                make = partial(TwoWayDenseLayer, growth=growth, hidden_channels=hidden, **options)
-                layers = partial(dense_layers, make=make, growth=growth, depth=depth)
-            last = len(self.stages) == len(depths) - 1
-            stage = dense_stage(width, width + depth * growth, layers, csp=csp, activation=activation)
-            self.stages.append(stage)
-            taps.append(stage.out_channels if last else stage.fused_channels)
-            width = stage.out_channels
-        strides = [4 * 2**index for index in range(len(taps))]
-        self.features = Features(tuple(taps[-3:]), tuple(strides[-3:]))
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> the maps that `features` names, finest first."""
-        x, maps = self.stem(images), []
-        for stage in self.stages[:-1]:
-            maps.append(stage.fuse(x))
-            x = stage.transition2(self.pool(maps[-1]))
-        maps.append(self.stages[-1](x))
-        return maps[-3:]
+        def make_stage(index: int, in_channels: int) -> tuple[nn.Module, int]:
+            depth, hidden = depths[index], hidden_channels[index]
 
+            def layer(width: int) -> Block:
+                if sparse:
+                    return SparseLayers(width, growth, depth, hidden, se=se, activation=activation)
+                return TwoWayDenseLayer(width, growth, hidden, se=se, activation=activation)
 
-def _sparse(in_channels: int, **options: Any) -> list[nn.Module]:
-    return [SparseLayers(in_channels, **options)]
+            layers = dense_layers(layer, growth, 1 if sparse else depth)
+            return dense_stage(in_channels, in_channels + depth * growth, layers, csp=csp, activation=activation)
+
+        stem = PeleeStem(stem_channels, activation=activation)
+        super().__init__(stem, stem_channels, nn.AvgPool2d(2), make_stage, count=len(depths))

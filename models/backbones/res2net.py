@@ -1,22 +1,20 @@
-"""Res2NetLite-72: residual blocks whose groups of channels see more from one to the next (spec 1.6)."""
+"""Res2NetLite-72: residual blocks whose groups of channels see ever larger windows (docs/networks.md)."""
 
 from __future__ import annotations
-
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from models.backbones.stages import StagedBackbone, check_lengths
 from models.csp import CrossStagePartial, CSPConfig
-from models.layers import Activation, ConvNormAct, Shortcut, check_lengths, make_excitation
-from utils.structures import Features
+from models.layers import Activation, ConvNormAct, Shortcut, make_excitation
+from models.parts import Block
 
 
-class Res2Block(nn.Module):
+class Res2Block(Block):
     """1x1; groups of channels in turn through 3x3 convolutions, each with the result before it added; 1x1; shortcut.
 
-    The first group goes past the convolutions, so that the 3x3 windows of the others see 3, 5, 7, ... cells.
+    The first group bypasses the convolutions, so that the 3x3 windows of the others see 3, 5, 7, ... cells.
 
     Args:
         channels: width of input and output, a multiple of `scales`.
@@ -29,10 +27,9 @@ class Res2Block(nn.Module):
     def __init__(
         self, channels: int, *, scales: int, groups: int, se: int | None = None, activation: Activation = "leaky"
     ) -> None:
-        super().__init__()
         if channels % scales:
             raise ValueError(f"a block of {channels} channels: expected a multiple of its {scales} scales")
-        self.in_channels = self.out_channels = channels
+        super().__init__(channels, channels)
         self.scales = scales
         width = channels // scales
         self.enter = ConvNormAct(channels, channels, activation=activation)
@@ -45,6 +42,7 @@ class Res2Block(nn.Module):
         self.shortcut = Shortcut(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> the same shape."""
         parts = self.enter(x).chunk(self.scales, dim=1)
         maps = [parts[0], self.convs[0](parts[1])]
         for index, add in enumerate(self.adds):
@@ -52,7 +50,7 @@ class Res2Block(nn.Module):
         return self.shortcut(self.se(self.leave(torch.cat(maps, dim=1))), x)
 
 
-class Res2Net(nn.Module):
+class Res2Net(StagedBackbone):
     """A strided stem, max pool, stages of a strided bottleneck and Res2 blocks; gives the last three stages' maps.
 
     Args:
@@ -76,7 +74,6 @@ class Res2Net(nn.Module):
         se: int | None = None,
         activation: Activation = "leaky",
     ) -> None:
-        super().__init__()
         check_lengths(depths=depths, channels=channels)
         if min(depths) < 1 or scales < 2:
             raise ValueError(f"depths {depths}, scales {scales}: expected at least 1 block a stage, at least 2 scales")
@@ -84,37 +81,25 @@ class Res2Net(nn.Module):
             raise ValueError(
                 f"channels {channels}: expected multiples of {scales * groups}, for {scales} scales in {groups} groups"
             )
-        stem = ConvNormAct(3, stem_channels, 3, stride=2, activation=activation)
-        self.stem = nn.Sequential(stem, nn.MaxPool2d(3, 2, padding=1))
-        self.stages = nn.ModuleList()
-        width, widths = stem_channels, []
-        for depth, wanted in zip(depths, channels, strict=True):
-            inside = wanted // scales
+
+        def make_stage(index: int, in_channels: int) -> tuple[nn.Module, int]:
+            def blocks(width: int) -> list[Block]:
+                return [
+                    Res2Block(width, scales=scales, groups=groups, se=se, activation=activation)
+                    for _ in range(depths[index])
+                ]
+
+            width, inside = channels[index], channels[index] // scales
             down = [
-                ConvNormAct(width, inside, activation=activation),
+                ConvNormAct(in_channels, inside, activation=activation),
                 ConvNormAct(inside, inside, 3, stride=2, groups=groups, activation=activation),
-                ConvNormAct(inside, wanted, activation=activation),
+                ConvNormAct(inside, width, activation=activation),
             ]
-            options = {"scales": scales, "groups": groups, "se": se, "activation": activation}
-            blocks = partial(_blocks, depth=depth, **options)
             if csp is None:
-                rest, width = blocks(wanted), wanted
-            else:
-                rest = [CrossStagePartial(wanted, wanted, blocks, csp=csp, activation=activation)]
-                width = rest[0].out_channels
-            self.stages.append(nn.Sequential(*down, *rest))
-            widths.append(width)
-        strides = [8 * 2**index for index in range(len(widths))]
-        self.features = Features(tuple(widths[-3:]), tuple(strides[-3:]))
+                return nn.Sequential(*down, *blocks(width)), width
+            cross = CrossStagePartial(width, width, blocks, csp=csp, activation=activation)
+            return nn.Sequential(*down, cross), cross.out_channels
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> the maps that `features` names, finest first."""
-        x, maps = self.stem(images), []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return maps[-3:]
-
-
-def _blocks(channels: int, *, depth: int, **options: Any) -> list[Res2Block]:
-    return [Res2Block(channels, **options) for _ in range(depth)]
+        first = ConvNormAct(3, stem_channels, 3, stride=2, activation=activation)
+        stem = nn.Sequential(first, nn.MaxPool2d(3, 2, padding=1))
+        super().__init__(stem, stem_channels, make_stage, count=len(depths), first_stride=8)

@@ -1,4 +1,7 @@
-"""ResNet-10, ResNet-50, ResNeXt-50, their CSP and Elastic versions as darknet builds them (spec 1.2, 1.3, 1.6, 1.8)."""
+"""ResNet-10, ResNet-50, ResNeXt-50, their CSP and Elastic versions as darknet builds them.
+
+See docs/networks.md, CSPResNet-50, CSPResNeXt-50, Plain baselines and Elastic variants.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,16 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from models.backbones.stages import StagedBackbone, check_lengths
 from models.csp import CrossStagePartial, CSPConfig
 from models.elastic import ElasticBlock
-from models.layers import Activation, ConvNormAct, Shortcut, check_lengths, halving_pool, make_excitation
-from utils.structures import Features
+from models.layers import Activation, ConvNormAct, Shortcut, halving_pool, make_excitation
+from models.parts import Block
 
 
 @dataclass(frozen=True)
 class BlockKind:
-    """What the blocks of a network have in common.
+    """The properties that all blocks of a network share.
 
     Args:
         block: 'bottleneck' is 1x1, 3x3, 1x1; 'basic' is 3x3, 3x3. The last convolution has no activation.
@@ -30,7 +34,7 @@ class BlockKind:
     activation: Activation
 
     def convs(self, in_channels: int, hidden: int, out_channels: int, *, stride: int, groups: int) -> nn.Sequential:
-        """The convolutions of one block; the first 3x3 strides."""
+        """The convolutions of one block, (B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride)."""
         if self.block == "basic":
             return nn.Sequential(
                 ConvNormAct(in_channels, hidden, 3, stride=stride, groups=groups, activation=self.activation),
@@ -42,7 +46,7 @@ class BlockKind:
             ConvNormAct(hidden, out_channels, activation="linear"),
         )
 
-    def make(self, in_channels: int, hidden: int, out_channels: int, *, stride: int = 1) -> nn.Module:
+    def make(self, in_channels: int, hidden: int, out_channels: int, *, stride: int = 1) -> Block:
         """One block; elastic where it keeps width and resolution."""
         if not self.elastic or stride > 1 or in_channels != out_channels:
             return Residual(self, in_channels, hidden, out_channels, stride=stride)
@@ -50,26 +54,25 @@ class BlockKind:
         def convs(width: int) -> nn.Sequential:
             return self.convs(width, hidden // 2, width, stride=1, groups=max(self.groups // 2, 1))
 
-        options = {"se": self.se, "se_activation": self.activation, "activation": self.activation}
-        return ElasticBlock(out_channels, convs, **options)
+        activation = self.activation
+        return ElasticBlock(out_channels, convs, se=self.se, se_activation=activation, activation=activation)
 
 
-class Residual(nn.Module):
+class Residual(Block):
     """Convolutions, the last without activation; then the shortcut, partial where the widths differ, and activation."""
 
     def __init__(self, kind: BlockKind, in_channels: int, hidden: int, out_channels: int, *, stride: int = 1) -> None:
-        super().__init__()
-        self.in_channels = in_channels
-        self.out_channels = out_channels
+        super().__init__(in_channels, out_channels)
         self.convs = kind.convs(in_channels, hidden, out_channels, stride=stride, groups=kind.groups)
         self.se = make_excitation(out_channels, kind.se, activation=kind.activation)
         self.shortcut = Shortcut(out_channels, in_channels, stride=stride, activation=kind.activation)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride)."""
         return self.shortcut(self.se(self.convs(x)), x)
 
 
-class ResNet(nn.Module):
+class ResNet(StagedBackbone):
     """7x7 stem, max pool, stages of residual blocks without projections; gives the last three stages' maps.
 
     The plain network strides inside the first block of stages 2, 3, ...; the CSP one by a 3x3 convolution before them.
@@ -106,7 +109,6 @@ class ResNet(nn.Module):
         se: int | None = None,
         activation: Activation = "leaky",
     ) -> None:
-        super().__init__()
         transitions = transition_channels or channels
         linear = [2, 3] if linear_splits is None else linear_splits
         check_lengths(
@@ -115,37 +117,22 @@ class ResNet(nn.Module):
         if min(depths) < 1:
             raise ValueError(f"depths {depths}: every stage needs at least one block")
         kind = BlockKind(block, groups, elastic, se, activation)
-        self.stem = nn.Sequential(
-            ConvNormAct(3, stem_channels, 7, stride=2, activation=activation),
-            halving_pool(),
-        )
-        self.stages = nn.ModuleList()
-        width, widths = stem_channels, []
-        for index, depth in enumerate(depths):
-            plan = _Stage(kind, width, channels[index], hidden_channels[index], depth, first=index == 0)
-            if csp is None:
-                stage, width = plan.plain()
-            else:
-                split_activation = "linear" if index + 1 in linear else activation
-                stage, width = plan.partial(csp, transitions[index], split_activation)
-            self.stages.append(stage)
-            widths.append(width)
-        strides = [4 * 2**index for index in range(len(widths))]
-        self.features = Features(tuple(widths[-3:]), tuple(strides[-3:]))
-        self.stride = 2 * strides[-1] if elastic else 1
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> the maps that `features` names, finest first."""
-        x, maps = self.stem(images), []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return maps[-3:]
+        def make_stage(index: int, in_channels: int) -> tuple[nn.Module, int]:
+            stage = _Stage(kind, in_channels, channels[index], hidden_channels[index], depths[index], first=index == 0)
+            if csp is None:
+                return stage.plain(), channels[index]
+            return stage.partial(csp, transitions[index], "linear" if index + 1 in linear else activation)
+
+        stem = nn.Sequential(ConvNormAct(3, stem_channels, 7, stride=2, activation=activation), halving_pool())
+        super().__init__(stem, stem_channels, make_stage, count=len(depths), first_stride=4)
+        if elastic:
+            self.stride = 2 * self.features.strides[-1]
 
 
 @dataclass(frozen=True)
 class _Stage:
-    """The numbers of one stage, and the stage in both forms, each with its width."""
+    """The numbers of one stage, and the stage in both forms."""
 
     kind: BlockKind
     in_channels: int
@@ -154,17 +141,19 @@ class _Stage:
     depth: int
     first: bool
 
-    def blocks(self, enter: int, width: int, *, stride: int = 1) -> list[nn.Module]:
+    def blocks(self, enter: int, width: int, *, stride: int = 1) -> list[Block]:
         """`depth` blocks from `enter` to `width` channels; the first one strides."""
         first = self.kind.make(enter, self.hidden_channels, width, stride=stride)
         return [first, *(self.kind.make(width, self.hidden_channels, width) for _ in range(self.depth - 1))]
 
-    def plain(self) -> tuple[nn.Sequential, int]:
-        stride = 1 if self.first else 2
-        return nn.Sequential(*self.blocks(self.in_channels, self.channels, stride=stride)), self.channels
+    def plain(self) -> nn.Sequential:
+        """The stage without csp, `channels` wide."""
+        return nn.Sequential(*self.blocks(self.in_channels, self.channels, stride=1 if self.first else 2))
 
     def partial(self, csp: CSPConfig, out_channels: int, split_activation: Activation) -> tuple[nn.Sequential, int]:
-        def blocks(width: int) -> list[nn.Module]:
+        """The cross-stage-partial stage, and its width."""
+
+        def blocks(width: int) -> list[Block]:
             # Part 2 of the first stage keeps the stem's width, so its first shortcut reaches only those channels. The
             # elastic networks have no such stage: their blocks keep the width.
             keeps = self.first and csp.split == "conv" and not self.kind.elastic
@@ -182,6 +171,6 @@ class _Stage:
         )
         if self.first:
             return nn.Sequential(cross), cross.out_channels
-        options = {"stride": 2, "groups": self.kind.groups, "activation": activation}
-        down = ConvNormAct(self.in_channels, self.in_channels, 3, **options)
+        width, groups = self.in_channels, self.kind.groups
+        down = ConvNormAct(width, width, 3, stride=2, groups=groups, activation=activation)
         return nn.Sequential(down, cross), cross.out_channels

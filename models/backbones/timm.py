@@ -1,4 +1,4 @@
-"""Any network of the package timm that gives feature maps, as a backbone."""
+"""Any network of the package timm that returns feature maps, as a backbone."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from urllib.request import getproxies
 import torch
 from torch import Tensor, nn
 
+from models.parts import Backbone
 from utils.config import nearest
 from utils.structures import Features
-from utils.training.foreign import load_foreign
+from utils.weights import load_foreign
 
 logger = logging.getLogger(__name__)
 
 _OURS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "features_only", "out_indices", "checkpoint_path")
 
 
-class TimmBackbone(nn.Module):
+class TimmBackbone(Backbone):
     """A network of timm, up to the deepest map that is asked for.
 
-    Its weights are made for images with mean 0 and deviation 1 in each colour; the backbone takes RGB in [0, 1] like
-    every other and normalises by itself, with timm's figures for that network. They are in the checkpoint, so that a
-    newer timm with other figures changes nothing.
+    Its weights expect images with mean 0 and deviation 1 in each channel; the backbone takes RGB in [0, 1] like every
+    other and normalises with timm's values for that network. They are saved in the checkpoint, so that a newer timm
+    with other values changes nothing.
 
     Args:
-        model: timm's name for it, with or without the tag of its weights: cspresnext50, cspresnext50.ra_in1k.
-        pretrained: true starts from timm's own weights, out of its cache or from the network; a path from that file
-            (.safetensors, or a state_dict as torch.save writes it) without the network.
-        strides: of the maps to give, ascending; the coarsest three when left out.
+        model: timm's name, with or without the tag of its weights: cspresnext50, cspresnext50.ra_in1k.
+        pretrained: true loads timm's own weights from its cache or the network; a path loads that file (.safetensors,
+            or a state_dict as torch.save writes it) without using the network.
+        strides: of the maps to return, ascending; the coarsest three when left out.
         options: further arguments of timm.create_model: {drop_path_rate: 0.1}, {img_size: 640}.
     Raises:
         ValueError: timm has no such network, or it cannot give such maps; weights that cannot be had or do not fit.
@@ -55,24 +56,24 @@ class TimmBackbone(nn.Module):
         if wrong := [key for key in options if key in _OURS]:
             raise ValueError(f"options.{wrong[0]}: is for the backbone to decide; use its keys pretrained and strides")
         network = _create(timm, model, options)
-        indices, chosen = _choose(network, model, strides)
-        if chosen[-1] < len(indices) - 1:  # leave out what lies behind the deepest map
-            indices, chosen = [indices[i] for i in chosen], list(range(len(chosen)))
+        indices, taken = _select(network, model, strides)
+        if taken[-1] < len(indices) - 1:  # leave out what lies behind the deepest map
+            indices, taken = [indices[i] for i in taken], list(range(len(taken)))
             network = _create(timm, model, {**options, "out_indices": tuple(indices)})
         if pretrained is True:
             network = _with_own_weights(timm, model, {**options, "out_indices": tuple(indices)})
         elif pretrained:
             _fill_(network, Path(str(pretrained)).expanduser(), model)
         self.network = network
-        self.chosen = chosen
+        self.taken = taken
         info = network.feature_info
         channels, reductions = info.channels(), info.reduction()
-        self.features = Features(tuple(channels[i] for i in chosen), tuple(reductions[i] for i in chosen))
+        self.features = Features(tuple(channels[i] for i in taken), tuple(reductions[i] for i in taken))
         figures = network.pretrained_cfg
+        self.mean: Tensor
+        self.std: Tensor
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(figures[name], dtype=torch.float32).view(1, -1, 1, 1))
-        # Sizes that the network takes: any, or (height, width) alone.
-        self.fixed_size: tuple[int, int] | None = None
         self.channels_last = False
         self._try(model, options)
 
@@ -84,7 +85,7 @@ class TimmBackbone(nn.Module):
                 f"{images.shape[2]} x {images.shape[3]}; leave augment.multi_scale at 0"
             )
         maps = self.network((images - self.mean) / self.std)
-        maps = [maps[i] for i in self.chosen]
+        maps = [maps[i] for i in self.taken]
         return [x.permute(0, 3, 1, 2) for x in maps] if self.channels_last else maps
 
     def match(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -97,7 +98,7 @@ class TimmBackbone(nn.Module):
 
     @torch.enable_grad()
     def _try(self, model: str, options: dict[str, Any]) -> None:
-        """Run the network once: which sizes it takes, whether its maps are as timm says, what they depend on."""
+        """Run the network once: which sizes it takes, whether its maps are as declared, and which weights they use."""
         stride = self.features.strides[-1]
         native = options.get("img_size") or self.network.pretrained_cfg["input_size"][1:]
         native = (native, native) if isinstance(native, int) else tuple(native)
@@ -112,15 +113,15 @@ class TimmBackbone(nn.Module):
         else:
             raise ValueError(f"timm's '{model}' does not run as a backbone: {reason}")
         self.fixed_size = size if size == native else None
-        found = [tuple(x.shape[1:]) for x in maps]
+        shapes = [tuple(x.shape[1:]) for x in maps]
         channels, strides = self.features.channels, self.features.strides
         expected = [(width, size[0] // step, size[1] // step) for width, step in zip(channels, strides, strict=True)]
-        if found == [(height, width, count) for count, height, width in expected]:
+        if shapes == [(height, width, count) for count, height, width in expected]:
             self.channels_last = True
-        elif found != expected:
+        elif shapes != expected:
             raise ValueError(
                 f"timm's '{model}' cannot be a backbone: of an image of {size[0]} x {size[1]} it gives maps (channels, "
-                f"height, width) {found}, and a head needs {expected}"
+                f"height, width) {shapes}, and a head needs {expected}"
             )
         sum(x.sum() for x in maps).backward()
         for parameter in self.parameters():  # DistributedDataParallel waits for the gradient of each that is trained
@@ -130,7 +131,7 @@ class TimmBackbone(nn.Module):
 
 
 def _import_timm() -> ModuleType:
-    """timm, which takes seconds to import: only who uses it waits."""
+    """timm, imported here because it takes seconds."""
     try:
         import timm
     except ImportError:
@@ -139,7 +140,7 @@ def _import_timm() -> ModuleType:
 
 
 def _check_name(timm: ModuleType, model: str) -> None:
-    """Refuse what is no network of timm.
+    """Refuse a name that timm does not have.
 
     Raises:
         ValueError: names the nearest.
@@ -155,8 +156,8 @@ def _check_name(timm: ModuleType, model: str) -> None:
     )
 
 
-def _create(timm: ModuleType, model: str, options: dict[str, Any]) -> nn.Module:
-    """The network as a feature extractor.
+def _create(timm: ModuleType, model: str, options: dict[str, Any]) -> Any:
+    """The network as a feature extractor, an nn.Module with timm's `feature_info` and `pretrained_cfg`.
 
     Raises:
         ValueError: it cannot be one, or does not know the options.
@@ -175,20 +176,20 @@ def _create(timm: ModuleType, model: str, options: dict[str, Any]) -> nn.Module:
     return network.to(torch.get_default_device())
 
 
-def _choose(network: nn.Module, model: str, strides: list[int] | None) -> tuple[list[int], list[int]]:
-    """timm's indices of all maps that the network gives, and the places in that list of those to take.
+def _select(network: Any, model: str, strides: list[int] | None) -> tuple[list[int], list[int]]:
+    """timm's indices of all maps of the network, and the positions in that list of the maps to take.
 
     Of several maps of one stride the deepest is taken.
     """
     reductions = network.feature_info.reduction()
-    deepest = {stride: place for place, stride in enumerate(reductions)}
+    deepest = {stride: index for index, stride in enumerate(reductions)}
     wanted = sorted(deepest)[-3:] if strides is None else strides
     if not wanted or wanted != sorted(set(wanted)) or not set(wanted) <= set(deepest):
         raise ValueError(f"strides {strides}: expected some of {sorted(deepest)}, ascending: those that '{model}' has")
     return list(network.feature_info.out_indices), [deepest[stride] for stride in wanted]
 
 
-def _with_own_weights(timm: ModuleType, model: str, options: dict[str, Any]) -> nn.Module:
+def _with_own_weights(timm: ModuleType, model: str, options: dict[str, Any]) -> Any:
     """The network with timm's weights, from its cache or the network.
 
     Raises:
@@ -225,7 +226,7 @@ def _offline_without_network() -> Iterator[None]:
 
 @contextmanager
 def _quiet(*names: str) -> Iterator[None]:
-    """Without the warnings of these packages; what matters of them is raised."""
+    """Silences the warnings of these packages; what matters is raised."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [each.level for each in loggers]
     for each in loggers:

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from models.darknet.describe import write_sections
-from models.darknet.ends import Level, plan_classifier, plan_levels
+from models.darknet.heads import Level, plan_classifier, plan_levels
 from models.darknet.keys import ALIASES, KINDS, REFUSED, convert, known_keys, neutral_keys
+from models.darknet.model_sections import write_sections
 from models.darknet.plan import plan_layers
 from models.darknet.sections import Section
 from models.detector import Detector
@@ -138,8 +138,8 @@ def format_cfg(sections: Sequence[Section]) -> str:
 def model_values(sections: Sequence[Section]) -> dict[str, Any]:
     """The configuration of a detector or classifier from its cfg, as plain values: the keys of ModelConfig.
 
-    The convolution before each yolo layer, or a classifier's last one with its pool, becomes the head's; the rest is
-    the backbone. The values hold the sections themselves, so a checkpoint needs no cfg beside it.
+    The convolution before each yolo layer, or a classifier's last one with its pool, becomes part of the head; the rest
+    is the backbone. The values contain the sections, so a checkpoint needs no cfg beside it.
 
     Raises:
         ValueError: layers that do not fit together, or an end of another kind.
@@ -182,7 +182,7 @@ def _anchor_head(levels: Sequence[Level]) -> dict[str, Any]:
 
 
 def declared_classes(backbone: Mapping[str, Any]) -> int | None:
-    """The number of classes that a cfg is written for, from its backbone's configuration; None for other backbones."""
+    """The number of classes of a cfg, from its backbone's configuration; None for other backbones."""
     if backbone.get("type") != "darknet_cfg":
         return None
     sections = [Section.from_plain(values) for values in backbone["sections"]]
@@ -194,7 +194,7 @@ def declared_classes(backbone: Mapping[str, Any]) -> int | None:
 
 
 MARK = "# Written by CSPDet; boxes are cut to the image before they are counted.\n"
-"""First line of a cfg whose model is evaluated as ours are, and not as darknet's own weights; see ModelInfo.clip."""
+"""First line of a cfg whose model is evaluated like ours, not like darknet's own weights; see ModelInfo.clip."""
 
 
 def cfg_text(
@@ -209,7 +209,7 @@ def cfg_text(
     Args:
         image_size: (height, width) for [net]; by default that of the model's own cfg, else 416 x 416.
         resize: 'letterbox' or 'stretch' for [net]; by default that of the model's own cfg, else stretch.
-        nms: 'nms_kind' and 'beta_nms' for [yolo], where they are not there yet.
+        nms: 'nms_kind' and 'beta_nms' for [yolo] sections without them.
     Raises:
         ConfigError: the model has a part that no darknet section describes.
     """

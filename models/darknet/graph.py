@@ -7,18 +7,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.darknet.ends import last_value, plan_classifier, plan_levels
+from models.darknet.heads import last_value, plan_classifier, plan_levels
 from models.darknet.plan import IMAGE, Layer, plan_layers
 from models.darknet.sections import Section
+from models.parts import Backbone
 from utils.structures import Features
 
 
-class DarknetGraph(nn.Module):
+class DarknetGraph(Backbone):
     """The layers of a darknet cfg, in the file's order, up to the convolutions before the yolo layers.
 
-    Those convolutions are the head's, as in our own models, so a cfg trains on any number of classes; the graph gives
-    the maps that they read. A cfg without yolo layers is a classifier: its last pool and convolution are the head's,
-    and the graph gives the map that the first of them reads. A cfg that ends otherwise gives its last layer's output.
+    Those convolutions belong to the head, as in our own models, so a cfg can be trained on any number of classes; the
+    graph returns their inputs. A cfg without yolo layers is a classifier: its last pool and convolution belong to the
+    head, and the graph returns the input of the first of them. Otherwise it returns the last layer's output.
 
     Args:
         sections: the plain values of `Section.to_plain`, [net] first.
@@ -51,7 +52,7 @@ class DarknetGraph(nn.Module):
         self.stride = max(image // layer.output.height for layer in _spatial(plan))
 
     def _schedule(self, heads: set[int]) -> list[tuple[int, list[int]]]:
-        """The layers to run, each with those whose outputs nobody needs any more afterwards."""
+        """The layers to run, each with the layers whose outputs are not needed afterwards."""
         needed = set(self.outputs)
         for index in reversed(range(len(self.layers))):
             if index in needed:
@@ -66,16 +67,16 @@ class DarknetGraph(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> the maps that `features` names, finest first."""
-        found = {IMAGE: images}
+        values = {IMAGE: images}
         for index, done in self.steps:
-            found[index] = self.layers[index](*(found[source] for source in self.sources[index]))
+            values[index] = self.layers[index](*(values[source] for source in self.sources[index]))
             for source in done:
-                del found[source]
-        return [found[index] for index in self.outputs]
+                del values[source]
+        return [values[index] for index in self.outputs]
 
 
 def _spatial(plan: Sequence[Layer]) -> list[Layer]:
-    """The layers whose outputs grow with the image: not a global pool, nor what comes of it alone."""
+    """The layers whose outputs grow with the image: no global pool, and no layer that reads only such pools."""
     grows = {IMAGE: True}
     for index, layer in enumerate(plan):
         grows[index] = layer.section.kind != "avgpool" and any(grows[source] for source in layer.sources)

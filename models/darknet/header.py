@@ -1,4 +1,4 @@
-"""What stands in a weights file: a header, then numbers (spec 5.1)."""
+"""The contents of a weights file: a header, then numbers (docs/networks.md, Weights files)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from utils.config import ConfigError
 
 @dataclass(frozen=True)
 class WeightsHeader:
-    """What stands before the numbers.
+    """The header before the numbers.
 
     Args:
         seen: images that the weights were trained on.
-        wide: `seen` takes 8 bytes, as in every file from version 0.2 on, else 4.
+        wide: `seen` takes 8 bytes, as in every file since version 0.2, otherwise 4.
     """
 
     major: int = 0
@@ -32,6 +32,7 @@ class WeightsHeader:
         return 20 if self.wide else 16
 
     def pack(self) -> bytes:
+        """The bytes of the header."""
         return struct.pack("<iii" + ("Q" if self.wide else "I"), self.major, self.minor, self.revision, self.seen)
 
     @classmethod
@@ -69,7 +70,7 @@ def read_header(path: Path, *, wide: bool | None = None) -> WeightsHeader:
 
 
 def read_numbers(path: Path, expected: int) -> tuple[WeightsHeader, np.ndarray]:
-    """Header and numbers; of the two sizes a header may have, the one that leaves the expected numbers goes first.
+    """Header and numbers (float32); of the two header sizes, the one that leaves the expected numbers is preferred.
 
     Raises:
         ConfigError: no such file, no darknet file, or one that was cut off within a number.

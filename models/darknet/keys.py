@@ -1,4 +1,4 @@
-"""What a darknet cfg may hold: kinds of sections, their keys, and what each key takes (spec 4.2 and 5)."""
+"""What a darknet cfg may contain: kinds of sections, their keys, and the values of each key (src/parser.c)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ YES_NO = ("0", "1")
 
 @dataclass(frozen=True)
 class Keys:
-    """What the sections of one kind may hold; every other key is unknown to darknet too.
+    """The keys of one kind of section; darknet knows no others.
 
     Args:
-        used: key -> what it takes ('int', 'float', 'ints', 'floats', 'text', or the words allowed).
-        neutral: keys that change what the layer computes in a way not offered here -> the values that switch that off.
-        training: keys of darknet's own training, read and kept; here the recipe says how to train.
+        used: key -> its type ('int', 'float', 'ints', 'floats', 'text', or the words allowed).
+        neutral: keys that change what the layer computes in a way not supported here -> the values that switch it off.
+        training: keys of darknet's own training, read and kept; here the recipe decides how to train.
     """
 
     used: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
@@ -26,10 +26,10 @@ class Keys:
 
 
 def convert(value: str | float, kind: str | tuple[str, ...]) -> Any:
-    """A value as written, as what its key takes.
+    """A value of a cfg, converted to the type of its key.
 
     Raises:
-        ValueError: says what was expected and found.
+        ValueError: the value has another type.
     """
     if isinstance(kind, tuple):
         if str(value) not in kind:
@@ -41,11 +41,11 @@ def convert(value: str | float, kind: str | tuple[str, ...]) -> Any:
     many = kind.endswith("s")
     try:
         # darknet lets a list end with a comma
-        found = [reader(part) for part in (str(value).rstrip(", ").split(",") if many else [value])]
+        numbers = [reader(part) for part in (str(value).rstrip(", ").split(",") if many else [value])]
     except ValueError:
         expected = f"{word}s with commas between" if many else f"a {word}"
         raise ValueError(f"expected {expected}, found '{value}'") from None
-    return found if many else found[0]
+    return numbers if many else numbers[0]
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -53,7 +53,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 _EVERY_LAYER = Keys(
-    # These change what the weights file holds.
+    # These change the contents of the weights file.
     neutral={"dontload": ("0",), "dontloadscales": ("0",), "numload": ("0",)},
     training=_words(
         "burnin_update clip dont_update learning_rate onlyforward stopbackward train_only_bn truth unsupervised"
@@ -125,8 +125,8 @@ _YOLO = Keys(
     ),
 )
 
-_POOL = {"size": "int", "stride": "int", "stride_x": "int", "stride_y": "int", "padding": "int"}
-_FROM_MAP = {"from": "int", "activation": ACTIVATIONS}
+_POOL: dict[str, str | tuple[str, ...]] = dict.fromkeys(("size", "stride", "stride_x", "stride_y", "padding"), "int")
+_FROM_MAP: dict[str, str | tuple[str, ...]] = {"from": "int", "activation": ACTIVATIONS}
 
 KINDS: dict[str, Keys] = {
     "net": _NET,
@@ -174,17 +174,17 @@ REFUSED = _words(
     "Gaussian_yolo region detection contrastive connected conn deconvolutional deconv local activation act batchnorm "
     "lrn normalization reorg reorg3d reorg_old crop empty silence implicit history rnn crnn gru lstm conv_lstm iseg"
 )
-"""Kinds that darknet knows and this project does not build."""
+"""Kinds that darknet knows and this project does not support."""
 
 
 def known_keys(kind: str) -> dict[str, str | tuple[str, ...]]:
-    """Every key of a section kind, with what it takes."""
+    """Every key of a kind of section, with its type."""
     keys = KINDS[kind]
     return {**dict.fromkeys((*neutral_keys(kind), *keys.training, *_common(kind).training), "text"), **keys.used}
 
 
 def neutral_keys(kind: str) -> dict[str, tuple[str, ...]]:
-    """Keys of a section kind that must be switched off, with the values that do so."""
+    """Keys of a kind of section that must be switched off, with the values that do so."""
     return {**KINDS[kind].neutral, **_common(kind).neutral}
 
 

@@ -1,4 +1,4 @@
-"""Layers that only darknet cfgs need, by darknet's rules (spec 5.2 to 5.6)."""
+"""Layers that only darknet cfgs need, by darknet's rules (docs/networks.md, Darknet's conventions)."""
 
 from __future__ import annotations
 
@@ -6,60 +6,8 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import DropBlock2d
 
 from models.layers import make_activation
-
-
-def make_darknet_activation(name: str) -> nn.Module:
-    """The activation of that name, those of `make_activation` and a few more."""
-    if name == "logistic":
-        return nn.Sigmoid()
-    if name == "relu6":
-        return nn.ReLU6()
-    if name == "tanh":
-        return nn.Tanh()
-    return make_activation(name)
-
-
-class Convolution(nn.Module):
-    """Convolution, batch normalisation or bias, activation.
-
-    Args:
-        stride, padding, dilation: (y, x) or one number for both.
-        normalize: batch normalisation in place of the bias.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int,
-        *,
-        stride: int | tuple[int, int] = 1,
-        padding: int = 0,
-        dilation: int = 1,
-        groups: int = 1,
-        normalize: bool = True,
-        activation: str = "leaky",
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(
-            in_channels,
-            out_channels,
-            kernel,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            groups=groups,
-            bias=not normalize,
-        )
-        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
-        self.norm = nn.BatchNorm2d(out_channels, eps=1e-5, momentum=0.03) if normalize else nn.Identity()
-        self.act = make_darknet_activation(activation)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.norm(self.conv(x)))
 
 
 class Route(nn.Module):
@@ -71,6 +19,7 @@ class Route(nn.Module):
         self.group_id = group_id
 
     def forward(self, *maps: Tensor) -> Tensor:
+        """Maps (B, Ci, H, W) -> (B, sum of Ci / groups, H, W)."""
         if self.groups > 1:
             maps = tuple(x.chunk(self.groups, dim=1)[self.group_id] for x in maps)
         return torch.cat(maps, dim=1) if len(maps) > 1 else maps[0]
@@ -81,9 +30,10 @@ class Product(nn.Module):
 
     def __init__(self, *, activation: str = "linear") -> None:
         super().__init__()
-        self.act = make_darknet_activation(activation)
+        self.act = make_activation(activation)
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
+        """(B, C, H, W), (B, 1, H, W) or (B, C, 1, 1), and (B, C, H, W) -> (B, C, H, W)."""
         return self.act(x * source)
 
 
@@ -96,12 +46,13 @@ class Upsample(nn.Module):
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H * stride, W * stride)."""
         x = self.upsample(x)
         return x if self.scale == 1 else x * self.scale
 
 
 def max_pool(size: int, stride: tuple[int, int], padding: int) -> nn.Module:
-    """Darknet's max pool: `padding` is that of both sides together, the odd one goes right and below (spec 5.5)."""
+    """Darknet's max pool: `padding` is that of both sides together, the odd one goes right and below."""
     if stride[0] == stride[1]:
         if (size, stride[0], padding) == (2, 2, 1):
             return nn.MaxPool2d(2, ceil_mode=True)
@@ -122,8 +73,3 @@ def average_pool(size: int, stride: tuple[int, int], padding: int) -> nn.Module:
     if padding % 2:
         raise ValueError(f"size {size} with padding {padding}: expected an even padding, or size 2 with stride 2")
     return nn.AvgPool2d(size, stride, padding=padding // 2, count_include_pad=False)
-
-
-def drop_block(probability: float, size: int) -> nn.Module:
-    """[dropout] with dropblock=1: squares of `size` cells go, in training."""
-    return DropBlock2d(probability, size)

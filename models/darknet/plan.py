@@ -7,18 +7,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from models.darknet.layers import (
-    Convolution,
-    Product,
-    Route,
-    Upsample,
-    average_pool,
-    drop_block,
-    make_darknet_activation,
-    max_pool,
-)
+from models.darknet.layers import Product, Route, Upsample, average_pool, max_pool
 from models.darknet.sections import Section
-from models.layers import Maxout, Shortcut, WeightedShortcut
+from models.dropblock import DropBlock
+from models.layers import ConvNormAct, Maxout, Shortcut, WeightedShortcut, make_activation
 
 IMAGE = -1
 """The index of the network's input among the sources of a layer."""
@@ -37,6 +29,7 @@ class Map:
 
     @property
     def size(self) -> tuple[int, int]:
+        """(height, width)."""
         return self.height, self.width
 
 
@@ -69,7 +62,7 @@ def plan_layers(sections: Sequence[Section]) -> list[Layer]:
 
 
 class _Planner:
-    """Goes through the sections and keeps the shape of every output."""
+    """Plans section after section and keeps the shape of every output."""
 
     def __init__(self, net: Section) -> None:
         self.layers: list[Layer] = []
@@ -88,14 +81,15 @@ class _Planner:
 
     @property
     def last(self) -> int:
-        """Index of the layer before the next one."""
+        """Index of the layer planned last."""
         return len(self.layers) - 1
 
     def shape(self, index: int) -> Map:
+        """The shape of a layer's output, or of the image."""
         return self.image if index == IMAGE else self.layers[index].output
 
     def resolve(self, section: Section, key: str, reference: int) -> int:
-        """The index of a layer named by an absolute number, or by a negative one counted back from this layer."""
+        """The index of a layer given by an absolute number, or by a negative one counted back from this layer."""
         current = len(self.layers)
         index = reference if reference >= 0 else current + reference
         if not 0 <= index < current:
@@ -122,7 +116,7 @@ def _convolutional(planner: _Planner, section: Section) -> Plan:
             raise section.error(f"groups={groups} does not divide the {channels} {name}")
     normalize = bool(section.integer("batch_normalize", 0) or section.integer("cbn", 0))
     activation = section.text("activation", "logistic")
-    module = Convolution(
+    module = ConvNormAct(
         source.channels,
         filters,
         size,
@@ -152,14 +146,14 @@ def _route(planner: _Planner, section: Section) -> Plan:
     maps = [planner.shape(index) for index in sources]
     if not 0 <= group_id < groups:
         raise section.error(f"group_id={group_id}: expected 0 to {groups - 1}, as groups={groups}")
-    for index, found in zip(sources, maps, strict=True):
-        if found.size != maps[0].size:
+    for index, source in zip(sources, maps, strict=True):
+        if source.size != maps[0].size:
             raise section.error(
-                f"maps of different size cannot be joined: layer {sources[0]} is {maps[0]}, layer {index} is {found}"
+                f"maps of different size cannot be joined: layer {sources[0]} is {maps[0]}, layer {index} is {source}"
             )
-        if found.channels % groups:
-            raise section.error(f"groups={groups} does not divide the {found.channels} channels of layer {index}")
-    channels = sum(found.channels // groups for found in maps)
+        if source.channels % groups:
+            raise section.error(f"groups={groups} does not divide the {source.channels} channels of layer {index}")
+    channels = sum(source.channels // groups for source in maps)
     return sources, Route(groups=groups, group_id=group_id), Map(channels, *maps[0].size)
 
 
@@ -173,18 +167,18 @@ def _shortcut(planner: _Planner, section: Section) -> Plan:
     channels = [planner.shape(index).channels for index in others]
     if len(others) == 1 and weights_type == "none":
         module: nn.Module = Shortcut(current.channels, channels[0], stride=steps.pop())
-        module.act = make_darknet_activation(activation)
+        module.act = make_activation(activation)
     elif steps == {1}:
         normalization = section.text("weights_normalization", "none")
         module = WeightedShortcut(current.channels, channels, weights_type=weights_type, normalization=normalization)
-        module.act = make_darknet_activation(activation)
+        module.act = make_activation(activation)
     else:
         raise section.error("sources of another size are supported for a single source without weights only")
     return (planner.last, *others), module, output
 
 
 def _sampling(section: Section, source: Map, current: Map, index: int) -> int:
-    """Every how many pixels a source is read so that it has the current size."""
+    """The stride at which a source must be sampled to have the current size."""
     step = source.height // current.height
     if step < 1 or source.size != (current.height * step, current.width * step):
         raise section.error(f"layer {index} is {source}, which cannot be added to {current}")
@@ -247,12 +241,12 @@ def _dropout(planner: _Planner, section: Section) -> Plan:
     if section.text("dropblock", "0") == "1":
         share = section.number("dropblock_size_rel", 0.0)
         size = round(share * source.width) if share else section.integer("dropblock_size_abs", 7)
-        module = drop_block(probability, max(min(size, *source.size), 1))
+        module = DropBlock(probability=probability, size=max(min(size, *source.size), 1), rising=False)
     return (planner.last,), module, source
 
 
 def _unchanged(planner: _Planner, section: Section) -> Plan:
-    """[yolo] is the head's part; [softmax] and [cost] end a classifier, whose output here are the logits."""
+    """[yolo] belongs to the head; [softmax] and [cost] end a classifier, which returns logits here."""
     return (planner.last,), nn.Identity(), planner.shape(planner.last)
 
 

@@ -33,15 +33,19 @@ class Section:
         return int(self._value(key, default, "int"))
 
     def number(self, key: str, default: float) -> float:
+        """A number, whole or not."""
         return float(self._value(key, default, "float"))
 
     def text(self, key: str, default: str) -> str:
+        """A word, one of those that the key allows."""
         return str(self._value(key, default, KINDS[self.kind].used[key]))
 
     def integers(self, key: str) -> list[int]:
+        """Whole numbers with commas between; the key is required."""
         return convert(self._value(key, None, "ints"), "ints")
 
     def numbers(self, key: str) -> list[float]:
+        """Numbers with commas between; the key is required."""
         return convert(self._value(key, None, "floats"), "floats")
 
     def error(self, problem: str) -> ValueError:

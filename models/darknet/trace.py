@@ -1,4 +1,4 @@
-"""A model's steps, as darknet would list them."""
+"""A model's steps in the order of a darknet file."""
 
 from __future__ import annotations
 
@@ -13,29 +13,27 @@ from models.layers import SPP, ConvNormAct, Maxout, Shortcut, WeightedShortcut
 from utils.config import ConfigError
 
 LEAVES = (ConvNormAct, Shortcut, WeightedShortcut, SPP, Maxout)
-"""Modules of ours that have darknet sections of their own; others are followed into their parts."""
+"""Modules of ours that become one or more darknet sections; others are traced into their parts."""
 
 
 def file_layers(model: Detector) -> list[tuple[str, nn.Module]]:
     """Every layer of a model of ours that has numbers in a darknet file, with its name, in the file's order.
 
-    These are the convolutions (ConvNormAct or Conv2d) and the shortcuts with weights. The order is that in which they
-    run, and darknet writes a yolo layer, with the convolution before it, as soon as the map is there that it reads
-    (spec 3.1 and 3.2).
+    These are the convolutions (ConvNormAct or Conv2d) and the shortcuts with weights, in the order in which they run.
+    Darknet writes a yolo layer, with the convolution before it, as soon as its input exists
+    (docs/networks.md, PANet with SPP and PRN).
 
     Raises:
         ConfigError: a model that darknet's files cannot hold.
     """
     graph = trace(model)
-    found = [
-        (str(node.target), model.get_submodule(node.target)) for node in in_file_order(graph) if calls_module(node)
-    ]
-    layers = [(name, module) for name, module in found if stores_numbers(module)]
+    called = [(str(node.target), layer_of(model, node)) for node in in_file_order(graph)]
+    layers = [(name, module) for name, module in called if module is not None and stores_numbers(module)]
     held = {id(tensor) for _, module in layers for tensor in module.parameters()}
     other = [name for name, tensor in model.named_parameters() if id(tensor) not in held]
     if other or len({name for name, _ in layers}) != len(layers):
-        what = f"'{other[0]}'" if other else "a convolution that is used twice"
-        raise ConfigError(f"darknet's files cannot hold this model: they have no place for {what}")
+        reason = f"'{other[0]}'" if other else "a convolution that is used twice"
+        raise ConfigError(f"darknet's files cannot hold this model: they have no place for {reason}")
     return layers
 
 
@@ -47,7 +45,7 @@ def stores_numbers(module: nn.Module) -> bool:
 
 
 class _Tracer(fx.Tracer):
-    """Stops at the layers that have a darknet section of their own, and leaves out what acts in training alone."""
+    """Stops at the layers that become darknet sections, and leaves out what acts in training only."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, LEAVES) or super().is_leaf_module(m, module_qualified_name)
@@ -70,14 +68,14 @@ def trace(model: Detector) -> fx.Graph:
         raise ConfigError(f"darknet's files cannot hold this model: its steps depend on the image ({error})") from None
 
 
-def calls_module(node: fx.Node) -> bool:
-    """Whether this step is a layer."""
-    return node.op == "call_module"
+def layer_of(model: nn.Module, node: fx.Node) -> nn.Module | None:
+    """The layer that this step calls; None where it is another kind of step."""
+    return model.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def is_prediction(node: fx.Node) -> bool:
     """Whether this step is one of the head's convolutions."""
-    return calls_module(node) and str(node.target).startswith("head.convs.")
+    return node.op == "call_module" and str(node.target).startswith("head.convs.")
 
 
 def in_file_order(graph: fx.Graph) -> Iterator[fx.Node]:
@@ -89,7 +87,7 @@ def in_file_order(graph: fx.Graph) -> Iterator[fx.Node]:
 
 
 class Shapes(fx.Interpreter):
-    """Runs a graph and notes the shape of every value."""
+    """Runs a graph and records the shape of every value."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)

@@ -1,12 +1,15 @@
-"""Darknet's weights files: .weights and .conv.N, read into a model and written from one (spec 5.1)."""
+"""Darknet's weights files: .weights and .conv.N, read into a model and written from one.
+
+See docs/networks.md, Weights files.
+"""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -18,8 +21,9 @@ from models.darknet.trace import file_layers
 from models.detector import Detector
 from models.heads.anchor import AnchorHead
 from models.heads.classify import ClassifyHead
-from models.layers import WeightedShortcut
+from models.layers import ConvNormAct, WeightedShortcut
 from utils.config import ConfigError
+from utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +48,7 @@ class StoredLayer:
         return sum(tensor.numel() for tensor in self.tensors)
 
     def count_with(self, classes: int) -> int:
-        """Numbers in the file of the same network for so many classes."""
+        """Numbers in the file of the same network for `classes` classes."""
         if self.filters is None:
             return self.count
         each, beside = self.filters
@@ -58,11 +62,11 @@ class StoredLayer:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What came out of a file.
+    """What was loaded from a file.
 
     Args:
-        layers: layers that have numbers in the file, and `of`: in the model.
-        skipped: layers left as they were because the file is for other classes.
+        layers: number of layers loaded, of `of` layers with numbers in the model.
+        skipped: layers left unchanged because the file is for other classes.
         last: the name of the last layer loaded.
     """
 
@@ -90,11 +94,6 @@ def stored_layers(model: Detector | DarknetGraph) -> list[StoredLayer]:
     ]
 
 
-def count_floats(model: Detector | DarknetGraph) -> int:
-    """Numbers in the model's darknet file, after the header."""
-    return sum(layer.count for layer in stored_layers(model))
-
-
 def _head_filters(head: nn.Module) -> dict[str, tuple[int, int]]:
     """`StoredLayer.filters` of a head's convolutions, by their names in it."""
     if isinstance(head, ClassifyHead):
@@ -105,31 +104,31 @@ def _head_filters(head: nn.Module) -> dict[str, tuple[int, int]]:
 
 
 def _graph_layers(graph: DarknetGraph, head: nn.Module | None) -> Iterator[StoredLayer]:
-    names = {}  # index in the file -> name in the head
-    if head is not None:
-        names = {level.conv: f"convs.{number}" for number, level in enumerate(graph.levels)}
-        if graph.classifier is not None:
-            names = {graph.classifier.conv: "conv"}
+    names = {level.conv: f"convs.{number}" for number, level in enumerate(graph.levels)}
+    if graph.classifier is not None:
+        names = {graph.classifier.conv: "conv"}
     for index, (section, module) in enumerate(zip(graph.sections[1:], graph.layers, strict=True)):
-        name = names.get(index)
-        tensors = _tensors(module if name is None else head.get_submodule(name))
+        filters = None
+        if head is not None and index in names:
+            module, filters = head.get_submodule(names[index]), _head_filters(head)[names[index]]
+        tensors = _tensors(module)
         if tensors:
-            filters = None if name is None else _head_filters(head)[name]
             yield StoredLayer(f"layer {index}, [{section.kind}] (line {section.line})", tensors, filters)
 
 
 def _tensors(module: nn.Module) -> tuple[Tensor, ...]:
-    """The numbers of one layer in darknet's order; none for a layer that stores nothing."""
+    """The numbers of one layer in darknet's order: vectors (C,), then the weights; none where it stores nothing."""
+    tensors: list[Tensor | None] = []
     if isinstance(module, WeightedShortcut):
-        return () if module.weights is None else (module.weights,)
-    if isinstance(module, nn.Conv2d):
-        return module.bias, module.weight
-    conv, norm = getattr(module, "conv", None), getattr(module, "norm", None)
-    if conv is None:
-        return ()
-    if not isinstance(norm, nn.BatchNorm2d):
-        return conv.bias, conv.weight
-    return norm.bias, norm.weight, norm.running_mean, norm.running_var, conv.weight
+        tensors = [module.weights]
+    elif isinstance(module, nn.Conv2d):
+        tensors = [module.bias, module.weight]
+    elif isinstance(module, ConvNormAct):
+        conv, norm = module.conv, module.norm
+        tensors = [conv.bias, conv.weight]
+        if isinstance(norm, nn.BatchNorm2d):
+            tensors = [norm.bias, norm.weight, norm.running_mean, norm.running_var, conv.weight]
+    return tuple(tensor for tensor in tensors if tensor is not None)
 
 
 def save_weights(
@@ -138,33 +137,30 @@ def save_weights(
     """Write a .weights file, whole or not at all.
 
     Args:
-        header: by default that of the file the model was loaded from, else version 0.2.5 with nothing seen.
-        count: write the first so many of the layers with numbers, for a .conv.N file; None writes all.
+        header: by default that of the file the model was loaded from, else version 0.2.5 with no images seen.
+        count: how many of the layers with numbers to write, for a .conv.N file; None writes all.
     Raises:
         ConfigError: a model that darknet's files cannot hold.
         OSError: the file cannot be written.
     """
     layers = stored_layers(model)[:count]
     header = header or (model.darknet_header if isinstance(model, Detector) else None) or WeightsHeader()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(header.pack())
-            for layer in layers:
-                for tensor in layer.tensors:
-                    file.write(tensor.detach().float().cpu().contiguous().numpy().astype("<f4", copy=False).tobytes())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+
+    def write(file: BinaryIO) -> None:
+        file.write(header.pack())
+        for layer in layers:
+            for tensor in layer.tensors:
+                file.write(tensor.detach().float().cpu().contiguous().numpy().astype("<f4", copy=False).tobytes())
+
+    write_atomically(path, write, needed=header.size + 4 * sum(layer.count for layer in layers))
 
 
 def load_weights_(model: Detector | DarknetGraph, path: Path, *, partial: bool = False) -> Loaded:
     """Copy a .weights or .conv.N file into a model.
 
     Args:
-        partial: take a file that ends after any of the model's layers, and one of the same network with other classes,
-            whose convolutions before the yolo layers are then left out.
+        partial: accept a file that ends after any of the model's layers, and one of the same network for other classes;
+            its convolutions before the yolo layers are then skipped.
     Raises:
         ConfigError: no such file, or one that does not fit: how many numbers were expected and found, and where.
     """
@@ -175,7 +171,7 @@ def load_weights_(model: Detector | DarknetGraph, path: Path, *, partial: bool =
         classes = classes_in_file(model, len(numbers)) if partial else None
         if classes is not None:
             sizes = [layer.count_with(classes) for layer in layers]
-        elif not partial or len(numbers) not in np.cumsum(sizes):  # none is no part either
+        elif not partial or len(numbers) not in np.cumsum(sizes):  # an empty file is no part either
             raise ConfigError(_misfit(path, layers, numbers))
     start, loaded, skipped = 0, [], 0
     for layer, size in zip(layers, sizes, strict=True):
@@ -193,12 +189,11 @@ def load_weights_(model: Detector | DarknetGraph, path: Path, *, partial: bool =
 
 
 def classes_in_file(model: Detector | DarknetGraph, floats: int) -> int | None:
-    """The number of classes with which this network has so many numbers in its file; None if there is none."""
+    """The number of classes with which this network has `floats` numbers in its file; None if there is none."""
     layers = stored_layers(model)
-    heads = [layer for layer in layers if layer.filters is not None]
-    if not heads:
+    each = sum(layer.filters[0] * layer.numbers_a_filter for layer in layers if layer.filters is not None)
+    if each == 0:
         return None
-    each = sum(layer.filters[0] * layer.numbers_a_filter for layer in heads)
     classes, remainder = divmod(floats - sum(layer.count_with(0) for layer in layers), each)
     return classes if remainder == 0 and classes >= 1 else None
 

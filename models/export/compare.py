@@ -1,4 +1,4 @@
-"""How far an exported model is from the original."""
+"""How much an exported model differs from the original."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from models.detector import Detector
 from models.info import Predictor
 
 TOLERANCE = 1e-4
-"""The most that fp32 may differ, in shares as `Difference` has them; rounding alone mostly makes about 1e-6."""
+"""Largest difference allowed in fp32, as a share (see `Difference`); rounding alone is mostly about 1e-6."""
 ROUNDINGS = 10
-"""So many times its own rounding may a model differ that rounds more than that; `own_rounding` says how much."""
+"""A model with larger rounding errors may differ by this many times its `own_rounding`."""
 TOLERANCE_HALF = 2e-2
-"""The same for weights in fp16, which are off by up to 2^-11 each."""
+"""The same for weights in fp16, each of which is off by up to 2^-11."""
 
 
 class ExportError(Exception):
-    """The exported model does not give what the original gives."""
+    """The exported model does not predict what the original predicts."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The largest differences between two predictors; infinite where they disagree about what is a number.
+    """The largest differences between two predictors; infinite where only one of them is finite.
 
     Args:
         pixels: of a box's side; 0 for classifiers.
@@ -45,7 +45,7 @@ class Difference:
     task: Literal["detect", "classify"] = "detect"
 
     def within(self, tolerance: float) -> bool:
-        """Whether boxes and scores are no further apart than that."""
+        """Whether boxes and scores differ by at most `tolerance`."""
         return self.share <= tolerance
 
     @property
@@ -60,22 +60,26 @@ class Difference:
 
 
 def compare(original: Predictor, exported: Predictor, shapes: Sequence[tuple[int, int, int]]) -> Difference:
-    """Run both beside each other on the CPU, on made-up images of every (batch, height, width).
+    """Run both on the CPU, on made-up images of every (batch, height, width), and compare what they predict.
 
     Raises:
         ExportError: the exported model does not run.
     """
-    found = [_compare_on(original, exported, shape, seed=index) for index, shape in enumerate(shapes)]
-    largest = {name: max(getattr(each, name) for each in found) for name in ("pixels", "boxes", "scores")}
-    return Difference(**largest, task=found[0].task)
+    differences = [_compare_on(original, exported, shape, seed=index) for index, shape in enumerate(shapes)]
+    return Difference(
+        max(each.pixels for each in differences),
+        max(each.boxes for each in differences),
+        max(each.scores for each in differences),
+        task=differences[0].task,
+    )
 
 
 @torch.inference_mode()
 def own_rounding(model: Detector, shapes: Sequence[tuple[int, int, int]]) -> float:
-    """How far a model in fp32 is from itself in fp64, on the images of `compare`: the largest `Difference.share`.
+    """How much a model in fp32 differs from itself in fp64, on the images of `compare`: the largest `Difference.share`.
 
-    After a few steps of training the statistics of the norms are still those of the start, and the values can be in the
-    hundreds: what fp32 leaves of them differs more between runtimes than it does in a trained model.
+    After a few training steps the statistics of the norms are still those of the start, and values can be in the
+    hundreds: their rounding differs more between runtimes than that of a trained model.
     """
     exact = copy.deepcopy(model).double()
     shares = [0.0]
@@ -87,27 +91,29 @@ def own_rounding(model: Detector, shapes: Sequence[tuple[int, int, int]]) -> flo
 
 def _compare_on(original: Predictor, exported: Predictor, shape: tuple[int, int, int], *, seed: int) -> Difference:
     images = made_up_images(shape, seed=seed)
-    wanted = original.predict(images)
+    expected = original.predict(images)
     try:
-        found = exported.predict(images)
+        actual = exported.predict(images)
     except Exception as error:  # every runtime has exceptions of its own
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ExportError(f"it does not run on {shape[0]} x {shape[1]} x {shape[2]} images: {reason}") from error
-    return _difference(wanted, found, shape)
+    return _difference(expected, actual, shape)
 
 
 def _difference(
-    wanted: tuple[Tensor, Tensor] | Tensor, found: tuple[Tensor, Tensor] | Tensor, shape: tuple[int, int, int]
+    expected: tuple[Tensor, Tensor] | Tensor, actual: tuple[Tensor, Tensor] | Tensor, shape: tuple[int, int, int]
 ) -> Difference:
-    if isinstance(wanted, Tensor):
-        same = isinstance(found, Tensor) and found.shape == wanted.shape
-        return Difference(0.0, 0.0, _largest(found - wanted) if same else math.inf, task="classify")
-    boxes, scores = wanted
-    if found[0].shape != boxes.shape or found[1].shape != scores.shape:
+    """How far predictions are apart; `shape` is (batch, height, width) of the images."""
+    if isinstance(expected, Tensor):
+        if not isinstance(actual, Tensor) or actual.shape != expected.shape:
+            return Difference(0.0, 0.0, math.inf, task="classify")
+        return Difference(0.0, 0.0, _largest(actual - expected), task="classify")
+    boxes, scores = expected
+    if actual[0].shape != boxes.shape or actual[1].shape != scores.shape:
         return Difference(math.inf, math.inf, math.inf)
-    apart = (found[0] - boxes).abs()
+    apart = (actual[0] - boxes).abs()
     share = _largest(apart / boxes.abs().clamp(min=max(shape[1:])))
-    return Difference(_largest(apart), share, _largest(found[1] - scores))
+    return Difference(_largest(apart), share, _largest(actual[1] - scores))
 
 
 def made_up_images(shape: tuple[int, int, int], *, seed: int) -> Tensor:
@@ -122,7 +128,7 @@ def made_up_images(shape: tuple[int, int, int], *, seed: int) -> Tensor:
 
 
 def _largest(values: Tensor) -> float:
-    """The largest magnitude; infinite where one of them is no number."""
+    """The largest magnitude of values of any shape; infinite where one of them is not finite."""
     if not values.numel():
         return 0.0
     return float(values.abs().max()) if bool(values.isfinite().all()) else math.inf

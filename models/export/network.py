@@ -1,4 +1,4 @@
-"""What every writer starts from: a detector as one function of images, and what is asked of its file."""
+"""What every writer starts from: a detector ready to be traced, and the specification of its file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from models.darknet.layers import Convolution
 from models.detector import Detector
 from models.heads.anchor_free import AnchorFreeHead
 from models.info import ModelInfo
@@ -20,13 +19,13 @@ INPUT = "images"
 
 @dataclass(frozen=True)
 class ExportSpec:
-    """What the file is to be.
+    """What the exported file should be.
 
     Args:
         info: of the original, with `image_size` the (height, width) to export for.
-        batch_size: images at a time.
-        dynamic: any batch, and any height and width that the stride divides, in place of these alone.
-        half: weights stored in fp16, which halves the file; computed with in fp32 all the same.
+        batch_size: images per batch.
+        dynamic: any batch size, and any height and width that the stride divides, instead of these only.
+        half: weights stored in fp16, which halves the file; computation stays in fp32.
     """
 
     info: ModelInfo
@@ -47,7 +46,7 @@ class ExportSpec:
 class ExportNetwork(nn.Module):
     """A copy of a model, ready to be traced: images to what it predicts, batch norms merged into convolutions.
 
-    Branches that only training needs are left out: a trace would keep their weights.
+    Branches that only training needs are removed: a trace would keep their weights.
 
     Args:
         model: left as it is.
@@ -67,8 +66,8 @@ class ExportNetwork(nn.Module):
 
 
 def merge_norms_(model: nn.Module) -> None:
-    """Merge each batch norm after a convolution into that convolution; in evaluation mode it is the same function."""
+    """Merge each batch norm after a convolution into the convolution, which is the same function in evaluation mode."""
     for module in model.modules():
-        if isinstance(module, (ConvNormAct, Convolution)) and isinstance(module.norm, nn.BatchNorm2d):
+        if isinstance(module, ConvNormAct) and isinstance(module.norm, nn.BatchNorm2d):
             module.conv = fuse_conv_bn_eval(module.conv, module.norm)
             module.norm = nn.Identity()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ import torch
 from models.detector import Detector
 from models.export.network import INPUT, ExportNetwork, ExportSpec
 from models.info import OUTPUTS
+
+if TYPE_CHECKING:
+    import onnx  # else imported where it is needed
 
 OPSET = 17
 """Known to every runtime since 2022; nothing newer is needed."""
@@ -31,7 +35,7 @@ def write_onnx(model: Detector, path: Path, spec: ExportSpec) -> None:
     outputs, classes = OUTPUTS[spec.info.task], len(spec.info.names)
     axes |= {name: {0: "batch", 1: "predictions"} if len(outputs) > 1 else {0: "batch"} for name in outputs}
     with torch.no_grad(), warnings.catch_warnings():
-        # The tracer warns of every size that Python looks at; the comparison at other sizes tells whether it matters.
+        # The tracer warns of every size that Python reads; the comparison at other sizes shows whether it matters.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             ExportNetwork(model),
@@ -41,7 +45,7 @@ def write_onnx(model: Detector, path: Path, spec: ExportSpec) -> None:
             output_names=list(outputs),
             dynamic_axes=axes if spec.dynamic else None,
             opset_version=OPSET,
-            # The newer exporter writes the same graph in twenty times the time, and needs another package.
+            # The newer exporter takes twenty times as long for the same graph, and needs another package.
             dynamo=False,
         )
     graph = onnx.load(str(path))
@@ -49,14 +53,14 @@ def write_onnx(model: Detector, path: Path, spec: ExportSpec) -> None:
         halve_weights_(graph)
     widths = (4, classes) if len(outputs) > 1 else (classes,)
     for output, width in zip(graph.graph.output, widths, strict=True):
-        output.type.tensor_type.shape.dim[-1].dim_value = width  # lost on the way where sizes are open
+        output.type.tensor_type.shape.dim[-1].dim_value = width  # the exporter loses it with dynamic sizes
     onnx.helper.set_model_props(graph, spec.metadata)
     onnx.checker.check_model(graph, full_check=True)
     onnx.save(graph, str(path))
 
 
-def halve_weights_(model: onnx.ModelProto) -> None:  # noqa: F821 - the package is imported where it is needed
-    """Store the convolutions' weights in fp16, each with a Cast to fp32 that runtimes carry out once, when loading."""
+def halve_weights_(model: onnx.ModelProto) -> None:
+    """Store the convolutions' weights in fp16, each with a Cast to fp32 that runtimes execute once, when loading."""
     from onnx import TensorProto, helper, numpy_helper
 
     casts = []

@@ -18,8 +18,8 @@ from models.runtimes import SCRIPT_METADATA
 def write_torchscript(model: Detector, path: Path, spec: ExportSpec) -> None:
     """Write `path`, a trace, with the model's metadata as extra file 'cspdet.json'.
 
-    A trace keeps sizes open: with or without `dynamic` the file takes any batch and size. Scripting would refuse much
-    of the models' Python, and nothing in them branches on values.
+    A trace keeps sizes dynamic: with or without `dynamic` the file takes any batch and size. Scripting would reject
+    much of the models' Python, and nothing in them branches on values.
     """
     network = ExportNetwork(model)
     if spec.half:
@@ -31,7 +31,7 @@ def write_torchscript(model: Detector, path: Path, spec: ExportSpec) -> None:
 
 
 def halve_weights_(network: nn.Module) -> None:
-    """Store the convolutions' weights in fp16; each is turned into fp32 where it is used."""
+    """Store the convolutions' weights in fp16; each is converted to fp32 where it is used."""
     for module in list(network.modules()):
         if isinstance(module, nn.Conv2d):
             parametrize.register_parametrization(module, "weight", _ToFloat(), unsafe=True)
@@ -39,7 +39,8 @@ def halve_weights_(network: nn.Module) -> None:
 
 
 class _ToFloat(nn.Module):
-    """A parametrization: whatever is stored, fp32 in use."""
+    """A parametrization: whatever type is stored, float32 in use."""
 
     def forward(self, stored: Tensor) -> Tensor:
+        """Weights of any shape -> the same in float32."""
         return stored.float()

@@ -1,18 +1,20 @@
-"""AnchorHead: YOLOv4's decode of anchor boxes (spec 4.1)."""
+"""AnchorHead: YOLOv4's decode of anchor boxes (docs/networks.md, Layout and decoding)."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from models.heads.grid import cell_grid
+from models.parts import Head
 from utils.boxes import cxcywh_to_xyxy
 from utils.structures import Features
 
 
-class AnchorHead(nn.Module):
+class AnchorHead(Head):
     """One 1x1 convolution a level, and the decode of its output to boxes and scores.
 
     A raw map is (B, A * (5 + C), h, w), anchor-major as in darknet: tx, ty, tw, th, objectness, C classes.
@@ -23,14 +25,12 @@ class AnchorHead(nn.Module):
         features: channels and strides of the neck's maps, finest first.
         num_classes: C.
         anchors: for each level (finest first) width, height, width, height, ... in pixels of the network input.
-        scale_xy: how far a centre may leave its cell, one for all levels or one a level; 1 is YOLOv3.
+        scale_xy: how far a centre may leave its cell, one number for all levels or one per level; 1 is YOLOv3.
         size: 'exp' (YOLOv3, YOLOv4) or 'square' (at most four times the anchor).
-        box_loss: what its boxes are trained with where the recipe does not say; a darknet cfg's iou_loss.
+        box_loss: the box loss where the recipe does not name one; a darknet cfg's iou_loss.
     Raises:
         ValueError: a level without anchors, an odd count, or another number of levels than the neck has.
     """
-
-    task: Literal["detect", "classify"] = "detect"
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class AnchorHead(nn.Module):
         size: Literal["exp", "square"] = "exp",
         box_loss: Literal["ciou", "diou", "giou", "iou", "mse"] = "ciou",
     ) -> None:
-        super().__init__()
+        super().__init__(num_classes)
         levels = len(features.strides)
         if len(anchors) != levels:
             raise ValueError(
@@ -57,13 +57,12 @@ class AnchorHead(nn.Module):
                 f"scale_xy: expected one number, or one a level ({levels}), each at least 1, found {scale_xy}"
             )
         self.strides = features.strides
-        self.num_classes = num_classes
         self.scale_xy = tuple(float(scale) for scale in scales)
         self.size = size
         self.box_loss = box_loss
         self.anchor_counts = tuple(len(level) // 2 for level in anchors)
         for index, level in enumerate(anchors):
-            # In the checkpoint, so that anchors fitted to a data set travel with the weights.
+            # Saved in the checkpoint, so that anchors fitted to a data set stay with the weights.
             self.register_buffer(f"anchors_{index}", torch.tensor(level, dtype=torch.float32).view(-1, 2))
         self.convs = nn.ModuleList(
             nn.Conv2d(channels, count * (5 + num_classes), 1)
@@ -77,16 +76,18 @@ class AnchorHead(nn.Module):
         return [getattr(self, f"anchors_{index}") for index in range(len(self.strides))]
 
     def set_anchors_(self, anchors: list[list[float]]) -> None:
-        """Put other anchors in the place of the model file's: for each level width, height, width, ... in pixels."""
+        """Replace the anchors of the model file: for each level width, height, width, height, ... in pixels."""
         for own, level in zip(self.anchors, anchors, strict=True):
             own.copy_(torch.tensor(level, dtype=own.dtype).view_as(own))
 
     def reset_biases(self) -> None:
         """Start with rare objects: about 8 in an image of 640 x 640, and no favourite class (RetinaNet's prior)."""
-        for conv, stride, count in zip(self.convs, self.strides, self.anchor_counts, strict=True):
+        convs = cast("list[nn.Conv2d]", self.convs)
+        for conv, stride, count in zip(convs, self.strides, self.anchor_counts, strict=True):
             objectness = 8 / (count * (640 / stride) ** 2)
             class_probability = min(0.5, 1 / self.num_classes)
             with torch.no_grad():
+                assert conv.bias is not None
                 bias = conv.bias.view(count, -1)
                 bias.zero_()
                 bias[:, 4] = math.log(objectness / (1 - objectness))
@@ -102,7 +103,7 @@ class AnchorHead(nn.Module):
         return raw.view(batch, self.anchor_counts[level], 5 + self.num_classes, height, width).permute(0, 1, 3, 4, 2)
 
     def decode_boxes(self, values: Tensor, cells: Tensor, anchors: Tensor, level: int) -> Tensor:
-        """Boxes of some predictions.
+        """Boxes of predictions.
 
         Args:
             values: (..., 4) tx, ty, tw, th.
@@ -121,10 +122,7 @@ class AnchorHead(nn.Module):
         """All boxes of one level: (B, A, h, w, 4) cxcywh pixels of the network input."""
         values = self.split(raw, level)
         _, _, height, width, _ = values.shape
-        # type_as, because a trace (TorchScript) keeps the device of arange and must follow the images all the same.
-        rows = torch.arange(height, device=raw.device).type_as(values)
-        columns = torch.arange(width, device=raw.device).type_as(values)
-        cells = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
+        cells = cell_grid(height, width, like=values)
         anchors = self.anchors[level].to(values.dtype).view(1, -1, 1, 1, 2)
         return self.decode_boxes(values[..., :4], cells, anchors, level)
 

@@ -1,43 +1,44 @@
-"""AnchorFreeHead: decoupled branches, distances to the four sides as distributions, no anchors and no objectness."""
+"""AnchorFreeHead: separate branches for boxes and classes, distances to the four sides as distributions, no anchors."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from models.heads.grid import cell_grid
 from models.layers import Activation, ConvNormAct
+from models.parts import Head
 from utils.structures import Features
 
 
-class AnchorFreeHead(nn.Module):
+class AnchorFreeHead(Head):
     """One prediction a cell: class logits, and a distribution over the distance to each side of the box.
 
     A raw map is (B, 4 * bins + C, h, w): for left, top, right and bottom the logits of the distances 0, 1, ...,
     bins - 1 in strides (Generalized Focal Loss, Li et al., arXiv:2006.04388), then the class logits. The box goes from
     the cell's centre by the distribution's mean to each side; the score is the class probability (TOOD, Feng et al.,
-    arXiv:2108.07755). The branches are apart from the first convolution on (YOLOX, Ge et al., arXiv:2107.08430).
+    arXiv:2108.07755). The branches share no convolution (YOLOX, Ge et al., arXiv:2107.08430).
 
     With `one_to_one` there is a second pair of branches, trained to find each object once, so that inference needs no
-    non-maximum suppression (YOLOv10, Wang et al., arXiv:2405.14458). While training they read the maps without giving
-    a gradient back: backbone and neck learn from the first pair, whose many positives teach more. In evaluation mode
-    they alone are computed.
+    non-maximum suppression (YOLOv10, Wang et al., arXiv:2405.14458). In training it passes no gradient back to the
+    maps: backbone and neck learn from the first pair, which has more positives. In evaluation mode only the second pair
+    is computed.
 
     Args:
         features: channels and strides of the neck's maps, finest first.
         num_classes: C.
-        bins: distances of a distribution; the largest side-to-centre distance is bins - 1 strides of the coarsest
+        bins: distances of a distribution; the largest distance from centre to side is bins - 1 strides of the coarsest
             level. 1 predicts each distance directly.
-        box_channels, class_channels: widths of the two branches; null: from the finest map and the number of classes.
+        box_channels, class_channels: widths of the two branches; null derives them from the finest map and the number
+            of classes.
         depth: 3x3 convolutions of a branch before its last 1x1.
-        depthwise: make the class branch of depthwise-separable convolutions, which costs less.
+        depthwise: build the class branch of depthwise-separable convolutions, which cost less.
         activation: of the branches.
         one_to_one: add the second pair of branches.
     """
-
-    task: Literal["detect", "classify"] = "detect"
 
     def __init__(
         self,
@@ -52,11 +53,10 @@ class AnchorFreeHead(nn.Module):
         activation: Activation = "swish",
         one_to_one: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(num_classes)
         if bins < 1 or depth < 0:
             raise ValueError(f"expected bins of at least 1 and a depth of at least 0, found {bins} and {depth}")
         self.strides = features.strides
-        self.num_classes = num_classes
         self.bins = bins
         self.one_to_one = one_to_one
         finest = features.channels[0]
@@ -78,14 +78,15 @@ class AnchorFreeHead(nn.Module):
         self.box_branches, self.class_branches = box_branches(), class_branches()
         if one_to_one:
             self.one_to_one_box_branches, self.one_to_one_class_branches = box_branches(), class_branches()
+        self.distances: Tensor
         self.register_buffer("distances", torch.arange(bins, dtype=torch.float32), persistent=False)
         self.reset_biases()
 
     def reset_biases(self) -> None:
-        """Start with sides about two strides away, and rare objects: some 5 of a class in 640 x 640 pixels.
+        """Start with sides about two strides away, and rare objects: about 5 of a class in 640 x 640 pixels.
 
-        Two strides: the distributions fall by a third from bin to bin. Were they flat, as in the paper, every box would
-        start 15 strides wide, and small objects would not meet any of them well enough to be learnt beside large ones.
+        Two strides: the distributions fall by a third from bin to bin. If they were flat, as in the paper, every box
+        would start 15 strides wide, too large to overlap small objects well enough for them to be learnt.
         """
         fall = math.log(1.5)
         start = [math.log(math.expm1(2))] if self.bins == 1 else [-fall * distance for distance in range(self.bins)]
@@ -94,14 +95,15 @@ class AnchorFreeHead(nn.Module):
             pairs.append((self.one_to_one_box_branches, self.one_to_one_class_branches))
         for box_branches, class_branches in pairs:
             for box, classes, stride in zip(box_branches, class_branches, self.strides, strict=True):
-                box[-1].bias.data = torch.tensor(start).repeat(4).to(box[-1].bias)
-                nn.init.constant_(classes[-1].bias, math.log(5 / self.num_classes / (640 / stride) ** 2))
+                bias = _last_bias(box)
+                bias.data = torch.tensor(start).repeat(4).to(bias)
+                nn.init.constant_(_last_bias(classes), math.log(5 / self.num_classes / (640 / stride) ** 2))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Neck maps -> raw maps, (B, 4 * bins + C, h, w) a level.
 
-        With `one_to_one`, while training: the maps of the first pair of branches for all levels, then those of the
-        one-to-one pair; in evaluation mode the latter alone.
+        With `one_to_one`, in training: the maps of the first pair of branches for all levels, then those of the
+        one-to-one pair; in evaluation mode only the latter.
         """
         if not self.one_to_one:
             return _run(maps, self.box_branches, self.class_branches)
@@ -112,7 +114,7 @@ class AnchorFreeHead(nn.Module):
         return _run(maps, self.box_branches, self.class_branches) + _run(apart, *one_to_one)
 
     def keep_one_to_one_(self) -> None:
-        """Put the one-to-one branches, if there are any, in the place of the others, which only training needs."""
+        """Replace the first pair of branches, which only training needs, by the one-to-one pair, if there is one."""
         if self.one_to_one:
             self.box_branches, self.class_branches = self.one_to_one_box_branches, self.one_to_one_class_branches
             del self.one_to_one_box_branches, self.one_to_one_class_branches
@@ -133,10 +135,7 @@ class AnchorFreeHead(nn.Module):
         centres, strides = [], []
         for raw, stride in zip(raw_maps, self.strides, strict=True):
             height, width = raw.shape[2:]
-            # type_as, because a trace (TorchScript) keeps the device of arange and must follow the images all the same.
-            rows = torch.arange(height, device=raw.device).type_as(raw)
-            columns = torch.arange(width, device=raw.device).type_as(raw)
-            cells = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).view(-1, 2)
+            cells = cell_grid(height, width, like=raw).view(-1, 2)
             centres.append((cells + 0.5) * stride)
             strides.append(torch.full_like(cells[:, 0], stride))
         return torch.cat(centres), torch.cat(strides)
@@ -161,6 +160,11 @@ def _run(maps: list[Tensor], box_branches: nn.ModuleList, class_branches: nn.Mod
     """The raw maps of one pair of branches."""
     levels = zip(maps, box_branches, class_branches, strict=True)
     return [torch.cat((box(feature), classes(feature)), dim=1) for feature, box, classes in levels]
+
+
+def _last_bias(branch: nn.Module) -> Tensor:
+    """(out_channels,) the bias of a branch's 1x1 convolution."""
+    return cast("Tensor", list(branch.children())[-1].bias)
 
 
 def _branch(

@@ -6,20 +6,21 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from models.parts import Head
 from utils.structures import Features
 
 
-class ClassifyHead(nn.Module):
-    """Global average pool and a 1x1 convolution with bias, as the darknet classifiers end (spec 1.2 to 1.7).
+class ClassifyHead(Head):
+    """Global average pool and a 1x1 convolution with bias, as the darknet classifiers end (docs/networks.md).
 
-    It reads the coarsest map alone. `forward` gives a list of one tensor, logits (B, num_classes), so that raw maps are
-    a list for every task; `decode` gives probabilities.
+    It reads only the coarsest map. `forward` returns a list of one tensor, logits (B, num_classes), because raw maps
+    are a list for every task; `decode` returns probabilities.
 
     Args:
         features: what the backbone gives.
         num_classes: classes; an image has exactly one.
         pool: 'first' averages the map before the convolution; 'last' classifies every cell and averages the logits, as
-            resnet50.cfg and resnext50.cfg do (spec 1.6): the same values, at the cost of one convolution a cell.
+            resnet50.cfg and resnext50.cfg do: the same values, at the cost of one convolution per cell.
         dropout: share of the pooled channels (or, with pool 'last', of the cells' values) dropped in training.
     Raises:
         ValueError: no class, or a dropout outside 0 to 1.
@@ -35,21 +36,21 @@ class ClassifyHead(nn.Module):
         pool: Literal["first", "last"] = "first",
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(num_classes)
         if num_classes < 1:
             raise ValueError(f"num_classes: expected at least 1, found {num_classes}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout: expected a share from 0 up to 1 (exclusive), found {dropout}")
-        self.num_classes = num_classes
         self.pool_first = pool == "first"
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.conv = nn.Conv2d(features.channels[-1], num_classes, 1)
         nn.init.normal_(self.conv.weight, std=0.01)
+        assert self.conv.bias is not None
         nn.init.zeros_(self.conv.bias)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Maps, finest first -> [logits (B, num_classes)]."""
+        """Maps (B, Ci, Hi, Wi), finest first -> [logits (B, num_classes)]."""
         x = maps[-1]
         x = self.conv(self.dropout(self.pool(x))) if self.pool_first else self.pool(self.conv(self.dropout(x)))
         return [x.flatten(1)]

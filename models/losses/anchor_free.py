@@ -8,30 +8,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from models.assigners.task_aligned import PointAssignment, SimOTAAssigner, TaskAlignedAssigner
+from models.assigners.points import PointAssignment, SimOTAAssigner, TaskAlignedAssigner
 from models.heads.anchor_free import AnchorFreeHead
+from models.losses.crowd import in_crowd
 from models.losses.iou import BOX_LOSSES
-from utils.config import build
 from utils.dist import sum_over_ranks
+from utils.schema import build
 from utils.structures import Targets
 
 POINT_ASSIGNERS = {"task_aligned": TaskAlignedAssigner, "simota": SimOTAAssigner}
 ONE_TO_ONE = {"task_aligned": {"top_k": 1}, "simota": {"candidates": 1}}
-"""With these arguments an assigner gives an object one positive; none where another object wants that point more."""
+"""With these arguments an assigner gives an object one positive, or none where another object takes that point."""
 
 
 class AnchorFreeLoss(nn.Module):
-    """Box loss and distribution focal loss on positives, and cross-entropy of classes against the wanted scores.
+    """Box loss and distribution focal loss on positives, and cross-entropy of classes against the target scores.
 
-    All terms are weighted by the wanted scores of the positives and divided by their sum over the whole batch and all
-    ranks (TOOD, arXiv:2108.07755; distribution focal loss: arXiv:2006.04388). Where a box lies in a crowd region, its
-    classes are not called background.
+    All terms are weighted by the target scores of the positives and divided by their sum over the whole batch and all
+    ranks (TOOD, arXiv:2108.07755; distribution focal loss: arXiv:2006.04388). Predictions
+    whose box lies in a crowd region are not trained as background.
 
-    The maps of one-to-one branches have the same loss once more, with terms of their own. Their positives are chosen
-    by what those branches predict, by the same rule: but one positive an object (arXiv:2405.14458).
+    The maps of one-to-one branches get the same loss again, with terms of their own. Their positives come from what
+    those branches predict, by the same rule, but with one positive per object (arXiv:2405.14458).
 
     Args:
-        head: whose maps are judged.
+        head: the head whose raw maps are scored.
         assigner: mapping {type: task_aligned | simota, ...}.
         box: 'ciou', 'diou', 'giou' or 'iou'.
         box_gain, distribution_gain, class_gain: weights of the terms.
@@ -62,6 +63,7 @@ class AnchorFreeLoss(nn.Module):
 
         Args:
             raw_maps: (B, 4 * bins + C, h, w) a level, as the head gives them in training mode.
+            targets: objects of the batch, boxes (N, 4) xyxy pixels of the network input.
         """
         levels = len(self.head.strides)
         terms = self._terms(raw_maps[:levels], targets, self.assigner)
@@ -73,32 +75,36 @@ class AnchorFreeLoss(nn.Module):
     def _terms(
         self, raw_maps: list[Tensor], targets: Targets, assigner: TaskAlignedAssigner | SimOTAAssigner
     ) -> dict[str, Tensor]:
-        """The terms of one pair of branches."""
+        """The terms of one pair of branches.
+
+        Args:
+            raw_maps: (B, 4 * bins + C, h, w) a level.
+        """
         raw_maps = [raw.float() for raw in raw_maps]
         sides, logits = self.head.flatten(raw_maps)
         points, strides = self.head.points(raw_maps)
         boxes = self.head.decode_boxes(sides, points, strides)
         objects = targets.select(~targets.crowd)
-        found = assigner(objects, boxes.detach(), logits.detach().sigmoid(), points, strides)
-        total = sum_over_ranks(found.score.sum()).clamp(min=1)
+        positives = assigner(objects, boxes.detach(), logits.detach().sigmoid(), points, strides)
+        total = sum_over_ranks(positives.score.sum()).clamp(min=1)
 
         wanted = torch.zeros_like(logits)
-        wanted[found.image, found.point, objects.labels[found.target]] = found.score
-        weight = self._background_weight(boxes.detach(), targets, found)
+        wanted[positives.image, positives.point, objects.labels[positives.target]] = positives.score
+        weight = self._background_weight(boxes.detach(), targets, positives)
         classes = binary_cross_entropy_with_logits(logits, wanted, weight=weight, reduction="sum")
-        place = (found.image, found.point)
-        goals = objects.boxes[found.target]
-        overlap = BOX_LOSSES[self.box](_with_area(boxes[place]), goals)
-        distribution = self._distribution_loss(sides[place], goals, points[found.point], strides[found.point])
+        cells = (positives.image, positives.point)
+        goals = objects.boxes[positives.target]
+        overlap = BOX_LOSSES[self.box](_with_area(boxes[cells]), goals)
+        distribution = self._distribution_loss(sides[cells], goals, points[positives.point], strides[positives.point])
         sums = {
-            "box": (overlap * found.score).sum(),
-            "distribution": (distribution * found.score).sum(),
+            "box": (overlap * positives.score).sum(),
+            "distribution": (distribution * positives.score).sum(),
             "class": classes,
         }
         return {name: value * (self.gains[name] / total) for name, value in sums.items()}
 
     def background(self, raw_maps: list[Tensor]) -> Tensor:
-        """The class loss of images without any object, summed over all predictions, before gains.
+        """() the class loss of images without any object, summed over all predictions, before gains.
 
         Args:
             raw_maps: as the head gives them in either mode.
@@ -111,6 +117,7 @@ class AnchorFreeLoss(nn.Module):
 
         Args:
             sides: (P, 4, bins) logits.
+            goals: (P, 4) xyxy pixels; points, strides: (P, 2) and (P,) pixels.
         """
         last = self.head.bins - 1
         if last == 0:
@@ -125,7 +132,7 @@ class AnchorFreeLoss(nn.Module):
         return loss.mean(dim=1)
 
     @staticmethod
-    def _background_weight(boxes: Tensor, targets: Targets, found: PointAssignment) -> Tensor | None:
+    def _background_weight(boxes: Tensor, targets: Targets, positives: PointAssignment) -> Tensor | None:
         """(B, N, 1): 0 where a prediction lies in a crowd region and answers for no object; None without crowds."""
         if not bool(targets.crowd.any()):
             return None
@@ -133,21 +140,15 @@ class AnchorFreeLoss(nn.Module):
         crowd = targets.select(targets.crowd)
         for image in crowd.image_index.unique().tolist():
             regions = crowd.boxes[crowd.image_index == image]
-            weight[image][(_share_inside(boxes[image], regions) > 0.5).any(dim=1)] = 0
-        weight[found.image, found.point] = 1
+            weight[image][in_crowd(boxes[image], regions)] = 0
+        weight[positives.image, positives.point] = 1
         return weight[..., None]
 
 
 def _with_area(boxes: Tensor, *, least: float = 0.1) -> Tensor:
-    """xyxy boxes with sides of at least `least` pixels, gradients as if nothing had been moved.
+    """(P, 4) xyxy boxes with sides of at least `least` pixels, gradients as if nothing had been moved.
 
     A box without area has no finite gradient in CIoU.
     """
     missing = (least - (boxes[:, 2:] - boxes[:, :2])).clamp(min=0).detach() / 2
     return boxes + torch.cat((-missing, missing), dim=1)
-
-
-def _share_inside(boxes: Tensor, regions: Tensor) -> Tensor:
-    """(N, M) share of each box's area that lies in each region, as COCO matches crowds."""
-    low, high = torch.maximum(boxes[:, None, :2], regions[:, :2]), torch.minimum(boxes[:, None, 2:], regions[:, 2:])
-    return (high - low).clamp(min=0).prod(dim=-1) / (boxes[:, 2:] - boxes[:, :2]).prod(dim=-1).clamp(min=1e-6)[:, None]

@@ -12,12 +12,13 @@ from utils.structures import Targets
 class ClassificationLoss(nn.Module):
     """Cross-entropy of images whose labels may be shares of several classes (mixup, cutmix, mosaic).
 
-    It is the mean over the images of the whole batch over all ranks, so the batch's split over processes changes
+    It is the mean over the images of the whole batch on all ranks, so splitting the batch over processes changes
     nothing.
 
     Args:
-        head: whose logits are judged.
-        label_smoothing: eps; the true class has the target 1 - eps, every other eps / (classes - 1) (spec 7.4).
+        head: the head whose logits are scored.
+        label_smoothing: eps; the true class has the target 1 - eps, every other eps / (classes - 1)
+            (docs/networks.md, Mixing images).
     """
 
     def __init__(self, *, head: ClassifyHead, label_smoothing: float = 0.0) -> None:
@@ -32,7 +33,7 @@ class ClassificationLoss(nn.Module):
 
         Args:
             raw_maps: one tensor, logits (B, C).
-            targets: of each image labels and weights that add up to 1.
+            targets: labels of each image, with weights that sum to 1.
         """
         (logits,) = raw_maps
         log_shares = logits.float().log_softmax(dim=1)

@@ -11,7 +11,11 @@ from utils.boxes import aligned_iou
 
 
 def iou_loss(boxes: Tensor, others: Tensor) -> Tensor:
-    """1 - IoU (Yu et al., arXiv:1608.01471 without the logarithm); no gradient where boxes do not meet."""
+    """(N,) 1 - IoU (Yu et al., arXiv:1608.01471, without the logarithm); no gradient where boxes do not meet.
+
+    Args:
+        boxes, others: (N, 4) xyxy in one unit.
+    """
     return 1 - aligned_iou(boxes, others)
 
 

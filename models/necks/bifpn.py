@@ -6,20 +6,21 @@ from torch import Tensor, nn
 
 from models.layers import Activation, Attention, ConvNormAct, WeightedShortcut, halving_pool
 from models.necks.stack import Stack
+from models.parts import Neck
 from utils.structures import Features
 
 
-class BiFPN(nn.Module):
+class BiFPN(Neck):
     """Laterals of one width, then `repeats` times down and up the pyramid with fast normalised fusion.
 
     Args:
-        features: what the backbone gives; the coarsest `levels` maps are used.
+        features: the backbone's maps; the coarsest `levels` maps are used.
         channels: width of every level.
         repeats: passes down and up.
-        separable: each fusion is followed by a depthwise and a 1x1 convolution as in EfficientDet; else by one 3x3.
+        separable: a depthwise and a 1x1 convolution follow each fusion, as in EfficientDet; otherwise one 3x3.
         spp_kernels: pyramid pooling on the coarsest lateral, and a 1x1 convolution after it.
         out_channels: width of the 3x3 convolution that ends each level; null or [] for none, as in EfficientDet.
-        sam: attention on what each of these ends reads.
+        sam: attention on the inputs of these convolutions.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class BiFPN(nn.Module):
         self.features = Features(tuple(widths or [channels] * levels), features.strides[-levels:])
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """The backbone's maps -> one map per level, finest first."""
+        """The backbone's maps (B, Ci, Hi, Wi) -> the maps that `features` names, finest first."""
         scales = [lateral(x) for lateral, x in zip(self.laterals, maps[-self.levels :], strict=True)]
         scales[-1] = self.pooling(scales[-1])
         return [output(x) for output, x in zip(self.outputs, self.passes(scales), strict=True)]
@@ -84,7 +85,7 @@ class _Pass(nn.Module):
         self.up_conv = nn.ModuleList(conv() for _ in range(1, levels))
 
     def forward(self, scales: list[Tensor]) -> list[Tensor]:
-        """One map a level, finest first -> the same shapes."""
+        """One map (B, channels, Hi, Wi) a level, finest first -> the same shapes."""
         way_down = [scales[-1]]
         for fuse, conv, x in zip(self.down_fuse, self.down_conv, scales[-2::-1], strict=True):
             way_down.append(conv(fuse(x, self.upsample(way_down[-1]))))

@@ -1,7 +1,7 @@
 """Context enhancement module with spatial attention (Qin et al., ThunderNet, arXiv:1903.11752), as a YOLO neck.
 
-The CSPNet authors' own port was never released: one map fused at the second coarsest scale, from which both levels are
-read, is our fit to its published BFLOPs (spec 3.4).
+The CSPNet authors' own port was never released. Fusing one map at the second coarsest scale, which both levels read, is
+our fit to its published BFLOPs (docs/networks.md, CEM(SAM)).
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ from torch import Tensor, nn
 
 from models.layers import SPP, Activation, Attention, ConvNormAct, halving_pool, make_attention
 from models.necks.stack import coarsest
+from models.parts import Neck
 from utils.structures import Features
 
 
-class CEM(nn.Module):
-    """The two coarsest scales and a context, each by a 1x1 convolution, added up; then attention and the two levels.
+class CEM(Neck):
+    """The two coarsest scales and a context, each after a 1x1 convolution, summed; then attention and the two levels.
 
     Args:
-        features: what the backbone gives; the coarsest two maps are used.
+        features: the backbone's maps; the coarsest two maps are used.
         channels: width of the 3x3 convolution of each of the two levels, finer first; the coarser one reads the fused
             map through a max pool.
         fused: width of the fused map, 245 in ThunderNet.
         spp_kernels: the context is a spatial pyramid pooling of the coarsest map, as in the authors' port; null or []
-            for ThunderNet's, the mean of that map over all positions.
+            for ThunderNet's context, the mean of that map over all positions.
         sam: attention on the fused map.
     """
 
@@ -46,7 +47,7 @@ class CEM(nn.Module):
         if spp_kernels:
             spp = SPP(fused, spp_kernels)
             self.context = nn.Sequential(spp, ConvNormAct(spp.out_channels, fused, activation=activation))
-        else:  # no batch normalisation: in training a single image would be a single value for each channel
+        else:  # without batch normalisation: in training, one image would give one value per channel
             self.context = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(coarse, fused, 1))
         self.pooled_context = bool(spp_kernels)
         self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
@@ -56,7 +57,7 @@ class CEM(nn.Module):
         self.features = Features(tuple(channels), used.strides)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """The backbone's maps -> two maps, finer first."""
+        """The backbone's maps (B, Ci, Hi, Wi) -> the two maps that `features` names, finer first."""
         fine, coarse = maps[-2:]
         reduced = self.coarse(coarse)
         context = self.context(reduced if self.pooled_context else coarse)

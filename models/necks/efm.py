@@ -1,21 +1,23 @@
-"""Exact and global fusion models (Wang et al., CSPNet, arXiv:1911.11929, Fig. 6).
+"""Exact and global fusion models (Wang et al., CSPNet, arXiv:1911.11929, Fig. 6): several scales fused at once.
 
-Neither was released. The layouts are fits to their published BFLOPs (spec 3.3 and 3.5).
+Scales are compressed by Maxout, and one 3x3 convolution joins them. Neither model was released: the layouts are
+fits to their published BFLOPs (docs/networks.md, EFM and GFM as built).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
-from models.layers import Activation, Attention
-from models.necks.fusion import Fusion, Reduction
+from models.layers import SPP, Activation, Attention, ConvNormAct, Maxout, halving_pool, make_attention
 from models.necks.stack import coarsest
+from models.parts import Neck
 from utils.structures import Features
 
 
-class _MultiScale(nn.Module):
+class _MultiScale(Neck):
     """The coarsest scale reduced, then one fusion a level.
 
     Args:
@@ -40,7 +42,7 @@ class _MultiScale(nn.Module):
         levels = len(channels)
         used = coarsest(features, levels, named=f"channels {list(channels)}")
         self.levels = levels
-        self.reduce = Reduction(
+        self.reduce = _Reduction(
             used.channels[-1],
             reduced,
             spp_kernels=spp_kernels or (),
@@ -49,14 +51,14 @@ class _MultiScale(nn.Module):
             activation=activation,
         )
         scales = [*used.channels[:-1], reduced]
-        gates = [sam] * (levels - 1) + [None]  # what the coarsest level fuses has its gate in the reduction
+        gates = [sam] * (levels - 1) + [None]  # the coarsest level has its attention in the reduction
         self.fusions = nn.ModuleList(
-            Fusion(scales, i, widths[i], channels[i], sam=gates[i], activation=activation) for i in range(levels)
+            _Fusion(scales, i, widths[i], channels[i], sam=gates[i], activation=activation) for i in range(levels)
         )
         self.features = Features(tuple(channels), used.strides)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """The backbone's maps -> one map per level, finest first."""
+        """The backbone's maps (B, Ci, Hi, Wi) -> the maps that `features` names, finest first."""
         *finer, coarse = maps[-self.levels :]
         scales = [*finer, self.reduce(coarse)]
         return [fusion(scales) for fusion in self.fusions]
@@ -68,7 +70,7 @@ class EFM(_MultiScale):
     The coarsest scale is reduced by a 1x1 convolution; the others, and what goes to another level, by Maxout.
 
     Args:
-        features: what the backbone gives; the coarsest `len(channels)` maps are used.
+        features: the backbone's maps; the coarsest `len(channels)` maps are used.
         channels: width of each level's 3x3 convolution, finest first.
         same: width of each level's own scale in its fusion.
         finer: width of the next finer scale in the fusion of every level but the finest; that scale's own in `same`
@@ -103,7 +105,7 @@ class EFM(_MultiScale):
         ):
             if len(entries) != expected:
                 raise ValueError(f"{name} {entries}: expected {expected} entries for the levels of channels {channels}")
-        widths = []
+        widths: list[dict[int, int]] = []
         for i in range(levels):
             before = {i - 1: finer[i - 1]} if i else {}
             after = {i + 1: coarser[i]} if i + 1 < levels else {}
@@ -124,7 +126,7 @@ class GFM(_MultiScale):
     """Every level from all scales: a 3x3 convolution over [same, the others], each compressed by Maxout to one width.
 
     Args:
-        features: what the backbone gives; the coarsest `len(channels)` maps are used.
+        features: the backbone's maps; the coarsest `len(channels)` maps are used.
         channels: width of each level's 3x3 convolution, finest first.
         compressed: width of every scale in every fusion.
         reduced: width of the coarsest scale after its 1x1 convolution.
@@ -154,3 +156,75 @@ class GFM(_MultiScale):
             sam=sam,
             activation=activation,
         )
+
+
+class _Reduction(nn.Sequential):
+    """The coarsest scale in few channels: a 1x1 convolution, or pyramid pooling between two of them; then attention.
+
+    Args:
+        spp_channels: width that is pooled.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        spp_kernels: Sequence[int],
+        spp_channels: int,
+        sam: Attention | None,
+        activation: Activation,
+    ) -> None:
+        layers: list[nn.Module] = []
+        if spp_kernels:
+            spp = SPP(spp_channels, spp_kernels)
+            layers = [ConvNormAct(in_channels, spp_channels, activation=activation), spp]
+            in_channels = spp.out_channels
+        layers.append(ConvNormAct(in_channels, out_channels, activation=activation))
+        super().__init__(*layers, make_attention(out_channels, sam))
+
+
+class _Fusion(nn.Module):
+    """Scales side by side, each compressed by Maxout and then brought to one size; a 3x3 convolution joins them.
+
+    Args:
+        channels: of every scale, finest first.
+        target: index of the scale whose size the fusion has.
+        widths: index of each scale that is fused -> width it is compressed to; in the order of the concatenation.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        target: int,
+        widths: Mapping[int, int],
+        out_channels: int,
+        *,
+        sam: Attention | None,
+        activation: Activation,
+    ) -> None:
+        super().__init__()
+        self.sources = tuple(widths)
+        self.compress = nn.ModuleList(
+            nn.Sequential(*_compress(channels[source], width), *_resize(target - source))
+            for source, width in widths.items()
+        )
+        fused = sum(widths.values())
+        self.attention = make_attention(fused, sam)
+        self.conv = ConvNormAct(fused, out_channels, 3, activation=activation)
+
+    def forward(self, scales: list[Tensor]) -> Tensor:
+        """All scales -> (B, out_channels, H, W) at the size of `target`."""
+        maps = [compress(scales[source]) for source, compress in zip(self.sources, self.compress, strict=True)]
+        return self.conv(self.attention(torch.cat(maps, dim=1)))
+
+
+def _compress(channels: int, width: int) -> list[nn.Module]:
+    return [] if width == channels else [Maxout(channels, width)]
+
+
+def _resize(levels: int) -> list[nn.Module]:
+    """To a map so many levels coarser, by max pools; below 0 finer, by repetition."""
+    if levels < 0:
+        return [nn.Upsample(scale_factor=2**-levels, mode="nearest")]
+    return [halving_pool() for _ in range(levels)]

@@ -1,22 +1,23 @@
-"""Feature pyramids that only go down: YOLOv3's and its relatives (spec 3.1), and Lin et al.'s."""
+"""Feature pyramids with a top-down path only: those of YOLOv3 and its relatives, and of Lin et al."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from models.csp import CSPConfig
-from models.layers import Activation, Attention, ConvNormAct, Shortcut
+from models.layers import Activation, Attention, Shortcut
 from models.necks.stack import Stack, TopDown, coarsest, output_widths
+from models.parts import Neck
 from utils.structures import Features
 
 
-class FPN(nn.Module):
-    """PANet without the way up: the neck of the authors' "-fpn-spp" and "-yolo-spp", of YOLOv3 and YOLOv3-SPP.
+class FPN(Neck):
+    """PANet without the bottom-up path: the neck of the authors' "-fpn-spp" and "-yolo-spp", of YOLOv3 and YOLOv3-SPP.
 
     Args:
-        features: what the backbone gives; the coarsest `len(channels)` maps are used.
+        features: the backbone's maps; the coarsest `len(channels)` maps are used.
         channels: width of each level, finest first.
-        lateral: the backbone's maps join by a 1x1 convolution ("-fpn-spp"); else as they are ("-yolo-spp", YOLOv3).
+        lateral: the backbone's maps join by a 1x1 convolution ("-fpn-spp"), otherwise unchanged ("-yolo-spp", YOLOv3).
         spp_kernels, out_channels, csp, depth, sam: as in PANet.
     """
 
@@ -44,14 +45,11 @@ class FPN(nn.Module):
             TopDown(channels[i + 1], used.channels[i], channels[i], stack, lateral=lateral)
             for i in reversed(range(levels - 1))
         )
-        self.outputs = nn.ModuleList(
-            ConvNormAct(channels[i], widths[i], 3, activation=activation) if widths else nn.Identity()
-            for i in range(levels)
-        )
+        self.outputs = stack.outputs(channels, widths)
         self.features = Features(tuple(widths or channels), used.strides)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """The backbone's maps -> one map per level, finest first."""
+        """The backbone's maps (B, Ci, Hi, Wi) -> the maps that `features` names, finest first."""
         *finer, coarse = maps[-self.levels :]
         x = self.top(coarse)
         outputs = [self.outputs[-1](x)]
@@ -61,14 +59,14 @@ class FPN(nn.Module):
         return outputs[::-1]
 
 
-class AdditiveFPN(nn.Module):
+class AdditiveFPN(Neck):
     """The feature pyramid of Lin et al. (arXiv:1612.03144): laterals of one width, added to what comes from above.
 
     Args:
-        features: what the backbone gives; the coarsest `levels` maps are used.
+        features: the backbone's maps; the coarsest `levels` maps are used.
         channels: width of every level.
         spp_kernels: pyramid pooling on the coarsest lateral, and a 1x1 convolution after it.
-        sam: attention on what each 3x3 convolution reads.
+        sam: attention on the input of each 3x3 convolution.
     """
 
     def __init__(
@@ -96,7 +94,7 @@ class AdditiveFPN(nn.Module):
         self.features = Features((channels,) * levels, features.strides[-levels:])
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """The backbone's maps -> one map per level, finest first."""
+        """The backbone's maps (B, Ci, Hi, Wi) -> the maps that `features` names, finest first."""
         maps = maps[-self.levels :]
         x = self.pooling(self.laterals[-1](maps[-1]))
         outputs = [self.outputs[-1](x)]

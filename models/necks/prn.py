@@ -1,4 +1,7 @@
-"""Partial residual network: levels joined by additions of leading channels (Wang et al., ICCVW 2019; spec 3.2)."""
+"""Partial residual network: levels joined by additions of leading channels.
+
+Wang et al., ICCVW 2019; layers in docs/networks.md, PRN.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,15 @@ from torch import Tensor, nn
 
 from models.layers import Activation, ConvNormAct, Shortcut
 from models.necks.stack import coarsest
+from models.parts import Neck
 from utils.structures import Features
 
 
-class PRN(nn.Module):
+class PRN(Neck):
     """The neck of yolov3-tiny-prn on any backbone; three levels make it PRN-3l.
 
     Args:
-        features: what the backbone gives; the coarsest `len(channels)` maps are used.
+        features: the backbone's maps; the coarsest `len(channels)` maps are used.
         channels: width of each level, finest first.
     """
 
@@ -36,7 +40,7 @@ class PRN(nn.Module):
         self.features = Features(tuple(channels), used.strides)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """The backbone's maps -> one map per level, finest first."""
+        """The backbone's maps (B, Ci, Hi, Wi) -> the maps that `features` names, finest first."""
         *finer, coarse = maps[-self.levels :]
         reduced = self.reduce(coarse)
         x = self.conv(reduced)
@@ -60,7 +64,7 @@ class _FinerLevel(nn.Module):
         self.add_tap = Shortcut(width, tap, activation=activation)
 
     def forward(self, coarse: Tensor, tap: Tensor) -> tuple[Tensor, Tensor]:
-        """The level's convolution, for the next level; and its output, for the head."""
+        """(B, coarse, H, W) and (B, tap, 2H, 2W) -> (B, width, 2H, 2W) twice: for the next level, for the head."""
         upsampled = self.upsample(self.reduce(coarse))
         x = self.conv(self.join(upsampled, tap))
         return x, self.add_tap(self.add_upsampled(x, upsampled), tap)

@@ -1,4 +1,4 @@
-"""What the pyramid necks are made of: the convolutions of one level, and the steps from level to level."""
+"""The parts of pyramid necks: the convolutions of one level, and the steps from level to level."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from models.csp import CrossStagePartial, CSPConfig
 from models.layers import SPP, Activation, Attention, ConvNormAct, ResidualBlock, make_attention
+from models.parts import Block
 from utils.structures import Features
 
 
@@ -17,7 +18,7 @@ def coarsest(features: Features, levels: int, *, named: str) -> Features:
     """The last `levels` maps of a backbone.
 
     Args:
-        named: the neck's key and value that ask for so many levels, for the message.
+        named: the neck's key and value that ask for these levels, for the message.
     Raises:
         ValueError: the backbone has fewer.
     """
@@ -50,7 +51,7 @@ class Stack:
     Args:
         csp: null for the five convolutions.
         depth: blocks of the partial stage.
-        sam: attention on what two levels give together, before the convolutions that join it.
+        sam: attention on the concatenation of two levels.
     """
 
     csp: CSPConfig | None
@@ -69,39 +70,48 @@ class Stack:
             leave = [self.conv(width, 2 * width, 3), self.conv(2 * width, width)]
             return nn.Sequential(*enter, *self.pooling(width, spp_kernels), *leave)
         if not spp_kernels:
-            return nn.Sequential(self.partial(in_channels, width))
+            return nn.Sequential(self.partial(in_channels, width, self.csp))
         return nn.Sequential(
-            self.conv(in_channels, width), *self.pooling(width, spp_kernels), self.partial(width, width)
+            self.conv(in_channels, width), *self.pooling(width, spp_kernels), self.partial(width, width, self.csp)
         )
 
     def conv(self, in_channels: int, out_channels: int, kernel: int = 1, *, stride: int = 1) -> ConvNormAct:
+        """One convolution with the stack's activation."""
         return ConvNormAct(in_channels, out_channels, kernel, stride=stride, activation=self.activation)
 
     def pooling(self, width: int, spp_kernels: Sequence[int]) -> list[nn.Module]:
+        """Pyramid pooling and the 1x1 convolution back to `width`; nothing without kernels."""
         if not spp_kernels:
             return []
         spp = SPP(width, spp_kernels)
         return [spp, self.conv(spp.out_channels, width)]
 
+    def outputs(self, channels: Sequence[int], widths: Sequence[int]) -> nn.ModuleList:
+        """The 3x3 convolution that ends each level, to its entry of `widths`; identities where there are none."""
+        if not widths:
+            return nn.ModuleList(nn.Identity() for _ in channels)
+        return nn.ModuleList(self.conv(before, after, 3) for before, after in zip(channels, widths, strict=True))
+
     def attention(self, channels: int) -> nn.Module:
+        """The attention of a map of so many channels, or the identity."""
         return make_attention(channels, self.sam)
 
-    def partial(self, in_channels: int, width: int) -> CrossStagePartial:
-        def blocks(inside: int) -> list[ResidualBlock]:
+    def partial(self, in_channels: int, width: int, csp: CSPConfig) -> CrossStagePartial:
+        """A cross-stage-partial stage of `depth` blocks, (B, in_channels, H, W) -> (B, width, H, W)."""
+
+        def blocks(inside: int) -> list[Block]:
             return [
                 ResidualBlock(inside, inside, shortcut=False, activation=self.activation) for _ in range(self.depth)
             ]
 
-        return CrossStagePartial(
-            in_channels, width, blocks, csp=self.csp, split_channels=width, activation=self.activation
-        )
+        return CrossStagePartial(in_channels, width, blocks, csp=csp, split_channels=width, activation=self.activation)
 
 
 class TopDown(nn.Module):
     """A coarser level joins a map of the backbone.
 
     Args:
-        lateral: the map goes through a 1x1 convolution and comes first (PANet); else it joins as it is, after the
+        lateral: the map goes through a 1x1 convolution and comes first (PANet); otherwise it joins unchanged, after the
             coarser level (YOLOv3).
     """
 
@@ -115,13 +125,14 @@ class TopDown(nn.Module):
         self.stack = stack(joined, width)
 
     def forward(self, coarse: Tensor, tap: Tensor) -> Tensor:
+        """(B, coarse, H, W) and (B, tap, 2H, 2W) -> (B, width, 2H, 2W)."""
         up = self.upsample(self.reduce(coarse))
         maps = (up, tap) if self.lateral is None else (self.lateral(tap), up)
         return self.stack(self.attention(torch.cat(maps, dim=1)))
 
 
 class BottomUp(nn.Module):
-    """A finer level joins the same level of the way down."""
+    """A finer level joins the same level of the top-down path."""
 
     def __init__(self, fine: int, width: int, stack: Stack) -> None:
         super().__init__()
@@ -130,4 +141,5 @@ class BottomUp(nn.Module):
         self.stack = stack(2 * width, width)
 
     def forward(self, fine: Tensor, skip: Tensor) -> Tensor:
+        """(B, fine, 2H, 2W) and (B, width, H, W) -> (B, width, H, W)."""
         return self.stack(self.attention(torch.cat((self.down(fine), skip), dim=1)))

@@ -1,4 +1,4 @@
-"""The necks of YOLOv3-tiny and YOLOv4-tiny, with two levels or three (spec 4.2 and 5.10)."""
+"""The necks of YOLOv3-tiny and YOLOv4-tiny, with two levels or three (docs/networks.md, YOLOv4-tiny)."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from torch import Tensor, nn
 
 from models.layers import Activation, Attention
 from models.necks.stack import Stack, coarsest
+from models.parts import Neck
 from utils.structures import Features
 
 
-class TinyFPN(nn.Module):
+class TinyFPN(Neck):
     """The neck of YOLOv3-tiny, of YOLOv4-tiny and of their versions with three levels (-3l).
 
     The coarsest map goes through a 1x1 and a 3x3 convolution. Each finer level joins the level before it (of the
-    coarsest the 1x1 convolution), reduced and upsampled, with the backbone's map as it is, by one 3x3 convolution.
+    coarsest the 1x1 convolution), reduced and upsampled, with the backbone's map by one 3x3 convolution.
 
     Args:
-        features: what the backbone gives; the coarsest `len(channels)` maps are used.
+        features: the backbone's maps; the coarsest `len(channels)` maps are used.
         channels: width of each level's 3x3 convolution, finest first.
         reduced: width of each level's 1x1 convolution; half of `channels` when left out.
         spp_kernels: pyramid pooling after the coarsest level's 1x1 convolution, and another of these after it.
-        sam: attention on what the 3x3 convolutions of the finer levels read.
+        sam: attention on the inputs of the finer levels' 3x3 convolutions.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class TinyFPN(nn.Module):
         self.features = Features(tuple(channels), used.strides)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """The backbone's maps -> one map per level, finest first."""
+        """The backbone's maps (B, Ci, Hi, Wi) -> the maps that `features` names, finest first."""
         *finer, coarse = maps[-self.levels :]
         x = self.top(coarse)
         outputs = [self.output(x)]
@@ -74,5 +75,6 @@ class _TinyLevel(nn.Module):
         self.conv = stack.conv(reduced + tap, width, 3)
 
     def forward(self, coarse: Tensor, tap: Tensor) -> Tensor:
+        """(B, coarse, H, W) and (B, tap, 2H, 2W) -> (B, width, 2H, 2W)."""
         joined = torch.cat((self.upsample(self.reduce(coarse)), tap), dim=1)
         return self.conv(self.attention(joined))

@@ -12,8 +12,9 @@ import torch
 
 from data import anchors
 from utils.config import ConfigError
+from utils.recipe import RecipeConfig
 from utils.structures import LabelledImages, Sample
-from utils.training.config import RecipeConfig, TrainConfig
+from utils.train_config import TrainConfig
 
 CENTRES = np.array([[10.0, 14], [30, 20], [60, 80], [200, 150]])
 

@@ -10,22 +10,22 @@ import numpy as np
 import pytest
 import torch
 
-from data.classification import MIXES, ClassifyDataset, random_colour, random_crop, random_factor, whole
-from data.config import read_split
+from data.classification import ClassifyDataset, draw_parts, mix, random_colour, random_crop, random_factor, whole
 from data.dataset import EvalDataset, Request
 from data.images import read_image
-from data.loader import TrainSampler, build_eval_loader, build_train_loader, collate
-from data.sizes import SizePlan
-from data.transforms import FILL, Labelled, resize_image
+from data.loader import build_eval_loader, build_train_loader, collate
+from data.read import read_split
+from data.sampler import SizePlan, TrainSampler
+from data.transforms import FILL, resize_image
 from tests.data.tiny_sets import make_config, make_image
+from utils.augment_config import AugmentConfig, ClassifyAugment
 from utils.boxes import plan_resize
 from utils.structures import LabelledImages
-from utils.ten_crop import ten_crop_size, ten_crops
-from utils.training.augment_config import AugmentConfig, ClassifyAugment
 
 PLAIN = ClassifyAugment(short_side=(1, 1), aspect=1, hue=0, saturation=1, exposure=1, flip_lr=0)
 """The image itself, cut to the input at a random place."""
 SIZE = (32, 48)
+KINDS = ("cutmix", "mixup", "mosaic")
 
 
 @pytest.fixture
@@ -133,17 +133,14 @@ def test_colours_change_as_asked() -> None:
 # Mixing
 
 
-@pytest.mark.parametrize("kind", sorted(MIXES))
+@pytest.mark.parametrize("kind", KINDS)
 def test_labels_have_the_shares_that_the_picture_shows(kind: str) -> None:
     """Each image is of one grey level, so that the mean of the result tells the shares."""
     for seed in range(30):
-        levels = iter((10, 90, 170, 250))
-
-        def another(levels: iter = levels) -> Labelled:
-            level = next(levels)
-            return whole(np.full((*SIZE, 3), level, np.uint8), level)
-
-        item = MIXES[kind](another(), another, ClassifyAugment(mixup_beta=None if seed % 2 else 0.5), rng(seed))
+        parts = draw_parts(kind, SIZE, ClassifyAugment(mixup_beta=None if seed % 2 else 0.5), rng(seed))
+        levels = (10, 90, 170, 250)[: len(parts)]
+        items = [whole(np.full((*SIZE, 3), level, np.uint8), level) for level in levels]
+        item = mix(items, parts, blend=kind == "mixup")
         assert item.weights.sum() == pytest.approx(1)
         assert (item.weights > 0).all()
         assert item.image.mean() == pytest.approx(float(item.weights @ item.labels), abs=0.6)
@@ -166,8 +163,9 @@ def test_labels_have_the_shares_that_the_picture_shows(kind: str) -> None:
 def test_mixing_leaves_its_sources_alone(images: LabelledImages) -> None:
     first, second = (whole(noise(*SIZE, seed=seed), seed) for seed in (1, 2))
     copies = first.image.copy(), second.image.copy()
-    for mix in MIXES.values():
-        mix(first, lambda: second, ClassifyAugment(), rng())
+    for kind in KINDS:
+        parts = draw_parts(kind, SIZE, ClassifyAugment(), rng())
+        mix([first, second, second, second][: len(parts)], parts, blend=kind == "mixup")
     np.testing.assert_array_equal(first.image, copies[0])
     np.testing.assert_array_equal(second.image, copies[1])
 
@@ -197,7 +195,7 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index(images: LabelledImages) 
         assert torch.equal(first[request].weights, again.weights)
     assert len({item.image.numpy().tobytes() for item in first.values()}) == len(requests)
     assert len({len(item.labels) for item in first.values()}) == 2
-    repeated = one[requests[0]._replace(repeat=1)]
+    repeated = one[replace(requests[0], repeat=1)]
     assert not torch.equal(repeated.image, first[requests[0]].image)
 
 
@@ -266,16 +264,3 @@ def test_evaluation_cuts_the_middle_out(images: LabelledImages) -> None:
     np.testing.assert_array_equal(batch.images[0].permute(1, 2, 0).numpy(), enlarged[20:52])
     shrunk = cv2.resize(flat, (72, 32), interpolation=cv2.INTER_AREA)
     np.testing.assert_array_equal(batch.images[2].permute(1, 2, 0).numpy(), shrunk[:, 12:60])
-
-
-def test_ten_crops_are_the_corners_the_centre_and_their_mirror_images() -> None:
-    assert ten_crop_size((256, 256)) == (288, 288)
-    assert ten_crop_size((224, 64)) == (252, 72)
-    images = torch.arange(2 * 3 * 9 * 18).reshape(2, 3, 9, 18).float()
-    crops = ten_crops(images, (8, 16))
-    assert crops.shape == (20, 3, 8, 16)
-    assert torch.equal(crops[0], images[0, :, :8, :16])
-    assert torch.equal(crops[3], images[0, :, 1:, 2:])
-    assert torch.equal(crops[4], images[0, :, :8, 1:17])
-    assert torch.equal(crops[15], images[1, :, :8, :16].flip(-1))
-    assert torch.equal(ten_crops(images, (9, 18))[7], images[0].flip(-1))

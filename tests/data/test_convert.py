@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.config import load_data_config, read_data_config, read_split
-from data.convert import FORMATS, main, read_splits, write_dataset
+from data.config import load_data_config, read_data_config
+from data.convert import FORMATS, main, read_dataset, write_dataset
+from data.read import read_split
 from tests.data.tiny_sets import (
     HEIGHT,
     WIDTH,
@@ -54,10 +55,10 @@ def test_no_objects(tmp_path: Path, form: str) -> None:
 @pytest.mark.parametrize(("first", "second"), list(itertools.product(FORMATS, FORMATS)))
 def test_there_and_back(shared: Path, tmp_path: Path, first: str, second: str) -> None:
     source = load_data_config(str(shared / "data" / "coco_tiny" / "data.yaml"))
-    splits = read_splits(source)
+    splits = read_dataset(source)
     write_dataset(splits, tmp_path / "one", first, copy=True)  # shared data is not to be touched, not even linked
-    write_dataset(read_splits(read_data_config(tmp_path / "one" / "data.yaml")), tmp_path / "two", second)
-    back = read_splits(read_data_config(tmp_path / "two" / "data.yaml"))
+    write_dataset(read_dataset(read_data_config(tmp_path / "one" / "data.yaml")), tmp_path / "two", second)
+    back = read_dataset(read_data_config(tmp_path / "two" / "data.yaml"))
     for split, data in splits.items():
         same(data, back[split], crowd="yolo" not in (first, second))
         if (first, second) == ("coco", "coco"):
@@ -125,9 +126,9 @@ def test_two_images_of_one_name(tmp_path: Path, form: str) -> None:
     (tmp_path / "from" / "images" / "train" / "x.jpg").unlink()  # would share x.txt with x.png
     config = make_config(tmp_path / "from", "train: images/train\nval: images/val\nnames: [a, b, c]")
     (tmp_path / "from" / "labels" / "train" / "x.txt").write_text("0 0.5 0.5 0.5 0.5\n")
-    splits = read_splits(config)
+    splits = read_dataset(config)
     assert "2 images have a new name" in write_dataset(splits, tmp_path / "to", form)[1]
-    back = read_splits(read_data_config(tmp_path / "to" / "data.yaml"))
+    back = read_dataset(read_data_config(tmp_path / "to" / "data.yaml"))
     for split, data in splits.items():
         same(data, back[split])
 
@@ -171,4 +172,4 @@ def test_splits_with_different_classes(tmp_path: Path) -> None:
     other["categories"].pop()
     (tmp_path / "train.json").write_text(json.dumps(other))
     with pytest.raises(ConfigError, match="one split has 2 classes, the other 3"):
-        read_splits(make_config(tmp_path, "train: train.json\nval: val.json"))
+        read_dataset(make_config(tmp_path, "train: train.json\nval: val.json"))

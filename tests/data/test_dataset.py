@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from data import dataset as dataset_module
-from data.config import load_data_config, read_split
+from data.config import load_data_config
 from data.dataset import EvalDataset, Item, Request, TrainDataset, check_size
 from data.images import read_image
+from data.read import read_split
+from utils.augment_config import AugmentConfig
 from utils.config import ConfigError
 from utils.log import Progress
 from utils.structures import LabelledImages
-from utils.training.config import AugmentConfig
 
 SIZE = (64, 64)
 ALL = AugmentConfig(
@@ -67,7 +68,7 @@ def test_a_sample_depends_on_seed_epoch_index_and_repeat_alone(images: LabelledI
     again = [dataset[request] for request in reversed(REQUESTS)][::-1]
     assert all(map(same, first, again))
     base = REQUESTS[0]
-    for other in (base._replace(epoch=1), base._replace(repeat=1), base._replace(index=3)):
+    for other in (replace(base, epoch=1), replace(base, repeat=1), replace(base, index=3)):
         assert not torch.equal(dataset[other].image, dataset[base].image)
     assert not torch.equal(make(images, seed=1)[base].image, dataset[base].image)
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data.config import DataConfig, load_data_config, read_data_config, read_split
+from data.config import DataConfig, load_data_config, read_data_config
 from data.doctor import EXIT_STATUS, count, examine, fix, main
+from data.read import read_split
 from tests.data.tiny_sets import annotation, make_coco, make_config, make_image, make_voc, make_yolo, read, voc_object
 from utils.config import ConfigError
 
@@ -194,4 +195,4 @@ def test_wrong_command_lines(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     (tmp_path / "val.json").write_text("[]")
     with pytest.raises(ConfigError, match="no split can be used"):
         fix(config, examine(config)[1], tmp_path / "fixed")
-    assert EXIT_STATUS == {"clean": 0, "warnings": 1, "errors": 2}  # commands.md
+    assert EXIT_STATUS == {"clean": 0, "warnings": 1, "errors": 2}  # docs/reference.md

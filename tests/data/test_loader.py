@@ -9,29 +9,26 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from data import loader as loader_module
-from data.config import load_data_config, read_split
+from data.config import load_data_config
 from data.dataset import TrainDataset
-from data.loader import TrainSampler, build_eval_loader, build_train_loader, collate, default_workers
-from data.sizes import SizePlan
+from data.loader import build_eval_loader, build_train_loader, collate, default_workers, warn_of_small_objects
+from data.read import read_split, read_splits
 from tests.data.test_dataset import ALL, SIZE, make
+from tests.data.test_sampler import make_sampler
 from utils.config import ConfigError
+from utils.recipe import RecipeConfig
 from utils.structures import Batch, LabelledImages
+from utils.train_config import TrainConfig
 
 
 @pytest.fixture(scope="module")
 def images(tiny_coco: Path) -> LabelledImages:
     return read_split(load_data_config(str(tiny_coco)), "train")
-
-
-def make_sampler(count: int = 8, **changes) -> TrainSampler:
-    """A sampler of small batches; changes may also be of its SizePlan."""
-    sizes = {"image_size": SIZE, "stride": 16, "multi_scale": 0.5, "seed": 5}
-    sizes |= {key: changes.pop(key) for key in list(changes) if key in SizePlan.__dataclass_fields__ and key != "seed"}
-    return TrainSampler(count, **{"batch_size": 3, "sizes": SizePlan(**sizes), "mix_epochs": 2, "seed": 5, **changes})
 
 
 def same(one: Batch, two: Batch) -> bool:
@@ -45,83 +42,6 @@ def batches(dataset: TrainDataset, *, workers: int = 0, epoch: int = 1, start: i
     loader = build_train_loader(dataset, sampler, workers=workers)
     sampler.set_position(epoch, start)
     return list(loader)
-
-
-# The sampler
-
-
-@pytest.mark.parametrize(("count", "batch_size"), [(8, 3), (8, 4), (1, 5), (3, 7), (10, 1)])
-def test_an_epoch_gives_every_image_and_fills_the_last_batch_from_the_start(count: int, batch_size: int) -> None:
-    sampler = make_sampler(count, batch_size=batch_size)
-    epoch = list(sampler)
-    assert len(epoch) == len(sampler) == sampler.batches == -(-count // batch_size)
-    assert {len(batch) for batch in epoch} == {batch_size}
-    requests = [request for batch in epoch for request in batch]
-    order = [request.index for request in requests]
-    assert sorted(order[:count]) == list(range(count))
-    assert order == (order[:count] * batch_size)[: len(order)]
-    assert [request.repeat for request in requests] == [place // count for place in range(len(order))]
-
-
-def test_the_order_is_a_function_of_seed_and_epoch() -> None:
-    def order(seed: int, epoch: int) -> list[int]:
-        sampler = make_sampler(50, seed=seed)
-        sampler.set_position(epoch)
-        return [request.index for batch in sampler for request in batch]
-
-    assert order(1, 0) == order(1, 0)
-    assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(4)}) == 12
-
-
-def test_going_on_from_any_batch_gives_the_rest_of_the_epoch() -> None:
-    sampler = make_sampler(20)
-    sampler.set_position(3)
-    whole = list(sampler)
-    for start in range(len(whole) + 1):
-        sampler.set_position(3, start)
-        assert list(sampler) == whole[start:]
-        assert len(sampler) == len(whole) - start
-
-
-@pytest.mark.parametrize("world_size", [2, 3, 6])
-def test_the_shares_of_the_ranks_are_the_global_batch(world_size: int) -> None:
-    whole = list(make_sampler(20, batch_size=6))
-    shares = [list(make_sampler(20, batch_size=6, rank=rank, world_size=world_size)) for rank in range(world_size)]
-    for batch, parts in zip(whole, zip(*shares, strict=True), strict=True):
-        assert {len(part) for part in parts} == {6 // world_size}
-        dealt = [request for row in zip(*parts, strict=True) for request in row]
-        assert dealt == batch
-
-
-def test_a_batch_that_cannot_be_split_over_the_ranks_is_refused() -> None:
-    with pytest.raises(ValueError, match="batch size 3 cannot be split over 2 processes; use a multiple of 2"):
-        make_sampler(batch_size=3, world_size=2)
-
-
-def test_multi_scale_draws_multiples_of_the_stride_for_whole_batches() -> None:
-    sampler = make_sampler(3000, image_size=(64, 96), multi_scale=0.5)
-    sizes = []
-    for batch in sampler:
-        assert len({request.size for request in batch}) == 1
-        sizes.append(batch[0].size)
-    heights, widths = {h for h, _ in sizes}, {w for _, w in sizes}
-    assert heights == {32, 48, 64, 80, 96}
-    assert widths <= {48, 64, 80, 96, 112, 128, 144}
-    assert {min(widths), max(widths)} == {48, 144}
-    again = make_sampler(3000, image_size=(64, 96), multi_scale=0.5, rank=0, world_size=3)
-    assert [batch[0].size for batch in again] == sizes
-    assert {request.size for batch in make_sampler(9, multi_scale=0.0) for request in batch} == {SIZE}
-    assert min(h for b in make_sampler(300, image_size=(16, 16), multi_scale=0.9) for h in b[0].size) == 16
-
-
-def test_mosaic_ends_after_the_epochs_that_have_it() -> None:
-    sampler = make_sampler(mix_epochs=2)
-    for epoch, mix in ((0, True), (1, True), (2, False), (7, False)):
-        sampler.set_position(epoch)
-        assert {request.mix for batch in sampler for request in batch} == {mix}
-
-
-# The loaders
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -263,3 +183,23 @@ def test_what_others_cannot_share_is_not_kept_in_memory(monkeypatch: pytest.Monk
 
 def test_there_is_at_least_one_worker_and_at_most_eight() -> None:
     assert 1 <= default_workers() <= 8
+
+
+@pytest.mark.parametrize(("narrow", "told"), [(0, False), (5, False), (6, True), (100, True)])
+def test_objects_too_small_to_be_trained_on_are_warned_of(
+    narrow: int, told: bool, tiny_coco: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = read_splits(str(tiny_coco)).train.samples[0]  # of 96 x 96
+    config = TrainConfig({"resize": "letterbox"}, RecipeConfig(), "d", (96, 96), None, 0, 0)
+    boxes = np.tile([10.0, 10, 13, 60], (100, 1))
+    boxes[:narrow, 2] = 12
+    sample = replace(first, boxes=boxes, labels=np.zeros(100, np.int64), crowd=np.zeros(100, bool))
+    images = LabelledImages((sample,), ("thing",), (1,), {})
+    warn_of_small_objects(images, config)
+    assert (f"{narrow} of 100 training objects are no more than 2 pixels wide or high" in caplog.text) == told
+    caplog.clear()
+    warn_of_small_objects(replace(images, samples=()), config)
+    warn_of_small_objects(images, replace(config, image_size=(192, 192)))
+    assert not caplog.text
+    warn_of_small_objects(images, replace(config, image_size=(48, 48)))
+    assert "100 of 100" in caplog.text

@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data.mosaic import mixup, mosaic, paste, quadrants, vary
+from data.mosaic import draw_mosaic, mixup, mosaic, paste, quadrants, random_variant
 from data.transforms import FILL, Labelled
 from tests.data.test_transforms import COLOURS, OFF, painted_box
+from utils.augment_config import AugmentConfig
 
 SIZE = (96, 128)
 COUNT = 9
@@ -33,11 +34,21 @@ def empty(index: int) -> Labelled:
     return load(3)
 
 
+def joined(
+    mosaic_type: str, load: Callable[[int], Labelled], index: int, count: int, config: AugmentConfig, seed: int
+) -> Labelled:
+    """A mosaic of SIZE, as a training set makes it: of image `index` and three of all `count`."""
+    rng = np.random.default_rng(seed)
+    crossing, indices = draw_mosaic(index, count, replace(config, mosaic_type=mosaic_type), rng)
+    join = {"canvas": mosaic, "quadrants": quadrants}[mosaic_type]
+    return join([load(number) for number in indices], crossing, SIZE, config, rng)
+
+
 @pytest.mark.parametrize("seed", range(40))
 @pytest.mark.parametrize("change", [{}, {"scale": 0.5, "translate": 0.1}, {"scale": 0.9, "translate": 0.3}])
 def test_boxes_are_tight_around_their_colours(seed: int, change: dict) -> None:
     config = replace(OFF, min_side=1, **change)
-    item = mosaic(load, seed % COUNT, COUNT, SIZE, config, np.random.default_rng(seed))
+    item = joined("canvas", load, seed % COUNT, COUNT, config, seed)
     assert item.image.shape == (*SIZE, 3)
     for label in (1, 2):
         mine = item.boxes[item.labels == label]
@@ -54,9 +65,9 @@ def test_boxes_are_tight_around_their_colours(seed: int, change: dict) -> None:
             assert inner.size == 0 or inner.mean() > 0.95
 
 
-@pytest.mark.parametrize("join", [mosaic, quadrants])
-def test_four_images_without_objects_are_a_mosaic_too(join: Callable[..., Labelled]) -> None:
-    item = join(empty, 0, 1, SIZE, OFF, np.random.default_rng(0))
+@pytest.mark.parametrize("mosaic_type", ["canvas", "quadrants"])
+def test_four_images_without_objects_are_a_mosaic_too(mosaic_type: str) -> None:
+    item = joined(mosaic_type, empty, 0, 1, OFF, 0)
     assert item.boxes.shape == (0, 4)
     assert item.labels.shape == item.crowd.shape == (0,)
 
@@ -69,7 +80,7 @@ def test_four_images_without_objects_are_a_mosaic_too(join: Callable[..., Labell
     "change", [{}, {"geometry": "jitter"}, {"geometry": "jitter", "flip_lr": 0.5, "flip_ud": 0.5}, {"scale": 0.4}]
 )
 def test_boxes_in_quadrants_are_tight_around_their_colours(seed: int, change: dict) -> None:
-    item = quadrants(load, seed % COUNT, COUNT, SIZE, replace(OFF, min_side=1, **change), np.random.default_rng(seed))
+    item = joined("quadrants", load, seed % COUNT, COUNT, replace(OFF, min_side=1, **change), seed)
     assert item.image.shape == (*SIZE, 3)
     assert item.boxes.dtype == np.float32
     covered = np.zeros((3, *SIZE), bool)
@@ -101,7 +112,7 @@ def crossing(image: np.ndarray) -> tuple[int, int]:
 def test_quadrants_meet_at_20_to_80_percent_and_boxes_end_there() -> None:
     places = []
     for seed in range(300):
-        item = quadrants(plain, 0, 4, SIZE, OFF, np.random.default_rng(seed))
+        item = joined("quadrants", plain, 0, 4, OFF, seed)
         if len(set(item.labels.tolist())) < 4:
             continue
         x, y = crossing(item.image)
@@ -121,7 +132,7 @@ def test_each_quadrant_shows_the_side_of_its_image_that_is_next_to_the_others() 
         image[..., 0], image[..., 1] = np.arange(SIZE[1]), np.arange(SIZE[0])[:, None]
         return Labelled(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool))
 
-    image = quadrants(ramp, 0, 4, SIZE, OFF, np.random.default_rng(1)).image.astype(int)
+    image = joined("quadrants", ramp, 0, 4, OFF, 1).image.astype(int)
     x = int(np.flatnonzero(image[0, :, 0] == 0)[0])
     y = int(np.flatnonzero(image[:, 0, 1] == 0)[0])
     assert image[0, :, 0].tolist() == [*range(SIZE[1] - x, SIZE[1]), *range(SIZE[1] - x)]
@@ -136,7 +147,7 @@ def test_grey_beside_an_image_is_kept_out_of_the_middle() -> None:
         return Labelled(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool))
 
     for seed in range(20):
-        image = quadrants(narrow, 0, 4, SIZE, OFF, np.random.default_rng(seed)).image
+        image = joined("quadrants", narrow, 0, 4, OFF, seed).image
         grey = (np.abs(image.astype(int) - FILL) < 20).all(axis=(0, 2))
         assert not grey[SIZE[1] // 5 : -SIZE[1] // 5].any()
 
@@ -152,14 +163,14 @@ def test_in_half_of_the_cases_the_images_own_corner_is_in_the_middle() -> None:
     config, shown = replace(OFF, geometry="jitter"), []
     for seed in range(300):
         x, y = (np.random.default_rng(seed).uniform(0.2, 0.8, 2) * (SIZE[1], SIZE[0])).astype(int)
-        image = quadrants(cornered, 0, 1, SIZE, config, np.random.default_rng(seed)).image
+        image = joined("quadrants", cornered, 0, 1, config, seed).image
         shown.append(image[y - 2, x - 2].max() > 200)
     assert 0.55 < np.mean(shown) < 0.75
 
 
 def test_varied_images_are_functions_of_the_generator() -> None:
     config = replace(OFF, geometry="jitter", flip_lr=0.5, hue=0.1, saturation=0.5, value=0.5, colour="darknet")
-    one, two = (vary(load(1), SIZE, config, np.random.default_rng(3)) for _ in range(2))
+    one, two = (random_variant(load(1), SIZE, config, np.random.default_rng(3)) for _ in range(2))
     assert np.array_equal(one.image, two.image)
     assert np.array_equal(one.boxes, two.boxes)
     assert one.image.shape == (*SIZE, 3)
@@ -173,14 +184,14 @@ def test_the_first_image_is_the_one_that_was_asked_for_and_three_are_drawn_from_
         return load(index)
 
     for seed in range(40):
-        mosaic(remember, 5, COUNT, SIZE, OFF, np.random.default_rng(seed))
+        joined("canvas", remember, 5, COUNT, OFF, seed)
     assert asked[::4] == [5] * 40
     assert set(asked) == set(range(COUNT))
 
 
 def test_a_mosaic_is_a_function_of_its_generator() -> None:
     config = replace(OFF, scale=0.5, translate=0.1)
-    one, two, three = (mosaic(load, 1, COUNT, SIZE, config, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    one, two, three = (joined("canvas", load, 1, COUNT, config, seed) for seed in (3, 3, 4))
     assert np.array_equal(one.image, two.image)
     assert np.array_equal(one.boxes, two.boxes)
     assert not np.array_equal(one.image, three.image)

@@ -12,9 +12,10 @@ import pytest
 from pycocotools.coco import COCO
 
 from data import shapes
-from data.config import load_data_config, read_split
+from data.config import load_data_config
 from data.drawing.figures import NAMES
 from data.images import image_size
+from data.read import read_split
 from data.shapes import COUNTS, DIGEST, ensure_shapes, set_digest
 from utils.config import ROOT, ConfigError
 

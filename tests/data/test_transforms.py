@@ -8,6 +8,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from data.pipeline import AlbumentationsPipeline
 from data.transforms import (
@@ -19,11 +20,12 @@ from data.transforms import (
     random_flips,
     random_hsv,
     resize_image,
+    ten_crop_size,
+    ten_crops,
     warp,
 )
+from utils.augment_config import AugmentConfig
 from utils.boxes import plan_resize
-from utils.config import ConfigError
-from utils.training.config import AugmentConfig
 
 OFF = AugmentConfig(
     mosaic=0, translate=0, scale=0, flip_lr=0, flip_ud=0, hue=0, saturation=0, value=0, min_area=0, min_side=0
@@ -262,59 +264,14 @@ def test_jitter_can_leave_a_corner_where_it_is(keep: tuple[bool, bool]) -> None:
         np.testing.assert_allclose(np.diag(matrix), np.diag(free), err_msg="as much is cut in all")
 
 
-# Albumentations
-
-
-def test_no_transforms_is_no_change() -> None:
-    item = painted()
-    assert AlbumentationsPipeline([])(item, rng()) is item
-
-
-def test_boxes_labels_and_crowd_follow_the_transforms() -> None:
-    item = replace(painted(), crowd=np.array([False, True, False]))
-    specs = [{"type": "HorizontalFlip", "p": 1.0}, {"type": "Crop", "x_min": 0, "y_min": 0, "x_max": 75, "y_max": 90}]
-    result = AlbumentationsPipeline(specs)(item, rng())
-    assert result.image.shape == (90, 75, 3)
-    assert result.labels.tolist() == [0, 1], "the third lies outside the crop"
-    assert result.crowd.tolist() == [False, True]
-    np.testing.assert_allclose(result.boxes, [[60, 30, 75, 50], [20, 10, 40, 70]], atol=1e-3)
-
-
-def test_transforms_draw_from_the_generator_they_are_given() -> None:
-    specs = [{"type": "RandomBrightnessContrast", "p": 1.0}, {"type": "GaussNoise", "p": 0.5}, {"type": "ISONoise"}]
-    first, second = AlbumentationsPipeline(specs), AlbumentationsPipeline(specs)
-    images = []
-    for pipeline in (first, second, first):
-        pipeline(painted(), np.random.default_rng(99))  # what was drawn before must not matter
-        images.append(pipeline(painted(), np.random.default_rng(5)).image)
-    assert np.array_equal(images[0], images[1])
-    assert np.array_equal(images[0], images[2])
-    assert not np.array_equal(images[0], first(painted(), np.random.default_rng(6)).image)
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        (
-            {"type": "HorizontalFilp"},
-            r"augment.albumentations\[1\].*HorizontalFilp: unknown transform.*'HorizontalFlip'",
-        ),
-        ({"p": 0.5}, r"augment.albumentations\[1\].*type"),
-        ({"type": "Blur", "blur_limt": 3}, r"augment.albumentations\[1\].blur_limt: unknown key.*'blur_limit'"),
-        ({"type": "HorizontalFlip", "p": 7}, r"augment.albumentations\[1\]: albumentations refuses .*p"),
-        ({"type": "Blur", "blur_limit": "much"}, r"augment.albumentations\[1\]: albumentations refuses"),
-        ({"type": "Crop", "x_min": 5, "x_max": 2}, r"augment.albumentations\[1\]: albumentations refuses"),
-        ({"type": 3}, r"augment.albumentations\[1\].*3: unknown transform"),
-        ({"type": ["Blur"]}, r"augment.albumentations\[1\].*unknown transform"),
-    ],
-)
-def test_a_wrong_transform_or_argument_is_named(spec: dict, message: str) -> None:
-    with pytest.raises(ConfigError, match=message) as caught:
-        AlbumentationsPipeline([{"type": "Blur", "p": 0.1}, spec])
-    assert len(str(caught.value)) < 1500
-
-
-def test_transforms_that_make_something_else_than_an_image_are_refused() -> None:
-    pipeline = AlbumentationsPipeline([{"type": "Normalize", "p": 1.0}])
-    with pytest.raises(ValueError, match=r"augment.albumentations: .*uint8.*found float32.*leave out Normalize"):
-        pipeline(painted(), rng())
+def test_ten_crops_are_the_corners_the_centre_and_their_mirror_images() -> None:
+    assert ten_crop_size((256, 256)) == (288, 288)
+    assert ten_crop_size((224, 64)) == (252, 72)
+    images = torch.arange(2 * 3 * 9 * 18).reshape(2, 3, 9, 18).float()
+    crops = ten_crops(images, (8, 16))
+    assert crops.shape == (20, 3, 8, 16)
+    assert torch.equal(crops[0], images[0, :, :8, :16])
+    assert torch.equal(crops[3], images[0, :, 1:, 2:])
+    assert torch.equal(crops[4], images[0, :, :8, 1:17])
+    assert torch.equal(crops[15], images[1, :, :8, :16].flip(-1))
+    assert torch.equal(ten_crops(images, (9, 18))[7], images[0].flip(-1))

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data.config import DataConfig, read_data_config, read_split
+from data.config import DataConfig, read_data_config
+from data.read import read_split
 from utils.structures import LabelledImages
 
 HEIGHT, WIDTH = 40, 60
@@ -94,6 +95,26 @@ def make_voc(folder: Path, objects: Mapping[str, str | None], *, size: str = "",
     sets.mkdir(parents=True)
     (sets / "val.txt").write_text("".join(f"{stem}\n" for stem in objects))
     return make_config(folder, f"val: ImageSets/Main/val.txt\nnames: {list(NAMES)}\n{options}")
+
+
+def make_folders(folder: Path, classes: dict[str, int], *, split: str = "train") -> Path:
+    """`folder`/`split`/CLASS/0.png, ... of so many images each."""
+    for name, count in classes.items():
+        (folder / split / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            make_image(folder / split / name / f"{number}.png", seed=number)
+    return folder / split
+
+
+def folders_config(folder: Path, options: str = "") -> DataConfig:
+    """The data set of `make_folders`, with the splits that are there."""
+    splits = [split for split in ("train", "val") if (folder / split).is_dir()]
+    return make_config(folder, "".join(f"{split}: {split}\n" for split in splits) + options)
+
+
+def read_classes(config: DataConfig, split: str = "train") -> LabelledImages:
+    """A split as a classifier sees it."""
+    return read_split(config, split, task="classify")
 
 
 def read(config: DataConfig) -> LabelledImages:

@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import nn
 
+from models.benchmark.costs import count_bflops
 from models.build import BACKBONES
-from models.flops import count_bflops
 from models.layers import SqueezeExcitation
-from utils.config import ConfigError, build
+from utils.config import ConfigError
+from utils.schema import build
 from utils.structures import Features
 
 CSP = {"ratio": 0.5, "fusion": "both"}

@@ -8,10 +8,10 @@ import json
 import pytest
 import torch
 
+from models.benchmark.costs import count_bflops
 from models.build import build_model
 from models.config import ModelConfig, load_model_config
 from models.detector import Detector
-from models.flops import count_bflops
 from tests.models.test_backbones import count_conv_weights, count_file_floats
 from utils.config import ROOT
 
@@ -48,7 +48,7 @@ ROWS = {
     "cspmobilenet": ["-v2"],
     "efficientnet": ["-b0"],
 }
-"""Spec tables 2, 6.1 and 6.2: a name, and the ends it takes."""
+"""Tables of the authors' README (docs/benchmark.md): a name, and the ends it takes."""
 
 
 def on_meta(name: str, *overrides: str) -> Detector:
@@ -78,7 +78,7 @@ def trained(model: Detector) -> int:
 
 
 @pytest.mark.parametrize(
-    ("name", "floats", "train", "conv", "size", "bflops"),  # spec 5.9
+    ("name", "floats", "train", "conv", "size", "bflops"),  # docs/networks.md, Check totals
     [
         ("darknet-ref", 7323480, 7319416, 7.314, 256, 0.967),
         ("resnet10", 5248936, 5244968, 5.240, 256, 2.274),
@@ -116,12 +116,12 @@ def test_released_networks_are_exact(name: str, floats: int, train: int, conv: f
 
 
 def test_resnet50_of_the_repository_classifies_before_the_pool() -> None:
-    assert bflops_of("resnet50", "head.pool=last") == pytest.approx(10.007, abs=0.0006)  # spec 1.6 and 5.9
+    assert bflops_of("resnet50", "head.pool=last") == pytest.approx(10.007, abs=0.0006)  # docs/networks.md
     assert count_file_floats(on_meta("resnet50", "head.pool=last")) == 22825896
 
 
 @pytest.mark.parametrize(
-    ("name", "floats", "conv", "bflops"),  # the spec's fits, 2.1 to 2.3
+    ("name", "floats", "conv", "bflops"),  # docs/networks.md, Backbones without published cfgs
     [
         ("peleenet", None, 2.792, 1.0166),
         ("csppeleenet", None, 2.843, 0.893),
@@ -131,7 +131,7 @@ def test_resnet50_of_the_repository_classifies_before_the_pool() -> None:
         ("csppeleenetb-ref", 2025400, 2.010, 0.897),
     ],
 )
-def test_fitted_networks_are_the_specs(name: str, floats: int | None, conv: float, bflops: float) -> None:
+def test_fitted_networks_cost_what_networks_md_says(name: str, floats: int | None, conv: float, bflops: float) -> None:
     assert floats is None or count_file_floats(on_meta(name)) == floats
     assert round(count_conv_weights(on_meta(name)) / 1e6, 3) == conv
     assert bflops_of(name) == pytest.approx(bflops, abs=0.0006)
@@ -178,7 +178,7 @@ def test_partial_networks_take_less_than_the_published_plain_ones(plain: str, pa
 )
 def test_squeeze_and_excitation_takes_what_was_published(plain: str, excited: str) -> None:
     added = count_conv_weights(on_meta(excited)) - count_conv_weights(on_meta(plain))
-    assert round(added / 1e6, 2) == 0.02  # spec 2: 2.79M to 2.81M, 2.83M to 2.85M
+    assert round(added / 1e6, 2) == 0.02  # the authors' README: 2.79M to 2.81M, 2.83M to 2.85M
     assert bflops_of(excited) == pytest.approx(bflops_of(plain), rel=1e-3)
 
 

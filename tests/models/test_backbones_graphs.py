@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from models.benchmark.costs import count_bflops
 from models.build import BACKBONES
 from models.config import load_model_config
-from models.flops import count_bflops
 from tests.models.test_backbones import CSP, SMALL, count_conv_weights, count_file_floats, make, on_meta, shapes
-from utils.config import build
+from utils.schema import build
 from utils.structures import Features
 
 SLICE = {**CSP, "split": "slice"}
@@ -126,7 +126,8 @@ def test_darknet_splits_its_first_stage_in_full_width() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "weights", "taken"),  # spec 2.1 and 2.2: read from PeleeNet's code; a fit to the published CSPPeleeNet
+    # docs/networks.md: PeleeNet is read from its authors' code; CSPPeleeNet is a fit to the published one
+    ("ratio", "weights", "taken"),
     [(None, 2.7915e6, 1.0166), (0.5, 2.843e6, 0.893), (0.25, 3.216e6, 1.013), (0.75, 2.514e6, 0.785)],
 )
 def test_peleenet_and_its_ratios(ratio: float | None, weights: float, taken: float) -> None:
@@ -140,7 +141,7 @@ def test_peleenet_and_its_ratios(ratio: float | None, weights: float, taken: flo
 def test_csppeleenet_backbone_alone() -> None:
     spec = {"type": "peleenet", "depths": [3, 4, 8, 6], "hidden_channels": [16, 32, 64, 64], "csp": SLICE}
     backbone = on_meta(spec)
-    assert count_file_floats(backbone) == 2163488  # spec 2.2
+    assert count_file_floats(backbone) == 2163488  # docs/networks.md, CSPPeleeNet
     for size, expected in ((416, 3.076), (320, 1.820), (512, 4.660)):
         assert count_bflops(backbone, (size, size)) == pytest.approx(expected, abs=0.001)
     assert backbone.features.channels == (256, 512, 704)

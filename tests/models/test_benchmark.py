@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from models import benchmark
-from models import measure as measure_module
+from models.benchmark import measure as measure_module
+from models.benchmark import report
+from models.benchmark.__main__ import main
+from models.benchmark.costs import count_bflops, count_conv_values, count_costs, forward_bytes
+from models.benchmark.measure import Conditions, published_at
+from models.benchmark.published import TableRow, load_published
+from models.benchmark.selection import families, row_configs, shipped_models
 from models.build import build_model
 from models.config import ModelConfig, load_model_config
-from models.costs import count_costs
-from models.flops import count_bflops, count_conv_values
 from models.layers import SPP, Maxout, Shortcut, WeightedShortcut, halving_pool
-from models.measure import Conditions, published_at
-from models.memory import forward_bytes
-from models.published import TableRow, load_published
 from utils.config import ROOT, ConfigError
 
 COSTS = Conditions(torch.device("cpu"), latency=False)
@@ -49,7 +49,7 @@ class EveryLayer(nn.Module):
 
 
 def test_operations_are_counted_as_darknet_does() -> None:
-    """Spec 5.8 by hand, for an image of 12 x 20: maps of 6 x 10, then 3 x 5."""
+    """docs/networks.md, BFLOPs, by hand, for an image of 12 x 20: maps of 6 x 10, then 3 x 5."""
     conv = 2 * 3 * 3 * 3 * 8 * 60
     grouped = 2 * 3 * 3 * 2 * 8 * 60
     shortcuts = 60 * 8 + 2 * 60 * 8
@@ -102,7 +102,7 @@ def test_memory_counted_is_memory_held() -> None:
 
 
 def test_json_has_the_promised_keys(capsys: pytest.CaptureFixture[str]) -> None:
-    assert benchmark.main(["cspdet-n", "csppeleenet-prn.yaml", "--img-size", "64", "--device", "cpu", "--json"]) == 0
+    assert main(["cspdet-n", "csppeleenet-prn.yaml", "--img-size", "64", "--device", "cpu", "--json"]) == 0
     ours, pelee = json.loads(capsys.readouterr().out)
     assert {"cfg", "params", "bflops", "img_size", "latency_ms", "fps", "published"} <= ours.keys()
     assert (ours["cfg"], ours["img_size"], ours["published"]) == ("cspdet-n.yaml", 64, None)
@@ -116,7 +116,7 @@ def test_json_has_the_promised_keys(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_table_has_a_row_a_model_and_size(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["cspdet-n", "peleenet-prn", "csppeleenet", "--no-latency", "--device", "cpu", "--batch-size", "2"]
-    assert benchmark.main(arguments) == 0
+    assert main(arguments) == 0
     header, ours, small, large, classifier = capsys.readouterr().out.splitlines()
     assert header.split() == ["cfg", "img_size", "params", "bflops", "latency_ms", "fps", "memory_mb", "published"]
     assert ours.split()[:2] == ["cspdet-n.yaml", "416"]
@@ -129,19 +129,19 @@ def test_table_has_a_row_a_model_and_size(capsys: pytest.CaptureFixture[str]) ->
 
 def test_pairs_stand_beside_their_plain_twins(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--pairs", "--no-latency", "--device", "cpu", "csppeleenet", "cspresnet50"]
-    assert benchmark.main([*arguments, "--json"]) == 0
+    assert main([*arguments, "--json"]) == 0
     pelee, same, published = json.loads(capsys.readouterr().out)
     assert (pelee["plain"]["bflops"], pelee["csp"]["bflops"], pelee["ratio"]["bflops"]) == (1.017, 0.893, 0.878)
     assert (same["twin"], published["twin"]) == ("csp: null.yaml", "resnet50.yaml")
     assert published["plain"]["bflops"] == 9.749
-    assert benchmark.main(arguments) == 0
+    assert main(arguments) == 0
     assert "CIO, M ratio" in capsys.readouterr().out
-    assert benchmark.main(["--pairs", "yolov3"]) == 2
+    assert main(["--pairs", "yolov3"]) == 2
     assert "has no plain twin" in capsys.readouterr().err
 
 
 def test_every_family_is_paired_once() -> None:
-    names = [config.name for config in benchmark.families(benchmark.shipped_models())]
+    names = [config.name for config in families(shipped_models())]
     assert {"cspdarknet53", "cspresnet50", "cspresnext50", "csppeleenet", "cspdensenet-ref", "yolov4-tiny"} <= set(
         names
     )
@@ -152,8 +152,8 @@ def test_without_names_every_model_is_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen = []
-    monkeypatch.setattr(benchmark, "measure", lambda config, _: seen.append(config.name) or {})
-    assert benchmark.main(["--json"]) == 0
+    monkeypatch.setattr(report, "measure", lambda config, _: seen.append(config.name) or {})
+    assert main(["--json"]) == 0
     assert list(dict.fromkeys(seen)) == sorted(path.stem for path in (ROOT / "cfg").glob("*.yaml"))
     assert len(json.loads(capsys.readouterr().out)) == len(seen)
 
@@ -192,8 +192,8 @@ QUICK = {"csresnext50", "csmobilenet-v2", "yolov4-tiny", "yolov3-tiny_3l"}
     "row", [pytest.param(row, marks=[] if row.name in QUICK else [pytest.mark.slow], id=row.name) for row in TOTALS]
 )
 def test_published_cfgs_come_out_to_the_number(row: TableRow) -> None:
-    """Trainable numbers, all numbers of the weights file, BFLOPs (spec 5.9)."""
-    (config, *_) = benchmark.row_configs(row)
+    """Trainable numbers, all numbers of the weights file, BFLOPs (docs/networks.md, Check totals)."""
+    (config, *_) = row_configs(row)
     costs = count_costs(config, num_classes=row.num_classes)
     assert (costs.params, costs.floats) == (row.params, row.floats)
     assert costs.bflops == pytest.approx(row.bflops[0], abs=6e-4)
@@ -202,7 +202,7 @@ def test_published_cfgs_come_out_to_the_number(row: TableRow) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("table", "row"), ROWS, ids=lambda each: getattr(each, "name", None))
 def test_costs_are_within_two_percent_or_say_why(table: object, row: TableRow) -> None:
-    for index, config in enumerate(benchmark.row_configs(row) if row.cfg else []):
+    for index, config in enumerate(row_configs(row) if row.cfg else []):
         found = measure_module.measure(config, Conditions(COSTS.device, row.num_classes, latency=False))
         if row.bflops:
             assert found["bflops"] == pytest.approx(row.bflops[index], abs=6e-4)
@@ -222,8 +222,8 @@ def test_the_page_has_every_table_and_names_what_is_far_off(
         about = {"cfg": config.file, "img_size": config.size[0], "published": published}
         return {**about, **numbers, **found, "latency_ms": 4.0, "fps": 250.0}
 
-    monkeypatch.setattr(benchmark, "measure", made_up)
-    assert benchmark.main(["--markdown", str(tmp_path / "page.md"), "--device", "cpu"]) == 0
+    monkeypatch.setattr(report, "measure", made_up)
+    assert main(["--markdown", str(tmp_path / "page.md"), "--device", "cpu"]) == 0
     assert "Wrote" in capsys.readouterr().out
     page = (tmp_path / "page.md").read_text()
     assert all(f"## {table.title}\n" in page for table, _ in ROWS)
@@ -250,8 +250,8 @@ def test_the_page_has_every_table_and_names_what_is_far_off(
 def test_mistakes_end_in_one_message(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(benchmark, "make_page", lambda conditions: "")
-    assert benchmark.main(arguments) == 2
+    monkeypatch.setattr(report, "make_page", lambda conditions: "")
+    assert main(arguments) == 2
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.startswith("error: ")

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.benchmark.costs import count_bflops
 from models.build import build_model, check_parts, nearest_multiple
 from models.config import ModelConfig, load_model_config
 from models.detector import Detector, PassThrough
-from models.flops import count_bflops
 from tests.models.test_backbones import count_conv_weights, count_file_floats
 from utils.config import ROOT, ConfigError, dump_yaml
 
@@ -89,7 +89,7 @@ def runs_and_back_propagates(model: Detector) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "trained", "floats", "conv", "bflops"),  # spec 5.9
+    ("name", "trained", "floats", "conv", "bflops"),  # docs/networks.md, Check totals
     [
         ("cspresnext50-panet-spp", 56942525, 57030845, 56.853, (47.098, 71.344, 100.606)),
         ("cspresnet50-panet-spp", 58328765, 58399933, 58.257, (49.313, 74.699, 105.338)),

@@ -8,15 +8,16 @@ from functools import lru_cache
 import pytest
 import torch
 
+from models.benchmark.costs import count_bflops
 from models.build import build_model
 from models.config import ModelConfig, load_model_config
-from models.flops import count_bflops
 from tests.models.test_backbones import count_conv_weights, count_file_floats
 from utils.config import ROOT, dump_yaml, parse_yaml
 
 CSPRESNEXT50 = (57030845, 56942525, 512, 71.344)
 CSPDARKNET53 = (64429405, 64363101, 608, 128.459)
-PUBLISHED_CFGS: dict[str, tuple[int, int, int, float]] = {  # spec 5.9: floats, trained parameters, BFLOPs at a size
+# docs/networks.md, Check totals: floats, trained parameters, BFLOPs at a size
+PUBLISHED_CFGS: dict[str, tuple[int, int, int, float]] = {
     "cspresnext50-panet-spp-giou": CSPRESNEXT50,
     "cspresnext50-panet-spp-original-optimal": CSPRESNEXT50,
     "cspresnext50-panet-spp-original-optimal-giou": CSPRESNEXT50,
@@ -39,7 +40,8 @@ PUBLISHED_CFGS: dict[str, tuple[int, int, int, float]] = {  # spec 5.9: floats, 
 CLASSES = {"yolov3-tiny-3l": 2}
 """Where a published cfg is for other data than COCO."""
 
-COUNTED: dict[str, tuple[int, float]] = {  # spec 2.3 and 3.5: BFLOPs at a size of fits, as the spec counts them
+# docs/networks.md, Ref. family and EFM and GFM as built: BFLOPs at a size
+COUNTED: dict[str, tuple[int, float]] = {
     "cspdensenet-ref-prn": (320, 1.70),
     "cspdensenet-ref-efm-sam": (320, 2.56),
     "csppeleenet-ref-prn": (320, 2.03),
@@ -100,7 +102,7 @@ def test_published_cfgs_are_met_exactly(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COUNTED)
-def test_fits_cost_what_the_spec_counts(name: str) -> None:
+def test_fits_cost_what_networks_md_counts(name: str) -> None:
     size, bflops = COUNTED[name]
     assert cost(name, size).bflops == pytest.approx(bflops, abs=0.006)
 

@@ -13,7 +13,6 @@ from models.layers import (
     ResidualBlock,
     Shortcut,
     SqueezeExcitation,
-    check_lengths,
     halving_pool,
     make_activation,
     make_excitation,
@@ -102,13 +101,6 @@ def test_spp_refuses_even_windows() -> None:
 def test_pool_pads_odd_sides_at_the_right_and_bottom() -> None:
     x = torch.arange(9.0).view(1, 1, 3, 3)
     assert halving_pool()(x).tolist() == [[[[4.0, 5.0], [7.0, 8.0]]]]
-
-
-def test_stage_lists_of_different_lengths_are_refused() -> None:
-    with pytest.raises(ValueError, match="depths has 2, channels has 3"):
-        check_lengths(depths=[1, 2], channels=[8, 16, 32])
-    with pytest.raises(ValueError, match="depths has 0"):
-        check_lengths(depths=[])
 
 
 @pytest.mark.parametrize("form", ["pointwise", "cbam"])

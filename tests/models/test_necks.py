@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.benchmark.costs import count_bflops
 from models.build import NECKS, build_model
 from models.config import load_model_config
-from models.flops import count_bflops
 from models.layers import SAM as SpatialAttention
 from models.layers import ConvNormAct
 from models.necks.fpn import FPN, AdditiveFPN
@@ -19,7 +19,8 @@ from models.necks.panet import PANet
 from models.necks.prn import PRN
 from models.necks.tiny import TinyFPN
 from tests.models.test_backbones import count_conv_weights, count_file_floats
-from utils.config import ConfigError, build
+from utils.config import ConfigError
+from utils.schema import build
 from utils.structures import Features
 
 TAPS = Features((24, 32, 48), (8, 16, 32))
@@ -97,7 +98,7 @@ def test_attention_stands_on_every_concatenation() -> None:
 
 
 def test_yolov3_joins_the_map_as_it_is_and_predicts_before_it_goes_on() -> None:
-    """The order of yolov3.cfg: five convolutions, the last 3x3, then on to the finer level (spec 3.1)."""
+    """The order of yolov3.cfg: five convolutions, the last 3x3, then on to the finer level."""
     neck = FPN(features=TAPS, channels=[8, 16, 32], lateral=False, spp_kernels=[5, 9, 13]).eval()
     order: list[tuple[int, int, int]] = []
     for module in neck.modules():
@@ -206,7 +207,9 @@ def test_panet_concatenates_in_the_files_order() -> None:
 
 
 def test_panet_runs_its_convolutions_in_the_files_order() -> None:
-    """Whoever reads a darknet weight file may follow the order of execution (spec 3.1, kernels of layers 81 to 135)."""
+    """Whoever reads a darknet weight file may follow the order of execution (docs/networks.md, PANet with SPP,
+    layers 81 to 135).
+    """
     neck = PANet(features=TAPS, channels=[8, 16, 32], spp_kernels=[5, 9, 13]).eval()
     order: list[tuple[int, int, int]] = []
     for module in neck.modules():
@@ -225,7 +228,7 @@ def test_panet_runs_its_convolutions_in_the_files_order() -> None:
 
 
 def test_prn_adds_leading_channels_as_the_file_does() -> None:
-    """Layers 14 to 25 of yolov3-tiny-prn.cfg (spec 3.2), and the third level."""
+    """Layers 14 to 25 of yolov3-tiny-prn.cfg (docs/networks.md, PRN), and the third level."""
     neck = PRN(features=TAPS, channels=[8, 16, 32]).eval()
     fine, middle, coarse = make_maps()
     leaky = nn.LeakyReLU(0.1)
@@ -248,7 +251,8 @@ def test_prn_of_two_levels_takes_the_coarse_maps() -> None:
 
 @pytest.mark.parametrize(
     ("csp", "channels", "weights", "floats", "bflops"),
-    [  # spec 3.2 (published and counted) and 3.5 (counted); its BFLOPs leave out the additions, up to 0.0014
+    [  # docs/networks.md, PRN (published and counted) and EFM and GFM as built (counted); those BFLOPs leave out
+        # the additions, up to 0.0014
         ("null", [128, 256], None, 3.159e6, {416: 4.038, 320: 2.390}),
         ("null", [128, 128, 256], None, 3.36e6, {416: 5.034}),
         ("{ratio: 0.5, split: slice}", [128, 256], 3.188e6, None, {416: 3.613}),

@@ -8,11 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers import ConvNormAct, Maxout
-from models.necks.asff import ASFF
 from models.necks.bifpn import BiFPN
 from models.necks.cem import CEM
 from models.necks.efm import EFM, GFM
-from models.necks.rfb import RFB
+from models.necks.panet import ASFF, RFB
 from utils.structures import Features
 
 TAPS = Features((24, 32, 48), (8, 16, 32))
@@ -23,7 +22,7 @@ def make_maps(batch: int = 2, *, size: int = 64) -> list[Tensor]:
 
 
 def maxout(x: Tensor, width: int) -> Tensor:
-    """darknet's rule, channel by channel: output g is the maximum of the channels g, g + width, ... (spec 5.5)."""
+    """darknet's rule, channel by channel: output g is the maximum of the channels g, g + width, ..."""
     return torch.stack([x[:, g::width].amax(dim=1) for g in range(width)], dim=1)
 
 
@@ -47,7 +46,7 @@ def test_maxout_strides_over_the_channels(width: int) -> None:
 
 
 def test_efm_fuses_itself_and_its_neighbours() -> None:
-    """The table of spec 3.5, with other widths."""
+    """The table of docs/networks.md, EFM and GFM as built, with other widths."""
     neck = EFM(features=TAPS, channels=[8, 10, 16], same=[6, 12, 16], finer=[5, 9], coarser=[7, 4]).eval()
     fine, middle, coarse = make_maps()
     top = neck.reduce(coarse)
@@ -58,7 +57,7 @@ def test_efm_fuses_itself_and_its_neighbours() -> None:
     assert_maps(neck([fine, middle, coarse]), expected)
 
 
-def test_efm_defaults_are_the_specs_widths() -> None:
+def test_efm_defaults_are_the_fitted_widths() -> None:
     taps = Features((256, 512, 704), (8, 16, 32))
     with torch.device("meta"):
         neck = EFM(features=taps, channels=[128, 128, 256], same=[64, 128, 256])

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from engine.step import begin_batch_, norm_statistics
 from models.normalization import CrossBatchNorm2d, cross_batch_norm_
 from utils.config import ConfigError
-from utils.training.layers import begin_batch_, norm_statistics
 
 
 def make(channels: int = 3, *, momentum: float = 0.1) -> CrossBatchNorm2d:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import torchvision
 
-from models.postprocess import NMS_KINDS, postprocess, suppress, top_classes
+from models.postprocess import postprocess, top_classes
+from models.suppression import NMS_KINDS
 from utils.structures import Detections
 
 DEFAULTS = {"conf_thres": 0.1, "iou_thres": 0.5, "max_det": 100}
@@ -67,7 +67,7 @@ def test_nothing_in_nothing_out() -> None:
         (found,) = postprocess(torch.rand(1, count, 4), torch.full((1, count, 3), score), **DEFAULTS)
         assert found.boxes.shape == (0, 4)
         assert found.scores.shape == found.labels.shape == (0,)
-        assert (found.boxes.dtype, found.labels.dtype) == (torch.float32, torch.int64)
+        assert (found.boxes.dtype, found.labels.dtype) == (np.float32, np.int64)
 
 
 def test_one_box_may_have_several_classes() -> None:
@@ -114,10 +114,10 @@ def test_votes_are_the_weighted_means_of_the_naive_reference(seed: int) -> None:
     options = {"conf_thres": 0.105, "iou_thres": 0.45, "max_det": 30}
     (found,) = postprocess(boxes, scores, nms="vote", **options)
     (plain,) = postprocess(boxes, scores, **options)
-    assert torch.equal(found.scores, plain.scores)
-    assert torch.equal(found.labels, plain.labels)
+    assert np.array_equal(found.scores, plain.scores)
+    assert np.array_equal(found.labels, plain.labels)
     every, moved = boxes[0].double(), 0
-    for box, kept, label in zip(found.boxes, plain.boxes, plain.labels.tolist(), strict=True):
+    for box, kept, label in zip(*map(torch.from_numpy, (found.boxes, plain.boxes, plain.labels)), strict=True):
         total, votes = torch.zeros(4, dtype=torch.float64), 0.0
         for voter, score in zip(every, scores[0, :, label].double(), strict=True):
             width, height = (min(kept[i + 2], voter[i + 2]) - max(kept[i], voter[i]) for i in (0, 1))
@@ -142,7 +142,7 @@ def test_a_box_without_neighbours_keeps_its_place_in_a_vote() -> None:
     boxes = torch.tensor([[[0.0, 0, 10, 10], [50, 50, 60, 60], [50, 50, 60, 60], [7, 7, 7, 7]]])
     scores = torch.tensor([[[0.9, 0.0], [0.0, 0.8], [0.7, 0.0], [0.6, 0.0]]])
     (found,) = postprocess(boxes, scores, nms="vote", **DEFAULTS)
-    torch.testing.assert_close(found.boxes, boxes[0])
+    np.testing.assert_allclose(found.boxes, boxes[0], rtol=1.3e-6, atol=1e-5)
 
 
 def test_the_kinds_differ_as_darknet_says() -> None:
@@ -159,22 +159,6 @@ def test_the_kinds_differ_as_darknet_says() -> None:
         assert len(found[0]) == count, (kind, threshold)
 
 
-@pytest.mark.parametrize("shift", [0.0, 30_000.0])
-def test_equals_torchvision_class_by_class(shift: float) -> None:
-    """Far from the origin too, where shifting classes apart in single precision loses the low bits."""
-    boxes, scores = crowded(9, count=600)
-    order = scores[0, :, 0].argsort(descending=True, stable=True)
-    boxes, scores = boxes[0, order] + shift, scores[0, order, 0]
-    labels = torch.arange(600) % 3
-    expected = []
-    for label in range(3):
-        chosen = (labels == label).nonzero()[:, 0]
-        ranks = torch.arange(len(chosen), 0, -1, dtype=torch.float64)
-        expected += chosen[torchvision.ops.nms(boxes[chosen].double(), ranks, 0.5)].tolist()
-    assert suppress(boxes.numpy(), labels.numpy(), 0.5).tolist() == sorted(expected)
-    assert suppress(boxes.numpy(), labels.numpy(), 0.5, limit=7).tolist() == sorted(expected)[:7]
-
-
 def test_one_enormous_box_disturbs_no_other_class() -> None:
     boxes, scores = crowded(2)
     with_huge = torch.cat((boxes, torch.tensor([[[-1e30, -1e30, 1e30, 1e30]]])), dim=1)
@@ -185,7 +169,7 @@ def test_one_enormous_box_disturbs_no_other_class() -> None:
     others = found.select(found.labels < 4)
     assert (found.labels == 4).sum() == 1
     assert len(others) == 99
-    assert torch.equal(others.boxes, without.boxes[:99])
+    assert np.array_equal(others.boxes, without.boxes[:99])
 
 
 def test_boxes_that_are_not_finite_are_left_out() -> None:
@@ -205,8 +189,8 @@ def test_classes_are_chosen_before_the_best_are() -> None:
     (every,) = postprocess(boxes, scores, conf_thres=0.1, iou_thres=0.5, max_det=1000)
     (some,) = postprocess(boxes, scores, conf_thres=0.1, iou_thres=0.5, max_det=5, classes=[3, 1, 3])
     expected = every.select((every.labels == 1) | (every.labels == 3))
-    assert torch.equal(some.boxes, expected.boxes[:5])
-    assert torch.equal(some.labels, expected.labels[:5])
+    assert np.array_equal(some.boxes, expected.boxes[:5])
+    assert np.array_equal(some.labels, expected.labels[:5])
     (none,) = postprocess(boxes, scores, **DEFAULTS, classes=[])
     assert len(none) == 0
 
@@ -219,8 +203,8 @@ def test_candidates_are_the_best_and_ties_keep_their_order(limit: int) -> None:
     (found,) = postprocess(boxes, scores, max_candidates=limit, **options)
     (every,) = postprocess(boxes, scores, max_candidates=100_000, **options)
     assert len(found) == min(limit, len(every))
-    assert torch.equal(found.boxes, every.boxes[:limit])
-    assert torch.equal(found.labels, every.labels[:limit])
+    assert np.array_equal(found.boxes, every.boxes[:limit])
+    assert np.array_equal(found.labels, every.labels[:limit])
 
 
 def test_images_of_a_batch_do_not_touch() -> None:
@@ -229,8 +213,8 @@ def test_images_of_a_batch_do_not_touch() -> None:
     for found, (boxes, scores) in zip(together, parts, strict=True):
         (alone,) = postprocess(boxes, scores, **DEFAULTS)
         assert isinstance(alone, Detections)
-        assert torch.equal(found.boxes, alone.boxes)
-        assert torch.equal(found.scores, alone.scores)
+        assert np.array_equal(found.boxes, alone.boxes)
+        assert np.array_equal(found.scores, alone.scores)
 
 
 def test_wrong_options_are_refused() -> None:

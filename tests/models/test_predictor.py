@@ -17,8 +17,8 @@ from models.config import load_model_config
 from models.info import ModelInfo
 from models.predictor import ModelPredictor, default_weights, open_predictor
 from models.runtimes import _in_batches, import_openvino
+from utils.checkpoint import save_checkpoint
 from utils.config import ConfigError, to_plain
-from utils.training.checkpoint import save_checkpoint
 
 CPU = torch.device("cpu")
 INFO = ModelInfo(("cat", 'süß "dog"'), (1, 7), (64, 96), "stretch", 32)
@@ -65,8 +65,9 @@ def test_a_checkpoint_gives_its_averaged_weights(state: dict, tmp_path: Path) ->
 
 def test_a_model_in_training_mode_is_put_into_evaluation_mode(state: dict) -> None:
     config = load_model_config("cspdet-n", ["backbone.channels=[8, 16, 24, 32]", "neck.channels=[8, 16, 24]"])
-    about = {"category_ids": (1, 2), "image_size": (64, 64), "resize": "letterbox", "device": CPU}
-    predictor = ModelPredictor(build_model(config, 2).train(), names=("a", "b"), **about)
+    model = build_model(config, 2).train()
+    info = ModelInfo(("a", "b"), (1, 2), (64, 64), "letterbox", model.stride)
+    predictor = ModelPredictor(model, info, device=CPU)
     image = torch.rand(1, 3, 64, 64)
     alone = predictor.predict(image)[1][0]
     among = predictor.predict(torch.cat((image, torch.rand(3, 3, 64, 64))))[1][0]

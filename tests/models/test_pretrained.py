@@ -12,9 +12,9 @@ from models.build import build_model
 from models.config import ModelConfig, load_model_config
 from models.detector import Detector
 from models.pretrained import start_from_
+from utils.checkpoint import save_checkpoint
 from utils.config import ConfigError, to_plain
-from utils.training.checkpoint import save_checkpoint
-from utils.training.safetensors_file import write_safetensors
+from utils.weights import write_safetensors
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from models.benchmark.costs import count_bflops
 from models.build import build_model
 from models.config import load_model_config
-from models.flops import count_bflops
 
 # Millions of parameters, GFLOPs, as the authors of YOLOv8 and YOLO11 publish them for COCO at 640 pixels.
 YOLOV8 = {"s": (11.2, 28.6), "m": (25.9, 78.9), "l": (43.7, 165.2), "x": (68.2, 257.8)}

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from models.backbones.timm import TimmBackbone
+from models.benchmark.costs import count_costs
 from models.build import build_model
 from models.config import ModelConfig, load_model_config
-from models.costs import count_costs
 from models.darknet.cfg import cfg_text
 from models.detector import Detector
 from models.export.compare import compare
@@ -26,8 +26,8 @@ from models.export.onnx import write_onnx
 from models.export.torchscript import write_torchscript
 from models.info import ModelInfo
 from models.predictor import ModelPredictor, open_predictor
+from utils.checkpoint import save_checkpoint
 from utils.config import ROOT, ConfigError, to_plain
-from utils.training.checkpoint import save_checkpoint
 
 timm = pytest.importorskip("timm")
 
@@ -153,8 +153,7 @@ def test_normalisation_is_exported(tmp_path: Path) -> None:
     model = build_model(config(SMALL), 2)
     lively(model)
     info = ModelInfo(("a", "b"), (1, 2), (64, 64), "letterbox", model.stride)
-    about = {"names": info.names, "category_ids": info.category_ids, "image_size": (64, 64), "resize": "letterbox"}
-    original = ModelPredictor(model, device=torch.device("cpu"), **about)
+    original = ModelPredictor(model, info, device=torch.device("cpu"))
     for write, name in ((write_onnx, "m.onnx"), (write_torchscript, "m.torchscript")):
         write(original.model, tmp_path / name, ExportSpec(info, dynamic=True))
         difference = compare(original, open_predictor(tmp_path / name, device="cpu"), [(2, 64, 64), (1, 96, 128)])

@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from utils.arguments import seed, share, whole_number
+from utils.arguments import given, seed, share, whole_number
 
 
 def test_values_in_range_pass() -> None:
@@ -28,3 +28,8 @@ def test_others_are_refused_by_name(kind: object, text: str, extra: str) -> None
 def test_not_a_number_is_no_share() -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         share("nan")
+
+
+def test_given_options_are_those_with_a_value() -> None:
+    args = argparse.Namespace(size=0, name=None, deep=False, other=3)
+    assert given(args, "size", "name", "deep") == {"size": 0, "deep": False}

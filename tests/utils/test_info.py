@@ -13,9 +13,9 @@ from models.build import build_model
 from models.config import load_model_config
 from tests.conftest import TINY_MODEL
 from utils import info
+from utils.checkpoint import save_checkpoint
 from utils.config import to_plain
-from utils.training.checkpoint import save_checkpoint
-from utils.training.safetensors_file import load_saved_model
+from utils.weights import load_saved_model
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Pictures of a run: every function writes a readable PNG, with nothing to show too, and leaves matplotlib alone."""
+"""Diagrams of a run: every function writes a readable PNG, with nothing to show too, and leaves matplotlib alone."""
 
 from __future__ import annotations
 
@@ -6,30 +6,16 @@ import csv
 import inspect
 from pathlib import Path
 
-import cv2
 import matplotlib
 import numpy as np
 import pytest
-import torch
 
+from tests.utils.samples import metric_of, picture, sample, whole_images
 from utils import plots
-from utils.plots import plot_batch, plot_labels, plot_pr_curves, plot_predictions, plot_results
-from utils.structures import Detections, LabelledImages, Sample, Targets
+from utils.plots import plot_figures, plot_labels, plot_pr_curves, plot_results
+from utils.structures import LabelledImages
 
-NAMES = ("cat", "狗")
-
-
-def picture(path: Path) -> np.ndarray:
-    image = cv2.imread(str(path))
-    assert image is not None
-    assert min(image.shape[:2]) > 50
-    return image
-
-
-def sample(boxes: list[list[float]], labels: list[int]) -> Sample:
-    count = len(boxes)
-    arrays = (np.array(boxes, float).reshape(-1, 4), np.array(labels, np.int64), np.zeros(count, bool))
-    return Sample(Path("photo.jpg"), 1, 120, 160, *arrays)
+NAMES = ("cat", "狗", "owl")
 
 
 @pytest.mark.parametrize("boxes", [[], [[10.0, 10.0, 60.0, 50.0], [0.0, 0.0, 0.0, 0.0], [80.0, 20.0, 150.0, 110.0]]])
@@ -45,35 +31,24 @@ def test_labels_of_no_images(tmp_path: Path) -> None:
     picture(tmp_path / "labels.png")
 
 
-def test_batch_is_the_same_from_bytes_and_floats(tmp_path: Path) -> None:
-    images = torch.randint(0, 256, (3, 3, 64, 96), dtype=torch.uint8)
-    boxes = torch.tensor([[5.0, 5.0, 40.0, 40.0], [10.0, 20.0, 90.0, 60.0]])
-    targets = Targets(boxes, torch.tensor([0, 1]), torch.tensor([0, 2]), torch.tensor([False, False]))
-    plot_batch(images, targets, NAMES, tmp_path / "bytes.png")
-    plot_batch(images.float() / 255, targets, NAMES, tmp_path / "floats.png")
-    plot_batch(images, Targets.empty(), NAMES, tmp_path / "bare.png")
-    first = picture(tmp_path / "bytes.png")
-    assert np.array_equal(first, picture(tmp_path / "floats.png"))
-    assert not np.array_equal(first, picture(tmp_path / "bare.png"))
+@pytest.mark.parametrize("labels", [[], [0, 1, 1, 2]])
+def test_a_classifiers_diagrams_are_drawn_of_nothing_too(tmp_path: Path, labels: list[int]) -> None:
+    images = whole_images(labels, names=NAMES)
+    plot_labels(images, tmp_path / "labels.png")
+    plot_figures(metric_of(images, labels[::-1]), tmp_path)
+    for name in ("labels", "confusion"):
+        picture(tmp_path / f"{name}.png")
 
 
-def test_crowd_regions_are_not_drawn(tmp_path: Path) -> None:
-    images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
-    box, zero = torch.tensor([[5.0, 5.0, 40.0, 40.0]]), torch.tensor([0])
-    plot_batch(images, Targets(box, zero, zero, torch.tensor([True])), NAMES, tmp_path / "crowd.png")
-    plot_batch(images, Targets.empty(), NAMES, tmp_path / "bare.png")
-    assert np.array_equal(picture(tmp_path / "crowd.png"), picture(tmp_path / "bare.png"))
-
-
-def test_predictions_stand_beside_the_ground_truth(tmp_path: Path) -> None:
-    image = np.full((120, 160, 3), 80, np.uint8)
-    found = Detections(torch.tensor([[10.0, 10.0, 60.0, 50.0]]), torch.tensor([0.9]), torch.tensor([1]))
-    nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
-    items = [(sample([[10, 10, 60, 50]], [0]), image, found), (sample([], []), image, nothing)]
-    plot_predictions(items, NAMES, tmp_path / "predictions.png", columns=1)
-    height, width = picture(tmp_path / "predictions.png").shape[:2]
-    assert width > 2 * 160
-    assert height > 2 * 120
+def test_of_many_classes_the_most_confused_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count, saved = 2 * plots.MAX_CONFUSED, []
+    matrix = np.diag(np.full(count, 5))
+    matrix[3, 40] = 9
+    monkeypatch.setattr(plots, "_save_figure", lambda figure, _: saved.append(figure))
+    plots.plot_confusion(matrix, [f"c{label}" for label in range(count)], tmp_path / "confusion.png")
+    labels = [text.get_text() for text in saved[0].axes[0].get_yticklabels()]
+    assert len(labels) == plots.MAX_CONFUSED
+    assert {"c3", "c40"} <= set(labels)
 
 
 ROWS = (
@@ -90,6 +65,15 @@ def test_results(tmp_path: Path, rows: list[dict[str, object]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]) if rows else ["epoch"])
         writer.writeheader()
         writer.writerows(rows)
+    plot_results(tmp_path / "results.csv", tmp_path / "results.png")
+    picture(tmp_path / "results.png")
+
+
+def test_results_of_a_classifier_have_its_curves(tmp_path: Path) -> None:
+    rows = (
+        "epoch,loss/class,top1,top5,lr,images_per_second\n1,2.3,0.1,0.5,0.01,9\n2,1.1,,,0.01,9\n3,0.9,0.6,0.9,0.01,9\n"
+    )
+    (tmp_path / "results.csv").write_text(rows)
     plot_results(tmp_path / "results.csv", tmp_path / "results.png")
     picture(tmp_path / "results.png")
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.utils.test_metrics_bootstrap import predictions, split
+from tests.utils.metrics.test_bootstrap import predictions, split
 from utils import report
 from utils.config import dump_yaml
-from utils.run import write_whole
+from utils.files import write_atomically
 
 
 def make_run(
@@ -25,22 +25,22 @@ def make_run(
     folder.mkdir(parents=True)
     classes = {"<b>": {"AP": ap, "AP50": ap}, "rare": {"AP": small, "AP50": small}}
     figures = {"AP": ap, "AP50": ap + 0.1, "APs": small, "images": 12, "per_class": classes}
-    write_whole(folder / "metrics.json", json.dumps({**figures, "protocol": {}, "speed_ms": {}}))
+    write_atomically(folder / "metrics.json", json.dumps({**figures, "protocol": {}, "speed_ms": {}}))
     if seed is not None:
         config = {"model": {"name": "x"}, "recipe": {"lr": lr}, "seed": seed, "workers": seed}
-        write_whole(folder / "config.yaml", dump_yaml(config))
-        write_whole(folder / "results.csv", f"epoch,loss/box,AP\n1,3.0,\n2,2.0,{ap}\n")
+        write_atomically(folder / "config.yaml", dump_yaml(config))
+        write_atomically(folder / "results.csv", f"epoch,loss/box,AP\n1,3.0,\n2,2.0,{ap}\n")
     if noise is not None:
         truth = split()
-        write_whole(folder / "predictions.json", json.dumps(predictions(truth, noise=noise)))
-        write_whole(folder / "ground_truth.json", json.dumps(truth))
+        write_atomically(folder / "predictions.json", json.dumps(predictions(truth, noise=noise)))
+        write_atomically(folder / "ground_truth.json", json.dumps(truth))
     return folder
 
 
 def test_what_is_no_finished_run_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report.main([str(tmp_path)]) == 2
     assert "has no metrics.json; is it the folder of a run?" in capsys.readouterr().err
-    write_whole(tmp_path / "config.yaml", "{}")
+    write_atomically(tmp_path / "config.yaml", "{}")
     assert report.main([str(tmp_path)]) == 2
     assert "the training has not finished" in capsys.readouterr().err
 
@@ -128,7 +128,7 @@ def test_the_better_run_is_named_and_the_page_needs_nothing_else(
 
 def test_runs_on_other_images_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = (make_run(tmp_path / name, ap=0.5, noise=1) for name in ("one", "two"))
-    write_whole(two / "ground_truth.json", json.dumps(split(5)))
+    write_atomically(two / "ground_truth.json", json.dumps(split(5)))
     assert report.main([str(one), str(two), "--project", str(tmp_path / "reports")]) == 0
     assert "not evaluated on the same images" in capsys.readouterr().out
     assert (tmp_path / "reports" / "report" / "report.html").is_file()

@@ -48,10 +48,14 @@ class ResampledAP:
         self._matches = [evaluation.evalImgs[k * count : (k + 1) * count] for k in range(categories)]
 
     def __call__(self, sample: np.ndarray | None = None) -> float:
-        """AP over the images at these positions of `image_ids`, as often as each occurs; None takes each once."""
+        """AP in [0, 1] over a sample of the images; -1 where it has no objects.
+
+        Args:
+            sample: (N,) int positions in `image_ids`; an image counts as often as it occurs. None: each image once.
+        """
         positions = np.arange(len(self.image_ids)) if sample is None else sample
         evaluation = copy.copy(self._evaluation)
-        evaluation.evalImgs = [matches[place] for matches in self._matches for place in positions]
+        evaluation.evalImgs = [matches[position] for matches in self._matches for position in positions]
         evaluation.params = copy.copy(self._evaluation.params)
         evaluation.params.imgIds = list(range(len(positions)))  # a repeated image is one more image
         evaluation._paramsEval = copy.copy(evaluation.params)

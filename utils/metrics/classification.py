@@ -6,8 +6,6 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 ROW = ("image_id", "label", "rank", "labels", "scores")
 MANY = 40
@@ -39,34 +37,34 @@ class ClassificationMetric:
         self.reset()
 
     def reset(self) -> None:
-        """Forget every image."""
+        """Remove all predictions."""
         self._rows: dict[Hashable, dict[str, Any]] = {}
 
-    def update(self, image_ids: Sequence[Hashable], probabilities: Tensor) -> None:
-        """Add what was found in images, each image once.
+    def update(self, image_ids: Sequence[Hashable], probabilities: np.ndarray) -> None:
+        """Add the predictions for images, each image once.
 
         Args:
             image_ids: B ids of `truth`.
-            probabilities: (B, C).
+            probabilities: (B, C) in [0, 1], a column for each of `names`.
         Raises:
             ValueError: an unknown image, one that was counted before, or a probability that is not finite.
         """
-        values = probabilities.detach().float().cpu()
+        values = np.asarray(probabilities, np.float32)
         if values.shape != (len(image_ids), len(self.names)):
             expected = f"{len(image_ids)} x {len(self.names)}"
             raise ValueError(f"probabilities: expected {expected}, images and classes, found {tuple(values.shape)}")
-        for image_id, finite in zip(image_ids, values.isfinite().all(dim=1).tolist(), strict=True):
+        for image_id, finite in zip(image_ids, np.all(np.isfinite(values), axis=1), strict=True):
             if image_id not in self._truth:
                 raise ValueError(f"image {image_id!r} is not among the {len(self._truth)} images evaluated")
             if image_id in self._rows:
                 raise ValueError(f"image {image_id!r} was counted before; the loader may give each image once only")
             if not finite:
                 raise ValueError(f"image {image_id!r}: a probability is not finite; has the model diverged?")
-        labels = torch.tensor([self._truth[image_id] for image_id in image_ids], dtype=torch.int64)[:, None]
-        own = values.gather(1, labels)
-        before = (values > own) | ((values == own) & (torch.arange(values.shape[1]) < labels))
-        scores, best = values.sort(dim=1, descending=True, stable=True)
-        columns = (labels[:, 0], before.sum(dim=1), best[:, :5], scores[:, :5])
+        labels = np.array([self._truth[image_id] for image_id in image_ids], np.int64)[:, None]
+        own = np.take_along_axis(values, labels, axis=1)
+        before = (values > own) | ((values == own) & (np.arange(values.shape[1]) < labels))
+        best = np.argsort(-values, axis=1, kind="stable")[:, :5]
+        columns = (labels[:, 0], before.sum(axis=1), best, np.take_along_axis(values, best, axis=1))
         for image_id, *row in zip(image_ids, *(column.tolist() for column in columns), strict=True):
             self._rows[image_id] = dict(zip(ROW, (image_id, *row), strict=True))
 

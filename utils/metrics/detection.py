@@ -6,7 +6,6 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from utils.boxes import xywh_to_xyxy, xyxy_to_xywh
 from utils.metrics.coco import BACKENDS, FIGURES, CocoResult, box_ground_truth, evaluate_boxes
@@ -65,8 +64,8 @@ class DetectionMetric:
         self.reset()
 
     def reset(self) -> None:
-        """Forget every detection."""
-        self._found: dict[Hashable, list[dict[str, Any]]] = {}
+        """Remove all detections."""
+        self._rows_of: dict[Hashable, list[dict[str, Any]]] = {}
         self._result: CocoResult | None = None
 
     def update(self, image_ids: Sequence[Hashable], detections: Sequence[Detections]) -> None:
@@ -74,25 +73,26 @@ class DetectionMetric:
 
         Args:
             image_ids: ids of the ground truth.
-            detections: of each image, boxes in pixels of the original image.
+            detections: of each image: boxes (N, 4) xyxy in pixels of the original image, scores (N,) in [0, 1] and
+                zero-based labels (N,).
         Raises:
             ValueError: an image that is not evaluated or was counted before, or a detection that is not finite.
         """
-        for image_id, found in zip(image_ids, detections, strict=True):
+        for image_id, of_image in zip(image_ids, detections, strict=True):
             if image_id not in self._image_ids:
                 raise ValueError(f"image {image_id!r} is not among the {len(self._image_ids)} images evaluated")
-            if image_id in self._found:
+            if image_id in self._rows_of:
                 raise ValueError(f"image {image_id!r} was counted before; the loader may give each image once only")
-            self._found[image_id] = self._rows(image_id, found)
+            self._rows_of[image_id] = self._rows(image_id, of_image)
         self._result = None
 
     def extend(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add what `predictions` gave on another rank; rows of images that are already here are left out."""
         added: dict[Hashable, list[dict[str, Any]]] = {}
         for row in rows:
-            if row["image_id"] not in self._found:
+            if row["image_id"] not in self._rows_of:
                 added.setdefault(row["image_id"], []).append(dict(row))
-        self._found.update(added)
+        self._rows_of.update(added)
         self._result = None
 
     def predictions(self) -> list[dict[str, Any]]:
@@ -101,7 +101,7 @@ class DetectionMetric:
         Images in the order of the ground truth, best score first within each: no trace of batches or ranks is left.
         Numbers are Python's own, so that JSON gives back exactly the same.
         """
-        return [dict(row) for image_id in self._image_ids for row in self._found.get(image_id, ())]
+        return [dict(row) for image_id in self._image_ids for row in self._rows_of.get(image_id, ())]
 
     @property
     def ground_truth(self) -> dict[str, Any]:
@@ -109,11 +109,11 @@ class DetectionMetric:
         return self._ground_truth
 
     def detections(self, image_id: Hashable, *, min_score: float = 0.0) -> Detections:
-        """What was found in one image, in pixels of the original."""
-        rows = [row for row in self._found.get(image_id, ()) if row["score"] >= min_score]
-        boxes = torch.tensor([row["bbox"] for row in rows], dtype=torch.float32).reshape(-1, 4)
-        labels = torch.tensor([self._category_ids.index(row["category_id"]) for row in rows], dtype=torch.int64)
-        return Detections(xywh_to_xyxy(boxes), torch.tensor([row["score"] for row in rows]), labels)
+        """The detections of one image, boxes in pixels of the original."""
+        rows = [row for row in self._rows_of.get(image_id, ()) if row["score"] >= min_score]
+        boxes = np.array([row["bbox"] for row in rows], np.float32).reshape(-1, 4)
+        labels = np.array([self._category_ids.index(row["category_id"]) for row in rows], np.int64)
+        return Detections(xywh_to_xyxy(boxes), np.array([row["score"] for row in rows], np.float32), labels)
 
     def compute(self) -> dict[str, Any]:
         """The keys of FIGURES, 'per_class' (name to AP and AP50) and 'images' (how many were evaluated)."""
@@ -150,11 +150,11 @@ class DetectionMetric:
             lines.append(f" {name:<{width}}  {row['AP']:6.3f} {row['AP50']:6.3f}")
         return "\n".join(lines)
 
-    def _rows(self, image_id: Hashable, found: Detections) -> list[dict[str, Any]]:
-        boxes, scores = found.boxes.detach().cpu().double().numpy(), found.scores.detach().cpu().double().numpy()
+    def _rows(self, image_id: Hashable, detections: Detections) -> list[dict[str, Any]]:
+        boxes, scores = detections.boxes.astype(np.float64), detections.scores.astype(np.float64)
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
             raise ValueError(f"image {image_id!r}: a detection is not finite; has the model diverged?")
-        parts = zip(found.labels.tolist(), xyxy_to_xywh(boxes).tolist(), scores.tolist(), strict=True)
+        parts = zip(detections.labels.tolist(), xyxy_to_xywh(boxes).tolist(), scores.tolist(), strict=True)
         return [
             {"image_id": image_id, "category_id": self._category_ids[label], "bbox": box, "score": score}
             for label, box, score in parts
@@ -174,8 +174,10 @@ def _check_categories(
         raise ValueError(f"category_ids: expected {len(names)} different ids, one for each name, found {category_ids}")
     known = [category["id"] for category in ground_truth["categories"]]
     if known and not set(known) & set(category_ids):
-        found = f"{list(category_ids)[:5]} ..., while the ground truth has {known[:5]} ..."
-        raise ValueError(f"category_ids: none is in the ground truth; found {found}")
+        raise ValueError(
+            f"category_ids: none is in the ground truth; found {list(category_ids)[:5]} ..., "
+            f"while the ground truth has {known[:5]} ..."
+        )
     return tuple(category_ids)
 
 

@@ -1,4 +1,4 @@
-"""Darknet cfg texts of published networks, written from the tables in the authors' repositories (spec 1 to 5).
+"""Darknet cfg texts of published networks, written from the tables of docs/networks.md.
 
 `divide` makes a network thinner by that factor everywhere, for quick tests; its graph stays the same.
 """
@@ -90,7 +90,7 @@ Taps = tuple[int, int, int]
 
 
 def csp_resnet(cfg: Cfg, *, groups: int = 1, hidden: Sequence[int], t2: Sequence[int], elastic: bool = False) -> Taps:
-    """CSPResNet-50 and CSPResNeXt-50, spec 1.2, 1.3 and 1.8."""
+    """docs/networks.md, CSPResNet-50, CSPResNeXt-50 and Elastic variants."""
     widths, depths, act = (128, 256, 512, 1024), (3, 3, 5, 2), cfg.activation
     cfg.conv(64, 7, 2)
     cfg.maxpool()
@@ -123,7 +123,7 @@ def _bottleneck(cfg: Cfg, hidden: int, out: int, groups: int) -> int:
 
 
 def elastic_block(cfg: Cfg, branch: Callable[[], int]) -> int:
-    """Half of the channels at full resolution, half at half of it, joined (spec 1.8)."""
+    """Half of the channels at full resolution, half at half of it, joined (docs/networks.md, Elastic variants)."""
     source = cfg.last
     cfg.route(source, groups=2, group_id=0)
     full = branch()
@@ -151,7 +151,7 @@ def csresnext50_elastic(cfg: Cfg) -> Taps:
 
 
 def csdarknet53(cfg: Cfg, *, elastic: bool = False) -> Taps:
-    """Spec 1.4 and 1.8."""
+    """docs/networks.md, CSPDarknet-53 and Elastic variants."""
     cfg.conv(32, 3)
     taps = []
     for stage, depth in enumerate((1, 2, 8, 8, 4)):
@@ -183,7 +183,7 @@ def csdarknet53(cfg: Cfg, *, elastic: bool = False) -> Taps:
 
 
 def darknet53(cfg: Cfg) -> Taps:
-    """Spec 1.6."""
+    """docs/networks.md, Plain baselines."""
     cfg.conv(32, 3)
     ends = []
     for stage, depth in enumerate((1, 2, 8, 8, 4)):
@@ -199,7 +199,7 @@ def darknet53(cfg: Cfg) -> Taps:
 
 
 def resnet(cfg: Cfg, *, groups: int, hidden: Sequence[int]) -> None:
-    """ResNet-50 and ResNeXt-50 without projections, spec 1.6."""
+    """ResNet-50 and ResNeXt-50 without projections (docs/networks.md, Plain baselines)."""
     cfg.conv(64, 7, 2)
     cfg.maxpool()
     for stage, depth in enumerate((3, 4, 6, 3)):
@@ -256,7 +256,7 @@ def inverted_residual(cfg: Cfg, width: int, inner: int, out: int, *, stride: int
 
 
 def csmobilenet_v2(cfg: Cfg) -> None:
-    """Spec 1.7."""
+    """docs/networks.md, CSPMobileNet-v2."""
     start = cfg.conv(32, 3, 2)
     bypass = cfg.conv(16, 3, groups=16 // cfg.divide)
     cfg.route(start)
@@ -311,7 +311,7 @@ def spp(cfg: Cfg) -> int:
 
 
 def panet_spp(cfg: Cfg, taps: Taps, anchors: str, *, scales: Sequence[float] = (1, 1, 1), **options: object) -> None:
-    """Spec 3.1."""
+    """docs/networks.md, PANet with SPP."""
 
     def stack(*widths: int) -> int:
         for width in widths:
@@ -361,7 +361,7 @@ def yolov3_head(cfg: Cfg, taps: Taps, *, with_spp: bool = False) -> None:
 
 
 def yolov4_tiny(cfg: Cfg) -> None:
-    """Spec 5.10."""
+    """docs/networks.md, YOLOv4-tiny."""
     cfg.conv(32, 3, 2)
     cfg.conv(64, 3, 2)
     for width in (64, 128, 256):
@@ -411,7 +411,7 @@ def yolov3_tiny(cfg: Cfg, *, fine_mask: str = "1,2,3") -> None:
 
 
 def yolov3_tiny_prn(cfg: Cfg) -> None:
-    """Spec 3.2."""
+    """docs/networks.md, PRN."""
     tap = yolov3_tiny_stem(cfg)
     before_pool = cfg.last - 1
     cfg.conv(512, 3)
@@ -432,7 +432,7 @@ def yolov3_tiny_prn(cfg: Cfg) -> None:
 
 @dataclass(frozen=True)
 class Network:
-    """A published network and its check totals (spec 5.9).
+    """A published network and its check totals (docs/networks.md, Check totals).
 
     Args:
         write: adds its layers to a Cfg.

@@ -15,7 +15,7 @@ from models.build import build_model
 from models.config import ModelConfig
 from models.darknet.cfg import declared_classes, model_values, parse_cfg
 from models.darknet.graph import DarknetGraph
-from models.darknet.weights import save_weights
+from models.darknet.weights import save_weights, stored_layers
 from models.detector import Detector
 
 Model = Detector | DarknetGraph
@@ -24,6 +24,11 @@ Model = Detector | DarknetGraph
 def quick(names: Iterable[str], chosen: set[str]) -> list:
     """Parameters of a test: all names, those that are not chosen marked slow."""
     return [name if name in chosen else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+def count_floats(model: Model) -> int:
+    """Numbers in the model's darknet file, after the header."""
+    return sum(layer.count for layer in stored_layers(model))
 
 
 def build_text(text: str, *, num_classes: int | None = None) -> Model:

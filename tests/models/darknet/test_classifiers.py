@@ -18,8 +18,8 @@ from models.predictor import open_predictor
 from models.pretrained import start_from_
 from tests.models.darknet.cfgs import NETWORKS
 from tests.models.darknet.common import build_text, randomise_, saved
+from utils.checkpoint import save_checkpoint
 from utils.config import ConfigError, to_plain
-from utils.training.checkpoint import save_checkpoint
 
 THIN = ["backbone.channels=[16, 32, 64, 128, 256]", "backbone.stem_channels=8", "backbone.depths=[1, 1, 2, 1, 1]"]
 DETECTOR = load_model_config("cspdarknet53-panet-spp", [*THIN, "neck.channels=[8, 16, 32]"])

@@ -12,14 +12,14 @@ import detect
 import export
 import train
 import val
-from models import benchmark
+from models.benchmark import __main__ as benchmark
 from models.build import build_model
 from models.config import load_model_config
 from models.predictor import open_predictor
 from tests.models.darknet.cfgs import NETWORKS, Cfg, yolov3_tiny
 from tests.models.darknet.common import build_text, randomise_, saved
+from utils.checkpoint import load_checkpoint
 from utils.config import ConfigError
-from utils.training.checkpoint import load_checkpoint
 
 CPU = ["--device", "cpu"]
 

@@ -7,12 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.benchmark.costs import count_bflops
 from models.build import build_criterion
 from models.darknet.graph import DarknetGraph
-from models.darknet.weights import count_floats
-from models.flops import count_bflops
 from tests.models.darknet.cfgs import NETWORKS, Cfg
-from tests.models.darknet.common import build_text, randomise_
+from tests.models.darknet.common import build_text, count_floats, randomise_
 from utils.structures import Targets
 
 
@@ -45,7 +44,7 @@ def run(layers: str, *, size: tuple[int, int] = (6, 8), channels: int = 4) -> tu
 
 
 def windows(x: np.ndarray, size: int, stride: int, padding: int, reduce: str) -> np.ndarray:
-    """Darknet's pool by its formula (spec 5.5), cell by cell."""
+    """Darknet's pool by its formula (darknet src/maxpool_layer.c), cell by cell."""
     _, height, width = x.shape
     rows, columns = ((side + padding - size) // stride + 1 for side in (height, width))
     out = np.empty((len(x), rows, columns), x.dtype)
@@ -112,7 +111,7 @@ def test_shortcuts_add_the_leading_channels(filters: int) -> None:
 
 
 def test_shortcuts_sample_larger_maps() -> None:
-    """Every second pixel, without averaging (spec 5.6)."""
+    """Every second pixel, without averaging (docs/networks.md, Shortcuts)."""
     x, found = run("[maxpool]\nsize=2\nstride=2\n[shortcut]\nfrom=0\n")
     np.testing.assert_allclose(found, windows(x, 2, 2, 1, "max") + x[:, ::2, ::2], rtol=1e-6)
     with pytest.raises(ValueError, match=r"\[shortcut\]: layer 1 is 4 x 3 x 4, which cannot be added to 4 x 6 x 8"):
@@ -231,7 +230,7 @@ def test_a_cfg_trains_on_any_number_of_classes() -> None:
 
 
 def test_new_coords_decode_as_darknet() -> None:
-    """Scaled-YOLOv4: logistic in the convolution, x = i + s t - (s - 1) / 2, w = (2 t)^2 anchor (spec 4.1)."""
+    """Scaled-YOLOv4: logistic in the convolution, x = i + s t - (s - 1) / 2, w = (2 t)^2 anchor."""
     cfg = Cfg(32)
     cfg.conv(8, 3, 2)
     cfg.maxpool(16, 16)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from models.benchmark.costs import classes_of
 from models.build import build_model
 from models.config import load_model_config
-from models.costs import classes_of
 from models.darknet.cfg import cfg_text
 from models.darknet.weights import load_weights_
 from tests.models.darknet.cfgs import NETWORKS

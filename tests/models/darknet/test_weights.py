@@ -14,7 +14,6 @@ from models.config import load_model_config
 from models.darknet.header import WeightsHeader
 from models.darknet.weights import (
     classes_in_file,
-    count_floats,
     count_floats_in,
     load_weights_,
     save_weights,
@@ -22,7 +21,7 @@ from models.darknet.weights import (
 )
 from models.pretrained import start_from_
 from tests.models.darknet.cfgs import NETWORKS, Cfg
-from tests.models.darknet.common import build_text, randomise_, saved
+from tests.models.darknet.common import build_text, count_floats, randomise_, saved
 from utils.config import ConfigError
 
 SMALL = NETWORKS["yolov4-tiny"].cfg(size=64, divide=16)
@@ -47,7 +46,7 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_order_of_the_numbers(tmp_path: Path) -> None:
-    """beta, gamma, mean, variance, weights; then bias, weights of the convolution before the yolo layer (spec 5.1)."""
+    """beta, gamma, mean, variance, weights; then bias, weights of the convolution before the yolo layer."""
     cfg = Cfg(32)
     cfg.conv(2, 3, 2)
     cfg.yolo("0", "5,6", classes=1)

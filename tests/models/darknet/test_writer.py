@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from models.benchmark.costs import classes_of
 from models.build import HEADS, build_model
 from models.config import load_model_config
-from models.costs import classes_of
 from models.darknet.cfg import cfg_text, parse_cfg
 from models.darknet.sections import Section
 from models.darknet.weights import load_weights_
@@ -21,7 +21,8 @@ from models.heads.classify import ClassifyHead
 from models.layers import ConvNormAct, Maxout, WeightedShortcut
 from tests.models.darknet.cfgs import NETWORKS
 from tests.models.darknet.common import build_text, quick, randomise_, saved
-from utils.config import ROOT, ConfigError, build
+from utils.config import ROOT, ConfigError
+from utils.schema import build
 
 OURS = sorted(path.stem for path in (ROOT / "cfg").glob("*.yaml"))
 QUICK = {

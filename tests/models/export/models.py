@@ -111,5 +111,4 @@ def spec_of(model: Detector, **options: object) -> ExportSpec:
 
 def predictor_of(model: Detector) -> ModelPredictor:
     """The original."""
-    about = {"names": NAMES, "category_ids": INFO.category_ids, "image_size": INFO.image_size, "resize": INFO.resize}
-    return ModelPredictor(model, device=torch.device("cpu"), **about)
+    return ModelPredictor(model, spec_of(model).info, device=torch.device("cpu"))

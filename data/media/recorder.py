@@ -1,0 +1,254 @@
+"""What detect.py writes: drawings, YOLO rows, detections.json and crops, in a thread beside the inference."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import queue
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import cv2
+import numpy as np
+
+from data.media.find import Media
+from data.media.sources import Frame
+from data.media.video import NOMINAL_FPS, VideoWriter
+from utils.boxes import xyxy_to_cxcywh
+from utils.draw import draw_detections
+from utils.structures import Detections
+
+# Drawn lines are thin and coloured, so JPEG keeps its colour at full resolution.
+_JPEG = (cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
+_ENCODINGS: dict[str, tuple[int, ...]] = {
+    ".jpg": _JPEG, ".jpeg": _JPEG, ".jpe": _JPEG, ".png": (), ".bmp": (), ".tif": (), ".tiff": (),
+    ".webp": (cv2.IMWRITE_WEBP_QUALITY, 95),
+}  # fmt: skip
+_WAITING = 16
+"""Largest number of frames that wait for the disk; inference then waits too."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What to write.
+
+    Args:
+        drawings: images and videos with boxes, under their own names.
+        txt: labels/NAME.txt with YOLO rows, for video one file a frame: labels/NAME_000000.txt.
+        confidence: the score as sixth number of a YOLO row.
+        json: detections.json.
+        crops: crops/CLASS/NAME_1.jpg, each detection cut out, numbered by its rank.
+    """
+
+    drawings: bool = True
+    txt: bool = False
+    confidence: bool = False
+    json: bool = False
+    crops: bool = False
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is to be written."""
+        return self.drawings or self.txt or self.json or self.crops
+
+
+class Recorder:
+    """Writes frames and their detections in a thread of its own; use it as a context.
+
+    Files with the same name from different folders become NAME.jpg, NAME-2.jpg, ...; images that OpenCV cannot write
+    (GIF) become NAME.png.
+
+    Args:
+        folder: exists, and is empty.
+        names: class names by index.
+        outputs: what to write.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str], outputs: Outputs) -> None:
+        self.folder, self.names, self.outputs = folder, tuple(names), outputs
+        self._taken: set[str] = set()
+        self._media: Media | None = None
+        self._drawing, self._stem = folder, ""
+        self._video: VideoWriter | None = None
+        self._json: _JsonList | None = _JsonList(folder / "detections.json") if outputs.json else None
+        self._waiting: queue.Queue[tuple[Frame, Detections] | None] = queue.Queue(_WAITING)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
+        self._thread.start()
+
+    def put(self, frame: Frame, detections: Detections) -> None:
+        """Hand over a frame and its detections, boxes in its own pixels; frames of one source in their order.
+
+        Raises:
+            OSError, ValueError: an earlier frame could not be written.
+        """
+        self._waiting.put((frame, detections))
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """Write the frames that still wait and finish every file."""
+        self._waiting.put(None)
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        try:
+            self.close()
+        except (OSError, ValueError):
+            if error is None:  # otherwise the first error is more useful
+                raise
+
+    def _work(self) -> None:
+        while (item := self._waiting.get()) is not None:
+            if self._error is None:
+                with self._keeping_error():
+                    self._write(*item)
+        with self._keeping_error():
+            self._end_media()
+        if self._json is not None:
+            with self._keeping_error():
+                self._json.close()
+
+    @contextlib.contextmanager
+    def _keeping_error(self) -> Iterator[None]:
+        """The first error is kept for the thread that hands frames over."""
+        try:
+            yield
+        except Exception as error:
+            self._error = self._error or error
+
+    def _write(self, frame: Frame, detections: Detections) -> None:
+        if frame.media is not self._media:
+            self._end_media()
+            self._begin_media(frame.media)
+        if self.outputs.drawings:
+            self._draw(frame, detections)
+        stem = self._stem if frame.media.kind == "image" else f"{self._stem}_{frame.index:06d}"
+        if self.outputs.txt:
+            rows = yolo_rows(detections, frame.image.shape[:2], confidence=self.outputs.confidence)
+            self._claim(f"labels/{stem}.txt").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+        if self._json is not None:
+            for entry in json_entries(frame, detections, self.names):
+                self._json.append(entry)
+        if self.outputs.crops:
+            self._cut(frame, detections, stem)
+
+    def _begin_media(self, media: Media) -> None:
+        self._media = media
+        name = Path(media.name)
+        if media.kind == "image" and name.suffix.lower() not in _ENCODINGS:
+            name = name.with_suffix(".png")
+        self._drawing = self._claim(name.name)
+        self._stem = self._drawing.stem
+
+    def _end_media(self) -> None:
+        if self._video is not None:
+            video, self._video = self._video, None
+            video.close()
+
+    def _draw(self, frame: Frame, detections: Detections) -> None:
+        drawn = draw_detections(frame.image, detections.boxes, detections.labels, detections.scores, self.names)
+        if frame.media.kind == "image":
+            write_image(self._drawing, drawn)
+            return
+        if self._video is None:
+            fps, live = frame.media.fps or NOMINAL_FPS, frame.media.kind == "live"
+            height, width = drawn.shape[:2]
+            self._video = VideoWriter(self._drawing, fps, height, width, on_grid=live)
+        self._video.write(drawn, frame.time)
+
+    def _cut(self, frame: Frame, detections: Detections, stem: str) -> None:
+        height, width = frame.image.shape[:2]
+        boxes_labels = zip(detections.boxes.tolist(), detections.labels.tolist(), strict=True)
+        for rank, (box, label) in enumerate(boxes_labels, start=1):
+            x1, y1 = max(int(box[0]), 0), max(int(box[1]), 0)
+            crop = frame.image[y1 : min(-int(-box[3] // 1), height), x1 : min(-int(-box[2] // 1), width)]
+            if crop.size:
+                folder = re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", _name(self.names, label)).strip(" .") or str(label)
+                write_image(self._claim(f"crops/{folder}/{stem}_{rank}.jpg"), crop)
+
+    def _claim(self, name: str) -> Path:
+        """A path below the folder that this run has not used yet, without regard to case."""
+        path = Path(name)
+        for number in itertools.count(2):
+            if str(path).casefold() not in self._taken:
+                break
+            path = Path(name).with_name(f"{Path(name).stem}-{number}{Path(name).suffix}")
+        self._taken.add(str(path).casefold())
+        (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        return self.folder / path
+
+
+class _JsonList:
+    """A JSON array on disk that grows entry by entry: a night of video does not fit into memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: TextIO = path.open("w", encoding="utf-8")
+        self._file.write("[")
+        self._separator = "\n"
+
+    def append(self, entry: dict[str, Any]) -> None:
+        self._file.write(self._separator + json.dumps(entry, ensure_ascii=False))
+        self._separator = ",\n"
+
+    def close(self) -> None:
+        self._file.write("\n]\n")
+        self._file.close()
+
+
+def json_entries(frame: Frame, detections: Detections, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The detections of a frame as detections.json holds them, best score first; boxes to 1/1000 pixel."""
+    return [
+        {
+            "source": frame.media.source,
+            "frame": frame.index,
+            "class": label,
+            "name": _name(names, label),
+            "score": round(score, 6),
+            "box": [round(value, 3) for value in box],
+        }
+        for box, label, score in zip(
+            detections.boxes.tolist(), detections.labels.tolist(), detections.scores.tolist(), strict=True
+        )
+    ]
+
+
+def yolo_rows(detections: Detections, size: tuple[int, int], *, confidence: bool) -> list[str]:
+    """'class cx cy w h' a detection, as fractions of an image of `size` (height, width), with the score if wanted."""
+    height, width = size
+    boxes = xyxy_to_cxcywh(detections.boxes.astype(np.float64)) / np.array([width, height, width, height])
+    rows = []
+    for box, label, score in zip(boxes, detections.labels.tolist(), detections.scores.tolist(), strict=True):
+        numbers = [*box, score] if confidence else box
+        rows.append(" ".join([str(label), *(f"{number:.6f}" for number in numbers)]))
+    return rows
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """An (H, W, 3) uint8 RGB image into a file whose suffix OpenCV can write.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    suffix, (height, width) = path.suffix.lower(), image.shape[:2]
+    try:
+        success, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _ENCODINGS[suffix])
+    except cv2.error:
+        success = False
+    if not success:
+        raise OSError(f"{path}: an image of {width} x {height} pixels cannot be written as {suffix}")
+    path.write_bytes(data.tobytes())  # OpenCV itself cannot open every path on Windows
+
+
+def _name(names: Sequence[str], label: int) -> str:
+    return names[label] if 0 <= label < len(names) else str(label)

@@ -1,0 +1,264 @@
+"""Frames for detect.py, one after another, from whatever --source names; and a thread that prepares them ahead."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Generic, TypeVar, cast
+
+import numpy as np
+
+from data.images import decode_image, read_image
+from data.media.find import Media, find_media, is_url
+from data.media.video import VideoReader
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+RECONNECT_DELAYS_S = (1, 2, 4, 8, 16)
+"""Waits before each new attempt to reach a lost camera or stream; after the last it counts as gone."""
+_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One picture of a source.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, upright.
+        index: position in its source, from 0; always 0 for an image.
+        time: seconds from the start of its source (of the clock, for cameras and streams).
+        media: where it comes from.
+    """
+
+    image: np.ndarray
+    index: int
+    time: float
+    media: Media
+
+
+class Source:
+    """Iterable over the frames of several media; unreadable media are skipped with a warning.
+
+    Args:
+        media: in the order in which they are shown.
+    """
+
+    def __init__(self, media: tuple[Media, ...]) -> None:
+        self.media = media
+        self.skipped: list[str] = []
+        """One message for each medium that could not be read to its end."""
+        self._stopped = threading.Event()
+
+    @property
+    def live(self) -> bool:
+        """Whether a camera or stream is among the media."""
+        return any(media.kind == "live" for media in self.media)
+
+    def expected_frames(self) -> int | None:
+        """Expected number of frames, by the videos' headers; None if unknown."""
+        if self.live:
+            return None
+        total = 0
+        for media in self.media:
+            frames = _header_frames(media) if media.kind == "video" else 1
+            if frames is None:
+                return None
+            total += frames
+        return total
+
+    def stop(self) -> None:
+        """End the iteration, in whichever thread it runs, before the next frame."""
+        self._stopped.set()
+
+    def skip(self, message: str) -> None:
+        """Note something that could not be read."""
+        self.skipped.append(message)
+        logger.warning("skipped: %s", message)
+
+    def __iter__(self) -> Iterator[Frame]:
+        frames = {"image": _image_frames, "video": self._video_frames, "live": self._live_frames}
+        for media in self.media:
+            try:
+                for frame in frames[media.kind](media):
+                    if self._stopped.is_set():
+                        return
+                    yield frame
+            except ValueError as error:
+                message = str(error)
+                self.skip(message if message.startswith(media.source) else f"{media.source}: {message}")
+
+    def _video_frames(self, media: Media) -> Iterator[Frame]:
+        reader = VideoReader(media.location, timeout_s=_TIMEOUT_S)
+        media = replace(media, fps=reader.fps)
+        index, end = 0, 0.0
+        try:
+            while (item := reader.read()) is not None:
+                yield Frame(item[0], index, item[1], media)
+                index, end = index + 1, item[1]
+        finally:
+            reader.close()
+        if index == 0:
+            raise ValueError("no frame can be decoded; play the file to see whether it is damaged")
+        if reader.frames and reader.fps:  # by time, as AVI counts dropped frames
+            missing = reader.frames - float(end * reader.fps) - 1
+            if missing > 2 + 0.02 * reader.frames:
+                logger.warning(
+                    "%s: ends after %d frames, its header promises %d; the file is cut off or damaged",
+                    media.source, index, reader.frames,
+                )  # fmt: skip
+
+    def _live_frames(self, media: Media) -> Iterator[Frame]:
+        opened = VideoReader(media.location, timeout_s=_TIMEOUT_S)
+        if opened.frames is not None:  # a file behind a URL
+            opened.close()
+            yield from self._video_frames(replace(media, kind="video"))
+            return
+        media, reader = replace(media, fps=opened.fps), cast(VideoReader | None, opened)
+        start, index, failures = time.monotonic(), 0, 0
+        try:
+            while not self._stopped.is_set():
+                item = reader.read() if reader is not None else None
+                if item is not None:
+                    yield Frame(item[0], index, time.monotonic() - start, media)
+                    index, failures = index + 1, 0
+                    continue
+                if reader is not None:
+                    reader.close()
+                if failures == len(RECONNECT_DELAYS_S):
+                    raise ValueError(f"lost after {index} frames, and {failures} attempts to reach it again failed")
+                delay = RECONNECT_DELAYS_S[failures]
+                failures += 1
+                logger.warning("%s: no frames; attempt %d to reach it again in %g s", media.source, failures, delay)
+                self._stopped.wait(delay)
+                reader = _try_open(media)
+        finally:
+            if reader is not None:
+                reader.close()
+
+
+def open_source(*specs: str) -> Source:
+    """The frames of the values of --source (see `find_media`); values that name nothing are skipped with a warning."""
+    media: list[Media] = []
+    problems: list[str] = []
+    for spec in specs:
+        try:
+            media += find_media(spec)
+        except ValueError as error:
+            problems.append(str(error))
+    source = Source(tuple(media))
+    for problem in problems:
+        source.skip(problem)
+    return source
+
+
+class ReadAhead(Generic[T]):
+    """Iterator over `items`, which run in a thread of their own up to `depth` items ahead.
+
+    What `items` raises is raised here, after the items before it. Call `close` when leaving early.
+
+    Args:
+        items: is iterated in the thread alone.
+        depth: items that may wait.
+        may_drop: whether an item is worthless once a newer one has come (a camera's frames).
+    """
+
+    def __init__(self, items: Iterable[T], *, depth: int, may_drop: Callable[[T], bool] = lambda _: False) -> None:
+        self.dropped = 0
+        """Items that newer ones have replaced."""
+        self._items, self._depth, self._may_drop = items, depth, may_drop
+        self._waiting: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._finished = self._closed = False
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._work, name="read-ahead", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        with self._changed:
+            while not self._waiting and not self._finished:
+                self._changed.wait(0.5)  # without a limit Ctrl-C could not interrupt it on Windows
+            if self._waiting:
+                item = self._waiting.popleft()
+                self._changed.notify_all()
+                return item
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+            raise StopIteration
+
+    def close(self) -> None:
+        """Stop after the item in progress; waits a moment for it."""
+        with self._changed:
+            self._closed = True
+            self._waiting.clear()
+            self._changed.notify_all()
+        self._thread.join(timeout=2.0)
+
+    def _work(self) -> None:
+        try:
+            for item in self._items:
+                if not self._put(item):
+                    break
+        except Exception as error:
+            self._error = error
+        finally:
+            with self._changed:
+                self._finished = True
+                self._changed.notify_all()
+
+    def _put(self, item: T) -> bool:
+        with self._changed:
+            if self._may_drop(item):
+                while self._waiting and self._may_drop(self._waiting[-1]):
+                    self._waiting.pop()
+                    self.dropped += 1
+            while len(self._waiting) >= self._depth and not self._closed:
+                self._changed.wait()
+            if not self._closed:
+                self._waiting.append(item)
+                self._changed.notify_all()
+            return not self._closed
+
+
+def _image_frames(media: Media) -> Iterator[Frame]:
+    location = str(media.location)
+    if not is_url(location):
+        yield Frame(read_image(Path(location)), 0, 0.0, media)
+        return
+    request = urllib.request.Request(media.source)
+    if user := urllib.parse.unquote(urllib.parse.urlsplit(location).netloc.rpartition("@")[0]):
+        request.add_header("Authorization", f"Basic {base64.b64encode(user.encode()).decode()}")
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+            data = answer.read()
+    except OSError as error:
+        raise ValueError(f"cannot be fetched ({getattr(error, 'reason', None) or error})") from None
+    yield Frame(decode_image(data, name=media.source), 0, 0.0, media)
+
+
+def _header_frames(media: Media) -> int | None:
+    reader = _try_open(media)
+    if reader is None:
+        return 0
+    reader.close()
+    return reader.frames
+
+
+def _try_open(media: Media) -> VideoReader | None:
+    try:
+        return VideoReader(media.location, timeout_s=_TIMEOUT_S)
+    except ValueError:
+        return None

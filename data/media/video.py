@@ -1,0 +1,192 @@
+"""Video input by OpenCV (files, cameras, streams), and output by PyAV as MP4 that every browser plays."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import cast
+
+import av
+import cv2
+import numpy as np
+from av.video.stream import VideoStream
+
+VIDEO_SUFFIXES = frozenset(
+    {".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts"}
+    | {".webm", ".wmv"}
+)
+"""Names in lower case that count as videos."""
+
+# (encoder, options), best first. Browsers play all of them in MP4; 'mp4v', which OpenCV can write, they do not.
+ENCODERS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("libx264", {"preset": "veryfast", "crf": "20"}),
+    ("libopenh264", {"b": "4M"}),
+    ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "7", "row-mt": "1", "crf": "30", "b": "0"}),
+)
+NOMINAL_FPS = Fraction(25)
+"""Frame rate written for a source that states none; the frames' own times still decide when each is shown."""
+
+
+class VideoReader:
+    """Frames of a video file, a camera or a stream, one after another.
+
+    Args:
+        source: file path or URL, or the number of a camera.
+        timeout_s: how long a stream may stay silent before it counts as lost.
+    Raises:
+        ValueError: it cannot be opened.
+    """
+
+    def __init__(self, source: str | int, *, timeout_s: float = 10.0) -> None:
+        self._capture = _open_capture(source, timeout_s)
+        self.fps = exact_fps(self._capture.get(cv2.CAP_PROP_FPS))
+        """Frame rate, or None where the source states none that is credible."""
+        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self.frames = int(count) if 0 < count < 1e9 else None
+        """Frames by the header, which may be off; None for what has no end."""
+        self._time = -1.0
+
+    def read(self) -> tuple[np.ndarray, float] | None:
+        """The next frame, (H, W, 3) uint8 RGB and upright, with its time in seconds; None at the end.
+
+        Times strictly increase: where the source's do not (raw streams have none), the frame rate fills in.
+        """
+        success, image = self._capture.read()
+        if not success:
+            return None
+        time = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        if not math.isfinite(time) or time <= self._time:
+            time = 0.0 if self._time < 0 else self._time + float(1 / (self.fps or NOMINAL_FPS))
+        self._time = time
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), time
+
+    def close(self) -> None:
+        """Release the file or device."""
+        self._capture.release()
+
+
+class VideoWriter:
+    """An MP4 file, H.264 where the installed PyAV has it, that starts playing before it is loaded whole.
+
+    Frames on the grid of `fps` are written exactly on it; others (variable rate, cameras) keep their own times.
+
+    Args:
+        path: the file, which must end in .mp4.
+        fps: frame rate.
+        height, width: pixels of the frames; odd sizes grow by one, as 4:2:0 colour needs even ones.
+        on_grid: move every frame to the nearest free tick of the grid (cameras, whose times jitter).
+    Raises:
+        ValueError: PyAV was built without any encoder for browsers.
+    """
+
+    def __init__(self, path: Path, fps: Fraction, height: int, width: int, *, on_grid: bool = False) -> None:
+        encoder, options = _choose_encoder()
+        self.path, self.height, self.width = path, height, width
+        self._per_frame = fps.denominator * math.ceil(10_000 / fps.numerator)
+        self._base = 1 / (fps * self._per_frame)
+        self._fps, self._on_grid = fps, on_grid
+        self._start: float | None = None
+        self._last = -1
+        self._container = av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
+        self._stream = cast(VideoStream, self._container.add_stream(encoder, rate=fps, options=dict(options)))
+        self._stream.width, self._stream.height = width + width % 2, height + height % 2
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.codec_context.time_base = self._base
+
+    def write(self, image: np.ndarray, time: float) -> None:
+        """Append a frame (H, W, 3) uint8 RGB; `time` in seconds on any clock that starts before the first frame.
+
+        A frame of another size (a stream that changed) is scaled to the first one's.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        if image.shape[:2] != (self.height, self.width):
+            image = cv2.resize(image, (self.width, self.height), interpolation=cv2.INTER_AREA)
+        if self.height % 2 or self.width % 2:
+            image = cv2.copyMakeBorder(image, 0, self.height % 2, 0, self.width % 2, cv2.BORDER_REPLICATE)
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        frame.pts, frame.time_base = self._tick(time), self._base
+        self._mux(frame)
+
+    def close(self) -> None:
+        """Write what the encoder still holds, and the index that players need.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        try:
+            if self._last >= 0:
+                self._mux(None)
+        finally:
+            with self._named_errors():
+                self._container.close()
+
+    def _mux(self, frame: av.VideoFrame | None) -> None:
+        with self._named_errors():
+            for packet in self._stream.encode(frame):
+                packet.duration = packet.duration or self._per_frame
+                self._container.mux(packet)
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (av.error.FFmpegError, OSError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise OSError(f"{self.path}: cannot be written ({reason})") from None
+
+    def _tick(self, time: float) -> int:
+        """The frame's time in ticks: on the grid of the frame rate if within a millisecond, the resolution of MKV."""
+        self._start = time if self._start is None else self._start
+        elapsed = time - self._start
+        tick, nearest = round(elapsed / self._base), round(elapsed * self._fps) * self._per_frame
+        if self._on_grid and self._last >= 0:
+            nearest = max(nearest, self._last + self._per_frame)
+        if self._on_grid or abs(tick - nearest) * self._base <= Fraction(11, 10_000):
+            tick = nearest
+        self._last = max(tick, self._last + 1)
+        return self._last
+
+
+def exact_fps(value: float) -> Fraction | None:
+    """The frame rate as a ratio (29.97 as 30000/1001 where that is meant), or None if no camera has such a rate."""
+    if not math.isfinite(value) or not 0.01 <= value <= 480:
+        return None
+    return Fraction(value).limit_denominator(1001)
+
+
+def _open_capture(source: str | int, timeout_s: float) -> cv2.VideoCapture:
+    log = getattr(cv2.utils, "logging", cv2)  # their module depends on the release
+    level = log.getLogLevel()
+    log.setLogLevel(0)  # its messages would duplicate ours and name no file
+    try:
+        if isinstance(source, int):
+            capture = cv2.VideoCapture(source)
+        else:
+            limit = int(timeout_s * 1000)
+            limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit]
+            capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, limits)
+        opened = capture.isOpened()
+    finally:
+        log.setLogLevel(level)
+    if not opened:
+        capture.release()
+        if isinstance(source, str) and "://" not in source and not Path(source).is_file():
+            raise ValueError("no such video file")
+        if isinstance(source, int):
+            raise ValueError(f"camera {source} cannot be opened; is it connected, allowed, and not in use elsewhere?")
+        raise ValueError("cannot be opened as video; play it with another program to see whether it is damaged or gone")
+    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
+    return capture
+
+
+def _choose_encoder() -> tuple[str, dict[str, str]]:
+    for encoder, options in ENCODERS:
+        if encoder in av.codecs_available:
+            return encoder, options
+    wanted = ", ".join(name for name, _ in ENCODERS)
+    raise ValueError(f"PyAV {av.__version__} was built without {wanted}; the one from 'pip install av' has them")

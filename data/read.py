@@ -1,0 +1,295 @@
+"""Splits of a data set as read from disk: images, labels, and every bad label with the action taken."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+
+from data.config import SPLITS, DataConfig, load_data_config
+from data.formats import coco, imagefolder, label_files, listing, voc, yolo
+from data.formats.rows import NOTES, Problems
+from data.images import read_image
+from utils.config import ConfigError
+from utils.provenance import data_fingerprint
+from utils.structures import LabelledImages, LabelProblem, Sample
+
+logger = logging.getLogger(__name__)
+
+FORMATS = (yolo, voc)
+"""Formats with one label file for each image, in the order in which they are looked for."""
+
+
+@dataclass(frozen=True)
+class DataSplits:
+    """Training and validation images of one data YAML.
+
+    Args:
+        source: the YAML's path, or 'shapes'.
+    """
+
+    train: LabelledImages
+    val: LabelledImages
+    source: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names by label."""
+        return self.train.names
+
+    def class_counts(self) -> tuple[int, ...]:
+        """Objects of each class in the training split, without crowd regions."""
+        labels = [sample.labels[~sample.crowd] for sample in self.train.samples]
+        counts = np.bincount(np.concatenate(labels), minlength=len(self.names)) if labels else np.zeros(len(self.names))
+        return tuple(int(count) for count in counts)
+
+    @property
+    def task(self) -> Literal["detect", "classify"]:
+        """The task that the labels are for."""
+        return self.train.task
+
+    def shown(self, count: int) -> Sequence[Sample]:
+        """Validation images for a picture: the first ones; for a classifier, sorted by class, spread over all."""
+        samples = self.val.samples
+        return samples[:: max(len(samples) // count, 1)][:count] if self.task == "classify" else samples[:count]
+
+    def pictures(self, count: int) -> Iterator[tuple[Sample, np.ndarray]]:
+        """The samples of `shown` with their (H, W, 3) uint8 RGB images; unreadable ones are skipped."""
+        for sample in self.shown(count):
+            try:
+                image = read_image(sample.path)
+            except ValueError:  # reported where the image is needed
+                continue
+            yield sample, image
+
+    def about(self) -> dict[str, Any]:
+        """Classes and task as plain values."""
+        names, ids = list(self.names), list(self.train.category_ids)
+        return {"names": names, "category_ids": ids, "task": self.task, "class_counts": list(self.class_counts())}
+
+    def fingerprint(self) -> dict[str, str]:
+        """A fingerprint of the images and labels of each split."""
+        return {"train": data_fingerprint(self.train), "val": data_fingerprint(self.val)}
+
+    def counts(self) -> str:
+        """The numbers of images and boxes, as text."""
+        boxes = sum(len(sample.boxes) for sample in self.train.samples)
+        objects = f" with {boxes} boxes" if self.task == "detect" else ""
+        return f"{len(self.train)} training images{objects}, {len(self.val)} validation images"
+
+
+def read_splits(source: str, task: Literal["detect", "classify"] = "detect") -> DataSplits:
+    """The training and validation split; bad labels are logged.
+
+    Args:
+        task: of the model that they are for.
+    Raises:
+        ConfigError: a split that is missing, has no image or is for another task, two splits with other classes, or
+            not one object to train on.
+    """
+    config = load_data_config(source)
+    splits = {split: read_split(config, split, task=task) for split in ("train", "val")}
+    for split, images in splits.items():
+        if images.problems:
+            logger.warning("%s: %s", split, summarize(images.problems))
+    check_same_classes(splits["train"], splits["val"])
+    check_objects(splits["train"], f"{source}: train: there is nothing to learn")
+    # Only validation needs its ground truth; COCO's segmentations would fill the memory of every loader process.
+    return DataSplits(replace(splits["train"], ground_truth={}), splits["val"], source)
+
+
+def read_split(
+    config: DataConfig, split: str, *, task: Literal["detect", "classify"] = "detect", thorough: bool = False
+) -> LabelledImages:
+    """The images and labels of one split.
+
+    Args:
+        task: what they are for: boxes, or one class for each image.
+        thorough: also list objects that are used but look wrong (tiny, labelled twice).
+    Raises:
+        ConfigError: the split is not in the YAML or not on disk, it is for another task, nothing in it can be used, or
+            `labels: error` and something is wrong.
+    """
+    target, problems = _target(config, split), Problems(thorough)
+    if task == "classify":
+        data = _read_classes(config, target, problems)
+    elif config.folders is not None:
+        raise ConfigError(
+            f"{config.source}: names: expected a list or the numbers 0 to {len(config.folders) - 1} as keys, found "
+            f"{list(config.folders[:3])}; class folders are for a classifier, and the model is a detector"
+        )
+    elif _is_json(target):
+        data = coco.read(target, config.path, images=config.images, names=config.names, problems=problems)
+    else:
+        data = _read_images(config, target, problems)
+    if config.nc not in (None, len(data.names)):
+        raise ConfigError(f"{config.source}: nc is {config.nc}, but {target} has {len(data.names)} categories")
+    bad = [problem for problem in data.problems if problem.action not in NOTES]
+    if bad and config.labels == "error":
+        raise ConfigError(f"{summarize(bad)}\nMend them, or set 'labels: warn' in {config.source} to go on without")
+    return data
+
+
+def label_format(config: DataConfig, split: str) -> str:
+    """'coco', 'yolo' or 'voc': how the labels of a split are stored.
+
+    Raises:
+        ConfigError: as `read_split`.
+    """
+    target, folders = _target(config, split), listing.Folders()
+    if _is_json(target):
+        return "coco"
+    images = listing.list_images(target, config.path, folders, Problems())
+    form, _ = _find_labels(config, target, images, folders)
+    return form.__name__.rpartition(".")[2]
+
+
+def guess_task(config: DataConfig) -> Literal["detect", "classify"]:
+    """The task of a data set, guessed from its files: class folders without labels are for a classifier."""
+    target = next(getattr(config, split) for split in SPLITS if getattr(config, split) is not None)
+    if config.folders is None and (not target.is_dir() or _is_json(target)):
+        return "detect"
+    try:
+        images, folders = listing.list_images(target, config.path, listing.Folders(), Problems()), listing.Folders()
+        _find_labels(config, target, images, folders)
+    except ConfigError:
+        return "classify" if config.folders or imagefolder.class_folders(target, config.path) else "detect"
+    return "detect"
+
+
+def check_objects(images: LabelledImages, consequence: str) -> None:
+    """Refuse a split without a single object; crowd regions do not count.
+
+    Args:
+        consequence: what is impossible without objects, for the message.
+    Raises:
+        ConfigError: says how many images and crowd regions there are.
+    """
+    if not any((~sample.crowd).any() for sample in images.samples):
+        crowds = sum(len(sample.crowd) for sample in images.samples)
+        raise ConfigError(
+            f"{consequence}: no object in {len(images)} images, and {crowds} crowd regions, which are no objects to "
+            "learn; check the labels with python -m data.doctor"
+        )
+
+
+def check_same_classes(first: LabelledImages, second: LabelledImages) -> None:
+    """Refuse two splits whose class indices mean different things.
+
+    Raises:
+        ConfigError: names the first class that differs.
+    """
+    if len(first.names) != len(second.names):
+        raise ConfigError(
+            f"one split has {len(first.names)} classes, the other {len(second.names)}: {_only_one(first, second)}; "
+            "give every split the same list of categories"
+        )
+    classes, others = (list(zip(split.names, split.category_ids, strict=False)) for split in (first, second))
+    for index, ((name, number), (other, other_number)) in enumerate(zip(classes, others, strict=False)):
+        if (name, number) != (other, other_number):
+            raise ConfigError(
+                f"class {index} is '{name}' (category id {number}) in one split and '{other}' (category id "
+                f"{other_number}) in the other; give every split the same list of categories"
+            )
+
+
+def summarize(problems: Sequence[LabelProblem], *, limit: int = 10) -> str:
+    """A few lines of text: the number of problems, the actions taken, and the first `limit` problems."""
+    if not problems:
+        return "no problems in the labels"
+    actions = ", ".join(f"{count} {action}" for action, count in Counter(p.action for p in problems).most_common())
+    lines = [f"{len(problems)} problem{'s' * (len(problems) > 1)} in the labels ({actions}):"]
+    lines += [f"  {problem}" for problem in problems[:limit]]
+    if len(problems) > limit:
+        lines.append(f"  ... and {len(problems) - limit} more; 'python -m data.doctor DATA' lists all of them")
+    return "\n".join(lines)
+
+
+def _target(config: DataConfig, split: str) -> Path:
+    if split not in SPLITS:
+        raise ConfigError(f"split '{split}' is unknown; expected one of {', '.join(SPLITS)}")
+    target = getattr(config, split)
+    if target is None:
+        known = ", ".join(name for name in SPLITS if getattr(config, name) is not None)
+        raise ConfigError(f"{config.source}: has no split '{split}', only {known}")
+    download = f"\nHow to get the data:\n{config.download.strip()}" if config.download else ""
+    for key, path in ((split, target), ("images", config.images)):
+        if path is not None and not path.exists():
+            raise ConfigError(f"{config.source}: {key}: no such file or folder: {path}{download}")
+    if target.is_file() and not _is_json(target) and target.suffix.lower() != ".txt":
+        raise ConfigError(
+            f"{config.source}: {split}: {target.name}: expected a COCO JSON file, a .txt list of images or a folder"
+        )
+    return target
+
+
+def _read_images(config: DataConfig, target: Path, problems: Problems) -> LabelledImages:
+    folders, ids = listing.Folders(), config.category_ids
+    images = listing.list_images(target, config.path, folders, problems)
+    form, labels = _find_labels(config, target, images, folders)
+    names = _names_without_list(config, form, images, labels) if config.names is None else config.names
+    if form is voc:
+        first = config.voc_first_pixel
+        return voc.read(images, labels, names, first, category_ids=ids, folders=folders, problems=problems)
+    return form.read(images, labels, names, category_ids=ids, folders=folders, problems=problems)
+
+
+def _find_labels(
+    config: DataConfig, target: Path, images: list[Path], folders: listing.Folders
+) -> tuple[ModuleType, dict[Path, Path]]:
+    """The format of the labels, a module of FORMATS, and folder of images -> folder of labels."""
+    for form in FORMATS:
+        labels = label_files.find_labels(images, config.path, folders, name=form.FOLDER, suffix=form.SUFFIX)
+        if labels is not None:
+            return form, labels
+    hint = "; class folders are for a classifier" if imagefolder.looks_like_classes(target, images) else ""
+    raise ConfigError(
+        f"{target}: no labels for {images[0]}: expected {yolo.FOLDER}/ with YOLO text files or {voc.FOLDER}/ with VOC "
+        f"XML files beside {images[0].parent} or in {config.path}{hint}"
+    )
+
+
+def _read_classes(config: DataConfig, target: Path, problems: Problems) -> LabelledImages:
+    """A classifier's split; without `names` the folders of the training split are the classes of every split."""
+    if _is_json(target):
+        raise ConfigError(
+            f"{target}: boxes, for a detector, and the model is a classifier, which takes a folder of images for each "
+            "class. Cut the boxes out into such folders: python -m data.convert SRC DST --to imagefolder"
+        )
+    folders: Sequence[str] | None = config.folders or config.names
+    if folders is None:
+        first = config.train if config.train is not None and config.train.exists() else target
+        folders = imagefolder.class_folders(target if _is_json(first) else first, config.path)
+    classes = dict(zip(folders, config.names or folders, strict=True))
+    return imagefolder.read(target, config.path, classes, problems=problems)
+
+
+def _names_without_list(
+    config: DataConfig, form: ModuleType, images: list[Path], labels: dict[Path, Path]
+) -> Sequence[str]:
+    """Class names where the YAML has no `names`: numbers for YOLO labels with `nc`.
+
+    Raises:
+        ConfigError: they cannot be known; says which names the labels hold.
+    """
+    if form is yolo and config.nc is not None:
+        return [str(index) for index in range(config.nc)]
+    hint = "rows of YOLO labels have none" if form is yolo else "the label files may have none"
+    if form is voc:
+        hint = f"the XML files hold names: {voc.find_names(images, labels)}"
+    raise ConfigError(f"{config.source}: expected 'names', the list of class names; {hint}")
+
+
+def _is_json(target: Path) -> bool:
+    return target.suffix.lower() == ".json"
+
+
+def _only_one(first: LabelledImages, second: LabelledImages) -> str:
+    only = sorted(set(first.names) ^ set(second.names))
+    return f"only one of them has {', '.join(only[:5])}" if only else "the names are the same"

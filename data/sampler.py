@@ -1,0 +1,171 @@
+"""The images of each training batch, and their size and number: pure functions of (seed, epoch, batch)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from data.dataset import Request
+
+LAST_LARGE_STEPS = 100
+"""Steps at the end that darknet trains at the largest size, so that batch normalisation knows it."""
+
+
+@dataclass(eq=False)
+class TrainSampler(Sampler[list[Request]]):
+    """The batches of an epoch, as requests for images of a size; a pure function of (seed, epoch, batch).
+
+    The order is a permutation of all images; the last batch is filled from its start, so that all batches are full.
+    Every rank takes its share of the same global batch; where batches grow, shares may differ by one image.
+
+    Args:
+        count: images in the set.
+        batch_size: of all ranks together; must be a multiple of `world_size`.
+        sizes: of the images, and how batches grow when images are small.
+        mix_epochs: epochs with mosaic and mixup.
+        mix_share: share of the batches of those epochs that may be mixed.
+    """
+
+    count: int
+    _: KW_ONLY
+    batch_size: int
+    sizes: SizePlan
+    mix_epochs: int
+    mix_share: float = 1.0
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.world_size:
+            share = f"{self.world_size} processes; use a multiple of {self.world_size}"
+            raise ValueError(f"batch size {self.batch_size} cannot be split over {share}")
+        self.set_position(0)
+
+    @property
+    def batches(self) -> int:
+        """Batches in the whole of the current epoch."""
+        return len(self.images)
+
+    def set_position(self, epoch: int, start: int = 0) -> None:
+        """Continue with batch `start` of `epoch`."""
+        self.epoch = epoch
+        self.start = start
+        self.sides, self.images = self._epoch(epoch)
+
+    def images_in(self, start: int, stop: int) -> int:
+        """Images in the batches from `start` up to `stop` of the current epoch, over all ranks."""
+        return int(self.images[start:stop].sum())
+
+    def total_steps(self, epochs: int) -> int:
+        """Optimizer updates in a training of `epochs`."""
+        dynamic = self.sizes.dynamic
+        batches = [len(self._epoch(epoch)[1]) if dynamic else self.batches for epoch in range(epochs)]
+        return sum(-(-number // self.sizes.accumulate) for number in batches)
+
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.sizes.epoch(epoch, count=self.count, batch_size=self.batch_size)
+
+    def __len__(self) -> int:
+        return self.batches - self.start
+
+    def __iter__(self) -> Iterator[list[Request]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        begin = self.images_in(0, self.start)
+        for batch in range(self.start, self.batches):
+            (height, width), mix = self.sides[batch].tolist(), self.is_mixed(batch)
+            end = begin + int(self.images[batch])
+            positions, begin = range(begin, end)[self.rank :: self.world_size], end
+            yield [
+                Request(self.epoch, int(order[position % self.count]), (height, width), mix, position // self.count)
+                for position in positions
+            ]
+
+    def is_mixed(self, batch: int) -> bool:
+        """Whether a batch of the current epoch may have images made of several."""
+        if self.epoch >= self.mix_epochs or self.mix_share >= 1:
+            return self.epoch < self.mix_epochs
+        return bool(np.random.default_rng((self.seed, self.epoch, batch, 2)).random() < self.mix_share)
+
+
+@dataclass(frozen=True)
+class SizePlan:
+    """The input size of every batch of a training.
+
+    Args:
+        image_size: base (height, width).
+        stride: sizes are multiples of this.
+        multi_scale, kind, steps: see AugmentConfig (multi_scale, multi_scale_type, multi_scale_steps).
+        accumulate: batches of a step.
+        dynamic: batches of small images have more of them.
+        epochs: of the training; the last steps of the last one are large (darknet).
+        seed: of the run.
+    """
+
+    image_size: tuple[int, int]
+    stride: int
+    multi_scale: float = 0.0
+    kind: Literal["uniform", "darknet"] = "uniform"
+    steps: int = 0
+    accumulate: int = 1
+    dynamic: bool = False
+    epochs: int = 0
+    seed: int = 0
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """The largest (height, width) there can be."""
+        height, width = self._sides(np.array([1 + self.multi_scale]))[0].tolist()
+        return height, width
+
+    def epoch(self, epoch: int, *, count: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+        """The sizes of the batches of an epoch, which hold `count` images together.
+
+        The last batch may reach beyond `count`; it is filled from the start of the epoch.
+
+        Args:
+            batch_size: images in a batch of the largest size; with `dynamic` off, in every batch.
+        Returns:
+            (N, 2) height and width of each batch, and (N,) its images.
+        """
+        most = -(-count // batch_size)
+        sides = self._sides(self._factors(epoch, most))
+        if self.kind == "darknet" and epoch == 0:
+            sides[: self.accumulate * max(self.steps, 1)] = self.largest
+        images = self._images(sides, batch_size)
+        tail = LAST_LARGE_STEPS * self.accumulate if self.kind == "darknet" and epoch == self.epochs - 1 else 0
+        drawn = int(np.searchsorted(images.cumsum(), count - tail * batch_size)) + 1 if count > tail * batch_size else 0
+        large = max(-(-(count - int(images[:drawn].sum())) // batch_size), 0)
+        sides = np.concatenate((sides[:drawn], np.tile(self.largest, (large, 1))))
+        return sides, np.concatenate((images[:drawn], np.full(large, batch_size)))
+
+    def _factors(self, epoch: int, batches: int) -> np.ndarray:
+        """(N,) factors of the base size, one a batch."""
+        rng = np.random.default_rng((self.seed, epoch, 0, 1))
+        if self.kind == "uniform":
+            factors = 1 + rng.uniform(-1, 1, batches) * self.multi_scale
+        else:
+            factors = rng.uniform(1, 1 + self.multi_scale, batches) ** rng.choice((-1, 1), batches)
+        return factors[np.arange(batches) // (self.accumulate * self.steps)] if self.steps else factors
+
+    def _sides(self, factors: np.ndarray) -> np.ndarray:
+        """(N, 2) heights and widths; darknet's are a stride larger, but never above the base for factors below 1."""
+        base = np.array(self.image_size)
+        if not self.multi_scale:
+            return np.tile(base, (len(factors), 1))
+        more = int(self.kind == "darknet")
+        sides = np.maximum(np.rint(factors[:, None] * base / self.stride).astype(int) + more, 1) * self.stride
+        beyond = (factors < 1) & (sides > base).any(axis=1)
+        return np.where(more and beyond[:, None], base, sides)
+
+    def _images(self, sides: np.ndarray, batch_size: int) -> np.ndarray:
+        """Images of each batch: as many pixels as in one of the largest size, less a fifth where that is still more."""
+        if not self.dynamic:
+            return np.full(len(sides), batch_size)
+        grown = batch_size * np.prod(self.largest) // sides.prod(axis=1)
+        less = (grown * 0.8).astype(int)
+        return np.where(less > batch_size, less, grown)

@@ -1,0 +1,291 @@
+"""Why a loss or gradient is not a finite number: the step is done again on a copy, watched, and in full precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.state import Snapshot, TrainState, amp_dtype
+from engine.step import Stepper, TrainingDiverged
+from engine.trial_step import scratch_of, try_step
+from utils.faults import is_out_of_memory
+from utils.structures import Batch
+
+FAR_TOO_LARGE = 1e5
+"""Values and weights beyond this come from a training that has blown up; sane ones stay below 1,000."""
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """A tensor with values that are not finite.
+
+    Args:
+        module: name in the model, and type.
+        bad, of: values that are not finite, of how many.
+        images: positions in the batch that they belong to; empty where all do.
+        inputs: largest finite magnitude of what the module was given.
+    """
+
+    module: str
+    dtype: str
+    bad: int
+    of: int
+    images: tuple[int, ...]
+    inputs: float | None
+
+    def __str__(self) -> str:
+        given = "" if self.inputs is None else f", from inputs up to {self.inputs:.3g}"
+        return f"{self.module}, {self.bad:,} of {self.of:,} values ({self.dtype}){given}"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was found out about a step that failed, on this process.
+
+    Args:
+        failure: of the step when it was done again; None if it was finite then.
+        suspects: the batches that it comes from, as far as they can be told apart.
+        weights: names of weights and records of the optimizer that were not finite before the step.
+        data: what is wrong with images or targets.
+        output, gradient: first sighting of each.
+        largest, largest_weight: finite magnitude of what modules gave, and of the weights.
+        precision: of the step.
+        finite_in_full: whether the step is finite in full precision; None where that was not tried.
+    """
+
+    failure: TrainingDiverged | None
+    suspects: list[Batch]
+    weights: list[str]
+    data: list[str]
+    output: Sighting | None
+    gradient: Sighting | None
+    largest: float
+    largest_weight: float
+    precision: torch.dtype | None
+    finite_in_full: bool | None
+
+    @property
+    def is_at_fault(self) -> bool:
+        """Whether it is this process's part of the batch, and not that of another."""
+        return bool(self.failure or self.weights or self.data)
+
+
+def examine(stepper: Stepper, state: TrainState, batches: list[Batch]) -> Evidence:
+    """Do a failed step again, on this process alone; the run's weights and random numbers stay as they are."""
+    again, scratch = scratch_of(stepper, state)
+    failure, watch = _watched(again, scratch, batches, stepper.before)
+    suspects = batches if failure is None or failure.batch is None else [batches[failure.batch]]
+    if failure is not None and len(suspects) > 1:  # the gradient of a sum: which of its parts is it?
+        for batch in batches:
+            alone, seen = _watched(again, scratch, [batch], stepper.before)
+            if alone is not None:
+                suspects, watch = [batch], seen
+                break
+    precision = amp_dtype(stepper.recipe, stepper.device)
+    finite_in_full = None if precision is None or failure is None else _finite_in_full(stepper, state, batches)
+    return Evidence(
+        failure=failure,
+        suspects=suspects,
+        weights=[*_not_finite(scratch.model.state_dict()), *_not_finite(_records(state))],
+        data=[problem for batch in batches for problem in data_problems(batch)],
+        output=watch.output,
+        gradient=watch.gradient,
+        largest=watch.largest,
+        largest_weight=largest_magnitude(list(state.model.parameters())),
+        precision=precision,
+        finite_in_full=finite_in_full,
+    )
+
+
+def describe_failure(error: TrainingDiverged, evidence: Evidence, *, lr: float) -> str:
+    """What the user is told of a failed step: terms, images, the first place, the likely cause and the remedy."""
+    failure = evidence.failure or error
+    paths = culprits(evidence)
+    shown = ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
+    cause, remedy = cause_and_remedy(evidence, lr=lr, fresh=failure.step == 1)
+    lines = [str(failure), f"images: {shown}", f"first seen: {_first_seen(evidence)}"]
+    return "\n  ".join([*lines, f"likely cause: {cause}", f"remedy: {remedy}"])
+
+
+def culprits(evidence: Evidence) -> list[str]:
+    """The image files that a failure is about: those whose values were not finite, or all of the batch."""
+    sighting = evidence.output or evidence.gradient
+    if sighting is not None and sighting.images and len(evidence.suspects) == 1:
+        paths = evidence.suspects[0].paths
+        return [paths[index] for index in sighting.images if index < len(paths)]
+    return [path for batch in evidence.suspects for path in batch.paths]
+
+
+def _first_seen(evidence: Evidence) -> str:
+    if evidence.output is not None:
+        return f"output of {evidence.output}"
+    if evidence.gradient is not None:
+        return f"gradient, from the loss backwards, of the output of {evidence.gradient}"
+    if evidence.failure is None:
+        return "nowhere, when the step was done again"
+    return "the loss itself" if evidence.failure.what == "loss" else "gradients of weights alone"
+
+
+def _watched(
+    again: Stepper, scratch: TrainState, batches: list[Batch], before: Snapshot
+) -> tuple[TrainingDiverged | None, Watch]:
+    with Watch(scratch.model) as watch:
+        failure = try_step(again, scratch, batches, rng=before.rng)
+    return failure, watch
+
+
+def cause_and_remedy(evidence: Evidence, *, lr: float, fresh: bool) -> tuple[str, str]:
+    """The likeliest explanation, and what to do about it.
+
+    Args:
+        lr: learning rate of the step.
+        fresh: whether the weights have never been trained in this run.
+    """
+    if evidence.weights:
+        some = ", ".join(evidence.weights[:3]) + (
+            f" and {len(evidence.weights) - 3} more" if evidence.weights[3:] else ""
+        )
+        where = "start from another --weights file" if fresh else "go on from an earlier checkpoint with a lower rate"
+        return f"weights that were not finite before the step: {some}", where
+    if evidence.data:
+        return f"the data: {evidence.data[0]}", "correct the label or leave the image out (python -m data.doctor DATA)"
+    if evidence.failure is None:
+        cause = "none that can be repeated: done again, the same step is finite"
+        return cause, "--deterministic for the next run; if it comes back, check the machine's memory and GPU"
+    if evidence.finite_in_full and evidence.precision is not None:
+        name = str(evidence.precision).removeprefix("torch.")
+        most = torch.finfo(evidence.precision).max
+        cause = f"mixed precision: in full precision the same step is finite ({name} ends at {most:.3g})"
+        return cause, "--set amp=bf16 where the device has it, or --set amp=off"
+    if max(evidence.largest, evidence.largest_weight) > FAR_TOO_LARGE:
+        sizes = f"values up to {evidence.largest:.3g}, weights up to {evidence.largest_weight:.3g}"
+        cause = f"the training has blown up ({sizes}; learning rate {lr:.3g})"
+        return cause, "a lower optimizer.lr, a longer warm-up (schedule.warmup_steps), a smaller optimizer.clip_norm"
+    if evidence.output is None and evidence.failure.what == "loss":
+        terms = [name for name, value in evidence.failure.terms.items() if not math.isfinite(value)]
+        cause = (
+            f"the loss term {', '.join(terms)}: every output of the network is finite (up to {evidence.largest:.3g})"
+        )
+        return cause, "look at the targets of these images; another loss (the recipe's `loss`) avoids it"
+    remedy = "a lower optimizer.lr or a longer warm-up; if it comes back, keep the replay file for a bug report"
+    sighting = evidence.output or evidence.gradient
+    return f"what {sighting.module if sighting else 'the step'} computes from finite numbers", remedy
+
+
+def data_problems(batch: Batch) -> Iterator[str]:
+    """What in a batch no network can learn from, with the file."""
+    images, targets = batch.images, batch.targets
+    if images.is_floating_point():
+        for index in torch.nonzero(~torch.isfinite(images).flatten(1).all(dim=1)).flatten().tolist():
+            yield f"{batch.paths[index]}: pixels that are not finite"
+    boxes = targets.boxes
+    wrong = ~torch.isfinite(boxes).all(dim=1) | (boxes[:, 2:] <= boxes[:, :2]).any(dim=1) | (targets.labels < 0)
+    for row in torch.nonzero(wrong).flatten().tolist():
+        shown = ", ".join(f"{value:.4g}" for value in boxes[row].tolist())
+        path = batch.paths[int(targets.image_index[row])]
+        yield f"{path}: a box without width or height, or not finite: [{shown}], label {int(targets.labels[row])}"
+
+
+def _finite_in_full(stepper: Stepper, state: TrainState, batches: list[Batch]) -> bool | None:
+    """Whether the step is finite without mixed precision; None where there is too little memory to see."""
+    again, scratch = scratch_of(stepper, state, amp="off")
+    try:
+        return try_step(again, scratch, batches, rng=stepper.before.rng) is None
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+
+
+def _not_finite(values: dict[str, Tensor]) -> list[str]:
+    return [
+        name for name, value in values.items() if value.is_floating_point() and not bool(torch.isfinite(value).all())
+    ]
+
+
+def _records(state: TrainState) -> dict[str, Tensor]:
+    """What the optimizer remembers of each weight, by name."""
+    names: dict[Tensor, str] = {parameter: name for name, parameter in state.model.named_parameters()}
+    return {
+        f"{key} of {names.get(parameter, '?')} in the optimizer": value
+        for parameter, records in state.optimizer.state.items()
+        for key, value in records.items()
+        if isinstance(value, Tensor)
+    }
+
+
+class Watch:
+    """The first output, and the first gradient of an output, that is not finite while the block runs.
+
+    Forward passes are watched in the order in which modules finish, backward passes from the loss to the images.
+
+    Args:
+        model: called as itself, not through a wrapper.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.output: Sighting | None = None
+        self.gradient: Sighting | None = None
+        self.largest = 0.0
+        """Largest finite magnitude in what any module gave."""
+
+    def __enter__(self) -> Watch:
+        self.hooks = [
+            module.register_forward_hook(partial(self._saw, name)) for name, module in self.model.named_modules()
+        ]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    def _saw(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        label = f"{name or 'the network'} ({type(module).__name__})"
+        for value in tensors_in(output):
+            if self.output is None:
+                self.output = _sighting(value, label, inputs)
+            self.largest = max(self.largest, largest_magnitude([value]))
+            if value.requires_grad:
+                value.register_hook(partial(self._saw_gradient, label))
+
+    def _saw_gradient(self, label: str, gradient: Tensor) -> None:
+        if self.gradient is None:
+            self.gradient = _sighting(gradient, label, None)
+
+
+def _sighting(value: Tensor, label: str, inputs: Any) -> Sighting | None:
+    wrong = ~torch.isfinite(value.detach())
+    bad = int(wrong.sum())
+    if not bad:
+        return None
+    rows = wrong.flatten(1).any(dim=1) if wrong.ndim > 1 else wrong.any().view(1)
+    images = () if bool(rows.all()) else tuple(torch.nonzero(rows).flatten().tolist())
+    given = None if inputs is None else largest_magnitude(tensors_in(inputs))
+    return Sighting(label, str(value.dtype).removeprefix("torch."), bad, value.numel(), images, given)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The floating-point tensors in nested lists, tuples and dicts."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors_in(item)
+
+
+@torch.no_grad()
+def largest_magnitude(values: Iterator[Tensor] | list[Tensor]) -> float:
+    """The largest finite absolute value; 0 where there is none."""
+    peaks = [float(value[torch.isfinite(value)].abs().float().max()) for value in values if torch.isfinite(value).any()]
+    return max(peaks, default=0.0)

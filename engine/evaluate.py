@@ -1,0 +1,241 @@
+"""Evaluation: the figures of a detector or a classifier over a split, and what val.py writes down of them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from data.transforms import ten_crops
+from models.info import ModelInfo, Predictor
+from models.postprocess import postprocess
+from utils import dist
+from utils.config import ConfigError
+from utils.files import write_json
+from utils.log import Progress
+from utils.metrics.build import Metric
+from utils.metrics.classification import ClassificationMetric
+from utils.metrics.detection import DetectionMetric
+from utils.plots import plot_figures
+from utils.structures import Batch, Detections, LabelledImages
+from utils.train_config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What an evaluation counts.
+
+    Args:
+        conf_thres, iou_thres, max_det, nms: of a detector, as in `postprocess`; nms None takes the model's own kind.
+        clip: cut a detector's boxes to the image.
+        ten_crop: a classifier sees ten crops of this (height, width) of every image, which is larger, and their mean
+            counts.
+    """
+
+    conf_thres: float = 0.001
+    iou_thres: float = 0.65
+    max_det: int = 100
+    nms: str | None = None
+    clip: bool = True
+    ten_crop: tuple[int, int] | None = None
+
+    @classmethod
+    def of_training(cls, config: TrainConfig, task: Literal["detect", "classify"]) -> EvaluationOptions:
+        """What the recipe of a training says."""
+        recipe = config.recipe.evaluation
+        if task == "classify":
+            return cls(ten_crop=config.image_size if recipe.ten_crop else None)
+        return cls(recipe.conf_thres, recipe.iou_thres, recipe.max_det)
+
+    def protocol(self, task: Literal["detect", "classify"]) -> dict[str, Any]:
+        """The options that matter to a task, for metrics.json."""
+        if task == "classify":
+            return {"ten_crop": self.ten_crop is not None}
+        return {name: getattr(self, name) for name in ("conf_thres", "iou_thres", "max_det", "nms", "clip")}
+
+
+def evaluate(
+    predictor: Predictor, loader: DataLoader, metric: Metric, options: EvaluationOptions, *, over_ranks: bool = False
+) -> dict[str, Any]:
+    """The figures of a metric over the images of a loader, and what they cost in time.
+
+    Args:
+        loader: Batches with letterboxes, each image once.
+        metric: without anything found yet; it has it all afterwards.
+        over_ranks: the loaders of all ranks together give each image once, and every rank calls this; every rank then
+            gets the figures of all.
+    Returns:
+        What `metric.compute` gives, and 'speed_ms': milliseconds an image, by the clock, for 'preprocess' (reading and
+        resizing as far as the loader's workers do not hide it, and the way to the device), 'inference' and
+        'postprocess'. The three add up to the whole time.
+    """
+    seconds = {"preprocess": 0.0, "inference": 0.0, "postprocess": 0.0}
+    count, mark = 0, time.perf_counter()
+    unreadable: list[str] = []
+
+    def lap(part: str) -> None:
+        nonlocal mark
+        if predictor.device.type == "cuda":
+            torch.cuda.synchronize(predictor.device)
+        now = time.perf_counter()
+        seconds[part], mark = seconds[part] + now - mark, now
+
+    quiet = over_ranks and dist.rank() != 0
+    with torch.inference_mode(), Progress(len(loader), "Evaluating", quiet=quiet) as progress:
+        for batch in loader:
+            images = batch.to(predictor.device).images
+            lap("preprocess")
+            if options.ten_crop is None:
+                raw = predictor.predict(images)
+            else:
+                raw = predict_ten_crops(predictor, images, options.ten_crop)
+            lap("inference")
+            if isinstance(metric, ClassificationMetric):
+                assert isinstance(raw, Tensor)
+                metric.update(batch.image_ids, raw.float().cpu().numpy())
+            else:
+                assert not isinstance(raw, Tensor)
+                metric.update(batch.image_ids, detections_of_batch(raw, batch, predictor.info, options))
+            count += len(batch)
+            unreadable += [problem for problem in batch.problems if problem]
+            progress.advance()
+            lap("postprocess")
+    if unreadable:
+        logger.warning("Evaluation without %d images that cannot be read: %s", len(unreadable), unreadable[0])
+    speed = {part: 1000 * value / max(count, 1) for part, value in seconds.items()}
+    if not over_ranks:
+        return {**metric.compute(), "speed_ms": speed}
+    for rows in dist.gather(metric.predictions()):
+        metric.extend(rows)
+    figures = metric.compute() if dist.rank() == 0 else None
+    return {**dist.broadcast(figures), "speed_ms": speed}
+
+
+def detections_of_batch(
+    raw: tuple[Tensor, Tensor], batch: Batch, info: ModelInfo, options: EvaluationOptions
+) -> list[Detections]:
+    """What a detector predicted for a batch, as detections in pixels of the original images.
+
+    Args:
+        raw: boxes (B, N, 4) xyxy pixels of the network input, and scores (B, N, C).
+    """
+    detections = postprocess(
+        *raw,
+        conf_thres=options.conf_thres,
+        iou_thres=options.iou_thres,
+        max_det=options.max_det,
+        nms=options.nms or info.nms,
+        beta_nms=info.beta_nms,
+    )
+    return in_originals(detections, batch, clip=options.clip)
+
+
+def in_originals(detections: list[Detections], batch: Batch, *, clip: bool) -> list[Detections]:
+    """What was found in the network's input, in pixels of the original images."""
+    pairs = zip(detections, batch.letterboxes, strict=True)
+    originals = [each.to_original(letterbox, clipped=clip) for each, letterbox in pairs]
+    for index, problem in enumerate(batch.problems):
+        if problem:  # a grey image was in its place, in which nothing is to be found
+            originals[index] = originals[index].select(np.zeros(len(originals[index]), bool))
+    return originals
+
+
+def predict_ten_crops(predictor: Predictor, images: Tensor, size: tuple[int, int]) -> Tensor:
+    """A classifier's mean probabilities over ten crops of each image.
+
+    Args:
+        images: (B, 3, H, W) float RGB in [0, 1].
+        size: (height, width) of a crop, at most that of the images.
+    Returns:
+        (B, C) in [0, 1].
+    """
+    probabilities = predictor.predict(ten_crops(images, size))
+    assert isinstance(probabilities, Tensor)
+    return probabilities.unflatten(0, (len(images), -1)).mean(dim=1)
+
+
+def match_classes(predictor: Predictor, images: LabelledImages) -> tuple[int, ...]:
+    """The data set's category id of each label of the model, by name; by position where the model has no own names.
+
+    Raises:
+        ConfigError: model and data do not have the same classes.
+    """
+    if not predictor.info.named and len(predictor.names) == len(images.names):
+        return images.category_ids
+    if sorted(predictor.names) != sorted(images.names):
+        only_model = sorted(set(predictor.names) - set(images.names))
+        only_data = sorted(set(images.names) - set(predictor.names))
+        raise ConfigError(
+            f"the model has {len(predictor.names)} classes and the data {len(images.names)}; only the model knows "
+            f"{_some(only_model)}, only the data has {_some(only_data)}. Evaluate on data with the model's classes, or "
+            "correct 'names' in the data YAML"
+        )
+    ids = dict(zip(images.names, images.category_ids, strict=True))
+    return tuple(ids[name] for name in predictor.names)
+
+
+def training_data(predictor: Predictor, weights: Path) -> str:
+    """The data that a model was trained on: a data YAML or 'shapes'.
+
+    Raises:
+        ConfigError: the file of the weights does not say, or the data is gone.
+    """
+    source = predictor.info.data
+    if source is None:
+        raise ConfigError(f"--data is missing, and {weights} does not say what it was trained on; name a data YAML")
+    if source != "shapes" and not Path(source).is_file():
+        raise ConfigError(f"--data is missing, and {source}, which the model was trained on, is gone; name a data YAML")
+    return source
+
+
+def write_results(
+    folder: Path, figures: dict[str, Any], metric: Metric, images: LabelledImages, *, save_predictions: bool
+) -> None:
+    """Write metrics.json and the pictures of an evaluation, and predictions.json with `save_predictions`."""
+    write_json(folder / "metrics.json", figures, indent=2)
+    if save_predictions:
+        write_json(folder / "predictions.json", prediction_rows(metric, images))
+        if isinstance(metric, DetectionMetric):
+            write_json(folder / "ground_truth.json", metric.ground_truth)
+    plot_figures(metric, folder)
+
+
+def prediction_rows(metric: Metric, images: LabelledImages) -> list[dict[str, Any]]:
+    """The content of predictions.json: of a classifier also the file of each image and the names of its classes."""
+    rows = metric.predictions()
+    if not isinstance(metric, ClassificationMetric):
+        return rows
+    files = {sample.image_id: str(sample.path) for sample in images.samples}
+    return [
+        {"file": files[row["image_id"]], "name": metric.names[row["label"]], **row}
+        | {"names": [metric.names[label] for label in row["labels"]]}
+        for row in rows
+    ]
+
+
+def protocol_and_speed(figures: dict[str, Any]) -> str:
+    """The protocol and the speed of an evaluation, one line each."""
+    protocol, speed = figures["protocol"], figures["speed_ms"]
+    height, width = protocol["image_size"]
+    if "ten_crop" in protocol:
+        parts = ["ten crops" if protocol["ten_crop"] else "one crop"]
+    else:
+        nms = "no NMS" if protocol["nms"] == "none" else f"NMS IoU {protocol['iou_thres']:g} ({protocol['nms']})"
+        parts = [f"conf {protocol['conf_thres']:g}", nms, f"max-det {protocol['max_det']}"]
+    parts += [f"size {height}x{width}", protocol["precision"], protocol["resize"]]
+    parts += [] if protocol.get("clip", True) else ["boxes uncut"]
+    times = ", ".join(f"{part} {value:.1f}" for part, value in speed.items())
+    return f"Protocol: {', '.join(parts)}\nSpeed: {times} ms an image, {figures['images']} images"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "nothing more"

@@ -1,0 +1,41 @@
+"""The end of a training: the figures of best.pt, the last pictures, and what to type next."""
+
+from __future__ import annotations
+
+from data.loader import eval_loader_of
+from engine.evaluate import EvaluationOptions, evaluate
+from engine.job import Job
+from engine.run_log import EpochLog
+from models.predictor import open_predictor
+from utils import pictures, plots
+from utils.files import write_json
+from utils.metrics.build import build_metric
+from utils.metrics.detection import DetectionMetric
+
+
+def finish(job: Job, log: EpochLog) -> None:
+    """Evaluate best.pt; write metrics.json and the last pictures, and print the table and the next command."""
+    folder, val, recipe = job.run.folder, job.images.val, job.config.recipe
+    predictor = open_predictor(job.run.best, device=job.stepper.device)
+    metric = build_metric(val)
+    options = EvaluationOptions.of_training(job.config, val.task)
+    figures = evaluate(predictor, eval_loader_of(val, job.config), metric, options)
+    protocol = recipe.evaluation.protocol(val.task)
+    protocol |= {"image_size": list(job.config.image_size), "precision": predictor.precision}
+    protocol["resize"] = predictor.resize
+    if isinstance(metric, DetectionMetric):
+        protocol["nms"] = predictor.info.nms
+        # What utils.report compares runs by.
+        write_json(folder / "predictions.json", metric.predictions())
+        write_json(folder / "ground_truth.json", metric.ground_truth)
+    write_json(folder / "metrics.json", {**figures, "protocol": protocol}, indent=2)
+    plots.plot_results(folder / "results.csv", folder / "results.png")
+    plots.plot_figures(metric, folder)
+    pictures.plot_predictions(metric, job.images.pictures(12), val.names, folder / "val_predictions.png")
+    log.table.pictures(sorted(folder.glob("*.png")))
+    if isinstance(metric, DetectionMetric):
+        log.table.pr_curves(*metric.pr_curves())
+    counted = ", counted by pycocotools" if val.task == "detect" else ""
+    print(f"\nbest.pt on {job.images.source}, val, {len(val)} images{counted}:\n{metric.table()}\n")
+    source = val.samples[0].path.parent
+    print(f"Results: {folder}\nNext: python detect.py --weights {job.run.best} --source {source}")

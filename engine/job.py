@@ -1,0 +1,175 @@
+"""The parts of one training, made in this order: what takes long, the process group, the folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from data.classification import ClassifyDataset
+from data.dataset import TrainDataset
+from data.loader import eval_loader_of, train_loader_of, train_set_of
+from data.read import DataSplits, read_splits
+from data.sampler import TrainSampler
+from engine.build import build_stepper, build_trainable
+from engine.memory import find_batch_size
+from engine.options import RunOptions
+from engine.restart import note_launch
+from engine.state import TrainState
+from engine.step import Stepper
+from models.build import task_of
+from models.config import model_config_from
+from models.detector import Detector
+from models.normalization import synchronize_norms_
+from utils import dist
+from utils.checkpoint import repair_
+from utils.config import to_plain
+from utils.device import use_deterministic_kernels
+from utils.launch import Stop, graceful_stop
+from utils.metrics.build import Metric, build_metric
+from utils.run import Run
+from utils.train_config import TrainConfig, settled
+
+
+@dataclass(eq=False)
+class Prepared:
+    """What a training needs before its processes meet: all that may take long, and differ in time between them.
+
+    Args:
+        config: with a number for `epochs: auto`.
+        dataset: augmented training images.
+        model: on its device; with initial weights where the training starts anew.
+    """
+
+    config: TrainConfig
+    images: DataSplits
+    dataset: TrainDataset | ClassifyDataset
+    model: Detector
+    device: torch.device
+
+
+@dataclass(eq=False)
+class Job:
+    """One training with everything that it needs, but for its state.
+
+    Args:
+        stepper: forward pass, loss and recipe of each step.
+        sampler: which images each batch of `loader` has.
+        metric: of the validation split.
+        about_data: what every checkpoint says of the data.
+    """
+
+    config: TrainConfig
+    run: Run
+    images: DataSplits
+    stepper: Stepper
+    loader: DataLoader
+    sampler: TrainSampler
+    val_loader: DataLoader
+    metric: Metric
+    about_data: dict[str, Any]
+
+
+@contextmanager
+def opened(
+    config: TrainConfig, options: RunOptions, device: torch.device, *, resumed: Run | None = None
+) -> Iterator[tuple[Job, TrainState, Stop]]:
+    """A training before its first step, inside its process group; a stop is asked for by Ctrl-C or SIGTERM.
+
+    Args:
+        resumed: the run to continue; its checkpoint is yet to be loaded.
+    Raises:
+        ConfigError, ValueError, OSError: something in the configuration, the data or the run does not fit.
+    """
+    prepared = _prepare(config, options, device, resumed)
+    with dist.process_group(device), graceful_stop() as stop:
+        stop.at_once = options.dry_run  # there is nothing to save
+        if options.auto_batch:
+            prepared.config = _with_fitting_batch(prepared)
+        state = TrainState.create(prepared.model, prepared.config.recipe, device)
+        yield _assemble(prepared, options, resumed), state, stop
+
+
+def _prepare(config: TrainConfig, options: RunOptions, device: torch.device, resumed: Run | None) -> Prepared:
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if config.recipe.deterministic:
+        use_deterministic_kernels()
+    images = read_splits(config.data, task_of(model_config_from(config.model, where="model")))
+    config = settled(config, len(images.train))
+    if resumed is not None:
+        if dist.launched_rank() == 0:
+            repair_(resumed.last, resumed.best)
+        dist.exchange(None)  # the others see what it has repaired
+        resumed.check_start()
+    torch.manual_seed(config.seed)
+    fresh = resumed is None or not resumed.checkpoint.is_file()
+    model = build_trainable(config, images, device, fresh=fresh, trust=options.trust)
+    return Prepared(config, images, train_set_of(images.train, config), model, device)
+
+
+def _assemble(prepared: Prepared, options: RunOptions, resumed: Run | None) -> Job:
+    """Loaders, loss and metric, and the run folder last: a mistake in the configuration leaves none behind."""
+    config, images, model, device = prepared.config, prepared.images, prepared.model, prepared.device
+    recipe, rank, world_size = config.recipe, dist.rank(), dist.world_size()
+    loader = train_loader_of(
+        prepared.dataset,
+        config,
+        stride=model.stride,
+        pin_memory=device.type == "cuda",
+        rank=rank,
+        world_size=world_size,
+    )
+    sampler = sampler_of(loader)
+    if recipe.sync_bn:
+        synchronize_norms_(model, device)
+    forward: nn.Module = dist.wrap(model, device)
+    stepper = build_stepper(
+        config,
+        model,
+        device,
+        forward=torch.compile(forward) if recipe.compile else forward,
+        class_counts=images.class_counts(),
+        total_steps=sampler.total_steps(recipe.total_epochs),
+    )
+    val_loader = eval_loader_of(images.val, config, rank=rank, world_size=world_size)
+    metric = build_metric(images.val, backend=recipe.evaluation.backend)
+    about = {**images.about(), "resize": config.model["resize"], "fingerprint": images.fingerprint()}
+    return Job(config, _run_of(config, options, resumed), images, stepper, loader, sampler, val_loader, metric, about)
+
+
+def sampler_of(loader: DataLoader) -> TrainSampler:
+    """The TrainSampler of a loader that `train_loader_of` gave."""
+    assert isinstance(loader.batch_sampler, TrainSampler)
+    return loader.batch_sampler
+
+
+def _run_of(config: TrainConfig, options: RunOptions, resumed: Run | None) -> Run:
+    """The run to continue, or a new one, whose folder rank 0 makes."""
+    folder = None
+    if dist.rank() == 0 and resumed is None:
+        name = ".dry-run" if options.dry_run else options.name
+        folder = str(Run.create(options.project, name, to_plain(config)).folder)
+    run = resumed or Run(Path(dist.broadcast(folder)))
+    if options.command is not None:
+        note_launch(run.folder, options.command)
+    return run
+
+
+def _with_fitting_batch(prepared: Prepared) -> TrainConfig:
+    """The configuration with the batch size that --batch-size auto finds by trial."""
+    config, images, model, device = prepared.config, prepared.images, prepared.model, prepared.device
+    few = replace(config.recipe, batch_size=min(16, len(images.train)), cache=False)
+    trial = replace(config, recipe=few, workers=0)
+    loader = train_loader_of(train_set_of(images.train, trial), trial, stride=model.stride)
+    counts, steps = images.class_counts(), config.recipe.total_epochs
+    stepper = build_stepper(config, model, device, class_counts=counts, total_steps=steps)
+    state, largest = TrainState.create(model, config.recipe, device), sampler_of(loader).sizes.largest
+    size = find_batch_size(stepper, state, next(iter(loader)), size=largest, images=len(images.train))
+    return replace(config, recipe=replace(config.recipe, batch_size=size))

@@ -1,0 +1,198 @@
+"""The training, in order of time: an epoch, its evaluation, its record, its checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from engine.evaluate import EvaluationOptions, evaluate
+from engine.failure import Guard, saying_what_is_left
+from engine.finish import finish
+from engine.job import Job, opened
+from engine.optim import keep_frozen_statistics_
+from engine.options import RunOptions
+from engine.run_log import EpochLog, describe_training
+from engine.search import Trial
+from engine.state import TrainState
+from engine.step import grouped
+from models.detector import Detector
+from models.info import ModelInfo
+from models.predictor import ModelPredictor
+from utils import dist, pictures, plots
+from utils.checkpoint import load_checkpoint, replace_with_link, save_checkpoint
+from utils.config import to_plain
+from utils.launch import Stop
+from utils.log import MetricLog, Progress
+from utils.provenance import check_same_data, versions
+from utils.run import Run
+from utils.structures import Batch
+from utils.train_config import TrainConfig, saved_config
+
+logger = logging.getLogger(__name__)
+
+
+def train(
+    config: TrainConfig,
+    options: RunOptions,
+    device: torch.device,
+    *,
+    resumed: Run | None = None,
+    trial: Trial | None = None,
+) -> int:
+    """Train from the start, or continue `resumed`; returns the exit status.
+
+    Args:
+        trial: of a search; it hears of each evaluation, and may end the training by raising Pruned.
+    """
+    with opened(config, options, device, resumed=resumed) as (job, state, stop):
+        if job.run.checkpoint.is_file():
+            resume_(job, state)
+        with saying_what_is_left(job.run.last, job.run.folder):
+            return run_epochs(job, state, stop, trial=trial)
+
+
+def run_epochs(job: Job, state: TrainState, stop: Stop, *, trial: Trial | None = None) -> int:
+    """From where `state` is to the end of the training; returns the exit status."""
+    recipe, images = job.config.recipe, job.images
+    lines = [f"{images.source}, {len(images.names)} classes", images.counts()]
+    describe_training(job.config, job.run.folder, job.stepper, state, lines)
+    if dist.rank() == 0 and state.step == 0:
+        plots.plot_labels(images.train, job.run.folder / "labels.png")
+    guard = Guard(job.run.folder, {"config": job.config, **images.about()})
+    with open_log(job, state) if dist.rank() == 0 else nullcontext() as log:
+        for epoch in range(state.epoch, recipe.total_epochs):
+            if state.is_out_of_patience(recipe):
+                logger.info("No better result for %d epochs: stopping early after epoch %d", recipe.patience, epoch)
+                break
+            if not train_one_epoch(job, state, guard, stop):
+                save(job, state)
+                dist.wait_for_first_rank()  # torchrun ends all when the first ends: not before the checkpoint is whole
+                logger.info("Stopped and saved. Continue with: python train.py --resume %s", job.run.folder)
+                return 128 + (stop.signal or 15)
+            figures = validate(job, state)
+            record(job, state, log, figures)
+            if trial is not None and figures is not None:
+                trial.report(state.epoch, figures[job.metric.columns[0]])
+        if log is not None:
+            finish(job, log)
+    dist.wait_for_first_rank()
+    return 0
+
+
+def resume_(job: Job, state: TrainState) -> None:
+    """Put the run's checkpoint into `state`, and more epochs than before into config.yaml.
+
+    Raises:
+        ConfigError: a damaged checkpoint, or other data than it was trained on.
+    """
+    saved = load_checkpoint(job.run.checkpoint)
+    check_same_data(saved.get("fingerprint"), job.about_data["fingerprint"], job.images.source)
+    state.resume(saved, where=f"{job.run.checkpoint}")
+    if dist.rank() == 0 and job.run.checkpoint != job.run.last:
+        replace_with_link(job.run.last, job.run.checkpoint)
+    epochs = job.config.recipe.total_epochs
+    if dist.rank() == 0 and saved_config(job.run.folder / "config.yaml").recipe.total_epochs != epochs:
+        job.run.lengthen(to_plain(job.config))
+        logger.info("Now %d epochs, with the learning rate and the closing of mosaic of so long a run", epochs)
+    logger.info("Continuing %s after epoch %d, batch %d", job.run.folder, state.epoch, state.batch)
+
+
+def open_log(job: Job, state: TrainState) -> EpochLog:
+    """The tables of the run, without rows of epochs that are yet to come."""
+    table = MetricLog(job.run.folder, finished_epochs=state.epoch)
+    epochs, workers = job.config.recipe.total_epochs, job.config.workers
+    return EpochLog(table, epochs=epochs, columns=job.metric.columns, workers=workers)
+
+
+def train_one_epoch(job: Job, state: TrainState, guard: Guard, stop: Stop) -> bool:
+    """The rest of the current epoch; False when somebody asked to stop before its end."""
+    recipe, clock, quiet = job.config.recipe, job.stepper.clock, dist.rank() != 0
+    state.model.train()
+    keep_frozen_statistics_(state.model, recipe.freeze)
+    job.sampler.set_position(state.epoch, state.batch)
+    title = f"Epoch {state.epoch + 1}/{recipe.total_epochs}"
+    clock.restart()
+    last_save = mark = time.perf_counter()
+    with Progress(job.sampler.batches, title, start=state.batch, quiet=quiet) as progress:
+        for batches in grouped(job.loader, recipe.accumulate):
+            clock.lap("wait")
+            if state.step < 3 and not quiet:
+                plot_first_batch(job, state, batches[0])
+                clock.restart()
+            terms = guard.step(job.stepper, state, batches)
+            now = time.perf_counter()
+            images = job.sampler.images_in(state.batch, state.batch + len(batches))
+            state.batch += len(batches)
+            state.count({f"loss/{name}": value for name, value in terms.items()})
+            state.count({"steps": bool(terms), "images": images, "seconds": now - mark})
+            state.count({f"time/{part}": seconds for part, seconds in clock.take().items()})
+            mark = now
+            for _ in batches:
+                progress.advance(state.progress_note())
+            if stop.requested(job.stepper.device):
+                return False
+            if now - last_save > 60 * recipe.save_minutes:
+                save(job, state)
+                last_save = now
+                clock.restart()
+    state.count({f"time/{part}": seconds for part, seconds in clock.take(wait=True).items()})
+    return True
+
+
+def plot_first_batch(job: Job, state: TrainState, batch: Batch) -> None:
+    """One of the first batches of the training as a picture, with its boxes."""
+    path = job.run.folder / f"train_batch{state.step}.png"
+    pictures.plot_batch(batch.images, batch.targets, job.images.names, path)
+
+
+def validate(job: Job, state: TrainState) -> dict[str, Any] | None:
+    """Close the epoch and evaluate the averaged weights; None where the recipe skips this epoch."""
+    recipe = job.config.recipe
+    state.epoch, state.batch = state.epoch + 1, 0
+    if state.epoch % recipe.evaluation.interval and state.epoch < recipe.total_epochs:
+        return None
+    # Each rank has its own statistics of batch normalisation; those of rank 0 are saved, so they are evaluated.
+    dist.copy_from_first_rank_(state.ema.module.buffers())
+    model = cast(Detector, state.ema.module)
+    info = ModelInfo(
+        job.images.names,
+        job.images.train.category_ids,
+        job.config.image_size,
+        job.config.model["resize"],
+        model.stride,
+        nms=job.config.model.get("nms", "default"),
+        task=model.task,
+    )
+    predictor = ModelPredictor(model, info, device=job.stepper.device)
+    job.metric.reset()
+    begin = time.perf_counter()
+    options = EvaluationOptions.of_training(job.config, job.images.task)
+    figures = evaluate(predictor, job.val_loader, job.metric, options, over_ranks=dist.is_distributed())
+    state.count({"time/evaluation": time.perf_counter() - begin})
+    return figures
+
+
+def record(job: Job, state: TrainState, log: EpochLog | None, figures: dict[str, Any] | None) -> None:
+    """Note the epoch in results.csv, TensorBoard and the console, then save last.pt and, if it is better, best.pt."""
+    main = job.metric.columns[0]
+    improved = figures is not None and figures[main] > state.best
+    if figures is not None and improved:
+        state.best, state.best_epoch = figures[main], state.epoch
+    if log is not None:
+        log.write(state, figures, improved=improved)
+    state.sums = {}
+    save(job, state, figures=figures, best=job.run.best if improved else None)
+
+
+def save(job: Job, state: TrainState, *, figures: dict[str, Any] | None = None, best: Path | None = None) -> None:
+    """Write last.pt, and make `best` the same file (rank 0)."""
+    if dist.rank() != 0:
+        return
+    numbers = {key: value for key, value in (figures or {}).items() if isinstance(value, int | float)}
+    about = {**to_plain(job.config), **job.about_data, "metrics": numbers or None, "versions": versions()}
+    save_checkpoint(job.run.last, about | state.state_dict(), best=best)

@@ -1,0 +1,159 @@
+"""What a command line of train.py asks for: a configuration, and how and where it is trained."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from data.config import load_data_config
+from data.loader import default_workers
+from models.build import check_recipe, task_of
+from models.config import load_model_config
+from utils.arguments import whole_number
+from utils.config import ROOT, ConfigError, to_plain
+from utils.recipe import load_recipe
+from utils.run import Run
+from utils.train_config import TrainConfig, saved_config
+
+FIXED_BY_A_RUN = (
+    *("cfg", "data", "hyp", "weights", "batch_size", "img_size", "seed", "set", "deterministic", "dry_run"),
+    *("seeds", "tune", "tune_space"),
+)
+"""Options that --resume takes from the run, so that it continues as it began."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line says about a run beside its configuration.
+
+    Args:
+        project, name: a new run gets the folder PROJECT/NAME, or NAME2, NAME3, ...
+        threads: CPU threads of PyTorch; None leaves them alone.
+        auto_batch: the batch size is found by trial.
+        dry_run: everything is tried once, and nothing is kept.
+        trust: --weights may run the code in a foreign pickle file.
+        command: the options as they were typed, by name; what a restarted launch finds its run by.
+    """
+
+    project: Path
+    name: str
+    threads: int | None = None
+    auto_batch: bool = False
+    dry_run: bool = False
+    trust: bool = False
+    command: argparse.Namespace | None = None
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> RunOptions:
+        """The options of a parsed command line."""
+        return cls(
+            project=Path(args.project),
+            name=args.name,
+            threads=args.threads,
+            auto_batch=args.batch_size == "auto",
+            dry_run=args.dry_run,
+            trust=args.trust,
+            command=args,
+        )
+
+
+def resolve(args: argparse.Namespace) -> tuple[TrainConfig, Run | None]:
+    """The configuration that the command line asks for, and the run to resume, if any.
+
+    Raises:
+        ConfigError: anything wrong with the command line or a file that it names.
+    """
+    if args.resume is not None:
+        return _resumed(args)
+    _check_several(args)
+    if args.cfg is None:
+        known = ", ".join(sorted(path.name for path in (ROOT / "cfg").glob("*.yaml")))
+        raise ConfigError(f"--cfg is missing: name a model, for example --cfg csppeleenet-prn.yaml. Known: {known}")
+    data = "shapes" if args.data in (None, "shapes") else str(load_data_config(args.data).source)
+    for_model = [text.removeprefix("model.") for text in args.set if text.startswith("model.")]
+    for_recipe = [text for text in args.set if not text.startswith("model.")]
+    model = load_model_config(args.cfg, for_model)
+    usual = "imagenet-small" if task_of(model) == "classify" else "shapes" if data == "shapes" else "default"
+    recipe = load_recipe(args.hyp or usual, for_recipe)
+    check_recipe(model, recipe)
+    recipe = replace(
+        recipe,
+        epochs=total_epochs(args.epochs) or recipe.epochs,
+        batch_size=recipe.batch_size if args.batch_size in (None, "auto") else args.batch_size,
+        image_size=args.img_size or recipe.image_size,
+        deterministic=args.deterministic or recipe.deterministic,
+    )
+    size = (recipe.image_size, recipe.image_size) if recipe.image_size else model.size
+    workers = default_workers() if args.workers is None else args.workers
+    return TrainConfig(to_plain(model), recipe, data, size, args.weights, args.seed or 0, workers), None
+
+
+def _resumed(args: argparse.Namespace) -> tuple[TrainConfig, Run]:
+    """The configuration of the run that --resume names, with the processes and epochs of the command line.
+
+    More epochs stretch the schedule: from here on the learning rate is that of the longer training at the same step.
+
+    Raises:
+        ConfigError: no such run, or an option that a run keeps.
+    """
+    values = {name: getattr(args, name) for name in FIXED_BY_A_RUN}
+    # --seed 0 is given too, although 0 == False.
+    given = [name for name, value in values.items() if value is not False and value not in (None, [])]
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(f"--resume continues a run as it was started; leave out {options}")
+    run = Run.find(args.resume, Path(args.project))
+    config = saved_config(run.folder / "config.yaml", workers=args.workers)
+    planned = config.recipe.total_epochs
+    epochs = total_epochs(args.epochs, planned=planned)
+    if epochs is not None and epochs < planned:
+        raise ConfigError(f"--epochs {epochs}: the run was planned for {planned}; --resume can only lengthen it")
+    return replace(config, recipe=replace(config.recipe, epochs=epochs or planned)), run
+
+
+def _check_several(args: argparse.Namespace) -> None:
+    """Refuse options of several trainings that contradict each other.
+
+    Raises:
+        ConfigError: names them.
+    """
+    if args.seeds and args.tune:
+        raise ConfigError(
+            "--seeds and --tune: choose one; the best recipe of a search can be trained with --seeds after it"
+        )
+    if args.tune_space and not args.tune:
+        raise ConfigError("--tune-space is what --tune N varies; give --tune N too")
+    if (args.seeds or args.tune) and args.batch_size == "auto":
+        option = "--seeds" if args.seeds else "--tune"
+        raise ConfigError(
+            f"{option}: trainings that are compared need one batch size; name the number (--dry-run --batch-size auto "
+            "finds one)"
+        )
+
+
+def epochs(text: str) -> str:
+    """N or +N; kept as text until it is known what it adds to."""
+    digits = text.removeprefix("+")
+    if not digits.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, or +N, found {text}")
+    whole_number(digits)
+    return text
+
+
+def batch_size(text: str) -> int | str:
+    """A whole number from 1, or 'auto'."""
+    return text if text == "auto" else whole_number(text)
+
+
+def total_epochs(text: str | None, *, planned: int | None = None) -> int | None:
+    """What --epochs means: a number, or `planned` and some more; None where it is left out.
+
+    Raises:
+        ValueError: '+N' where nothing is planned yet.
+    """
+    if text is None or not text.startswith("+"):
+        return None if text is None else int(text)
+    if planned is None:
+        raise ValueError(f"--epochs {text}: '+N' adds to a run that --resume names; give the number alone to start one")
+    return planned + int(text)

@@ -1,0 +1,134 @@
+"""What a training says of itself: how it begins, and after each epoch a table row, a line, and one advice at most."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from engine.state import TrainState, amp_dtype
+from engine.step import Stepper
+from utils import dist
+from utils.log import MetricLog, duration
+from utils.train_config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+SHARES = {"wait": "data_wait_share", "forward": "forward_share", "backward": "backward_share"}
+SHARES |= {"optimizer": "optimizer_share", "evaluation": "evaluation_share"}
+"""Part of an epoch's time -> column of results.csv."""
+
+COUNTED = {
+    "skipped": "steps skipped, whose loss or gradient was not finite (non_finite: skip)",
+    "overflows": "steps left out while fp16 looked for its scale, which is usual at first",
+    "bad_images": "times another image took the place of one that cannot be read (bad_images: skip)",
+}
+"""What happened in an epoch that a user wants to know of."""
+
+
+class EpochLog:
+    """The log of one run.
+
+    Args:
+        table: results.csv and TensorBoard.
+        epochs: planned.
+        columns: figures of an evaluation that are shown.
+        workers: loader processes, for the advice.
+    """
+
+    def __init__(self, table: MetricLog, *, epochs: int, columns: tuple[str, ...], workers: int) -> None:
+        self.table = table
+        self.epochs = epochs
+        self.columns = columns
+        self.workers = workers
+        self.told: set[str] = set()
+
+    def write(self, state: TrainState, figures: Mapping[str, Any] | None, *, improved: bool) -> None:
+        """Note the epoch that `state` has just finished; `figures` are None where it was not evaluated."""
+        sums = state.sums
+        losses = {key: value / sums["steps"] for key, value in sums.items() if key.startswith("loss/")}
+        scores = {key: figures[key] if figures else None for key in self.columns}
+        seconds = sums["seconds"] + sums.get("time/evaluation", 0.0)
+        shares = {column: sums.get(f"time/{part}", 0.0) / seconds for part, column in SHARES.items()}
+        pace = sums["images"] / sums["seconds"]
+        speed = {"seconds": seconds, "images_per_second": pace}
+        row = {**losses, **scores, "lr": state.optimizer.param_groups[0]["lr"], **speed, **shares}
+        self.table.log(state.epoch, row)
+        shown = "  ".join(f"{key.removeprefix('loss/')} {value:.3f}" for key, value in losses.items())
+        results = "  ".join(f"{key} {value:.3f}" for key, value in scores.items()) if figures else "not evaluated"
+        star = " *" if improved else ""
+        left = duration((self.epochs - state.epoch) * seconds)
+        logger.info(
+            "Epoch %d/%d  %s  %s%s  %.1f images/s  %s left", state.epoch, self.epochs, shown, results, star, pace, left
+        )
+        parts = ", ".join(f"{_label(part)} {shares[column]:.0%}" for part, column in SHARES.items())
+        clock = f"{seconds:.1f}s" if seconds < 10 else duration(seconds)
+        logger.info("  time %s: %s", clock, parts)
+        for key, explanation in COUNTED.items():
+            if sums.get(key):
+                logger.info("  %d %s", sums[key], explanation)
+        if state.epoch > 1:
+            self._advise({part: shares[column] for part, column in SHARES.items()})
+
+    def _advise(self, shares: Mapping[str, float]) -> None:
+        """Each advice once a run, and the weightiest first."""
+        for part, share in sorted(shares.items(), key=lambda item: -item[1]):
+            advice = advice_for(part, share, workers=self.workers)
+            if advice and part not in self.told:
+                self.told.add(part)
+                logger.info("  Advice: %s", advice)
+                return
+
+    def __enter__(self) -> EpochLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Finish the TensorBoard file."""
+        self.table.close()
+
+
+def advice_for(part: str, share: float, *, workers: int) -> str | None:
+    """What to change when a part takes out of proportion; None when it does not."""
+    if part == "wait" and share > 0.2:
+        more = f"more loader processes (--workers, now {workers}), cache: true, or images stored smaller"
+        return f"{share:.0%} of the time is spent waiting for images: try {more}"
+    if part == "evaluation" and share > 0.4:
+        return f"evaluation takes {share:.0%} of the time: evaluate less often, --set evaluation.interval=5"
+    if part == "optimizer" and share > 0.25:
+        return f"the optimizer takes {share:.0%} of the time: a larger --batch-size needs fewer steps"
+    return None
+
+
+def _label(part: str) -> str:
+    return "data wait" if part == "wait" else part
+
+
+def describe_training(config: TrainConfig, folder: Path, stepper: Stepper, state: TrainState, data: list[str]) -> None:
+    """Folder, model, data, length and precision of a training.
+
+    Args:
+        folder: of the run.
+        data: lines about the data set.
+    """
+    recipe, device = config.recipe, stepper.device
+    count = sum(parameter.numel() for parameter in state.model.parameters() if parameter.requires_grad)
+    height, width = config.image_size
+    batch = f"{recipe.batch_size} x {recipe.accumulate}" if recipe.accumulate > 1 else str(recipe.batch_size)
+    amp = amp_dtype(recipe, device)
+    precision = "full precision" if amp is None else str(amp).removeprefix("torch.")
+    where = f"{device} x {dist.world_size()}" if dist.world_size() > 1 else str(device)
+    logger.info("Run folder: %s", folder)
+    logger.info("Model: %s, %.2f M trainable parameters", config.model["name"], count / 1e6)
+    logger.info("Data: %s", "\n  ".join(data))
+    logger.info("Training: %d epochs of %.0f steps, batch %s", recipe.total_epochs, stepper.steps_per_epoch, batch)
+    logger.info("  %d x %d px, %s, on %s", height, width, precision, where)
+    planned = recipe.optimizer.lr_batch
+    if planned is not None:
+        images = recipe.batch_size * recipe.accumulate
+        how = "in proportion" if recipe.optimizer.type == "sgd" else "by the square root"
+        rates = f"{recipe.lr:.3g} for steps of {images} images (the recipe's {recipe.optimizer.lr:g} is for {planned}"
+        logger.info("  learning rate %s; %s)", rates, how)

@@ -1,0 +1,206 @@
+"""TrainState: everything that changes during training, saved and loaded whole."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from engine.optim import build_optimizer
+from utils.config import ConfigError
+from utils.faults import is_out_of_memory
+from utils.recipe import EmaConfig, RecipeConfig
+
+_Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+@dataclass(eq=False)
+class TrainState:
+    """Model, average, optimizer, scaler, position and records of one run.
+
+    Args:
+        step: optimizer updates done.
+        epoch: epochs finished.
+        batch: batches of the current epoch that are done; the sampler goes on from here.
+        best: best AP so far; best_epoch: after which epoch.
+        sums: totals of the current epoch for the log (losses, seconds, images).
+    """
+
+    model: nn.Module
+    ema: AveragedModel
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    best: float = -math.inf
+    best_epoch: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def create(cls, model: nn.Module, recipe: RecipeConfig, device: torch.device) -> TrainState:
+        """The state before the first step; `model` is on its device and frozen where the recipe says so."""
+        scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype(recipe, device) is torch.float16)
+        return cls(model, build_ema(model, recipe.ema), build_optimizer(model, recipe.optimizer), scaler)
+
+    def count(self, values: dict[str, float]) -> None:
+        """Add to the epoch's totals."""
+        for key, value in values.items():
+            self.sums[key] = self.sums.get(key, 0.0) + value
+
+    def is_out_of_patience(self, recipe: RecipeConfig) -> bool:
+        """Whether too many epochs have gone by without a better result; asked after evaluations only."""
+        if recipe.patience is None or self.epoch % recipe.evaluation.interval:
+            return False
+        return self.epoch - self.best_epoch >= recipe.patience
+
+    def progress_note(self) -> str:
+        """Mean losses and speed of the epoch so far."""
+        sums = self.sums
+        terms = (f"{key[5:]} {value / sums['steps']:.3f}" for key, value in sums.items() if key.startswith("loss/"))
+        return f"{' '.join(terms)}, {sums['images'] / sums['seconds']:.1f} images/s"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values only."""
+        return {
+            "weights": self.model.state_dict(),
+            "ema": self.ema.module.state_dict(),
+            "ema_updates": int(self.ema.n_averaged),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "sums": dict(self.sums),
+            "rng": random_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` gave."""
+        self.model.load_state_dict(state["weights"])
+        self.ema.module.load_state_dict(state["ema"])
+        self.ema.n_averaged.fill_(state["ema_updates"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:  # empty where another device needed no scale
+            self.scaler.load_state_dict(state["scaler"])
+        self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
+        self.best, self.best_epoch, self.sums = state["best"], state["best_epoch"], dict(state["sums"])
+        set_random_state(state["rng"])
+
+    def resume(self, state: dict[str, Any], *, where: str) -> None:
+        """`load_state_dict` of what a checkpoint holds; `where` is its name.
+
+        Raises:
+            ConfigError: it is of another model or optimizer than the run's configuration now says.
+        """
+        saved, own = state["optimizer"]["param_groups"][0], self.optimizer.state_dict()["param_groups"][0]
+        try:
+            if any((key in saved) != (key in own) for key in ("betas", "orthogonal")):
+                raise ValueError("another type of optimizer")
+            self.load_state_dict(state)
+        except (RuntimeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
+            reason = str(error).splitlines()[-1].strip()
+            raise ConfigError(
+                f"{where}: does not fit the config.yaml of its run ({reason}); put back what was changed there, or "
+                f"start a new run from its weights: --weights {where}"
+            ) from None
+
+
+def build_ema(model: nn.Module, config: EmaConfig) -> AveragedModel:
+    """An average that starts as a copy of `model` and forgets ever more slowly (see EmaConfig).
+
+    Buffers are averaged like weights; whole-number buffers (counts) are copied.
+    """
+
+    @torch.no_grad()
+    def average(averaged: _Tensors, current: _Tensors, updates: Tensor | int) -> None:
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, current, 1 - decay_at(int(updates), config))
+        else:
+            torch._foreach_copy_(averaged, current)
+
+    ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    ema.requires_grad_(False)
+    return ema.eval()
+
+
+def decay_at(updates: int, config: EmaConfig) -> float:
+    """Share of the old average that is kept after `updates` steps."""
+    return min(config.decay, (1 + updates) / (config.ramp + updates))
+
+
+class Snapshot:
+    """The buffers of a model (statistics of batch normalisation) and the random numbers, as before a step."""
+
+    def __init__(self) -> None:
+        self.saved: list[Tensor] = []
+        self.rng: dict[str, Tensor] = {}
+
+    def take_(self, model: nn.Module) -> None:
+        """Note the state of now; the memory of the last time is used again."""
+        self.rng = random_state()
+        buffers = list(model.buffers())
+        if len(self.saved) != len(buffers):
+            self.saved = [buffer.detach().clone() for buffer in buffers]
+        else:
+            _copy_(self.saved, buffers)
+
+    def restore_(self, model: nn.Module) -> None:
+        """Put back what was noted; nothing happens where nothing was."""
+        if self.rng:
+            set_random_state(self.rng)
+        self.restore_buffers_(model)
+
+    def restore_buffers_(self, model: nn.Module) -> None:
+        """`restore_` without the random numbers; `model` may be a copy."""
+        if self.saved:
+            _copy_(list(model.buffers()), self.saved)
+
+
+def random_state() -> dict[str, Tensor]:
+    """Torch's generators; augmentation needs none, its draws are functions of (seed, epoch, index)."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Tensor]) -> None:
+    """Continue from what `random_state` gave."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+@torch.no_grad()
+def _copy_(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copy each source into its target, in one go for each type of number, which is what a GPU is fast at."""
+    for kind in {target.dtype for target in targets}:
+        pairs = [(target, source) for target, source in zip(targets, sources, strict=True) if target.dtype == kind]
+        torch._foreach_copy_([target for target, _ in pairs], [source for _, source in pairs])
+
+
+def amp_dtype(recipe: RecipeConfig, device: torch.device) -> torch.dtype | None:
+    """The type of mixed precision, None for full precision.
+
+    'auto' takes what the device is fast at: bf16 on newer GPUs and CPUs with instructions for it, fp16 on older GPUs.
+    """
+    if recipe.amp == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return torch.bfloat16 if device.type == "cpu" and _cpu_has_bf16() else None
+    return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.amp]
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 (AVX512-BF16 or AMX); emulation would be slower than fp32."""
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(check() for check in checks if check is not None)

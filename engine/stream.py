@@ -1,0 +1,247 @@
+"""Frames in, detections out: what detect.py does with images, videos, cameras and streams."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.media.recorder import Outputs, Recorder
+from data.media.sources import Frame, ReadAhead, Source
+from data.media.window import Window
+from data.transforms import resize_image
+from models.info import ModelInfo, Predictor
+from models.postprocess import postprocess, top_classes
+from utils.boxes import Letterbox, plan_resize
+from utils.config import ConfigError, nearest
+from utils.draw import draw_detections
+from utils.log import Progress, duration
+from utils.run import new_run_folder
+from utils.structures import Detections
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DetectOptions:
+    """How frames are looked at.
+
+    Args:
+        image_size: (height, width) of the network input.
+        resize: 'letterbox', 'stretch' or, for classifiers, 'crop'.
+        conf_thres, iou_thres, max_det, nms, classes: as in `postprocess`; nms None takes the model's own kind. A
+            classifier gives the `max_det` likeliest classes.
+        batch_size: frames at a time.
+        every_frame: look at every frame of a camera or stream; else at the newest, and late ones are dropped.
+    """
+
+    image_size: tuple[int, int]
+    resize: str = "letterbox"
+    conf_thres: float = 0.25
+    iou_thres: float = 0.45
+    max_det: int = 300
+    nms: str | None = None
+    classes: tuple[int, ...] | None = None
+    batch_size: int = 1
+    every_frame: bool = False
+
+
+def detect(
+    predictor: Predictor, source: Source, options: DetectOptions
+) -> Generator[tuple[Frame, Detections], None, None]:
+    """Every frame of a source with what was found in it, in order, boxes in pixels of the frame.
+
+    Reading, decoding and resizing run ahead in a thread. What lies in the grey of the letterbox alone is left out.
+    """
+
+    def prepare() -> Iterator[tuple[Frame, Letterbox, np.ndarray]]:
+        for frame in source:
+            height, width = frame.image.shape[:2]
+            letterbox = plan_resize(height, width, options.image_size, options.resize)
+            yield frame, letterbox, resize_image(frame.image, letterbox, options.image_size, mode=options.resize)
+
+    def late(item: tuple[Frame, Letterbox, np.ndarray]) -> bool:
+        return item[0].media.kind == "live" and not options.every_frame
+
+    prepared = ReadAhead(prepare(), depth=2 * options.batch_size + 2, may_drop=late)
+    try:
+        while batch := list(itertools.islice(prepared, options.batch_size)):
+            frames, letterboxes, inputs = zip(*batch, strict=True)
+            images = torch.from_numpy(np.stack(inputs)).to(predictor.device).permute(0, 3, 1, 2)
+            raw = predictor.predict(images.contiguous().float().div_(255))
+            yield from zip(frames, detections_of_frames(raw, letterboxes, predictor.info, options), strict=True)
+    finally:
+        source.stop()
+        prepared.close()
+        if prepared.dropped:
+            logger.info("%d late frames were dropped; --every-frame keeps them", prepared.dropped)
+
+
+def detections_of_frames(
+    raw: tuple[Tensor, Tensor] | Tensor, letterboxes: Sequence[Letterbox], info: ModelInfo, options: DetectOptions
+) -> list[Detections]:
+    """What a model predicted, as detections in pixels of the original images.
+
+    Args:
+        raw: as `Predictor.predict` gives it for B images.
+        letterboxes: B maps from the original images to the network input.
+    """
+    if isinstance(raw, Tensor):
+        sizes = [(letterbox.height, letterbox.width) for letterbox in letterboxes]
+        return top_classes(raw, sizes, most=options.max_det, conf_thres=options.conf_thres, classes=options.classes)
+    detections = postprocess(
+        *raw,
+        conf_thres=options.conf_thres,
+        iou_thres=options.iou_thres,
+        max_det=options.max_det,
+        nms=options.nms or info.nms,
+        beta_nms=info.beta_nms,
+        classes=options.classes,
+    )
+    originals = [each.to_original(letterbox) for each, letterbox in zip(detections, letterboxes, strict=True)]
+    return [each.select(np.all(each.boxes[:, 2:] > each.boxes[:, :2], axis=1)) for each in originals]
+
+
+@dataclass
+class Summary:
+    """What a run came across.
+
+    Args:
+        names: class names by label.
+        task: of the model; of a classifier's classes the first alone is counted.
+    """
+
+    names: Sequence[str]
+    task: str = "detect"
+    frames: int = 0
+    media: set[str] = field(default_factory=set)
+    objects: Counter[int] = field(default_factory=Counter)
+    start: float = field(default_factory=time.monotonic)
+
+    def add(self, frame: Frame, detections: Detections) -> None:
+        """Count a frame."""
+        self.frames += 1
+        self.media.add(frame.media.source)
+        self.objects.update(detections.labels[: 1 if self.task == "classify" else None].tolist())
+
+    def line(self, detections: Detections) -> str:
+        """What was found in one image."""
+        labels, scores = detections.labels.tolist(), detections.scores.tolist()
+        if self.task == "detect":
+            return count_by_name(Counter(labels), self.names)
+        return ", ".join(f"{self.names[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)) or "-"
+
+    def __str__(self) -> str:
+        seconds = max(time.monotonic() - self.start, 1e-9)
+        speed = f"{self.frames / seconds:.1f} images/s"
+        many = f"{self.frames} images from {len(self.media)} sources" if self.frames > 1 else f"{self.frames} image"
+        return f"Found: {count_by_name(self.objects, self.names)}\n{many} in {duration(seconds)}, {speed}"
+
+
+def count_by_name(labels: Counter[int], names: Sequence[str]) -> str:
+    """'2 dog, 1 truck', the most frequent first."""
+    return ", ".join(f"{count} {names[label]}" for label, count in labels.most_common()) or "nothing"
+
+
+def class_indices(values: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
+    """The zero-based classes that --classes names, by number or by name (letter case aside).
+
+    Raises:
+        ConfigError: the model has no such class; names the nearest.
+    """
+    by_name = {name.casefold(): index for index, name in reversed(list(enumerate(names)))}
+    labels, problems = [], []
+    for value in values:
+        if value.isdecimal() and int(value) < len(names):
+            labels.append(int(value))
+        elif value.casefold() in by_name:
+            labels.append(by_name[value.casefold()])
+        elif value.isdecimal():
+            problems.append(f"--classes {value}: the model's classes are 0 to {len(names) - 1}")
+        else:
+            near = nearest(value.casefold(), by_name)
+            hint = f" Did you mean '{names[by_name[near]]}'?" if near else ""
+            problems.append(f"--classes {value}: the model has no such class.{hint} Known: {', '.join(names)}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return tuple(labels)
+
+
+def process(
+    predictor: Predictor,
+    source: Source,
+    options: DetectOptions,
+    outputs: Outputs,
+    *,
+    project: Path,
+    name: str,
+    window: Window | None = None,
+) -> tuple[Summary, Path | None]:
+    """Look at every frame of a source: write what is wanted, show it, and tell what each of a few images shows.
+
+    Ctrl-C and SIGTERM end it early; what was written so far is whole.
+
+    Args:
+        outputs: what to write, into a new folder PROJECT/NAME that is made when the first frame is there.
+        window: where to show the frames; closed in the end, and closing it ends the run.
+    Returns:
+        What was found, and the folder, None where nothing was written.
+    Raises:
+        OSError, ValueError: a file cannot be written.
+    """
+    total = source.expected_frames()
+    tell_images = total is not None and len(source.media) <= 50
+    summary, recorder, folder = Summary(predictor.names, predictor.info.task), None, None
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_terminated_as_interrupted())
+        if window is not None:
+            stack.callback(window.close)
+        progress = stack.enter_context(Progress(total or 0, "Detecting", quiet=not total))
+        results = stack.enter_context(contextlib.closing(detect(predictor, source, options)))
+        try:
+            for frame, detections in results:
+                if recorder is None and outputs.any:
+                    folder = new_run_folder(project, name)
+                    recorder = stack.enter_context(Recorder(folder, predictor.names, outputs))
+                summary.add(frame, detections)
+                if recorder is not None:
+                    recorder.put(frame, detections)
+                if tell_images and frame.media.kind == "image":
+                    logger.info("%s: %s", frame.media.source, summary.line(detections))
+                progress.advance()
+                if window is not None:
+                    boxes, labels, scores = detections.boxes, detections.labels, detections.scores
+                    window.show(draw_detections(frame.image, boxes, labels, scores, predictor.names))
+                    if not window.open:
+                        break
+        except KeyboardInterrupt:
+            logger.info("Stopped; what was written so far is whole.")
+    return summary, folder
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM ends a run like Ctrl-C, so that a video stopped from outside can be played too."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # Python sets signals nowhere else
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,116 @@
+"""The published tables of the family, row by row: cfg/tables/published.yaml."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from models.config import ModelConfig, load_model_config
+from utils.config import ROOT, load_yaml
+from utils.schema import to_dataclass
+
+TABLES = ROOT / "cfg" / "tables" / "published.yaml"
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row of a published table.
+
+    Args:
+        name: as its authors call it.
+        cfg: the model file in cfg/; its `published` holds the figures. Without one `missing` says why.
+        overrides: what makes that file the row's model where it takes a key or two, as --set of train.py has it.
+        img_size: the row's image sizes; every size that the file has figures for when left out.
+        num_classes: where the published file is for other classes than COCO's or ImageNet's.
+        figures: of a row without a file or with `overrides`, as the keys of `published` in a model file.
+        params, floats, bflops: of a published cfg, what must come out exactly: trainable numbers, all numbers of its
+            weights file, and operations, one for each image size.
+        note: what else to know.
+    """
+
+    name: str
+    cfg: str | None = None
+    overrides: list[str] = field(default_factory=list)
+    img_size: list[int] | None = None
+    missing: str | None = None
+    num_classes: int | None = None
+    figures: dict[str, Any] = field(default_factory=dict)
+    params: int | None = None
+    floats: int | None = None
+    bflops: list[float] | None = None
+    note: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.cfg is None) == (self.missing is None):
+            raise ValueError(f"row '{self.name}': expected either the key 'cfg' or the key 'missing'")
+
+    @property
+    def changed(self) -> bool:
+        """Whether the row's model is not just the one of its file."""
+        return bool(self.overrides or self.num_classes)
+
+    @property
+    def model(self) -> str:
+        """The row's model in a few words."""
+        classes = [f"{self.num_classes} classes"] if self.num_classes else []
+        return ", ".join([self.cfg or "", *self.overrides, *classes])
+
+    def config(self) -> ModelConfig:
+        """The row's model.
+
+        Raises:
+            ValueError: a row without a model file.
+        """
+        if self.cfg is None:
+            raise ValueError(f"row '{self.name}' has no model file: {self.missing}")
+        config = load_model_config(self.cfg, self.overrides)
+        if not self.changed:
+            return config
+        side = self.img_size[0] if self.img_size else config.size[0]
+        published = [{"image_size": side, **self.figures}] if self.figures else []
+        return dataclasses.replace(config, published=published, image_size=side if self.img_size else config.image_size)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One published table.
+
+    Args:
+        kind: 'classify' and 'detect' compare with published figures, 'totals' with what a published cfg amounts to.
+        source: where the figures are from.
+    """
+
+    title: str
+    kind: Literal["classify", "detect", "totals"]
+    source: str
+    rows: list[TableRow]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was published of the family.
+
+    Args:
+        tables: row by row.
+        twins: partial model -> the plain model that its authors compare it with, where that is not the same file with
+            `csp: null`.
+    """
+
+    tables: list[Table]
+    twins: dict[str, str]
+
+
+def load_published() -> Published:
+    """The published tables.
+
+    Raises:
+        ConfigError: a wrong key or value in their file.
+    """
+    values = load_yaml(TABLES)
+    tables = []
+    for table in values["tables"]:
+        where = f"{TABLES}: {table['title']}"
+        rows = [to_dataclass(TableRow, row, where=f"{where}: {row.get('name')}") for row in table["rows"]]
+        tables.append(to_dataclass(Table, {**table, "rows": rows}, where=where))
+    return Published(tables, values["twins"])

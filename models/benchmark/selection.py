@@ -1,0 +1,74 @@
+"""Which models the benchmark measures: those of cfg/, their image sizes, and their plain twins."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+
+from models.benchmark.published import TableRow, load_published
+from models.config import ModelConfig, load_model_config
+from utils.config import ROOT, ConfigError
+
+
+def shipped_models() -> list[ModelConfig]:
+    """The models of cfg/, by their names."""
+    return [load_model_config(path) for path in sorted((ROOT / "cfg").glob("*.yaml"), key=lambda path: path.stem)]
+
+
+def at_sizes(config: ModelConfig, side: int | None = None) -> list[ModelConfig]:
+    """The configuration at one side in pixels, or at every size that figures were published for, or at its own."""
+    sides = [side] if side else list(dict.fromkeys(figures["image_size"] for figures in config.published))
+    return [dataclasses.replace(config, image_size=each) for each in sides] or [config]
+
+
+def row_configs(row: TableRow) -> list[ModelConfig]:
+    """The model of a published table's row at each of its image sizes."""
+    config = row.config()
+    sizes = row.img_size or [each.size[0] for each in at_sizes(config)]
+    return [dataclasses.replace(config, image_size=size) for size in sizes]
+
+
+def with_csp(configs: Sequence[ModelConfig]) -> list[ModelConfig]:
+    """The same models, each of which must have a plain twin.
+
+    Raises:
+        ConfigError: one has no cross-stage-partial backbone.
+    """
+    for config in configs:
+        if not config.backbone.get("csp"):
+            raise ConfigError(f"--pairs: {config.file} has no plain twin: its backbone has no key csp, or csp is null")
+    return list(configs)
+
+
+def families(configs: Sequence[ModelConfig]) -> list[ModelConfig]:
+    """The models with a cross-stage-partial backbone, each backbone once whatever its activation.
+
+    Classifiers, and a detector where no classifier has a backbone of that type.
+    """
+    first: dict[str, ModelConfig] = {}
+    types: set[str | None] = set()
+    plainest = sorted(configs, key=lambda config: (config.head.get("type") != "classify", len(config.name)))
+    for config in plainest:
+        kind, classifies = config.backbone.get("type"), config.head.get("type") == "classify"
+        if config.backbone.get("csp") and (classifies or kind not in types):
+            network = {key: value for key, value in config.backbone.items() if key not in ("activation", "se")}
+            first.setdefault(json.dumps(network, sort_keys=True), config)
+            types.add(kind)
+    return sorted(first.values(), key=lambda config: config.name)
+
+
+def pairs_of(configs: Sequence[ModelConfig]) -> list[tuple[ModelConfig, ModelConfig]]:
+    """Each partial model with each of its twins, at the same image size."""
+    return [
+        (config, dataclasses.replace(twin, image_size=config.image_size))
+        for config in configs
+        for twin in twins_of(config)
+    ]
+
+
+def twins_of(config: ModelConfig) -> list[ModelConfig]:
+    """The same model with `csp: null` in its backbone, and the plain model that its authors compare it with."""
+    same = dataclasses.replace(config, backbone={**config.backbone, "csp": None}, published=[], name="csp: null")
+    named = load_published().twins.get(config.name)
+    return [same, *([load_model_config(named)] if named else [])]

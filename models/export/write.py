@@ -1,0 +1,124 @@
+"""Write a model for another runtime, run it beside the original, and keep the file when both agree."""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from models.detector import Detector
+from models.export.compare import ROUNDINGS, TOLERANCE, TOLERANCE_HALF, Difference, ExportError, compare, own_rounding
+from models.export.darknet import write_darknet, write_first_layers
+from models.export.network import ExportSpec
+from models.export.onnx import write_onnx
+from models.export.openvino import write_openvino
+from models.export.torchscript import write_torchscript
+from models.predictor import ModelPredictor, open_predictor
+from models.runtimes import import_onnxruntime, import_openvino
+from utils.files import move_into_place
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file.
+
+    Args:
+        suffix: of the file that `--weights` takes.
+        write: (model, path, spec) -> that file, and what belongs beside it.
+        open_sizes: every file takes any batch and size.
+        packages: what writing and comparing need beside PyTorch.
+    """
+
+    suffix: str
+    write: Callable[[Detector, Path, ExportSpec], None]
+    open_sizes: bool = False
+    packages: tuple[str, ...] = ()
+
+
+FORMATS = {
+    "onnx": Format(".onnx", write_onnx, packages=("onnx", "onnxruntime")),
+    "openvino": Format(".xml", write_openvino, packages=("onnx", "openvino")),
+    "torchscript": Format(".torchscript", write_torchscript, open_sizes=True),
+    "darknet": Format(".weights", write_darknet, open_sizes=True),
+}
+
+
+def export(original: ModelPredictor, kind: str, output: Path, spec: ExportSpec) -> tuple[Difference, list[Path]]:
+    """Write a model, run it beside the original, and put it in place when both agree.
+
+    Args:
+        original: on the CPU.
+        kind: a key of FORMATS.
+    Returns:
+        The largest difference, and the files, `output` first.
+    Raises:
+        ExportError: it does not run, or they differ by more than the tolerance; then nothing is written, and an older
+            file stays.
+        ConfigError: the format cannot hold the model.
+    """
+    tolerance = TOLERANCE_HALF if spec.half else TOLERANCE
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
+        draft = Path(folder, output.name)
+        FORMATS[kind].write(original.model, draft, spec)
+        cfg = draft.with_suffix(".cfg") if kind == "darknet" else None
+        exported = open_predictor(draft, cfg=cfg, device="cpu")
+        shapes = shapes_to_compare(spec, FORMATS[kind])
+        difference = compare(original, exported, shapes)
+        del exported  # it may hold the file open
+        if tolerance < difference.share < TOLERANCE_HALF:  # rare: worth a second look
+            tolerance = max(tolerance, min(ROUNDINGS * own_rounding(original.model, shapes), TOLERANCE_HALF))
+        if not difference.within(tolerance):
+            raise ExportError(f"it differs from the original by {difference}; allowed is {tolerance:.0e}")
+        # The file that is named comes last: when it is there, so are those beside it.
+        files = sorted(Path(folder).iterdir(), key=lambda file: file.name == output.name)
+        for file in files:
+            move_into_place(file, output.with_name(file.name))
+    return difference, [output.with_name(file.name) for file in reversed(files)]
+
+
+def shapes_to_compare(spec: ExportSpec, form: Format) -> list[tuple[int, int, int]]:
+    """(batch, height, width) of the inputs to compare with: the file's own, and others where it takes them."""
+    height, width = spec.info.image_size
+    shapes = [(spec.batch_size, height, width)]
+    if spec.dynamic or form.open_sizes:
+        stride = spec.info.stride * max(32 // spec.info.stride, 1)  # a classifier's says less than it needs
+        shapes += [(1, height, width + stride), (spec.batch_size + 1, 2 * stride, 3 * stride)]
+    return shapes
+
+
+def export_first_layers(original: ModelPredictor, output: Path) -> str:
+    """Write NAME.conv.N, the first N layers alone; returns the name of the last.
+
+    Raises:
+        ExportError, ConfigError: see `write_first_layers`; then nothing is written, and an older file stays.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
+        draft = Path(folder, output.name)
+        last = write_first_layers(original.model, draft)
+        move_into_place(draft, output)
+    return last
+
+
+def input_text(spec: ExportSpec, form: Format) -> str:
+    """The inputs that a file takes and its precision, for the output."""
+    height, width = spec.info.image_size
+    if spec.dynamic or form.open_sizes:
+        taken = f"any batch and size, {height}x{width} by default"
+    else:
+        taken = f"{spec.batch_size} image{'s' if spec.batch_size > 1 else ''} of {height}x{width} at a time"
+    return f"{taken}, {spec.metadata['precision']}"
+
+
+def import_package(name: str) -> ModuleType:
+    """A package that not every user needs.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    with_care = {"openvino": import_openvino, "onnxruntime": import_onnxruntime}
+    return with_care[name]() if name in with_care else importlib.import_module(name)

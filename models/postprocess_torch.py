@@ -1,0 +1,92 @@
+"""The steps from boxes and scores to detections where a model gives tensors, as `models.suppression` has them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou, nms
+
+from models import suppression
+from utils.structures import Detections
+
+
+def find_candidates(
+    boxes: Tensor, scores: Tensor, conf_thres: float, classes: np.ndarray | None, *, limit: int
+) -> list[Detections]:
+    """As `models.suppression.find_candidates`, which does it for tensors on the CPU: NumPy sorts faster there.
+
+    Args:
+        boxes: (B, N, 4) xyxy pixels.
+        scores: (B, N, C) in [0, 1].
+    """
+    if boxes.device.type != "cpu":
+        return find_on_device(boxes, scores, conf_thres, classes, limit=limit)
+    arrays = boxes.detach().float().numpy(), scores.detach().float().numpy()
+    return suppression.find_candidates(*arrays, conf_thres, classes, limit=limit)
+
+
+def find_on_device(
+    boxes: Tensor, scores: Tensor, conf_thres: float, classes: np.ndarray | None, *, limit: int
+) -> list[Detections]:
+    """The same, chosen on the tensors' device and copied from it once a batch."""
+    wanted = None if classes is None else torch.from_numpy(classes).to(scores.device)
+    labels = torch.arange(scores.shape[2], device=scores.device) if wanted is None else wanted
+    parts = [_candidates(*image, conf_thres, wanted, labels, limit) for image in zip(boxes, scores, strict=True)]
+    if not parts:
+        return []
+    rows = torch.cat(parts).cpu().numpy()
+    ends = np.cumsum([len(part) for part in parts])[:-1]
+    return [
+        Detections(part[:, :4].copy(), part[:, 4].copy(), part[:, 5].astype(np.int64)) for part in np.split(rows, ends)
+    ]
+
+
+def _candidates(
+    boxes: Tensor, scores: Tensor, conf_thres: float, wanted: Tensor | None, labels: Tensor, limit: int
+) -> Tensor:
+    """(K, 6) float32 rows of one image: box, score, label (exact up to 2**24)."""
+    if wanted is not None:
+        scores = scores[:, wanted]
+    usable = boxes.isfinite().all(dim=1, keepdim=True)
+    pairs = ((scores > conf_thres) & usable).flatten().nonzero().squeeze(1)
+    values = scores.flatten()[pairs]
+    if len(pairs) > limit:  # cut first: sorting a million scores takes longer than all the rest
+        lowest = values.topk(limit, sorted=False).values.min()
+        above, equal = values > lowest, values == lowest
+        keep = above | (equal & (equal.cumsum(0) <= limit - above.sum()))
+        pairs, values = pairs[keep], values[keep]
+    values, order = values.float().sort(descending=True, stable=True)
+    rows, columns = pairs[order] // scores.shape[1], pairs[order] % scores.shape[1]
+    return torch.cat((boxes[rows].float(), values[:, None], labels[columns, None].float()), dim=1)
+
+
+def suppress_by_iou(candidates: Detections, iou_thres: float, *, limit: int) -> np.ndarray:
+    """As `models.suppression.suppress_by_iou`, by torchvision."""
+    count = 8 * limit
+    while True:
+        best = candidates.labels[:count]
+        kept = [best[:0]]
+        for label in np.unique(best):
+            # Class by class: batched_nms shifts classes apart, which costs precision where coordinates are large.
+            rows = np.flatnonzero(best == label)
+            boxes, scores = torch.from_numpy(candidates.boxes[rows]), torch.from_numpy(candidates.scores[rows])
+            kept.append(rows[nms(boxes, scores, iou_thres).numpy()])
+        best_kept = np.sort(np.concatenate(kept))
+        if len(best_kept) >= limit or count >= len(candidates):
+            return best_kept[:limit]
+        count *= 4
+
+
+def vote(detections: Detections, candidates: Detections) -> Detections:
+    """As `models.suppression.vote`."""
+    boxes, voters = torch.from_numpy(detections.boxes.copy()), torch.from_numpy(candidates.boxes)
+    scores = torch.from_numpy(candidates.scores)
+    for label in np.unique(detections.labels):
+        rows, own = torch.from_numpy(detections.labels == label), torch.from_numpy(candidates.labels == label)
+        overlap = box_iou(boxes[rows], voters[own])
+        weights = (overlap * scores[own]).masked_fill_(overlap <= suppression.VOTE_OVERLAP, 0.0)
+        total = weights.sum(dim=1, keepdim=True)  # a box without area does not even overlap itself
+        means = weights @ voters[own] / total.clamp(min=1e-12)
+        boxes[rows] = torch.where(total > 0, means, boxes[rows])
+    return Detections(boxes.numpy(), detections.scores, detections.labels)

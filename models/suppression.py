@@ -1,0 +1,129 @@
+"""The steps from boxes and scores to detections in NumPy: candidates, non-maximum suppression, box voting."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from utils.structures import Detections
+
+NMS_KINDS = ("default", "greedynms", "diounms", "vote", "none")
+
+VOTE_OVERLAP = 0.65
+"""IoU from which on a box has a say in where a detection lies, for 'vote'; measured: docs/experiments.md."""
+
+
+def find_candidates(
+    boxes: np.ndarray, scores: np.ndarray, conf_thres: float, classes: np.ndarray | None, *, limit: int
+) -> list[Detections]:
+    """Every (box, class) above the threshold, at most `limit` of an image, best first.
+
+    Args:
+        boxes: (B, N, 4) float xyxy pixels; a box that is not finite is left out.
+        scores: (B, N, C) float in [0, 1].
+        conf_thres: compared in the precision of the scores.
+        classes: (K,) int64 classes to look for, ascending; None for all.
+    Returns:
+        B detections; equal scores keep the order of boxes, then classes.
+    """
+    labels = np.arange(scores.shape[2], dtype=np.int64) if classes is None else classes
+    scores = scores if classes is None else scores[:, :, classes]
+    threshold = scores.dtype.type(conf_thres)
+    candidates = []
+    for image_boxes, image_scores in zip(boxes, scores, strict=True):
+        usable = np.isfinite(image_boxes).all(axis=1, keepdims=True)
+        pairs = np.flatnonzero((image_scores > threshold) & usable)
+        values = image_scores.ravel()[pairs]
+        if len(pairs) > limit:
+            lowest = np.partition(values, -limit)[-limit]
+            above, equal = values > lowest, values == lowest
+            keep = above | (equal & (equal.cumsum() <= limit - above.sum()))
+            pairs, values = pairs[keep], values[keep]
+        order = np.argsort(-values, kind="stable")
+        rows, columns = np.divmod(pairs[order], max(len(labels), 1))
+        kept = image_boxes[rows].astype(np.float32)
+        candidates.append(Detections(kept, values[order].astype(np.float32), labels[columns]))
+    return candidates
+
+
+def suppress(
+    boxes: np.ndarray, labels: np.ndarray, iou_thres: float, *, beta: float | None = None, limit: int | None = None
+) -> np.ndarray:
+    """Greedy non-maximum suppression within each class, of candidates sorted by score.
+
+    It goes through all classes at once in the order of the scores and stops at `limit`, which gives exactly the first
+    `limit` of what suppression class by class keeps. So the cost grows with the detections wanted, not with the square
+    of the candidates, and no class is shifted aside (which costs precision where coordinates are large).
+
+    Args:
+        boxes: (N, 4) xyxy, best score first; overlaps are computed in their precision.
+        labels: (N,) class of each.
+        iou_thres: a box falls when its overlap with a kept box of its class is above this.
+        beta: None compares IoU; a number compares IoU - (d / c) ** beta, where d is the squared distance of the centres
+            and c the squared diagonal of the box around both (darknet's box.c).
+        limit: boxes to keep; None keeps all that stand.
+    Returns:
+        (K,) int64 indices of the boxes kept, ascending.
+    """
+    alive = np.ones(len(boxes), dtype=bool)
+    rivals: dict[int, np.ndarray] = {}  # of each class seen: candidates that may still be kept
+    kept: list[int] = []
+    position = 0
+    while len(kept) != limit and alive[position:].any():
+        position += int(alive[position:].argmax())
+        label = int(labels[position])
+        if label not in rivals:
+            rivals[label] = np.flatnonzero(labels == label)
+        others = rivals[label]
+        others = others[np.searchsorted(others, position, side="right") :]
+        falls = _overlap(boxes[position], boxes[others], beta).astype(np.float64) > iou_thres
+        alive[others[falls]] = False
+        rivals[label] = others[~falls]
+        kept.append(position)
+        position += 1
+    return np.array(kept, dtype=np.int64)
+
+
+def suppress_by_iou(candidates: Detections, iou_thres: float, *, limit: int) -> np.ndarray:
+    """The first `limit` indices that non-maximum suppression by IoU keeps within each class.
+
+    A candidate falls by better ones alone. So the best few are tried first, and more only while too few of them stand:
+    the same result, where most of thousands of candidates are never looked at.
+    """
+    count = 8 * limit
+    while True:
+        kept = suppress(candidates.boxes[:count], candidates.labels[:count], iou_thres, limit=limit)
+        if len(kept) == limit or count >= len(candidates):
+            return kept
+        count *= 4
+
+
+def vote(detections: Detections, candidates: Detections) -> Detections:
+    """Each detection moved to the weighted mean of the candidates of its class around it; scores stay."""
+    boxes = detections.boxes.copy()
+    for label in np.unique(detections.labels):
+        rows, voters = detections.labels == label, candidates.labels == label
+        overlap = _overlap(boxes[rows, None], candidates.boxes[voters])
+        weights = np.where(overlap > np.float32(VOTE_OVERLAP), overlap * candidates.scores[voters], np.float32(0))
+        total = weights.sum(axis=1, keepdims=True)  # a box without area does not even overlap itself
+        means = weights @ candidates.boxes[voters] / np.maximum(total, np.float32(1e-12))
+        boxes[rows] = np.where(total > 0, means, boxes[rows])
+    return Detections(boxes, detections.scores, detections.labels)
+
+
+def _overlap(boxes: np.ndarray, others: np.ndarray, beta: float | None = None) -> np.ndarray:
+    """IoU of boxes (..., 4) with (N, 4) -> (..., N), less the centre term if `beta` is given.
+
+    Two empty boxes do not overlap, and neither do boxes whose areas are no finite number.
+    """
+    size, sizes = boxes[..., 2:] - boxes[..., :2], others[:, 2:] - others[:, :2]
+    inner = np.minimum(boxes[..., 2:], others[:, 2:]) - np.maximum(boxes[..., :2], others[:, :2])
+    with np.errstate(over="ignore", invalid="ignore"):
+        shared = inner.clip(min=0).prod(axis=-1)
+        union = size.prod(axis=-1) + sizes.prod(axis=-1) - shared
+        iou = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    if beta is None:
+        return iou
+    outer = np.maximum(boxes[..., 2:], others[:, 2:]) - np.minimum(boxes[..., :2], others[:, :2])
+    diagonal = np.square(outer).sum(axis=-1)
+    distance = np.square((boxes[..., :2] + boxes[..., 2:] - others[:, :2] - others[:, 2:]) / 2).sum(axis=-1)
+    return iou - np.divide(distance, diagonal, out=np.zeros_like(iou), where=diagonal > 0) ** beta

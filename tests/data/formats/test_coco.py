@@ -1,0 +1,267 @@
+"""COCO JSON: ids, order and ground truth are those of the file, and bad entries are named with their line."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from data.config import load_data_config
+from data.formats import coco
+from data.read import read_split
+from tests.data.formats.test_formats import same_boxes
+from tests.data.tiny_sets import (
+    HEIGHT,
+    WIDTH,
+    annotation,
+    make_coco,
+    make_config,
+    make_image,
+    read,
+    said,
+)
+from utils.config import ConfigError
+
+GOOD = annotation(1, [10, 5, 20, 10.5])
+
+
+def test_coco_order_ids_and_ground_truth(tmp_path: Path) -> None:
+    crowd = annotation(2, [0, 0, 60, 40], image=3, category=9, iscrowd=1, segmentation={"size": [40, 60], "counts": []})
+    data = read(make_coco(tmp_path, [crowd, GOOD]))
+    assert data.names == ("cat", "dog", "owl")
+    assert data.category_ids == (2, 5, 9)
+    assert [sample.image_id for sample in data.samples] == [7, 3]
+    assert data.samples[0].boxes.tolist() == [[10, 5, 30, 15.5]]
+    assert data.samples[0].boxes.dtype == np.float64
+    assert data.samples[1].labels.tolist() == [2]
+    assert data.samples[1].crowd.tolist() == [True]
+    assert data.ground_truth == json.loads((tmp_path / "val.json").read_text())
+
+
+def test_coco_bad_annotations_are_named_with_their_line(tmp_path: Path) -> None:
+    bad = [
+        annotation(2, [10, 5, 0, 10]),
+        annotation(3, [10, 5, -4, 10]),
+        annotation(4, [50, 5, 20, 10]),
+        annotation(5, [70, 5, 20, 10]),
+        annotation(6, [1, 2, 3]),
+        annotation(7, None),
+        annotation(8, [1, 2, math.nan, 4]),
+        annotation(9, [1, 2, 3, 4], image=99),
+        annotation(10, [1, 2, 3, 4], category=1),
+        annotation(11, [1, 2, 3, 4], iscrowd=2),
+        "nonsense",
+        annotation(12, [10, 5, 20, 10.5]),
+        annotation(13, [0, 0, 60.04, 40]),
+    ]
+    data = read(make_coco(tmp_path, [GOOD, *bad], indent=1))
+    assert data.samples[0].boxes.tolist() == [[10, 5, 30, 15.5], [50, 5, 60, 15], [0, 0, 60, 40]]
+    assert len(data.problems) == 12
+    text = (tmp_path / "val.json").read_text().splitlines()
+    for problem in data.problems:
+        file, line, called = problem.where.split(":")[-3:]
+        assert Path(file).name == "val.json"
+        number = called.removeprefix(" annotation ")
+        block = "\n".join(text[int(line) - 1 : int(line) + 14])
+        assert block.startswith('  "nonsense"') if "[" in called else f'"id": {number},' in block.split("}")[0]
+    for what in (
+        "annotation 2: box [10, 5, 10, 15] (x1, y1, x2, y2) has no area; left out",
+        "annotation 4: box [50, 5, 70, 15] (x1, y1, x2, y2) sticks out of the 60x40 image by 10 px; clipped",
+        "annotation 5: box [70, 5, 90, 15] (x1, y1, x2, y2) lies outside the 60x40 image; left out",
+        "annotation 6: bbox is [1, 2, 3], expected [x, y, width, height], finite numbers; left out",
+        "annotation 7: bbox is null",
+        "annotation 8: bbox is [1, 2, NaN, 4]",
+        "annotation 9: image_id 99 is not among the images",
+        "annotation 10: category_id 1 is not among the categories",
+        "annotation 11: iscrowd is 2, expected 0 or 1",
+        'annotations[11]: expected an object, found "nonsense"',
+        "annotation 12: box [10, 5, 30, 15.5] (x1, y1, x2, y2) of the same class stands in this image already",
+    ):
+        assert what in said(data)
+    kept = [entry["id"] for entry in data.ground_truth["annotations"]]
+    assert kept == [1, 2, 3, 4, 5, 12, 13]  # what pycocotools can read stays, unusable boxes too
+
+
+def test_coco_missing_area_and_iscrowd_are_completed(tmp_path: Path) -> None:
+    data = read(make_coco(tmp_path, [annotation(5, [1, 2, 3, 4], area=None, iscrowd=None), GOOD]))
+    assert data.ground_truth["annotations"][0]["area"] == 12
+    assert data.ground_truth["annotations"][0]["iscrowd"] == 0
+    assert said(data).endswith("1 annotations have no area; width times height is taken")
+
+
+def test_coco_annotation_ids_taken_or_missing(tmp_path: Path) -> None:
+    twice = [GOOD, annotation(1, [0, 0, 9, 9]), annotation(None, [1, 1, 9, 9])]
+    data = read(make_coco(tmp_path, twice))
+    assert [entry["id"] for entry in data.ground_truth["annotations"]] == [1, 2, 3]
+    assert "annotation 1: its id is taken; kept under a new id" in said(data)
+    assert len(data.samples[0].boxes) == 3
+
+
+def test_coco_ids_as_text_and_floats(tmp_path: Path) -> None:
+    images = [
+        {"id": "7", "file_name": "a.png", "height": HEIGHT, "width": WIDTH},
+        {"id": 3.0, "file_name": "b.png", "height": HEIGHT, "width": WIDTH},
+    ]
+    for image in images:
+        make_image(tmp_path / "images" / image["file_name"])
+    entries = [annotation(1, [1, 2, 3, 4], image=7, category="2"), annotation(2, [1, 2, 3, 4], image="3", iscrowd="x")]
+    data = read(make_coco(tmp_path, entries, images=images, categories=[{"id": "2", "name": "cat"}]))
+    assert [sample.image_id for sample in data.samples] == [7, 3]
+    assert [image["id"] for image in data.ground_truth["images"]] == [7, 3]
+    assert data.ground_truth["categories"] == [{"id": 2, "name": "cat"}]
+    assert data.ground_truth["annotations"] == [annotation(1, [1, 2, 3, 4])]
+    assert 'iscrowd is "x"' in said(data)
+
+
+def test_coco_image_ids_that_are_no_numbers_are_numbered(tmp_path: Path) -> None:
+    images = [{"id": "007", "file_name": "a.png", "height": HEIGHT, "width": WIDTH}]
+    make_image(tmp_path / "images" / "a.png")
+    data = read(make_coco(tmp_path, [annotation(4, [1, 2, 3, 4], image="007")], images=images))
+    assert data.samples[0].image_id == 1
+    assert data.ground_truth["annotations"][0]["image_id"] == 1
+    assert "image ids such as '007' are no whole numbers; images are numbered 1, 2, ... instead" in said(data)
+
+
+def test_coco_bad_images(tmp_path: Path) -> None:
+    images = [
+        {"id": 7, "file_name": "a.png", "height": HEIGHT, "width": WIDTH},
+        {"id": 7, "file_name": "b.png", "height": HEIGHT, "width": WIDTH},
+        {"id": 8},
+        {"id": 9, "file_name": "gone.png", "height": HEIGHT, "width": WIDTH},
+        {"id": 10, "file_name": "deep/er/c.png"},
+        {"id": 11, "file_name": "broken.png"},
+    ]
+    make_image(tmp_path / "images" / "a.png")
+    make_image(tmp_path / "images" / "deep" / "er" / "c.png", 33, 44)
+    (tmp_path / "images" / "broken.png").write_bytes(b"no image")
+    entries = [GOOD, annotation(2, [1, 2, 3, 4], image=9), annotation(3, [1, 2, 50, 4], image=10)]
+    data = read(make_coco(tmp_path, [*entries, annotation(4, [1, 2, 3, 4], image=11)], images=images))
+    assert [sample.image_id for sample in data.samples] == [7, 10]
+    assert (data.samples[1].height, data.samples[1].width) == (33, 44)
+    assert data.samples[1].boxes.tolist() == [[1, 2, 44, 6]]
+    for what in (
+        "val.json:1: image 7: the image a.png has this id already; left out",
+        "val.json:1: image 8: expected an 'id' and a 'file_name'",
+        "val.json:1: image 9: no such image: ",
+        "broken.png: not an image that Pillow knows",
+    ):
+        assert what in said(data)
+
+
+def test_coco_no_image_on_disk(tmp_path: Path) -> None:
+    images = [{"id": 1, "file_name": "a.png"}]
+    with pytest.raises(ConfigError, match=r"the first: a.png. are in none of .*set 'images'"):
+        read(make_coco(tmp_path, [], images=images))
+    make_image(tmp_path / "pictures" / "a.png")
+    (tmp_path / "images").mkdir()
+    with pytest.raises(ConfigError, match=r"none of its 1 images exists, the first would be .*images/a.png"):
+        read(make_coco(tmp_path, [], images=images, options="images: images"))
+    assert len(read(make_coco(tmp_path, [], images=images, options="images: pictures"))) == 1
+    make_image(tmp_path / "images" / "a.png")
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(ConfigError, match=r"they are in .*images: set 'images' to it"):
+        read(make_coco(tmp_path, [], images=images, options="images: elsewhere"))
+
+
+@pytest.mark.parametrize("place", ["train2017", "images/train2017", "images", "annotations", "."])
+def test_coco_images_are_found_in_the_usual_places(tmp_path: Path, place: str) -> None:
+    make_image(tmp_path / place / "a.png")
+    (tmp_path / "annotations").mkdir(exist_ok=True)
+    content = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [], "categories": [{"id": 1, "name": "x"}]}
+    (tmp_path / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
+    data = read_split(make_config(tmp_path, "train: annotations/instances_train2017.json"), "train")
+    assert data.samples[0].path == (tmp_path / place / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "a list, as in COCO results"),
+        ('{"images": [', r"val.json:1: not valid JSON"),
+        ('{"annotations": []}', "no COCO JSON; expected an object with the lists"),
+        ('{"images": [], "annotations": {}}', "'annotations' is {}, expected a list"),
+        ('{"images": [], "annotations": []}', "expected a list 'categories'"),
+        ('{"images": [], "annotations": [], "categories": [{"id": "x", "name": "y"}]}', "expected a whole number 'id'"),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "y"}, {"id": 1, "name": "z"}]}',
+            "category id 1 stands twice",
+        ),
+    ],
+)
+def test_coco_file_that_is_none(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "val.json").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read(make_config(tmp_path, "val: val.json"))
+
+
+def test_coco_without_annotations_is_test_dev(tmp_path: Path) -> None:
+    make_coco(tmp_path, [])
+    content = json.loads((tmp_path / "val.json").read_text())
+    del content["annotations"]
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    data = read(make_config(tmp_path, "val: val.json\nlabels: error"))
+    assert data.ground_truth["annotations"] == []
+    assert "has no annotations; kept as images without objects" in said(data)
+
+
+def test_coco_names_of_the_yaml(tmp_path: Path) -> None:
+    assert read(make_coco(tmp_path, [], options="names: [chat, chien, hibou]")).names == ("chat", "chien", "hibou")
+    with pytest.raises(ConfigError, match="3 categories, but 2 names"):
+        read(make_coco(tmp_path, [], options="names: [cat, dog]"))
+    with pytest.raises(ConfigError, match=r"class 0 is 'dog' there and 'cat' here \(category id 2\)"):
+        read(make_coco(tmp_path, [], options="names: [dog, cat, owl]"))
+    with pytest.raises(ConfigError, match=r"nc is 4, but .* has 3"):
+        read(make_coco(tmp_path, [], options="nc: 4"))
+
+
+def test_coco_two_categories_of_one_name(tmp_path: Path) -> None:
+    data = read(make_coco(tmp_path, [], categories=[{"id": 4, "name": "cell"}, {"id": 1, "name": "cell"}]))
+    assert data.names == ("cell", "cell (4)")
+    assert "two categories are named 'cell'" in said(data)
+
+
+def test_coco_agrees_with_pycocotools(shared: Path) -> None:
+    for name in ("bccd", "coco_tiny"):
+        config = load_data_config(str(shared / "data" / name / "data.yaml"))
+        data = read_split(config, "val")
+        truth = COCO(str(config.val))
+        assert data.problems == ()
+        assert list(data.category_ids) == sorted(truth.getCatIds())
+        assert list(data.names) == [truth.cats[number]["name"] for number in data.category_ids]
+        assert [sample.image_id for sample in data.samples] == truth.getImgIds()
+        for sample in data.samples:
+            entries = truth.loadAnns(truth.getAnnIds([sample.image_id]))
+            assert [data.category_ids[label] for label in sample.labels] == [entry["category_id"] for entry in entries]
+            assert sample.crowd.tolist() == [bool(entry["iscrowd"]) for entry in entries]
+            boxes = np.array([entry["bbox"] for entry in entries]).reshape(-1, 4)
+            boxes[:, 2:] += boxes[:, :2]
+            assert np.abs(sample.boxes - boxes).max(initial=0) < 0.05
+        assert data.ground_truth == json.loads(config.val.read_text())
+
+
+def test_coco_written_is_coco_read(shared: Path, tmp_path: Path) -> None:
+    data = read_split(load_data_config(str(shared / "data" / "coco_tiny" / "data.yaml")), "val")
+    coco.write(data, tmp_path / "val.json", [sample.path.name for sample in data.samples])
+    back = coco.read(tmp_path / "val.json", tmp_path, images=data.samples[0].path.parent)
+    assert back.ground_truth == data.ground_truth
+    same_boxes(data, back, crowd=True, tolerance=1e-12)
+
+
+def test_lines_in_a_file_with_keys_in_any_order(tmp_path: Path) -> None:
+    make_image(tmp_path / "images" / "a.png")
+    text = """{"info": {"annotations": [1, 2], "said": "\\"annotations\\": ["},
+    "categories": [{"id": 1, "name": "cat"}], "annotations" :
+    [ {"id": 1, "image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4]}, {"id": 2, "image_id": 8},
+
+      {"id": 3, "image_id": 9}], "images": [{"id": 7,
+      "file_name": "a.png"}, 5]
+    }
+    """
+    (tmp_path / "val.json").write_text(text)
+    data = read(make_config(tmp_path, "val: val.json"))
+    places = [problem.where.removeprefix(str(tmp_path / "val.json")) for problem in data.problems]
+    assert places[:3] == [":6: images[1]", ":3: annotation 2", ":5: annotation 3"]

@@ -1,0 +1,42 @@
+"""Lists of images: paths, bare names, and what is in no file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.data.tiny_sets import (
+    make_config,
+    make_image,
+    make_voc,
+    read,
+    said,
+    voc_object,
+)
+from utils.config import ConfigError
+
+
+def test_list_lines(tmp_path: Path) -> None:
+    for name in ("one.png", "two words.png", "three.PNG"):
+        make_image(tmp_path / "set" / "images" / name)
+        label = tmp_path / "set" / "labels" / Path(name).with_suffix(".txt").name
+        label.parent.mkdir(exist_ok=True)
+        label.write_text("0 0.5 0.5 1 1")
+    (tmp_path / "lists").mkdir()
+    lines = [f"{tmp_path}/set/images/one.png", "images/two words.png", "../set/images\\three.PNG"]
+    (tmp_path / "lists" / "val.txt").write_text("\ufeff" + "\n".join(lines) + "\n")
+    data = read(make_config(tmp_path, f"path: set\nval: {tmp_path}/lists/val.txt\nnames: [cat]"))
+    assert [sample.path.name for sample in data.samples] == ["one.png", "two words.png", "three.PNG"]
+    (tmp_path / "lists" / "val.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        read(make_config(tmp_path, f"path: set\nval: {tmp_path}/lists/val.txt\nnames: [cat]"))
+
+
+def test_voc_class_lists_and_folders(tmp_path: Path) -> None:
+    config = make_voc(tmp_path, {"a 1": voc_object("cat", (1, 1, 5, 5)), "b": voc_object("dog", (1, 1, 5, 5))})
+    assert len(read(make_config(tmp_path, "val: JPEGImages\nnames: [cat, dog]"))) == 2
+    config.val.write_text("a 1  1\nb -1\nc  0\n")
+    data = read(make_config(tmp_path, "val: ImageSets/Main/val.txt\nnames: [cat, dog]"))
+    assert [sample.path.stem for sample in data.samples] == ["a 1", "b"]
+    assert "val.txt:3: no such image" in said(data)

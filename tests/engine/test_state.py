@@ -1,0 +1,134 @@
+"""TrainState saves and loads whole; amp_dtype says what mixed precision is."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from engine.state import TrainState, amp_dtype
+from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.config import ConfigError
+from utils.launch import graceful_stop
+from utils.recipe import OptimizerConfig, RecipeConfig
+
+CPU = torch.device("cpu")
+
+
+def make(kind: str = "adamw") -> TrainState:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(4, 1, 1))
+    return TrainState.create(model, RecipeConfig(optimizer=OptimizerConfig(type=kind), amp="off"), CPU)
+
+
+def step(state: TrainState) -> float:
+    loss = state.model(torch.randn(2, 3, 6, 6)).square().mean()
+    state.scaler.scale(loss).backward()
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad()
+    state.ema.update_parameters(state.model)
+    state.step += 1
+    return loss.item()
+
+
+def equal(one: object, two: object) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, two)
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(equal(one[key], two[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(two) and all(map(equal, one, two))
+    return one == two
+
+
+def test_the_state_before_the_first_step_goes_to_disk_and_back(tmp_path: Path) -> None:
+    state = make()
+    save_checkpoint(tmp_path / "last.pt", state.state_dict())
+    other = make()
+    other.load_state_dict(load_checkpoint(tmp_path / "last.pt"))
+    assert equal(other.state_dict(), state.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw", "muon"])
+def test_a_state_that_went_through_a_file_goes_on_exactly(tmp_path: Path, kind: str) -> None:
+    torch.manual_seed(1)
+    state = make(kind)
+    for _ in range(3):
+        step(state)
+    state.epoch, state.batch, state.best, state.best_epoch, state.sums = 2, 5, 0.5, 1, {"box": 0.1}
+    save_checkpoint(tmp_path / "last.pt", state.state_dict())
+    expected = [step(state) for _ in range(4)]
+    torch.manual_seed(77)
+    other = make(kind)
+    other.load_state_dict(load_checkpoint(tmp_path / "last.pt"))
+    assert (other.step, other.epoch, other.batch, other.best, other.best_epoch) == (3, 2, 5, 0.5, 1)
+    assert [step(other) for _ in range(4)] == expected, "weights, optimizer, and dropout's random numbers"
+    assert equal(other.state_dict(), state.state_dict())
+
+
+def test_the_average_is_apart_from_the_weights() -> None:
+    state = make()
+    for _ in range(3):
+        step(state)
+    saved = state.state_dict()
+    assert saved["weights"].keys() == saved["ema"].keys()
+    assert saved["ema_updates"] == 3
+    assert not torch.equal(saved["weights"]["0.weight"], saved["ema"]["0.weight"])
+
+
+def test_mixed_precision_is_what_the_recipe_says() -> None:
+    for amp, expected in (("off", None), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        assert amp_dtype(RecipeConfig(amp=amp), CPU) is expected
+    assert amp_dtype(RecipeConfig(amp="auto"), CPU) in (None, torch.bfloat16)
+    assert amp_dtype(RecipeConfig(amp="auto"), torch.device("mps")) is None
+
+
+def test_only_fp16_scales_its_gradients() -> None:
+    for amp, scaled in (("off", False), ("bf16", False), ("fp16", True)):
+        state = TrainState.create(nn.Linear(2, 2), RecipeConfig(amp=amp), CPU)
+        assert state.scaler.is_enabled() is scaled
+
+
+def test_a_run_that_goes_on_elsewhere_needs_no_scale_and_may_begin_one() -> None:
+    plain, scaled = (TrainState.create(nn.Linear(2, 2), RecipeConfig(amp=amp), CPU) for amp in ("off", "fp16"))
+    before = scaled.scaler.get_scale()
+    scaled.load_state_dict(plain.state_dict())
+    assert scaled.scaler.get_scale() == before
+    plain.load_state_dict(scaled.state_dict())
+
+
+def test_a_checkpoint_that_does_not_fit_the_configuration_is_refused() -> None:
+    saved = TrainState.create(nn.Linear(2, 2), RecipeConfig(), CPU).state_dict()
+    others = [(nn.Linear(3, 2), "muon"), (nn.Conv2d(2, 2, 1), "muon")]
+    others += [(nn.Linear(2, 2), "sgd"), (nn.Linear(2, 2), "adamw")]
+    for model, kind in others:
+        state = TrainState.create(model, RecipeConfig(optimizer=OptimizerConfig(type=kind)), CPU)
+        with pytest.raises(ConfigError, match=r"last.pt: does not fit the config.yaml of its run \(.+\)"):
+            state.resume(saved, where="last.pt")
+    state = TrainState.create(nn.Linear(2, 2), RecipeConfig(), CPU)
+    state.resume(saved, where="last.pt")
+    assert torch.equal(state.model.weight, saved["weights"]["weight"])
+
+
+def test_a_stop_with_nothing_to_save_ends_at_once() -> None:
+    with graceful_stop() as stop:
+        stop.at_once = True
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_stop_is_noted_once_and_insisted_on_twice() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with graceful_stop() as stop:
+        assert not stop.requested(CPU)
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.requested(CPU)
+        assert stop.signal == signal.SIGTERM
+        signal.raise_signal(signal.SIGTERM)  # torchrun passes on what the process was already told
+        stop.since -= 3
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -1,0 +1,64 @@
+"""detect: frames in, detections out, in pixels of the frames; and classes by number and name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from data.media.sources import open_source
+from engine.stream import DetectOptions, class_indices, detect
+from tests.test_detect import NAMES, ColourPredictor, save, save_video, scene
+from utils.config import ConfigError
+
+
+def test_no_frames_give_no_detections() -> None:
+    assert list(detect(ColourPredictor(), open_source(), DetectOptions((96, 128)))) == []
+
+
+@pytest.mark.parametrize("resize", ["letterbox", "stretch"])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_boxes_are_in_pixels_of_the_frame(tmp_path: Path, resize: str, batch_size: int) -> None:
+    shapes = ((200, 400), (333, 100), (96, 128), (48, 64))
+    box = {shape: (0, shape[1] // 4, shape[0] // 4, shape[1] // 2, shape[0] // 2) for shape in shapes}
+    for number, shape in enumerate(shapes):
+        save(tmp_path / f"{number}.png", scene(*shape, box[shape]))
+    predictor = ColourPredictor(resize)
+    options = DetectOptions((96, 128), resize, batch_size=batch_size)
+    results = list(detect(predictor, open_source(str(tmp_path)), options))
+    assert predictor.batches == ([1] * 4 if batch_size == 1 else [3, 1])
+    for (frame, detections), shape in zip(results, shapes, strict=True):
+        assert frame.image.shape[:2] == shape
+        pixels = max(shape[0] / 96, shape[1] / 128) + 0.5  # one pixel of the network input
+        assert np.abs(detections.boxes[0] - box[shape][1:]).max() <= pixels
+        assert detections.labels.tolist() == [0]
+
+
+def test_detections_in_the_grey_around_the_image_are_left_out(tmp_path: Path) -> None:
+    class Corner(ColourPredictor):
+        def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.tensor([[[10.0, 1.0, 50.0, 9.0], [10.0, 1.0, 50.0, 60.0]]]), torch.full((1, 2, 3), 0.9)
+
+    path = save(tmp_path / "wide.png", scene(60, 240))
+    ((_, detections),) = detect(Corner(), open_source(str(path)), DetectOptions((96, 128), iou_thres=1.0))
+    assert len(detections) == 3
+    assert (detections.boxes[:, 1] == 0).all()
+
+
+def test_errors_of_the_model_surface_and_the_reader_stops(tmp_path: Path) -> None:
+    class Broken(ColourPredictor):
+        def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            raise RuntimeError("out of memory")
+
+    source = open_source(str(save_video(tmp_path / "a.mp4")))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(detect(Broken(), source, DetectOptions((96, 128))))
+
+
+def test_class_indices() -> None:
+    assert class_indices(["1", "red", "Blue"], NAMES) == (1, 0, 2)
+    with pytest.raises(ConfigError, match=r"(?s)--classes 7.*--classes pink"):
+        class_indices(["7", "pink"], NAMES)

@@ -1,0 +1,150 @@
+"""models/assigners/points.py against loops in NumPy that follow the papers' text."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from models.assigners.points import PointAssignment, SimOTAAssigner, TaskAlignedAssigner
+from utils.structures import Targets
+
+STRIDES = (8.0, 16.0)
+
+
+def grid(size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    points, strides = [], []
+    for stride in STRIDES:
+        side = int(size / stride)
+        for row in range(side):
+            for column in range(side):
+                points.append(((column + 0.5) * stride, (row + 0.5) * stride))
+                strides.append(stride)
+    return torch.tensor(points), torch.tensor(strides)
+
+
+def scene(seed: int, *, objects: int = 7, images: int = 3, classes: int = 4) -> tuple:
+    """Targets, predicted boxes near them or anywhere, probabilities, points and strides."""
+    rng = np.random.default_rng(seed)
+    points, strides = grid()
+    low = rng.uniform(0, 40, (objects, 2))
+    boxes = np.concatenate((low, low + rng.uniform(3, 24, (objects, 2))), axis=1)
+    image = np.sort(rng.integers(0, images, objects))
+    targets = Targets(
+        torch.tensor(boxes, dtype=torch.float32),
+        torch.tensor(rng.integers(0, classes, objects)),
+        torch.tensor(image),
+        torch.zeros(objects, dtype=torch.bool),
+    )
+    reach = rng.uniform(0.3, 3, (images, len(points), 2, 2)) * strides.numpy()[:, None, None]
+    predicted = np.concatenate((points.numpy() - reach[:, :, 0], points.numpy() + reach[:, :, 1]), axis=2)
+    scores = rng.uniform(0.01, 0.99, (images, len(points), classes))
+    return targets, torch.tensor(predicted).float(), torch.tensor(scores).float(), points, strides
+
+
+def as_dict(found: PointAssignment) -> dict[tuple[int, int], tuple[int, float]]:
+    rows = zip(*(part.tolist() for part in found), strict=True)
+    result = {(image, point): (target, score) for image, point, target, score in rows}
+    assert len(result) == len(found.image), "a point answers for one object"
+    return result
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
+    overlap = np.prod(np.clip(high - low, 0, None))
+    return float(overlap / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - overlap))
+
+
+@pytest.mark.parametrize("assigner", [TaskAlignedAssigner(), SimOTAAssigner()])
+def test_nothing_to_find_gives_nothing(assigner: TaskAlignedAssigner | SimOTAAssigner) -> None:
+    _, boxes, scores, points, strides = scene(0)
+    found = assigner(Targets.empty(), boxes, scores, points, strides)
+    assert [len(part) for part in found] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_task_alignment_follows_the_paper(seed: int) -> None:
+    targets, boxes, scores, points, strides = scene(seed)
+    count, top = len(targets), 4
+    overlap, merit = np.zeros((count, len(points))), np.zeros((count, len(points)))
+    for k in range(count):
+        truth, image = targets.boxes[k].double().numpy(), int(targets.image_index[k])
+        middle, half = (truth[:2] + truth[2:]) / 2, np.maximum((truth[2:] - truth[:2]) / 2, 4)
+        for n, point in enumerate(points.double().numpy()):
+            overlap[k, n] = iou(truth, boxes[image, n].double().numpy())
+            if (abs(point - middle) <= half).all():
+                merit[k, n] = float(scores[image, n, targets.labels[k]]) ** 0.5 * overlap[k, n] ** 6
+    chosen = {k: [n for n in np.argsort(-merit[k], kind="stable")[:top] if merit[k, n] > 0] for k in range(count)}
+    owner: dict[tuple[int, int], int] = {}
+    for k, places in chosen.items():
+        for n in places:
+            key = (int(targets.image_index[k]), int(n))
+            if key not in owner or overlap[k, n] > overlap[owner[key], n]:
+                owner[key] = k
+    expected = {}
+    for (image, n), k in owner.items():
+        mine = [m for (i, m), o in owner.items() if o == k]
+        best_merit, best_iou = max(merit[k, m] for m in mine), max(overlap[k, m] for m in mine)
+        expected[(image, n)] = (k, merit[k, n] / best_merit * best_iou)
+    found = as_dict(TaskAlignedAssigner(top_k=top)(targets, boxes, scores, points, strides))
+    assert {key: target for key, (target, _) in found.items()} == {key: k for key, (k, _) in expected.items()}
+    for key, (_, score) in expected.items():
+        assert found[key][1] == pytest.approx(score, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_simota_follows_the_paper(seed: int) -> None:
+    targets, boxes, scores, points, strides = scene(seed)
+    owner: dict[tuple[int, int], tuple[int, float, float]] = {}
+    for k in range(len(targets)):
+        truth, image, label = targets.boxes[k].double().numpy(), int(targets.image_index[k]), int(targets.labels[k])
+        middle = (truth[:2] + truth[2:]) / 2
+        offsets = [abs(point - middle).max() for point in points.double().numpy()]
+        costs, overlaps = {}, {}
+        for n, point in enumerate(points.double().numpy()):
+            inside = (truth[:2] <= point).all() and (point <= truth[2:]).all()
+            near = offsets[n] < 2.5 * float(strides[n]) or n == int(np.argmin(offsets))
+            if not (inside or near):
+                continue
+            overlaps[n] = iou(truth, boxes[image, n].double().numpy())
+            p = scores[image, n].double().numpy()
+            entropy = -sum(np.log(p[c]) if c == label else np.log(1 - p[c]) for c in range(len(p)))
+            costs[n] = entropy - 3 * np.log(overlaps[n] + 1e-8) + (0 if inside and near else 1e5)
+        positives = min(max(int(sum(sorted(overlaps.values(), reverse=True)[:10])), 1), len(costs))
+        for n in sorted(costs, key=costs.get)[:positives]:
+            if (image, n) not in owner or costs[n] < owner[(image, n)][1]:
+                owner[(image, n)] = (k, costs[n], overlaps[n])
+    found = as_dict(SimOTAAssigner()(targets, boxes, scores, points, strides))
+    assert {key: target for key, (target, _) in found.items()} == {key: k for key, (k, _, _) in owner.items()}
+    for key, (_, _, overlap) in owner.items():
+        assert found[key][1] == pytest.approx(overlap, abs=1e-5)
+
+
+def test_an_object_smaller_than_a_cell_has_a_point() -> None:
+    """Between four points of the finest level, where no point lies inside."""
+    points, strides = grid()
+    targets = Targets(
+        torch.tensor([[15.0, 15.0, 17.0, 17.0]]), torch.tensor([0]), torch.tensor([0]), torch.tensor([False])
+    )
+    reach = strides[:, None]
+    boxes = torch.cat((points - reach, points + reach), dim=1)[None]
+    scores = torch.full((1, len(points), 1), 0.5)
+    for assigner in (TaskAlignedAssigner(), SimOTAAssigner()):
+        assert len(assigner(targets, boxes, scores, points, strides).image) >= 1
+
+
+def test_of_equal_claims_the_first_object_wins() -> None:
+    points, strides = grid()
+    twice = torch.tensor([[8.0, 8.0, 40.0, 40.0]]).repeat(2, 1)
+    targets = Targets(twice, torch.tensor([0, 0]), torch.tensor([0, 0]), torch.zeros(2, dtype=torch.bool))
+    boxes = twice[:1].repeat(len(points), 1)[None]
+    scores = torch.full((1, len(points), 1), 0.5)
+    found = TaskAlignedAssigner()(targets, boxes, scores, points, strides)
+    assert set(found.target.tolist()) == {0}
+
+
+def test_wrong_options_are_refused() -> None:
+    with pytest.raises(ValueError, match="top_k of at least 1"):
+        TaskAlignedAssigner(top_k=0)
+    with pytest.raises(ValueError, match="radius above 0"):
+        SimOTAAssigner(radius=0)

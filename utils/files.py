@@ -1,0 +1,173 @@
+"""Writing files atomically: a file appears whole or not at all, even if the program is killed or the disk is full."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF, errno.EPERM)
+"""Errors of systems that cannot flush a folder; there the rename alone has to do."""
+
+
+class DiskFull(OSError):
+    """The disk is full, or the quota of the user is used up."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+def write_atomically(
+    path: Path,
+    content: str | bytes | Callable[[BinaryIO], object],
+    *,
+    needed: int | None = None,
+    previous: Path | None = None,
+) -> None:
+    """Write a file that appears whole or not at all, even if the program is killed or the power fails.
+
+    The content goes to a temporary file in the same folder and is flushed to the disk; then that file is renamed, and
+    the folder is flushed too. If anything fails, the temporary file is removed and `path` stays as it was.
+
+    Args:
+        content: text (stored as UTF-8), bytes, or a function that writes them to the open file.
+        needed: about how many bytes a function writes, for the message of a full disk.
+        previous: where the file that is now at `path` is kept; None replaces it.
+    Raises:
+        DiskFull: no space; says how much is needed.
+        OSError: the file cannot be written for another reason.
+    """
+    if isinstance(content, str):
+        content = content.encode("utf-8")
+    temporary = _temporary_name(path)
+    try:
+        with open(temporary, "wb") as file:
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                content(file)
+            file.flush()
+            os.fsync(file.fileno())
+        if previous is not None:
+            _keep(path, previous)
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        cause = _disk_error(error)
+        if cause is None:
+            raise
+        if cause.errno in NO_SPACE:
+            raise DiskFull(cause.errno, _full(path, len(content) if isinstance(content, bytes) else needed)) from None
+        raise cause from None
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
+    """Write a JSON file as `write_atomically` does.
+
+    Raises:
+        ValueError: a number that is not finite.
+    """
+    write_atomically(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def move_into_place(temporary: Path, path: Path) -> None:
+    """Give a finished file on the same disk its final name, as `write_atomically` does.
+
+    This is for files that a library writes under a name of its own. `temporary` stays where it is if this fails.
+
+    Raises:
+        OSError: the file cannot be flushed or renamed.
+    """
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def link(path: Path, source: Path) -> None:
+    """Make `path` the same file as `source`, by a hard link, in one step.
+
+    Raises:
+        OSError: the disk has no hard links.
+    """
+    temporary = _temporary_name(path)
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)  # it failed; or both were one file already, and renaming leaves both names
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the entries of a folder to the disk, on systems that can."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(handle)
+
+
+def remove_temporaries(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    """Delete the temporary files that killed programs left for files of these names; returns their paths.
+
+    Only one program may write into `folder`, as only one trains into a run.
+    """
+    removed = []
+    for path in folder.glob(".*.tmp"):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and match["name"] in names:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+                removed.append(path)
+    return removed
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Give the file at `path` a second name, if there is such a file."""
+    try:
+        link(previous, path)
+    except FileNotFoundError:
+        return
+    except OSError:  # a disk without hard links: for an instant only the second name is there
+        os.replace(path, previous)
+
+
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _disk_error(error: BaseException) -> OSError | None:
+    """The error of the system behind `error`: torch's writer hides it behind a RuntimeError."""
+    seen: BaseException | None = error
+    while isinstance(seen, RuntimeError):
+        seen = seen.__context__
+    return seen if isinstance(seen, OSError) else None
+
+
+def _full(path: Path, needed: int | None) -> str:
+    try:
+        left = f"has {shutil.disk_usage(path.parent).free / 1e6:,.1f} MB left"
+    except OSError:
+        left = "has no more"
+    needs = "" if needed is None else f"the file needs about {needed / 1e6:,.1f} MB and "
+    before = f"The {path.name} of before is whole. " if path.exists() else ""
+    return (
+        f"{path}: no space on the disk: {needs}its folder {left}. {before}"
+        "Make room (older runs are a good place to look), then go on"
+    )

@@ -1,0 +1,154 @@
+"""Memory of the machine and its GPUs: free, in use, and the peak."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+from pathlib import Path
+
+import torch
+
+
+class PeakMemory:
+    """The peak memory of a block of code, as `bytes`; None if the system does not say.
+
+    On a GPU this is the peak of the memory that torch reserved. Elsewhere the process's memory is read every 2 ms.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.bytes: int | None = None
+
+    def __enter__(self) -> PeakMemory:
+        reset_gpu_peak(self.device)
+        if self.device.type != "cuda":
+            self.bytes = resident_bytes()
+            self._done = threading.Event()
+            self._thread = threading.Thread(target=self._look, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.device.type == "cuda":
+            self.bytes = gpu_peak_reserved(self.device)
+            return
+        self._done.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while self.bytes is not None and not self._done.wait(0.002):
+            self.bytes = max(self.bytes, resident_bytes() or 0)
+
+
+def reset_gpu_peak(device: torch.device) -> None:
+    """Restart the measurement of a GPU's peak memory; does nothing for other devices."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def gpu_peak_reserved(device: torch.device) -> int:
+    """The most bytes that torch reserved on a GPU since `reset_gpu_peak`."""
+    return torch.cuda.max_memory_reserved(device)
+
+
+def gpu_peak_allocated(device: torch.device) -> int:
+    """The most bytes that tensors took on a GPU since `reset_gpu_peak`."""
+    return torch.cuda.max_memory_allocated(device)
+
+
+def bytes_in_use(device: torch.device) -> int | None:
+    """Bytes in use now, counted as `PeakMemory` counts them; None if the system does not say."""
+    return torch.cuda.memory_reserved(device) if device.type == "cuda" else resident_bytes()
+
+
+def resident_bytes() -> int | None:
+    """Bytes of main memory that this process has now; None if the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return peak_resident_bytes()
+
+
+def peak_resident_bytes() -> int | None:
+    """Peak of the main memory of this process, in bytes; None if the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def children_bytes() -> int:
+    """Bytes of main memory that the child processes have now, shared pages divided among them; 0 if unknown."""
+    total = 0
+    for listed in Path("/proc/self/task").glob("*/children"):
+        try:
+            for child in listed.read_text().split():
+                rollup = Path(f"/proc/{child}/smaps_rollup").read_text()
+                total += sum(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss:"))
+        except (OSError, ValueError):  # it has ended meanwhile
+            continue
+    return total
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that the process can still allocate; None if the system does not say.
+
+    On a GPU what torch holds and does not use counts as free; on a CPU the limit of a container counts too.
+    """
+    release_unused(device)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    rooms = [room for room in (_available(), _container_room()) if room is not None]
+    return min(rooms, default=None)
+
+
+def release_unused(device: torch.device) -> None:
+    """Free memory that nothing refers to any more, such as tensors in the tracebacks of errors."""
+    gc.collect()
+    empty_cache(device)
+
+
+def empty_cache(device: torch.device) -> None:
+    """Return the GPU memory that torch keeps for later allocations."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def gigabytes(count: int) -> str:
+    """A number of bytes as text, in MB or GB."""
+    if count < 1e9:
+        return f"{count / 1e6:.0f} MB"
+    return f"{count / 1e9:.1f} GB" if count < 1e10 else f"{count / 1e9:.0f} GB"
+
+
+def _available() -> int | None:
+    """Bytes of main memory that the machine has available."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _container_room() -> int | None:
+    """Memory left under the limit of a container (control groups 2, then 1); None without one."""
+    for folder, limit, used in (
+        ("/sys/fs/cgroup", "memory.max", "memory.current"),
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        try:
+            left = int(Path(folder, limit).read_text()) - int(Path(folder, used).read_text())
+            rows = (line.split() for line in Path(folder, "memory.stat").read_text().splitlines())
+            return max(left + sum(int(row[1]) for row in rows if row[0] == "inactive_file"), 0)  # files give way
+        except (OSError, ValueError):  # no such file, or 'max'
+            continue
+    return None

@@ -1,0 +1,87 @@
+"""TrainConfig: the resolved configuration of one run; `settled` fixes the epochs of a recipe with `epochs: auto`."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from utils.config import load_yaml
+from utils.recipe import RecipeConfig
+from utils.schema import require, to_dataclass
+
+logger = logging.getLogger(__name__)
+
+FEWEST_EPOCHS, MOST_EPOCHS = 50, 300
+"""The range of `epochs: auto`, unless that makes fewer than LEAST_STEPS."""
+
+LEAST_STEPS = 1000
+"""That `epochs: auto` makes, however few images there are."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run, resolved: what config.yaml in its folder says.
+
+    Args:
+        model: plain values of a ModelConfig.
+        data: path of the data YAML, or 'shapes'.
+        image_size: (height, width) of the network input.
+        weights: checkpoint to start from; None starts from random weights.
+        seed: of weights, order and augmentation.
+        workers: loader processes; changes speed only.
+    """
+
+    model: dict[str, Any]
+    recipe: RecipeConfig
+    data: str
+    image_size: tuple[int, int]
+    weights: str | None
+    seed: int
+    workers: int
+
+    def __post_init__(self) -> None:
+        for name in ("seed", "workers"):
+            require(getattr(self, name) >= 0, name, "a whole number of at least 0", getattr(self, name))
+
+
+def saved_config(path: Path, *, workers: int | None = None) -> TrainConfig:
+    """The configuration in a run's config.yaml, with another number of loader processes if one is given.
+
+    Raises:
+        ConfigError: not a file that train.py wrote.
+    """
+    saved = load_yaml(path)
+    if workers is not None:
+        saved["workers"] = workers
+    return to_dataclass(TrainConfig, saved, where=str(path))
+
+
+def epochs_for(images: int, *, batch: int) -> int:
+    """Epochs for a number of training images: 3000 / sqrt(images), from 50 to 300, and at least 1,000 steps.
+
+    A rule of thumb: four times as many images are seen half as often each, and so make the training twice as long. It
+    gives 300 epochs for up to 100 images, 95 for 1,000, and 50 from 3,600 on. Some dozen images make a step or two an
+    epoch, and no network learns in 300 of those.
+
+    Args:
+        batch: images of a step.
+    """
+    steps = max(-(-images // batch), 1)
+    return max(min(max(round(3000 / images**0.5), FEWEST_EPOCHS), MOST_EPOCHS), -(-LEAST_STEPS // steps))
+
+
+def settled(config: TrainConfig, images: int) -> TrainConfig:
+    """The configuration with a number for `epochs: auto`.
+
+    Args:
+        images: for training.
+    """
+    if config.recipe.epochs != "auto":
+        return config
+    recipe = config.recipe
+    epochs = epochs_for(images, batch=recipe.batch_size * recipe.accumulate)
+    rule = f"3000 / sqrt(images), {FEWEST_EPOCHS} to {MOST_EPOCHS}, at least {LEAST_STEPS} steps"
+    logger.info("Epochs: %d for %d training images (%s)", epochs, images, rule)
+    return replace(config, recipe=replace(recipe, epochs=epochs))

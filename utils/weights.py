@@ -1,0 +1,177 @@
+"""Weights without a training: our own .safetensors files, which are pure data, and the files of other programs.
+
+A .safetensors file holds the averaged weights of a checkpoint. Its metadata holds texts alone: each value of the
+checkpoint as JSON, under its own key.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.checkpoint import FORMAT, ForeignFile, load_checkpoint, read_torch_file
+from utils.config import ConfigError
+from utils.files import write_atomically
+
+SUFFIX = ".safetensors"
+CONTAINERS = ("ema", "model_ema", "state_dict_ema", "model", "state_dict", "model_state_dict", "net", "weights")
+"""Keys under which training programs keep the weights; averaged ones first."""
+
+_MARK = "cspdet"
+"""Key of the metadata that tells our files from others; its value is the format."""
+_TRAINING = ("weights", "ema", "ema_updates", "optimizer", "scaler", "rng", "batch", "sums", "is_best", "format")
+"""What only going on with a training needs, or is stored otherwise."""
+_KINDS = {"model": dict, "names": list, "category_ids": list, "image_size": list, "resize": str}
+_WRAPPERS = ("module.", "_orig_mod.")
+"""What DistributedDataParallel and torch.compile put before every name."""
+
+
+def load_saved_model(path: Path) -> dict[str, Any]:
+    """A model that we saved: a checkpoint (.pt), or a .safetensors file as a checkpoint without the training.
+
+    Raises:
+        ForeignFile: a file of another program.
+        ConfigError: no such file, or a damaged one.
+    """
+    if path.suffix.lower() != SUFFIX:
+        return load_checkpoint(path)
+    tensors, metadata = read_safetensors(path)
+    return _with_values(path, tensors, metadata)
+
+
+def write_safetensors(path: Path, state: dict[str, Any]) -> None:
+    """Write the averaged weights of a checkpoint, and its values as metadata; whole or not at all.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written.
+    """
+    from safetensors.torch import save
+
+    metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in state.items() if key not in _TRAINING}
+    # Copies, because safetensors takes neither channels_last nor two names for one memory.
+    tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state["ema"].items()}
+    content = save(tensors, {"format": "pt", _MARK: FORMAT, **metadata})
+    write_atomically(path, content)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors on the CPU and metadata of any safetensors file.
+
+    Raises:
+        ConfigError: no such file, or a damaged one.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; check the path")
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        size, reason = path.stat().st_size, str(error).splitlines()[0]
+        raise ConfigError(
+            f"{path}: cannot be read as safetensors ({size:,} bytes; {reason}): the file is cut off, damaged or of "
+            "another kind; write it again with 'python -m utils.info CHECKPOINT --safetensors OUT'"
+        ) from None
+
+
+def load_foreign(path: Path, *, trust: bool = False) -> dict[str, Tensor]:
+    """The weights in a file of another program, by name; floats as float32.
+
+    Args:
+        path: .safetensors, or what torch.save wrote: a state_dict, or a dict that holds one under a usual key.
+        trust: load a pickle that names classes of its own too. THAT RUNS CODE FROM THE FILE: only for files whose
+            origin is trusted.
+    Raises:
+        ConfigError: no such file, a damaged one, one without weights, or one that would run code without `trust`.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; check the path")
+    if path.suffix.lower() == SUFFIX:
+        content: Any = read_safetensors(path)[0]
+    else:
+        try:
+            content = read_torch_file(path)
+        except pickle.UnpicklingError as error:
+            if not trust:
+                raise ConfigError(_refusal(path, error)) from None
+            content = _load_trusted(path)
+    weights = _find_weights(content)
+    if not weights:
+        keys = isinstance(content, Mapping) and ", ".join(map(str, list(content)[:8]))
+        kind = f"the keys {keys}" if keys else f"a {type(content).__name__}"
+        raise ConfigError(f"{path}: expected the weights of a network (a state_dict), found {kind}")
+    return {_bare(name): value.float() if value.is_floating_point() else value for name, value in weights.items()}
+
+
+def _with_values(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, Any]:
+    if metadata.get(_MARK) != FORMAT:
+        raise ForeignFile(
+            f"{path}: the weights of another program: its metadata has no model of CSPDet; start a training from it "
+            "with train.py --weights"
+        )
+    try:
+        state = {key: json.loads(value) for key, value in metadata.items() if key not in ("format", _MARK)}
+    except ValueError as error:
+        raise ConfigError(f"{path}: its metadata is damaged ({error}); write the file again") from None
+    wrong = [key for key, kind in _KINDS.items() if key in state and not isinstance(state[key], kind)]
+    if wrong:
+        raise ConfigError(f"{path}: its metadata is damaged ({wrong[0]}: {state[wrong[0]]!r}); write the file again")
+    return {**state, "format": FORMAT, "ema": tensors}
+
+
+def _load_trusted(path: Path) -> Any:
+    """The one place of the project that lets a file run code: the user said --trust."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{path}: needs the package '{error.name}' of the program that wrote it; run this where that is installed, "
+            "or save the state_dict alone there"
+        ) from None
+    except Exception as error:  # the file's own code may raise anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"{path}: cannot be loaded ({type(error).__name__}: {reason})") from None
+
+
+def _find_weights(content: Any, depth: int = 0) -> Mapping[str, Tensor]:
+    """The first state_dict in a module or in usual containers; empty if there is none."""
+    if isinstance(content, nn.Module):
+        return content.float().state_dict()
+    if not isinstance(content, Mapping) or depth > 3:
+        return {}
+    for key in CONTAINERS:
+        weights = _find_weights(content[key], depth + 1) if key in content else {}
+        if weights:
+            return weights
+    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
+    wanted = f" ({', '.join(names)})" if (names := _unsafe_names(path, error)) else ""
+    return (
+        f"{path}: not loaded, because it is a pickle that may run code from the file{wanted}. Save the weights alone "
+        "with the program that made it: torch.save(model.state_dict(), 'weights.pth'), and start from that file; or, "
+        "if you trust where it comes from, add --trust"
+    )
+
+
+def _unsafe_names(path: Path, error: pickle.UnpicklingError) -> list[str]:
+    """What the pickle would import, as far as torch can tell without doing so."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # files of the old format, and pickles that are not torch's, in any exception
+        return str(error).partition("Unsupported global: GLOBAL ")[2].split()[:1]
+    return [*names[:5], "..."] if len(names) > 5 else list(names)
+
+
+def _bare(name: str) -> str:
+    for wrapper in (*_WRAPPERS, *_WRAPPERS):
+        name = name.removeprefix(wrapper)
+    return name
