@@ -103,7 +103,7 @@ class Shortcut(nn.Module):
     """
 
     def __init__(
-        self, channels: int, source_channels: int, *, stride: int = 1, activation: Activation = "linear"
+        self, channels: int, source_channels: int, *, stride: int = 1, activation: str = "linear"
     ) -> None:
         super().__init__()
         self.channels = channels
@@ -139,7 +139,7 @@ class WeightedShortcut(nn.Module):
         *,
         weights_type: str = "none",
         normalization: str = "none",
-        activation: Activation = "linear",
+        activation: str = "linear",
     ) -> None:
         super().__init__()
         self.channels = channels

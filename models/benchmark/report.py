@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from models.benchmark.measure import Conditions, Row, compare_rows, describe_conditions, measure
 from models.benchmark.page import format_page, format_pairs, format_rows
@@ -43,16 +42,6 @@ def print_pairs(names: Sequence[str], conditions: Conditions, *, side: int | Non
     rows = _measure_all([(config, conditions) for pair in pairs for config in pair])
     compared = [compare_rows(csp, plain) for csp, plain in zip(rows[::2], rows[1::2], strict=True)]
     print(json.dumps(compared, indent=2) if as_json else format_pairs(compared))
-
-
-def write_page(path: Path, conditions: Conditions) -> None:
-    """Measure all models and write docs/benchmark.md to `path`.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    path.write_text(make_page(conditions), encoding="utf-8")
-    print(f"Wrote {path}")
 
 
 def make_page(conditions: Conditions) -> str:
