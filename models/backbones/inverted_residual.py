@@ -62,9 +62,7 @@ class InvertedResidual(nn.Module):
         self.expanded = expanded
         self.expand = ConvNormAct(in_channels, expanded, activation=activation) if opens else nn.Identity()
         self.depthwise = ConvNormAct(expanded, filters, kernel, stride=stride, groups=expanded, activation=activation)
-        self.se: nn.Module = nn.Identity()
-        if squeezed is not None:
-            self.se = SqueezeExcitation(filters, squeezed, activation=activation)
+        self.se = nn.Identity() if squeezed is None else SqueezeExcitation(filters, squeezed, activation=activation)
         self.project = ConvNormAct(filters, out_channels, activation="linear")
         adds = opens and stride == 1 and in_channels == out_channels
         self.dropout = nn.Dropout(dropout) if adds and dropout else nn.Identity()
@@ -171,9 +169,8 @@ class PartialStage(nn.Module):
         self.bypass = ConvNormAct(bypassed, bypass, 3, stride=rows[0].stride, groups=groups, activation=make.activation)
         self.blocks = nn.Sequential(*make.blocks(enter, rows, before=None, opened=not first))
         leave = rows[-1].channels
-        self.transition1: nn.Module = nn.Identity()
-        if csp.fusion != "first":
-            self.transition1 = ConvNormAct(leave, leave, activation=make.activation)
+        first_only = csp.fusion == "first"
+        self.transition1 = nn.Identity() if first_only else ConvNormAct(leave, leave, activation=make.activation)
         self.transition2: nn.Module = nn.Identity()
         self.out_channels = leave + bypass
         if csp.fusion != "last":
