@@ -63,10 +63,13 @@ def count_costs(config: ModelConfig, *, num_classes: int | None = None, batch_si
         images = torch.zeros(batch_size, 3, *config.size)
     held = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     memory = forward_bytes(model, images)
+    kernels = [module.weight for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    statistics = [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var) if tensor is not None]
     return Costs(
         params=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        weights=count_weights(model),
-        floats=count_numbers(model),
+        weights=sum(kernel.numel() for kernel in kernels),
+        floats=sum(tensor.numel() for tensor in (*model.parameters(), *statistics)),
         bflops=count_bflops(model, config.size),
         cio=count_conv_values(model, config.size),
         activations_mb=(memory - held) / 1e6,
@@ -78,19 +81,6 @@ def classes_of(config: ModelConfig) -> int:
     """The classes to build a model for: those its .cfg names, else COCO's 80 or, of a classifier, ImageNet's 1000."""
     declared = declared_classes(config.backbone)
     return declared or (1000 if config.head.get("type") == "classify" else 80)
-
-
-def count_weights(model: nn.Module) -> int:
-    """Numbers in the kernels of the convolutions and linear layers."""
-    layers = (module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear)))
-    return sum(layer.weight.numel() for layer in layers)
-
-
-def count_numbers(model: nn.Module) -> int:
-    """Parameters and running statistics of the norms: what a darknet file of the model holds after its header."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    statistics = [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var) if tensor is not None]
-    return sum(tensor.numel() for tensor in (*model.parameters(), *statistics))
 
 
 def count_bflops(model: nn.Module, size: tuple[int, int]) -> float:
@@ -201,25 +191,13 @@ def _pyramid_pooling(module: SPP, x: Tensor, output: Tensor) -> int:
     return sum(kernel**2 for kernel in module.kernels) * inputs
 
 
-def _shortcut(module: Shortcut, x: Tensor, output: Tensor) -> int:
-    return output.numel()
-
-
-def _weighted_shortcut(module: WeightedShortcut, x: Tensor, output: Tensor) -> int:
-    return len(module.source_channels) * output.numel()
-
-
-def _maxout(module: Maxout, x: Tensor, output: Tensor) -> int:
-    return module.in_channels * output[:, 0].numel()
-
-
 _OPERATIONS: dict[type[nn.Module], LayerCounter] = {
     nn.Conv2d: _convolution,
     nn.Linear: _convolution,
     nn.MaxPool2d: _pool,
     nn.AvgPool2d: _pool,
     SPP: _pyramid_pooling,
-    Shortcut: _shortcut,
-    WeightedShortcut: _weighted_shortcut,
-    Maxout: _maxout,
+    Shortcut: lambda module, x, output: output.numel(),
+    WeightedShortcut: lambda module, x, output: len(module.source_channels) * output.numel(),
+    Maxout: lambda module, x, output: module.in_channels * output[:, 0].numel(),
 }
