@@ -25,7 +25,7 @@ from engine.state import TrainState
 from utils import dist
 from utils.checkpoint import copied, load_checkpoint, same_values
 from utils.log import duration
-from utils.memory import children_bytes, free_memory, gigabytes, gpu_peak_reserved, peak_resident_bytes, reset_gpu_peak
+from utils.memory import children_bytes, free_memory, gigabytes, peak_resident_bytes, reset_gpu_peak
 from utils.metrics.build import build_metric
 from utils.recipe import ScheduleConfig
 from utils.structures import Batch
@@ -260,7 +260,7 @@ def _memory(job: Job, measured: Measured) -> str:
     if device.type != "cuda":
         free = free_memory(device)
         return text if free is None else f"{text}; {gigabytes(free)} free now"
-    peak, total = gpu_peak_reserved(device), torch.cuda.get_device_properties(device).total_memory
+    peak, total = torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
     return f"{gigabytes(peak)} of {gigabytes(total)} on {device}; {text}"
 
 
