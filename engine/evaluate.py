@@ -201,11 +201,11 @@ def write_results(
     folder: Path, figures: dict[str, Any], metric: Metric, images: LabelledImages, *, save_predictions: bool
 ) -> None:
     """Write metrics.json and the pictures of an evaluation, and predictions.json with `save_predictions`."""
-    write_json(folder / "metrics.json", figures, indent=2)
     if save_predictions:
         write_json(folder / "predictions.json", prediction_rows(metric, images))
         if isinstance(metric, DetectionMetric):
             write_json(folder / "ground_truth.json", metric.ground_truth)
+    write_json(folder / "metrics.json", figures, indent=2)  # after the others: it marks a training as finished
     plot_figures(metric, folder)
 
 
