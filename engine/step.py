@@ -161,7 +161,7 @@ def train_step(stepper: Stepper, state: TrainState, batches: list[Batch], *, upd
     parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, recipe.optimizer.clip_norm or math.inf)
     finite = bool(torch.isfinite(norm))
-    # At a scale above 1 it is part of finding the scale of fp16: the scaler leaves the step out, and takes a smaller one.
+    # At a scale above 1 it is part of finding fp16's scale: the scaler leaves the step out and takes a smaller one.
     if not finite and not (state.scaler.is_enabled() and state.scaler.get_scale() > 1):
         drop_gradients_(state)
         raise TrainingDiverged("gradient", state, totals)
