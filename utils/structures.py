@@ -130,12 +130,8 @@ class Targets:
         """No objects at all."""
         import torch
 
-        return Targets(
-            torch.zeros(0, 4),
-            torch.zeros(0, dtype=torch.int64),
-            torch.zeros(0, dtype=torch.int64),
-            torch.zeros(0, dtype=torch.bool),
-        )
+        nothing = torch.zeros(0, dtype=torch.int64)
+        return Targets(torch.zeros(0, 4), nothing, nothing, nothing.bool())
 
 
 @dataclass(frozen=True, eq=False)
