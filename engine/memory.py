@@ -80,8 +80,8 @@ def find_batch_size(stepper: Stepper, state: TrainState, batch: Batch, *, size: 
     if None in fits:
         free = "" if room is None else f" ({gigabytes(room)} free)"
         raise ValueError(
-            f"--batch-size auto: not even one image of {size[0]} x {size[1]} px fits into the memory of {device}{free}; "
-            "take a smaller --img-size or model, or close other programs that use the device"
+            f"--batch-size auto: not even one image of {size[0]} x {size[1]} px fits into the memory of {device}{free}"
+            "; take a smaller --img-size or model, or close other programs that use the device"
         )
     fit = Fit(*min(fits, key=lambda each: each[0]))
     _tell(fit, stepper, size=size, room=room, processes=processes)
