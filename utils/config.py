@@ -127,6 +127,12 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message on an unknown word: a question for the nearest known one, or nothing."""
+    near = nearest(word, known)
+    return f" Did you mean '{near}'?" if near else ""
+
+
 def key_in(where: str, key: object) -> str:
     """A key's place for a message: 'file.yaml: optimizer', and 'file.yaml: optimizer.lr' inside it."""
     return f"{where}: {key}" if re.search(r"\.(ya?ml|cfg|pt)$", where) else f"{where}.{key}"
@@ -135,8 +141,7 @@ def key_in(where: str, key: object) -> str:
 def unknown_key(where: str, key: object, known: Iterable[str], *, owner: str = "") -> str:
     """The message for a key that does not exist."""
     known = sorted(known)
-    near = nearest(str(key), known)
-    hint = f" Did you mean '{near}'?" if near else ""
+    hint = did_you_mean(str(key), known)
     return f"{key_in(where, key)}: unknown key{owner}.{hint} Known: {', '.join(known) or 'none'}"
 
 
