@@ -109,29 +109,23 @@ class BlockMaker:
                 opens = bool(blocks) or not opened
                 expanded = round(before.expanded) if opens and before is not None else width
                 filters = 2 * expanded if self.partial and not narrow else expanded
-                stride = row.stride if index == 0 else 1
-                blocks.append(self.block(width, expanded, filters, row, stride=stride, opens=opens))
+                squeezed = None if self.se is None else max(filters // self.se, 1)
+                block = InvertedResidual(
+                    width,
+                    expanded,
+                    filters,
+                    row.channels,
+                    kernel=row.kernel,
+                    stride=row.stride if index == 0 else 1,
+                    opens=opens,
+                    squeezed=self.squeezed.pop(0) if self.squeezed else squeezed,
+                    dropout=self.dropout,
+                    activation=self.activation,
+                )
+                blocks.append(block)
                 width, before = row.channels, row
             narrow = False
         return blocks
-
-    def block(
-        self, in_channels: int, expanded: int, filters: int, row: Row, *, stride: int, opens: bool
-    ) -> InvertedResidual:
-        """One block; arguments as in InvertedResidual."""
-        squeezed = None if self.se is None else max(filters // self.se, 1)
-        return InvertedResidual(
-            in_channels,
-            expanded,
-            filters,
-            row.channels,
-            kernel=row.kernel,
-            stride=stride,
-            opens=opens,
-            squeezed=self.squeezed.pop(0) if self.squeezed else squeezed,
-            dropout=self.dropout,
-            activation=self.activation,
-        )
 
 
 class PartialStage(nn.Module):
