@@ -115,7 +115,7 @@ def find_file(name: str, folders: Sequence[Path], *, suffix: str = ".yaml", kind
             return candidate
     known = sorted(path.name for folder in folders if folder.is_dir() for path in folder.glob(f"*{suffix}"))
     near = nearest(typed.name.removesuffix(suffix), [file.removesuffix(suffix) for file in known])
-    looked = ", ".join(_show(folder) for folder in folders)
+    looked = ", ".join(f"{below_root(folder)}/" for folder in folders)
     hint = f" Did you mean '{near}{suffix}'?" if near else ""
     listed = f"{len(known)} are in {looked}" if len(known) > _MOST and near else f"Known: {', '.join(known) or 'none'}"
     raise ConfigError(f"{kind} '{name}': no such file, here or in {looked}.{hint} {listed}")
@@ -190,8 +190,9 @@ def _copy(value: Any) -> Any:
     return value
 
 
-def _show(folder: Path) -> str:
+def below_root(path: Path) -> str:
+    """A path for a message: as seen from the checkout, where it is in there."""
     try:
-        return f"{folder.relative_to(ROOT)}/"
+        return str(path.resolve().relative_to(ROOT))
     except ValueError:
-        return f"{folder}/"
+        return str(path)
