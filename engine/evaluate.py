@@ -136,13 +136,8 @@ def detections_of_batch(
         nms=options.nms or info.nms,
         beta_nms=info.beta_nms,
     )
-    return in_originals(detections, batch, clip=options.clip)
-
-
-def in_originals(detections: list[Detections], batch: Batch, *, clip: bool) -> list[Detections]:
-    """What was found in the network's input, in pixels of the original images."""
     pairs = zip(detections, batch.letterboxes, strict=True)
-    originals = [each.to_original(letterbox, clipped=clip) for each, letterbox in pairs]
+    originals = [each.to_original(letterbox, clipped=options.clip) for each, letterbox in pairs]
     for index, problem in enumerate(batch.problems):
         if problem:  # a grey image was in its place, in which nothing is to be found
             originals[index] = originals[index].select(np.zeros(len(originals[index]), bool))
@@ -201,11 +196,11 @@ def write_results(
     folder: Path, figures: dict[str, Any], metric: Metric, images: LabelledImages, *, save_predictions: bool
 ) -> None:
     """Write metrics.json and the pictures of an evaluation, and predictions.json with `save_predictions`."""
-    write_json(folder / "metrics.json", figures, indent=2)
     if save_predictions:
         write_json(folder / "predictions.json", prediction_rows(metric, images))
         if isinstance(metric, DetectionMetric):
             write_json(folder / "ground_truth.json", metric.ground_truth)
+    write_json(folder / "metrics.json", figures, indent=2)  # after the others: it marks a training as finished
     plot_figures(metric, folder)
 
 

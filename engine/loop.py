@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,7 +30,6 @@ from utils.launch import Stop
 from utils.log import MetricLog, Progress
 from utils.provenance import check_same_data, versions
 from utils.run import Run
-from utils.structures import Batch
 from utils.train_config import TrainConfig, saved_config
 
 logger = logging.getLogger(__name__)
@@ -64,7 +63,7 @@ def run_epochs(job: Job, state: TrainState, stop: Stop, *, trial: Trial | None =
     if dist.rank() == 0 and state.step == 0:
         plots.plot_labels(images.train, job.run.folder / "labels.png")
     guard = Guard(job.run.folder, {"config": job.config, **images.about()})
-    with open_log(job, state) if dist.rank() == 0 else nullcontext() as log:
+    with closing(open_log(job, state)) if dist.rank() == 0 else nullcontext() as log:
         for epoch in range(state.epoch, recipe.total_epochs):
             if state.is_out_of_patience(recipe):
                 logger.info("No better result for %d epochs: stopping early after epoch %d", recipe.patience, epoch)
@@ -122,7 +121,8 @@ def train_one_epoch(job: Job, state: TrainState, guard: Guard, stop: Stop) -> bo
         for batches in grouped(job.loader, recipe.accumulate):
             clock.lap("wait")
             if state.step < 3 and not quiet:
-                plot_first_batch(job, state, batches[0])
+                path = job.run.folder / f"train_batch{state.step}.png"
+                pictures.plot_batch(batches[0].images, batches[0].targets, job.images.names, path)
                 clock.restart()
             terms = guard.step(job.stepper, state, batches)
             now = time.perf_counter()
@@ -142,12 +142,6 @@ def train_one_epoch(job: Job, state: TrainState, guard: Guard, stop: Stop) -> bo
                 clock.restart()
     state.count({f"time/{part}": seconds for part, seconds in clock.take(wait=True).items()})
     return True
-
-
-def plot_first_batch(job: Job, state: TrainState, batch: Batch) -> None:
-    """One of the first batches of the training as a picture, with its boxes."""
-    path = job.run.folder / f"train_batch{state.step}.png"
-    pictures.plot_batch(batch.images, batch.targets, job.images.names, path)
 
 
 def validate(job: Job, state: TrainState) -> dict[str, Any] | None:

@@ -8,8 +8,9 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class _TqdmHandler(logging.Handler):
@@ -92,6 +94,14 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def tracked(items: Iterable[T], total: int, title: str, *, quiet: bool = False) -> Iterator[T]:
+    """The `items`, each counted by a `Progress` when the next one is asked for."""
+    with Progress(total, title, quiet=quiet) as progress:
+        for item in items:
+            yield item
+            progress.advance()
 
 
 def duration(seconds: float) -> str:
