@@ -1,4 +1,4 @@
-"""Parameter groups, optimizers, and freezing by name."""
+"""Parameter groups, optimizers, freezing by name, and the learning rate as a function of the step."""
 
 from __future__ import annotations
 
@@ -68,6 +68,8 @@ def _has_prefix(name: str, prefix: str) -> bool:
 
 def learning_rate_factor(step: int, *, total_steps: int, steps_per_epoch: float, config: ScheduleConfig) -> float:
     """What the peak learning rate is multiplied by at `step`, counted from 0.
+
+    The decay counts from step 0, not from the end of the warm-up, which multiplies it.
 
     Args:
         total_steps: of the whole training.

@@ -63,6 +63,8 @@ class OptimizerConfig:
 class ScheduleConfig:
     """The learning rate as a function of the step.
 
+    Decay and shares of the training count from the first step; the warm-up multiplies the rate while it lasts.
+
     Args:
         type: 'cosine' falls to `final` times the peak; 'sgdr' does so again and again, starting anew at the peak
             (arXiv:1608.03983); 'step' multiplies by `factor` at each share in `milestones`; 'poly' is the `power` of
