@@ -171,8 +171,8 @@ def match_classes(predictor: Predictor, images: LabelledImages) -> tuple[int, ..
         only_data = first_few(sorted(set(images.names) - set(predictor.names)), 5)
         raise ConfigError(
             f"the model has {len(predictor.names)} classes and the data {len(images.names)}; only the model knows "
-            f"{only_model or 'nothing more'}, only the data has {only_data or 'nothing more'}. Evaluate on data with the "
-            "model's classes, or correct 'names' in the data YAML"
+            f"{only_model or 'nothing more'}, only the data has {only_data or 'nothing more'}. Evaluate on data with "
+            "the model's classes, or correct 'names' in the data YAML"
         )
     ids = dict(zip(images.names, images.category_ids, strict=True))
     return tuple(ids[name] for name in predictor.names)
