@@ -19,7 +19,7 @@ from models.postprocess import postprocess
 from utils import dist
 from utils.config import ConfigError
 from utils.files import write_json
-from utils.log import Progress
+from utils.log import Progress, first_few
 from utils.metrics.build import Metric
 from utils.metrics.classification import ClassificationMetric
 from utils.metrics.detection import DetectionMetric
@@ -167,12 +167,12 @@ def match_classes(predictor: Predictor, images: LabelledImages) -> tuple[int, ..
     if not predictor.info.named and len(predictor.names) == len(images.names):
         return images.category_ids
     if sorted(predictor.names) != sorted(images.names):
-        only_model = sorted(set(predictor.names) - set(images.names))
-        only_data = sorted(set(images.names) - set(predictor.names))
+        only_model = first_few(sorted(set(predictor.names) - set(images.names)), 5)
+        only_data = first_few(sorted(set(images.names) - set(predictor.names)), 5)
         raise ConfigError(
             f"the model has {len(predictor.names)} classes and the data {len(images.names)}; only the model knows "
-            f"{_some(only_model)}, only the data has {_some(only_data)}. Evaluate on data with the model's classes, or "
-            "correct 'names' in the data YAML"
+            f"{only_model or 'nothing more'}, only the data has {only_data or 'nothing more'}. Evaluate on data with "
+            "the model's classes, or correct 'names' in the data YAML"
         )
     ids = dict(zip(images.names, images.category_ids, strict=True))
     return tuple(ids[name] for name in predictor.names)
@@ -230,7 +230,3 @@ def protocol_and_speed(figures: dict[str, Any]) -> str:
     parts += [] if protocol.get("clip", True) else ["boxes uncut"]
     times = ", ".join(f"{part} {value:.1f}" for part, value in speed.items())
     return f"Protocol: {', '.join(parts)}\nSpeed: {times} ms an image, {figures['images']} images"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "nothing more"

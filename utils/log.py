@@ -173,6 +173,11 @@ class MetricLog:
         self.board.close()
 
 
+def first_few(names: Sequence[str], most: int) -> str:
+    """The first `most` names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def error_text(error: Exception) -> str:
     """The message for the user; what a loader process raised comes wrapped in its traceback, whose last line counts."""
     text = str(error).strip()
