@@ -30,6 +30,7 @@ from utils.launch import Stop
 from utils.log import MetricLog, Progress
 from utils.provenance import check_same_data, versions
 from utils.run import Run
+from utils.structures import Batch
 from utils.train_config import TrainConfig, saved_config
 
 logger = logging.getLogger(__name__)
@@ -121,8 +122,7 @@ def train_one_epoch(job: Job, state: TrainState, guard: Guard, stop: Stop) -> bo
         for batches in grouped(job.loader, recipe.accumulate):
             clock.lap("wait")
             if state.step < 3 and not quiet:
-                path = job.run.folder / f"train_batch{state.step}.png"
-                pictures.plot_batch(batches[0].images, batches[0].targets, job.images.names, path)
+                plot_first_batch(job, state, batches[0])
                 clock.restart()
             terms = guard.step(job.stepper, state, batches)
             now = time.perf_counter()
@@ -142,6 +142,12 @@ def train_one_epoch(job: Job, state: TrainState, guard: Guard, stop: Stop) -> bo
                 clock.restart()
     state.count({f"time/{part}": seconds for part, seconds in clock.take(wait=True).items()})
     return True
+
+
+def plot_first_batch(job: Job, state: TrainState, batch: Batch) -> None:
+    """One of the first batches of the training as a picture, with its boxes."""
+    path = job.run.folder / f"train_batch{state.step}.png"
+    pictures.plot_batch(batch.images, batch.targets, job.images.names, path)
 
 
 def validate(job: Job, state: TrainState) -> dict[str, Any] | None:
