@@ -28,6 +28,7 @@ LONG_FILES = (
     "tests/test_train.py",
     "tests/test_export.py",
     "tests/test_kill.py",
+    "tests/test_elastic.py",
     "tests/models/darknet/test_commands.py",
 )
 """Longest first. A file is the unit that a worker takes: its fixtures are made once, and its order is kept."""
