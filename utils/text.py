@@ -122,22 +122,19 @@ def _pieces(value: object, write: Callable[[object], str]) -> Iterator[str]:
 def _python(value: object, length: int) -> str:
     if isinstance(value, (str, bytes)):
         return repr(value[: length + 1])
-    return _whole_number(value) if isinstance(value, int) else repr(value)
+    try:
+        return repr(value)
+    except Exception:  # an object of a foreign file may raise anything, and a number of 5,000 digits does
+        return f"a value of type {type(value).__name__}"
 
 
 def _json(value: object, length: int) -> str:
     if isinstance(value, str):
         return json.dumps(value[: length + 1], ensure_ascii=False)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return _whole_number(value)
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _whole_number(value: int) -> str:
     try:
-        return repr(value)
-    except ValueError:  # Python writes no more than 4,300 digits
-        return f"a whole number of {value.bit_length()} bits"
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return f"a value of type {type(value).__name__}"
 
 
 def _escape(match: re.Match[str] | str) -> str:
