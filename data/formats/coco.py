@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -155,8 +154,9 @@ def _check_names(file: Path, names: Sequence[str], own: list[str], ids: list[int
     if list(names) != own and sorted(names) == sorted(own):
         first = next(i for i, (name, other) in enumerate(zip(names, own, strict=True)) if name != other)
         raise ConfigError(
-            f"{file}: the names in the data YAML stand in another order: class {first} is {shown(names[first])} there and "
-            f"{shown(own[first])} here (category id {ids[first]}); number them by ascending category id, or leave them out"
+            f"{file}: the names in the data YAML stand in another order: class {first} is {shown(names[first])} "
+            f"there and {shown(own[first])} here (category id {ids[first]}); number them by ascending category id, or "
+            "leave them out"
         )
     return list(names)
 
@@ -240,6 +240,6 @@ def _image_folders(file: Path, root: Path) -> list[Path]:
 
 def _size(entry: dict[str, Any]) -> tuple[int, int] | None:
     height, width = as_id(entry.get("height")), as_id(entry.get("width"))
-    if isinstance(height, int) and isinstance(width, int) and 0 < min(height, width) and max(height, width) <= LARGEST:
+    if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0 and max(height, width) <= LARGEST:
         return height, width
     return None  # the file's own size is taken, then
