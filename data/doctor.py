@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ from data.read import check_same_classes, guess_task, label_format, read_split
 from utils.config import ConfigError
 from utils.log import Progress, say, say_error, setup_logging
 from utils.structures import LabelledImages, LabelProblem, Sample
-from utils.text import printable
+from utils.text import listed, printable, shorten, to_json
 
 Severity = Literal["error", "warning", "note"]
 
@@ -63,7 +62,7 @@ class Finding:
     action: str
 
     def __str__(self) -> str:
-        return f"{self.severity}: {self.split}: {self.where}: {self.what}; {self.action}"
+        return f"{self.severity}: {self.split}: {LabelProblem(self.where, self.what, self.action)}"
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ def compare_classes(splits: Mapping[str, LabelledImages], report: Report) -> Ite
     for split, facts in report.splits.items():
         empty = [name for name, counts in facts.classes.items() if counts["objects"] == 0]
         if empty and facts.objects:
-            names = f"{len(empty)} of {len(facts.classes)} classes have no object: {', '.join(empty)}"
+            names = f"{len(empty)} of {len(facts.classes)} classes have no object: {listed(empty)}"
             yield split, LabelProblem(report.source, names, KEPT)
 
 
@@ -217,10 +216,12 @@ def to_text(report: Report) -> str:
             f"\n{split}: {facts.images} images ({facts.background} without objects), {facts.objects} objects "
             f"({', '.join(f'{number} {size}' for size, number in facts.sizes.items())}), {facts.crowd} crowd regions"
         )
-        width = max(map(len, facts.classes))
+        width = max(len(shorten(name)) for name in facts.classes)
         for name, counts in facts.classes.items():
             share = counts["objects"] / max(facts.objects, 1)
-            lines.append(f"  {name:{width}}  {counts['objects']:8} objects {share:6.1%}  in {counts['images']} images")
+            lines.append(
+                f"  {shorten(name):{width}}  {counts['objects']:8} objects {share:6.1%}  in {counts['images']} images"
+            )
     totals = report.as_dict()
     lines.append(
         f"\n{report.source}: {totals['errors']} errors, {totals['warnings']} warnings, {totals['notes']} notes"
@@ -242,7 +243,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = load_data_config(args.data)
         report, splits = examine(config)
-        say(json.dumps(report.as_dict(), indent=1, ensure_ascii=False) if args.json else to_text(report))
+        say(to_json(report.as_dict(), indent=1) if args.json else to_text(report))
         if args.html:
             args.html.parent.mkdir(parents=True, exist_ok=True)
             args.html.write_text(to_html(report.as_dict()), encoding="utf-8")

@@ -5,6 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from utils.text import shorten
+
+LARGEST = 1_000_000_000
+"""Of what options count: pixels, images, processes; more is a slip of the finger."""
+
 
 def whole_number(text: str) -> int:
     """A whole number from 1."""
@@ -12,15 +17,17 @@ def whole_number(text: str) -> int:
         value = int(text)
     except ValueError:
         value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text}")
+    if not 1 <= value <= LARGEST:
+        limit = f" to {LARGEST:,}" if value > LARGEST else ""
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1{limit}, found {shorten(text)}")
     return value
 
 
 def seed(text: str) -> int:
     """A whole number from 0, as NumPy's generators take it."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0, found {text}")
+    if not text.isdecimal() or len(text) > 18:
+        limit = " of at most 18 digits" if text.isdecimal() else ""
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0{limit}, found {shorten(text)}")
     return int(text)
 
 
@@ -31,7 +38,7 @@ def share(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text}")
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {shorten(text)}")
     return value
 
 
