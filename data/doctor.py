@@ -26,7 +26,7 @@ from data.formats.rows import BACKGROUND, CLIPPED, COMPLETED, KEPT, LEFT_OUT, OU
 from data.images import read_image
 from data.read import check_same_classes, guess_task, label_format, read_split
 from utils.config import ConfigError
-from utils.log import Progress, say, say_error, setup_logging
+from utils.log import say, say_error, setup_logging, tracked
 from utils.structures import LabelledImages, LabelProblem, Sample
 from utils.text import listed, printable, shorten, to_json
 
@@ -139,12 +139,8 @@ def examine(config: DataConfig) -> tuple[Report, dict[str, LabelledImages]]:
 
 def examine_images(samples: Sequence[Sample], *, title: str) -> list[bytes | LabelProblem]:
     """Decode every image of a split: a digest of its pixels, or why it cannot be used."""
-    results: list[bytes | LabelProblem] = []
-    with ThreadPoolExecutor(THREADS) as pool, Progress(len(samples), title) as progress:
-        for result in pool.map(_examine_image, samples):
-            results.append(result)
-            progress.advance()
-    return results
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(tracked(pool.map(_examine_image, samples), len(samples), title))
 
 
 def compare_images(

@@ -153,6 +153,9 @@ def _overlaps(spot: tuple[int, int], height: int, width: int, taken: np.ndarray)
     return bool((across & (taken[:, 1] < y + height) & (taken[:, 3] > y)).any())
 
 
+_load_font = lru_cache(maxsize=64)(ImageFont.truetype)
+
+
 @lru_cache(maxsize=4096)
 def _tag(text: str, size: int, colour: tuple[int, int, int], limit: int) -> np.ndarray:
     """(h, w, 3) text on a filled tag of at most `limit` pixels width; cached, as video shows the same ones again."""
@@ -173,11 +176,6 @@ def _tag(text: str, size: int, colour: tuple[int, int, int], limit: int) -> np.n
     luminance = float(np.dot(colour, (0.299, 0.587, 0.114)))
     paper, letters = np.array(colour, np.float32), np.float32(20 if luminance > 135 else 255)
     return np.rint(paper + alpha[..., None] * (letters - paper)).astype(np.uint8)[:, :limit]
-
-
-@lru_cache(maxsize=64)
-def _load_font(path: str, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(path, size)
 
 
 def _default_font() -> str:

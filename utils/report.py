@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         groups = grouped(open_runs([Path(name) for name in args.runs]))
-        comparisons = compare_with_first(groups, samples=args.samples)
+        comparisons = [_compare(groups[0], group, samples=args.samples) for group in groups[1:]]
         if args.json:
             say(json.dumps(as_dict(groups, comparisons), indent=2, ensure_ascii=False))
             return 0
@@ -47,11 +47,6 @@ def main(argv: list[str] | None = None) -> int:
         say_error(error)
         return 2
     return 0
-
-
-def compare_with_first(groups: Sequence[Group], *, samples: int) -> list[Comparison | str]:
-    """Each later group against the first: a comparison, or why there is none."""
-    return [_compare(groups[0], group, samples=samples) for group in groups[1:]]
 
 
 def as_text(groups: Sequence[Group], comparisons: Sequence[Comparison | str]) -> str:

@@ -16,7 +16,7 @@ from models.darknet.model_sections import write_sections
 from models.darknet.plan import plan_layers
 from models.darknet.sections import Section
 from models.detector import Detector
-from utils.config import ConfigError, nearest
+from utils.config import ConfigError, did_you_mean, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -105,8 +105,7 @@ def _add_option_(options: dict[str, str | int], kind: str, line: str, where: str
         raise ValueError(f"expected key=value or [section], found '{line}'")
     known, neutral = known_keys(kind), neutral_keys(kind)
     if key not in known:
-        near = nearest(key, known)
-        hint = f" Did you mean '{near}'?" if near else ""
+        hint = did_you_mean(key, known)
         logger.warning("%s: [%s] knows no key '%s'; it is ignored, as darknet does.%s", where, kind, key, hint)
         return
     if key in options:

@@ -85,7 +85,8 @@ class ClassificationMetric:
 
     def compute(self) -> dict[str, Any]:
         """'top1', 'top5', 'per_class' (name to both, and its images) and 'images' (how many were evaluated)."""
-        labels, ranks = self._columns()
+        rows = self._rows.values()
+        labels, ranks = (np.array([row[key] for row in rows], np.int64) for key in ("label", "rank"))
         per_class = {}
         for label, name in enumerate(self.names):
             mine = ranks[labels == label]
@@ -112,10 +113,6 @@ class ClassificationMetric:
         for name, row in shown:
             lines.append(f" {shorten(name):<{width}}  {row['top1']:6.3f} {row['top5']:6.3f} {row['images']:7d}")
         return "\n".join(lines)
-
-    def _columns(self) -> tuple[np.ndarray, np.ndarray]:
-        rows = list(self._rows.values())
-        return np.array([r["label"] for r in rows], np.int64), np.array([r["rank"] for r in rows], np.int64)
 
 
 def _share(hits: np.ndarray) -> float:

@@ -23,7 +23,6 @@ class DetectionMetric:
         ground_truth: the split as a COCO dict; not changed. iscrowd left out is 0, area left out is width * height.
         category_ids: the category id of each label of the detections.
         names: the class names, in the same order.
-        image_ids: the images to evaluate; None takes all of the ground truth, as pycocotools does.
         max_det: best detections of an image and class that count; any other number than 100 leaves the COCO protocol,
             and 'AR100', AP and the figures by size are then those at `max_det`.
         backend: 'pycocotools', or 'faster' (faster-coco-eval, whole-number ids only): the same figures in less time.
@@ -40,7 +39,6 @@ class DetectionMetric:
         category_ids: Sequence[Hashable],
         names: Sequence[str],
         *,
-        image_ids: Iterable[Hashable] | None = None,
         max_det: int = 100,
         backend: str = "pycocotools",
     ) -> None:
@@ -51,14 +49,8 @@ class DetectionMetric:
         self._ground_truth = box_ground_truth(ground_truth)
         self._category_ids = _check_categories(category_ids, names, self._ground_truth)
         self._names = _distinct(names, category_ids)
-        known = dict.fromkeys(image["id"] for image in self._ground_truth["images"])
-        self._image_ids = dict.fromkeys(known if image_ids is None else image_ids)
-        if missing := [i for i in self._image_ids if i not in known]:
-            raise ValueError(
-                f"image_ids: {len(missing)} not in the ground truth (the first is {missing[0]!r}); "
-                f"expected ids out of its {len(known)} images"
-            )
-        if backend == "faster" and not all(isinstance(i, int) for i in (*known, *category_ids)):
+        self._image_ids = dict.fromkeys(image["id"] for image in self._ground_truth["images"])
+        if backend == "faster" and not all(isinstance(i, int) for i in (*self._image_ids, *category_ids)):
             raise ValueError("backend 'faster': expected ids that are whole numbers; use 'pycocotools' for these")
         self._max_det = max_det
         self._backend = backend
