@@ -6,7 +6,6 @@ Classes, their ids and boxes survive every conversion; what a format cannot hold
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import shutil
@@ -21,6 +20,7 @@ from data.config import SPLITS, DataConfig, load_data_config
 from data.formats import coco, imagefolder, voc, yolo
 from data.formats.holdable import check_names
 from data.read import check_same_classes, read_split, summarize
+from utils.arguments import Parser
 from utils.config import ConfigError, dump_yaml
 from utils.log import say, say_error, setup_logging, tracked
 from utils.structures import LabelledImages, Sample
@@ -202,7 +202,7 @@ def _losses(splits: Mapping[str, LabelledImages], form: str) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data.convert", description="Write a data set in another label format.", allow_abbrev=False
     )
     parser.add_argument("source", metavar="SRC", help="data YAML: a path, or a name in cfg/data/")

@@ -6,7 +6,6 @@ splits, and lists objects that are tiny or labelled twice and classes without ob
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import sys
 from collections import Counter
@@ -25,6 +24,7 @@ from data.formats import coco
 from data.formats.rows import BACKGROUND, CLIPPED, COMPLETED, KEPT, LEFT_OUT, OUTLINES, SUSPECT
 from data.images import read_image
 from data.read import check_same_classes, guess_task, label_format, read_split
+from utils.arguments import Parser
 from utils.config import ConfigError
 from utils.log import say, say_error, setup_logging, tracked
 from utils.structures import LabelledImages, LabelProblem, Sample
@@ -227,9 +227,7 @@ def to_text(report: Report) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns 0 for a clean data set, 1 for warnings, 2 for errors."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data.doctor", description="Say what is wrong with a data set.", allow_abbrev=False
-    )
+    parser = Parser(prog="python -m data.doctor", description="Say what is wrong with a data set.", allow_abbrev=False)
     parser.add_argument("data", metavar="DATA", help="data YAML: a path, or a name in cfg/data/")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.add_argument("--html", metavar="FILE", type=Path, help="also write a report as one HTML file")

@@ -206,6 +206,7 @@ def test_one_place_prints(source: tuple[Path, ast.Module]) -> None:
             name = ast.unparse(node.func)
             assert name not in ("print", "tqdm.write"), f"{path}:{node.lineno}: output goes through utils.log.say"
             assert not re.fullmatch(r"sys\.(stdout|stderr)\.write", name), f"{path}:{node.lineno}: use utils.log.say"
+            assert name != "argparse.ArgumentParser", f"{path}:{node.lineno}: use utils.arguments.Parser"
 
 
 def test_importing_every_module_writes_nothing_and_prints_nothing(tmp_path: Path) -> None:

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import sys
+from typing import Any, NoReturn
 
-from utils.text import shorten
+from utils.log import say
+from utils.text import shorten, shorten_message
 
 LARGEST = 1_000_000_000
 """Of what options count: pixels, images, processes; more is a slip of the finger."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose messages go where all output goes: what was typed, or filled in by a shell, is quoted in them."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and what is wrong; ends the program with status 2."""
+        super().error(shorten_message(message))
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if message:
+            say(message.removesuffix("\n"), error=file is not sys.stdout)
 
 
 def whole_number(text: str) -> int:

@@ -5,14 +5,13 @@ python -m utils.report runs/train/exp runs/train/exp2
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.arguments import whole_number
+from utils.arguments import Parser, whole_number
 from utils.config import ROOT, ConfigError
 from utils.files import write_atomically
 from utils.log import say, say_error
@@ -24,7 +23,7 @@ from utils.run_records import Group, grouped, open_runs
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m utils.report", description="Compare runs: tables, curves, and whether a difference is real."
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of train.py or val.py; seeds are grouped")
