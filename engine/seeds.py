@@ -27,6 +27,7 @@ from utils.log import say
 from utils.report import as_text
 from utils.run import Run
 from utils.run_records import Group, grouped, open_run, without_seed
+from utils.text import from_json
 from utils.train_config import TrainConfig, saved_config
 
 logger = logging.getLogger(__name__)
@@ -169,7 +170,7 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
 
 def _read(journal: Path) -> dict[str, Any]:
     try:
-        content = json.loads(journal.read_text(encoding="utf-8"))
+        content = from_json(journal.read_text(encoding="utf-8"))
         return {"settings": content["settings"], "runs": dict(content["runs"])}
     except (ValueError, KeyError, TypeError):
         raise ConfigError(f"{journal}: was not written by --seeds; move it, or take another --name") from None

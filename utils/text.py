@@ -46,6 +46,18 @@ def can_hold(encoding: str, text: str) -> bool:
     return True
 
 
+def from_json(text: str | bytes) -> Any:
+    """The value of a JSON text from a file.
+
+    Raises:
+        ValueError: it is not JSON, has a number of more than 4,300 digits, or is nested about 1,000 deep.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("lists or objects nested in each other without end") from None
+
+
 def to_json(value: Any, *, indent: int | None = None, allow_nan: bool = False) -> str:
     """JSON text that UTF-8 can hold and that reads back as it was, file names that are not UTF-8 too.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config import ConfigError
-from utils.text import shorten, shown_json
+from utils.text import from_json, shorten, shown_json
 
 _ENDLESS_NUMBER = re.compile(r"[0-9]{4301}")
 ID_LIMIT = 10**18
@@ -58,15 +58,14 @@ def load_coco(file: Path) -> tuple[str, dict[str, Any]]:
 
 def _parse(file: Path, text: str) -> Any:
     try:
-        return json.loads(text)
+        return from_json(text)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{file}:{error.lineno}: not valid JSON ({error.msg}); was the file copied whole?") from None
-    except RecursionError:  # at about 1,000 levels
-        raise ConfigError(f"{file}: lists or objects nested in each other without end; no COCO JSON is") from None
-    except ValueError:
-        match = _ENDLESS_NUMBER.search(text)
-        line = text.count("\n", 0, match.start()) + 1 if match else 1
-        raise ConfigError(f"{file}:{line}: a number of more than 4,300 digits; correct it") from None
+    except ValueError as error:
+        if match := _ENDLESS_NUMBER.search(text):
+            line = text.count("\n", 0, match.start()) + 1
+            raise ConfigError(f"{file}:{line}: a number of more than 4,300 digits; correct it") from None
+        raise ConfigError(f"{file}: {error}; no COCO JSON is") from None
 
 
 class Lines:

@@ -97,7 +97,7 @@ def _file(path: Path) -> Media:
 
 def _list(path: Path) -> list[Media]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = re.split("[\r\n]+", path.read_text(encoding="utf-8-sig"))  # names may hold other line ends
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read as a list of paths ({error})") from None
     entries = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]

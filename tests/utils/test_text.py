@@ -7,7 +7,17 @@ import time
 
 import pytest
 
-from utils.text import listed, printable, printable_lines, shorten, shorten_message, shown, shown_json, to_json
+from utils.text import (
+    from_json,
+    listed,
+    printable,
+    printable_lines,
+    shorten,
+    shorten_message,
+    shown,
+    shown_json,
+    to_json,
+)
 
 HOSTILE = "a\x1b[2Jb\nc\r\td\u2028e\u202ef\udce9\x9b\x7f"
 
@@ -40,6 +50,13 @@ def test_json_holds_names_that_are_not_utf8() -> None:
     assert json.loads(text.encode("utf-8")) == {"source": "caf\udce9.jpg", "name": "é\ud800"}
     with pytest.raises(ValueError, match="Out of range"):
         to_json(float("nan"))
+
+
+def test_json_of_files_is_a_value_or_a_value_error() -> None:
+    assert from_json('{"a": [1, null]}') == {"a": [1, None]}
+    for bad in ("", "[" * 100_000, '{"a":' * 100_000, "7" * 5000, "nonsense"):
+        with pytest.raises(ValueError, match=r"JSON|Expecting|nested in each other without end|limit"):
+            from_json(bad)
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,17 @@ def test_a_video_can_be_read_while_it_is_written(tmp_path: Path) -> None:
     assert times == [Fraction(number, 25) for number in range(150)]
 
 
+def test_fragments_that_cannot_be_joined_still_play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("data.media.video.move_into_place", full)
+    with pytest.raises(OSError, match=r"a\.mp4: cannot be written \(No space left on device\)"):
+        write(tmp_path / "a.mp4", Fraction(25), [0, 0.04, 0.08])
+    assert len(read(tmp_path / "a.mp4")) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="names on Windows are text")
 def test_names_that_are_not_utf8_and_names_like_protocols(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
