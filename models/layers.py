@@ -86,7 +86,8 @@ class ConvNormAct(nn.Module):
             groups=groups,
             bias=not normalize,
         )
-        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+        if not self.conv.weight.is_meta:  # there it would draw nothing, and take most of the time of a build
+            nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
         self.norm = nn.BatchNorm2d(out_channels, eps=1e-5, momentum=0.03) if normalize else nn.Identity()
         self.act = make_activation(activation)
 

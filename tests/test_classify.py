@@ -164,12 +164,15 @@ def test_its_backbone_starts_a_detector(
 
 
 @pytest.mark.parametrize("kind", ["onnx", "torchscript"])
-def test_an_exported_classifier_has_the_same_figures(kind: str, trained: Path, stripes: Path, tmp_path: Path) -> None:
+def test_an_exported_classifier_has_the_same_figures(
+    kind: str, trained: Path, stripes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     if kind == "onnx":
         pytest.importorskip("onnx")
         pytest.importorskip("onnxruntime")
     output = tmp_path / ("model.onnx" if kind == "onnx" else "model.torchscript")
     assert export.main(["--weights", best(trained), "--format", kind, "--dynamic", "--output", str(output)]) == 0
+    assert "in probabilities" in capsys.readouterr().out
     wanted, found = (
         evaluate(tmp_path, "--weights", weights, "--data", str(stripes), "--device", "cpu")
         for weights in (best(trained), str(output))

@@ -76,8 +76,9 @@ class Runs:
         arguments = ["--resume", str(self.folder / name), *CPU, "--workers", str(workers)]
         return {"name": f"{name} resumed", "arguments": arguments, **about_it}
 
-    def in_double(self, name: str, *, frozen: bool) -> dict[str, Any]:
-        return {"name": name, "double": {**self.double, "frozen": frozen, "file": str(self.folder / f"{name}.pt")}}
+    def in_double(self, name: str, *, frozen: bool, **changes: Any) -> dict[str, Any]:
+        about = {**self.double, "frozen": frozen, "file": str(self.folder / f"{name}.pt"), **changes}
+        return {"name": name, "double": about}
 
     def do(self, processes: int, *runs: dict[str, Any]) -> None:
         """Do all runs, one after the other, with so many processes each."""
@@ -127,13 +128,23 @@ def few(tiny_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_coco: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+def one_to_one(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model YAML with one-to-one branches."""
+    path = tmp_path_factory.mktemp("one_to_one") / "model.yaml"
+    path.write_text(f"base: {tiny_model}\nhead: {{type: anchor_free, bins: 8, depth: 1, one_to_one: true}}\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_coco: Path, tiny_model: Path, one_to_one: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """All runs, from weights that find something; 'moved' goes from one process to two and back."""
     folder = tmp_path_factory.mktemp("ddp")
     about = ["--cfg", str(tiny_model), "--data", str(tiny_coco), "--project", str(folder), *CPU]
     double = {"cfg": str(tiny_model), "data": str(tiny_coco), "steps": 20}
     double["settings"] = ["batch_size=6", "epochs=10", "augment.mixup=0.3", "amp=off", "optimizer.type=adamw"]
     double["settings"] += ["optimizer.lr=0.002"]
+    single = ["batch_size=2", "epochs=5", "augment.mosaic=0", "amp=off", "optimizer.type=sgd"]
+    branches = {"frozen": True, "cfg": str(one_to_one), "settings": single}
     with pytest.MonkeyPatch.context() as patch:
         without_pictures(patch.setattr)
         runs = Runs(folder, about, double)
@@ -149,6 +160,7 @@ def runs(tiny_coco: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFac
             runs.new("moved", *LONG, *SYNCED, fault="stop", step=5),
             runs.in_double("frozen in double 1", frozen=True),
             runs.in_double("synced in double 1", frozen=False),
+            runs.in_double("one to one in double 1", **branches),
         )
         runs.found["moved 1"] = runs.found["moved"]
         runs.do(
@@ -158,6 +170,7 @@ def runs(tiny_coco: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFac
             runs.go_on("moved", workers=1, fault="stop", step=7),
             runs.in_double("frozen in double 2", frozen=True),
             runs.in_double("synced in double 2", frozen=False),
+            runs.in_double("one to one in double 2", **branches),
             runs.new("whole", *SHORT),
             runs.new("parts", *SHORT, fault="stop", step=3),
             runs.go_on("parts", workers=1),
@@ -254,19 +267,13 @@ def test_an_evaluation_counts_each_image_once(compared: Runs, name: str, tiny_co
     assert figures["AP50"] > 0.2, "something is found"
 
 
-def test_one_to_one_branches_train_on_several_processes(tiny_coco: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_one_to_one_branches_train_on_several_processes(runs: Runs, one_to_one: Path) -> None:
     """Also where a process has an image without objects: each weight has a gradient in every step."""
-    model = tmp_path / "model.yaml"
-    model.write_text(f"base: {tiny_model}\nhead: {{type: anchor_free, bins: 8, depth: 1, one_to_one: true}}\n")
-    double = {"cfg": str(model), "data": str(tiny_coco), "steps": 20}
-    double["settings"] = ["batch_size=2", "epochs=5", "augment.mosaic=0", "amp=off", "optimizer.type=sgd"]
-    runs = Runs(tmp_path, [], double)
-    for processes in (1, 2):
-        runs.do(processes, runs.in_double(f"one to one {processes}", frozen=True))
-    assert runs.found["one to one 2"] == [20, 20]
-    one, two = (torch.load(tmp_path / f"one to one {count}.pt", weights_only=True) for count in (1, 2))
+    assert runs.found["one to one in double 2"] == [20, 20]
+    files = [runs.folder / f"one to one in double {count}.pt" for count in (1, 2)]
+    one, two = (torch.load(file, weights_only=True) for file in files)
     torch.manual_seed(0)  # as steps_in_double starts
-    start = build_model(load_model_config(model), 2).state_dict()
+    start = build_model(load_model_config(one_to_one), 2).state_dict()
     own = [name for name in start if name.startswith("head.one_to_one")]
     assert largest_difference(*({name: state[name] for name in own} for state in (start, one))) > 1e-3, "they learn"
     assert largest_difference(one, two) < 1e-8, "the loss is computed in single precision"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,21 @@ def original(data: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory
     """The checkpoint's figures and detections."""
     folder = tmp_path_factory.mktemp("original")
     return evaluate(weights, data, folder / "val"), find(weights, data, folder / "detect")
+
+
+@pytest.fixture(scope="module")
+def script(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint as TorchScript."""
+    folder = tmp_path_factory.mktemp("script")
+    assert export.main(["--weights", str(weights), "--format", "torchscript", "--output", str(folder)]) == 0
+    return folder / "best.torchscript"
+
+
+@pytest.fixture
+def already_traced(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of the slow part of writing TorchScript, a copy of `script`: for tests of what follows."""
+    form = replace(write.FORMATS["torchscript"], write=lambda _, path, __: shutil.copy(script, path))
+    monkeypatch.setitem(write.FORMATS, "torchscript", form)
 
 
 def needs(kind: str) -> None:
@@ -142,9 +159,8 @@ def test_darknet_files_name_the_classes_and_come_back(weights: Path, tmp_path: P
     assert compare(open_predictor(weights, device="cpu"), again, [(2, 64, 64)]).within(1e-5)
 
 
-def test_metadata_of_the_checkpoint_travel(weights: Path, tmp_path: Path) -> None:
-    assert export.main(["--weights", str(weights), "--format", "torchscript", "--output", str(tmp_path)]) == 0
-    found, wanted = open_predictor(tmp_path / "best.torchscript").info, open_predictor(weights, device="cpu").info
+def test_metadata_of_the_checkpoint_travel(weights: Path, script: Path) -> None:
+    found, wanted = open_predictor(script).info, open_predictor(weights, device="cpu").info
     assert found.category_ids == wanted.category_ids == tuple(range(1, len(CATEGORY_IDS) + 1))
     assert (found.nms, found.beta_nms, found.stride) == (wanted.nms, wanted.beta_nms, wanted.stride)
 
@@ -164,6 +180,7 @@ def test_a_model_without_suppression_keeps_it_out_and_darknet_refuses_its_head(t
     assert sorted(file.name for file in tmp_path.iterdir()) == ["best.pt", "best.torchscript"]
 
 
+@pytest.mark.usefixtures("already_traced")
 def test_a_difference_above_the_tolerance_fails_and_leaves_the_older_file(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
@@ -177,6 +194,7 @@ def test_a_difference_above_the_tolerance_fails_and_leaves_the_older_file(
     assert (tmp_path / "best.torchscript").read_text() == "older"
 
 
+@pytest.mark.usefixtures("already_traced")
 @pytest.mark.parametrize(("rounding", "status"), [(1e-5, 1), (1e-4, 0), (1.0, 0)])
 def test_a_model_may_differ_by_ten_times_its_own_rounding(
     rounding: float, status: int, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -199,6 +217,7 @@ def test_a_model_that_gives_no_numbers_fails(tmp_path: Path, capsys) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["best.pt"]
 
 
+@pytest.mark.usefixtures("already_traced")
 def test_weights_left_out_are_the_newest_training(weights: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(export, "default_weights", lambda: weights)
     assert export.main(["--format", "torchscript", "--output", str(tmp_path / "m.torchscript")]) == 0
@@ -228,12 +247,11 @@ def test_bad_input_ends_in_one_message(change: Callable, message: str, weights: 
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_exporting_an_export_or_onto_itself_is_refused(weights: Path, tmp_path: Path, capsys) -> None:
-    assert export.main(["--weights", str(weights), "--format", "torchscript", "--output", str(tmp_path)]) == 0
-    script, other = str(tmp_path / "best.torchscript"), str(tmp_path / "other.torchscript")
-    assert export.main(["--weights", script, "--format", "torchscript", "--output", other]) == 2
+def test_exporting_an_export_or_onto_itself_is_refused(script: Path, tmp_path: Path, capsys) -> None:
+    other = str(tmp_path / "other.torchscript")
+    assert export.main(["--weights", str(script), "--format", "torchscript", "--output", other]) == 2
     assert "is an exported file; name the checkpoint" in capsys.readouterr().err
-    assert export.main(["--weights", script, "--format", "torchscript"]) == 2
+    assert export.main(["--weights", str(script), "--format", "torchscript"]) == 2
     assert "is what is to be exported; name another file" in capsys.readouterr().err
 
 

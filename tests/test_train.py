@@ -64,11 +64,26 @@ def cpu(*, workers: int = 0) -> list[str]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without pictures, which take most of the time of so small a run."""
+    without_pictures(monkeypatch)
+
+
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take most of the time of so small a run."""
     for name in ("plot_labels", "plot_results", "plot_pr_curves"):
         monkeypatch.setattr(plots, name, lambda *_, **__: None)
     for name in ("plot_batch", "plot_predictions"):
         monkeypatch.setattr(pictures, name, lambda *_, **__: None)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_coco: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of ALL_AT_ONCE that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    about = ["--cfg", str(tiny_model), "--data", str(tiny_coco), "--project", str(folder), *cpu()]
+    with pytest.MonkeyPatch.context() as patch:
+        without_pictures(patch)
+        assert train.main([*about, "--set", "amp=off", *ALL_AT_ONCE]) == 0
+    return folder / "exp"
 
 
 @pytest.fixture
@@ -161,13 +176,15 @@ def test_a_run_leaves_everything_that_the_reference_names(
 
 
 @pytest.mark.usefixtures("quick")
-def test_two_runs_of_one_seed_are_equal_and_no_folder_is_overwritten(command: list[str], tmp_path: Path) -> None:
-    for workers in (0, 2):
-        assert train.main([*command, *ALL_AT_ONCE, *cpu(workers=workers)]) == 0
-    assert_same_run(tmp_path / "runs" / "exp", tmp_path / "runs" / "exp2")
+def test_two_runs_of_one_seed_are_equal_and_no_folder_is_overwritten(
+    command: list[str], whole: Path, tmp_path: Path
+) -> None:
+    assert train.main([*command, *ALL_AT_ONCE, *cpu(workers=2)]) == 0
+    assert_same_run(whole, tmp_path / "runs" / "exp")
     other = [*command, *ALL_AT_ONCE, "--seed", "12", "--epochs", "1"]
     assert train.main(other) == 0
-    assert without_times(tmp_path / "runs" / "exp3")[0] != without_times(tmp_path / "runs" / "exp")[0]
+    assert without_times(tmp_path / "runs" / "exp2")[0] != without_times(tmp_path / "runs" / "exp")[0]
+    assert_same_run(whole, tmp_path / "runs" / "exp")
 
 
 # Stopping and going on
@@ -176,13 +193,10 @@ def test_two_runs_of_one_seed_are_equal_and_no_folder_is_overwritten(command: li
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("steps", [(1,), (2,), (3, 1), (5,)])
 def test_stopping_anywhere_and_going_on_is_never_having_stopped(
-    command: list[str], tmp_path: Path, stop_after: Callable, monkeypatch: pytest.MonkeyPatch, steps: tuple[int, ...]
+    command: list[str], whole: Path, tmp_path: Path, stop_after: Callable, steps: tuple[int, ...]
 ) -> None:
-    arguments = [*command, *ALL_AT_ONCE]
-    stop_after(None)
-    assert train.main([*arguments, "--name", "whole"]) == 0
     stop_after(steps[0])
-    assert train.main([*arguments, "--name", "parts"]) == 128 + signal.SIGTERM
+    assert train.main([*command, *ALL_AT_ONCE, "--name", "parts"]) == 128 + signal.SIGTERM
     run = tmp_path / "runs" / "parts"
     assert load_checkpoint(run / "weights" / "last.pt")["step"] == steps[0]
     for number, step in enumerate((*steps[1:], None)):
@@ -191,7 +205,7 @@ def test_stopping_anywhere_and_going_on_is_never_having_stopped(
         # config.yaml alone is enough; the number of workers is free.
         expected = 0 if step is None else 128 + signal.SIGTERM
         assert train.main(["--resume", str(run), *cpu(workers=(number + 1) % 2)]) == expected
-    assert_same_run(tmp_path / "runs" / "whole", run)
+    assert_same_run(whole, run)
 
 
 @pytest.mark.usefixtures("quick")

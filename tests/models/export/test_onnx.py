@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +25,30 @@ def sizes_of(values: list) -> list[list[int | str]]:
     return [[side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim] for value in values]
 
 
+@pytest.fixture(scope="module")
+def file_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The file of a `small_model` for open sizes, written once."""
+
+    @functools.cache
+    def written(name: str) -> Path:
+        path, model = tmp_path_factory.mktemp("onnx") / "m.onnx", small_model(name)
+        write_onnx(model, path, spec_of(model, dynamic=True))
+        return path
+
+    return written
+
+
 @pytest.mark.parametrize("name", [*SMALL, "darknet"])
-def test_open_sizes_give_what_pytorch_gives(name: str, tmp_path: Path) -> None:
+def test_open_sizes_give_what_pytorch_gives(name: str, file_of: Callable[[str], Path]) -> None:
     model = small_model(name)
     spec = spec_of(model, dynamic=True)
-    write_onnx(model, tmp_path / "m.onnx", spec)
-    predictor = open_predictor(tmp_path / "m.onnx")
+    predictor = open_predictor(file_of(name))
     assert predictor.info == spec.info
     stride = model.stride
     shapes = [(1, 64, 96), (3, 64, 96), (2, 2 * stride, stride), (1, 160, 128)]
     difference = compare(predictor_of(model), predictor, shapes)
     assert difference.within(2e-5), difference
-    graph = onnx.load(tmp_path / "m.onnx").graph
+    graph = onnx.load(file_of(name)).graph
     assert sizes_of(graph.input) == [["batch", 3, "height", "width"]]
     assert sizes_of(graph.output) == [["batch", "predictions", 4], ["batch", "predictions", 3]]
 
@@ -72,22 +86,21 @@ def test_metadata_names_and_types(tmp_path: Path) -> None:
     assert not file.functions
 
 
-def test_a_file_holds_no_weights_of_branches_that_only_training_needs(tmp_path: Path) -> None:
+def test_a_file_holds_no_weights_of_branches_that_only_training_needs(file_of: Callable[[str], Path]) -> None:
     """Its convolutions are those of the model without these branches."""
     model = small_model("cspdet-n-e2e")
-    write_onnx(model, tmp_path / "m.onnx", spec_of(model, dynamic=True))
-    graph = onnx.load(tmp_path / "m.onnx").graph
+    graph = onnx.load(file_of("cspdet-n-e2e")).graph
     kernels = sorted(math.prod(weight.dims) for weight in graph.initializer if len(weight.dims) == 4)
     model.head.keep_one_to_one_()
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     assert kernels == sorted(convolution.weight.numel() for convolution in convolutions)
 
 
-def test_weights_in_fp16_are_those_of_the_model_rounded(tmp_path: Path) -> None:
+def test_weights_in_fp16_are_those_of_the_model_rounded(file_of: Callable[[str], Path], tmp_path: Path) -> None:
     model = small_model("cspdet-n")
-    for name, half in (("full", False), ("half", True)):
-        write_onnx(model, tmp_path / f"{name}.onnx", spec_of(model, dynamic=True, half=half))
-    full, half = ({w.name: w for w in onnx.load(tmp_path / f"{n}.onnx").graph.initializer} for n in ("full", "half"))
+    write_onnx(model, tmp_path / "half.onnx", spec_of(model, dynamic=True, half=True))
+    files = file_of("cspdet-n"), tmp_path / "half.onnx"
+    full, half = ({weight.name: weight for weight in onnx.load(file).graph.initializer} for file in files)
     rounded = [name for name in full if f"{name}.fp16" in half]
     assert len(rounded) == sum(1 for m in model.modules() if type(m).__name__ == "Conv2d")
     for name in rounded:

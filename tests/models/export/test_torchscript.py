@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,22 +23,33 @@ from utils.config import ConfigError
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
+@pytest.fixture(scope="module")
+def file_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The file of a `small_model`, written once."""
+
+    @functools.cache
+    def written(name: str) -> Path:
+        path, model = tmp_path_factory.mktemp("torchscript") / "m.torchscript", small_model(name)
+        write_torchscript(model, path, spec_of(model))
+        return path
+
+    return written
+
+
 @pytest.mark.parametrize("name", ["cspdet-n", "cspdet-n-e2e", "csppeleenet-prn", "darknet"])
-def test_any_batch_and_size_give_what_pytorch_gives(name: str, tmp_path: Path) -> None:
+def test_any_batch_and_size_give_what_pytorch_gives(name: str, file_of: Callable[[str], Path]) -> None:
     model = small_model(name)
     spec = spec_of(model)
-    write_torchscript(model, tmp_path / "m.torchscript", spec)
-    predictor = open_predictor(tmp_path / "m.torchscript")
+    predictor = open_predictor(file_of(name))
     assert predictor.info == spec.info
     assert predictor.description.startswith("TorchScript on cpu")
     difference = compare(predictor_of(model), predictor, [(1, 64, 96), (3, 32, 32), (2, 96, 64)])
     assert difference.within(2e-5), difference
 
 
-def test_a_file_holds_no_weights_of_branches_that_only_training_needs(tmp_path: Path) -> None:
+def test_a_file_holds_no_weights_of_branches_that_only_training_needs(file_of: Callable[[str], Path]) -> None:
     model = small_model("cspdet-n-e2e")
-    write_torchscript(model, tmp_path / "m.torchscript", spec_of(model))
-    script = torch.jit.load(str(tmp_path / "m.torchscript"))
+    script = torch.jit.load(str(file_of("cspdet-n-e2e")))
     names = list(script.state_dict())
     assert names
     assert not [name for name in names if "one_to_one" in name]
@@ -44,9 +58,9 @@ def test_a_file_holds_no_weights_of_branches_that_only_training_needs(tmp_path: 
     assert kernels[0] == kernels[1]
 
 
-def test_it_runs_where_our_code_is_not(tmp_path: Path) -> None:
+def test_it_runs_where_our_code_is_not(file_of: Callable[[str], Path], tmp_path: Path) -> None:
     model = small_model("cspdet-n")
-    write_torchscript(model, tmp_path / "m.torchscript", spec_of(model))
+    shutil.copy(file_of("cspdet-n"), tmp_path)
     images = torch.rand(2, 3, 64, 64)
     boxes, scores = predictor_of(model).predict(images)
     torch.save({"images": images, "boxes": boxes, "scores": scores}, tmp_path / "expected.pt")
@@ -67,11 +81,9 @@ print(json.dumps(json.loads(extra["cspdet.json"])))
     assert json.loads(done.stdout) == spec_of(model).metadata
 
 
-def test_nothing_in_the_file_holds_to_the_cpu(tmp_path: Path) -> None:
+def test_nothing_in_the_file_holds_to_the_cpu(file_of: Callable[[str], Path]) -> None:
     """A trace notes the device of new tensors; ours follow the images at once (type_as), so a GPU works too."""
-    model = small_model("cspdet-n")
-    write_torchscript(model, tmp_path / "m.torchscript", spec_of(model))
-    graph = torch.jit.load(str(tmp_path / "m.torchscript")).inlined_graph
+    graph = torch.jit.load(str(file_of("cspdet-n"))).inlined_graph
     devices = [node.output() for node in graph.findAllNodes("prim::Constant") if str(node.output().type()) == "Device"]
     users = [use.user for device in devices for use in device.uses()]
     assert {user.kind() for user in users} == {"aten::arange"}
@@ -80,8 +92,7 @@ def test_nothing_in_the_file_holds_to_the_cpu(tmp_path: Path) -> None:
 
 def test_weights_in_fp16(tmp_path: Path) -> None:
     model = small_model("cspdet-n")
-    for name, half in (("full", False), ("half", True)):
-        write_torchscript(model, tmp_path / f"{name}.torchscript", spec_of(model, half=half))
+    write_torchscript(model, tmp_path / "half.torchscript", spec_of(model, half=True))
     module = torch.jit.load(str(tmp_path / "half.torchscript"))
     types = {parameter.dtype for parameter in module.parameters() if parameter.ndim == 4}
     assert types == {torch.float16}
