@@ -6,9 +6,7 @@ splits, and lists objects that are tiny or labelled twice and classes without ob
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,9 +24,11 @@ from data.formats import coco
 from data.formats.rows import BACKGROUND, CLIPPED, COMPLETED, KEPT, LEFT_OUT, OUTLINES, SUSPECT
 from data.images import read_image
 from data.read import check_same_classes, guess_task, label_format, read_split
+from utils.arguments import Parser
 from utils.config import ConfigError
-from utils.log import setup_logging, tracked
+from utils.log import say, say_error, setup_logging, tracked
 from utils.structures import LabelledImages, LabelProblem, Sample
+from utils.text import listed, printable, shorten, to_json
 
 Severity = Literal["error", "warning", "note"]
 
@@ -62,7 +62,7 @@ class Finding:
     action: str
 
     def __str__(self) -> str:
-        return f"{self.severity}: {self.split}: {self.where}: {self.what}; {self.action}"
+        return f"{self.severity}: {self.split}: {LabelProblem(self.where, self.what, self.action)}"
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def compare_classes(splits: Mapping[str, LabelledImages], report: Report) -> Ite
     for split, facts in report.splits.items():
         empty = [name for name, counts in facts.classes.items() if counts["objects"] == 0]
         if empty and facts.objects:
-            names = f"{len(empty)} of {len(facts.classes)} classes have no object: {', '.join(empty)}"
+            names = f"{len(empty)} of {len(facts.classes)} classes have no object: {listed(empty)}"
             yield split, LabelProblem(report.source, names, KEPT)
 
 
@@ -212,10 +212,12 @@ def to_text(report: Report) -> str:
             f"\n{split}: {facts.images} images ({facts.background} without objects), {facts.objects} objects "
             f"({', '.join(f'{number} {size}' for size, number in facts.sizes.items())}), {facts.crowd} crowd regions"
         )
-        width = max(map(len, facts.classes))
+        width = max(len(shorten(name)) for name in facts.classes)
         for name, counts in facts.classes.items():
             share = counts["objects"] / max(facts.objects, 1)
-            lines.append(f"  {name:{width}}  {counts['objects']:8} objects {share:6.1%}  in {counts['images']} images")
+            lines.append(
+                f"  {shorten(name):{width}}  {counts['objects']:8} objects {share:6.1%}  in {counts['images']} images"
+            )
     totals = report.as_dict()
     lines.append(
         f"\n{report.source}: {totals['errors']} errors, {totals['warnings']} warnings, {totals['notes']} notes"
@@ -225,9 +227,7 @@ def to_text(report: Report) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns 0 for a clean data set, 1 for warnings, 2 for errors."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data.doctor", description="Say what is wrong with a data set.", allow_abbrev=False
-    )
+    parser = Parser(prog="python -m data.doctor", description="Say what is wrong with a data set.", allow_abbrev=False)
     parser.add_argument("data", metavar="DATA", help="data YAML: a path, or a name in cfg/data/")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.add_argument("--html", metavar="FILE", type=Path, help="also write a report as one HTML file")
@@ -237,16 +237,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = load_data_config(args.data)
         report, splits = examine(config)
-        print(json.dumps(report.as_dict(), indent=1, ensure_ascii=False) if args.json else to_text(report))
+        say(to_json(report.as_dict(), indent=1) if args.json else to_text(report))
         if args.html:
             args.html.parent.mkdir(parents=True, exist_ok=True)
             args.html.write_text(to_html(report.as_dict()), encoding="utf-8")
         lines = fix(config, splits, args.fix) if args.fix else []
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return EXIT_STATUS["errors"]
     for line in lines:
-        print(line, file=sys.stderr if args.json else sys.stdout)
+        say(line, error=args.json)
     return EXIT_STATUS[report.status]
 
 
@@ -255,7 +255,7 @@ def _examine_image(sample: Sample) -> bytes | LabelProblem:
     try:
         image = read_image(sample.path)
     except ValueError as error:
-        return LabelProblem(path, str(error).removeprefix(f"{path}: "), LEFT_OUT)
+        return LabelProblem(path, str(error).removeprefix(f"{printable(path)}: "), LEFT_OUT)
     height, width = image.shape[:2]
     if (height, width) != (sample.height, sample.width):
         swapped = (width, height) == (sample.height, sample.width)

@@ -12,6 +12,7 @@ from typing import Any
 from engine.options import FIXED_BY_A_RUN
 from utils import dist
 from utils.files import write_json
+from utils.text import from_json
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def _own_run(args: Namespace) -> str | None:
     notes = sorted(Path(args.project).glob(f"*/{FILE}"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in notes if agent else []:
         try:
-            note = json.loads(path.read_text(encoding="utf-8"))
+            note = from_json(path.read_text(encoding="utf-8"))
             mine = note["command"] == command and os.getpid() not in note["agents"].get(agent, [os.getpid()])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue

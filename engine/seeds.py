@@ -23,9 +23,11 @@ from utils import dist
 from utils.config import ConfigError, to_plain
 from utils.files import write_json
 from utils.launch import Stop, graceful_stop
+from utils.log import say
 from utils.report import as_text
 from utils.run import Run
 from utils.run_records import Group, grouped, open_run, without_seed
+from utils.text import from_json
 from utils.train_config import TrainConfig, saved_config
 
 logger = logging.getLogger(__name__)
@@ -126,7 +128,7 @@ def train_with_seeds(config: TrainConfig, options: RunOptions, device: torch.dev
                 logger.info("The same command goes on with what is left of %s", repeats.journal)
                 return status
     if first:
-        print(f"\n{as_text([repeats.finish(seeds)], [])}\n\nMean and standard deviation: {repeats.journal}")
+        say(f"\n{as_text([repeats.finish(seeds)], [])}\n\nMean and standard deviation: {repeats.journal}")
     return 0
 
 
@@ -168,7 +170,7 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
 
 def _read(journal: Path) -> dict[str, Any]:
     try:
-        content = json.loads(journal.read_text(encoding="utf-8"))
+        content = from_json(journal.read_text(encoding="utf-8"))
         return {"settings": content["settings"], "runs": dict(content["runs"])}
     except (ValueError, KeyError, TypeError):
         raise ConfigError(f"{journal}: was not written by --seeds; move it, or take another --name") from None

@@ -25,6 +25,7 @@ from models.config import ModelConfig, model_config_from
 from utils import dist
 from utils.config import ConfigError, apply_overrides, to_plain
 from utils.launch import graceful_stop
+from utils.log import say
 from utils.provenance import file_hash
 from utils.recipe import recipe_from
 from utils.train_config import TrainConfig
@@ -72,7 +73,7 @@ def tune(
         except _Interrupted as stopped:
             logger.info("The same command goes on with the search in %s", folder)
             return stopped.args[0]
-    print(_summary(study, folder))
+    say(_summary(study, folder))
     return 0
 
 

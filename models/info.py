@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from models.build import nearest_multiple
 from utils.config import ConfigError
+from utils.text import from_json, to_json
 
 _KEYS = ("names", "category_ids", "image_size", "resize", "stride")
 _OPTIONAL = ("nms", "beta_nms", "named", "task", "clip")
@@ -73,7 +73,7 @@ class ModelInfo:
 
     def to_metadata(self) -> dict[str, str]:
         """Key and JSON text, for the metadata of an exported file."""
-        return {key: json.dumps(getattr(self, key), ensure_ascii=False) for key in (*_KEYS, *_OPTIONAL)}
+        return {key: to_json(getattr(self, key), allow_nan=True) for key in (*_KEYS, *_OPTIONAL)}
 
     @classmethod
     def from_metadata(
@@ -87,9 +87,9 @@ class ModelInfo:
             ConfigError: a key is missing or unreadable: not an export of ours.
         """
         try:
-            names, ids, (height, width), resize, stride = (json.loads(metadata[key]) for key in _KEYS)
+            names, ids, (height, width), resize, stride = (from_json(metadata[key]) for key in _KEYS)
             size = (shape[0] or int(height), shape[1] or int(width))
-            rest = {key: json.loads(metadata[key]) for key in _OPTIONAL if key in metadata}
+            rest = {key: from_json(metadata[key]) for key in _OPTIONAL if key in metadata}
             names, fixed = tuple(map(str, names)), None not in shape
             return cls(names, tuple(ids), size, str(resize), int(stride), fixed_size=fixed, **rest)
         except (KeyError, TypeError, ValueError) as error:

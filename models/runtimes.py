@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import warnings
@@ -18,6 +17,7 @@ from torch import Tensor
 from models.info import OUTPUTS, ModelInfo, Predictor
 from utils.config import ConfigError
 from utils.device import describe_device
+from utils.text import from_json
 
 # Name of the metadata inside a TorchScript file, JSON: torch.jit.load(path, _extra_files={SCRIPT_METADATA: ""}).
 SCRIPT_METADATA = "cspdet.json"
@@ -108,7 +108,7 @@ class TorchScriptPredictor(Predictor):
                 self.module = torch.jit.load(str(path), map_location=device, _extra_files=extra).eval()
         except (RuntimeError, ValueError) as error:
             raise ConfigError(f"{path}: PyTorch cannot load it: {str(error).strip().splitlines()[0]}") from None
-        metadata = json.loads(extra[SCRIPT_METADATA] or "{}")
+        metadata = from_json(extra[SCRIPT_METADATA] or "{}")
         info = ModelInfo.from_metadata(metadata, shape=(None, None), where=str(path))
         runtime = f"TorchScript on {describe_device(device)}"
         super().__init__(info, device=device, precision=_precision(metadata), runtime=runtime)

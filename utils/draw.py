@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ImageFont
 
+from utils.text import shorten
+
 logger = logging.getLogger(__name__)
 
 # Chosen one after another, each as far as possible in OKLab from those before it, so any few classes look different.
@@ -157,6 +159,7 @@ _load_font = lru_cache(maxsize=64)(ImageFont.truetype)
 @lru_cache(maxsize=4096)
 def _tag(text: str, size: int, colour: tuple[int, int, int], limit: int) -> np.ndarray:
     """(h, w, 3) text on a filled tag of at most `limit` pixels width; cached, as video shows the same ones again."""
+    text = shorten(text, 200)
     font = _load_font(font_for(text), size)
     padding = max(size // 4, 2)
     if font.getlength(text) + 2 * padding > limit:

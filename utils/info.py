@@ -6,7 +6,6 @@ python -m utils.info best.pt --safetensors best.safetensors     # the averaged w
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import re
@@ -17,7 +16,9 @@ from typing import Any
 
 from torch import Tensor
 
+from utils.arguments import Parser
 from utils.config import ConfigError
+from utils.log import say, say_error
 from utils.weights import SUFFIX, load_saved_model, write_safetensors
 
 _STATISTICS = re.compile(r"(.*\.)?(running_mean|running_var|num_batches_tracked|anchors_\d+|mean|std)")
@@ -119,9 +120,7 @@ def _recipe(recipe: Mapping[str, Any] | None) -> str | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; 0, or 2 for a wrong command line or file."""
-    parser = argparse.ArgumentParser(
-        prog="python -m utils.info", description="Say what a checkpoint is.", allow_abbrev=False
-    )
+    parser = Parser(prog="python -m utils.info", description="Say what a checkpoint is.", allow_abbrev=False)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="last.pt, best.pt or a .safetensors file")
     parser.add_argument("--json", action="store_true", help="everything, as one JSON object")
     parser.add_argument("--safetensors", metavar="OUT", type=Path, help="write the averaged weights to OUT.safetensors")
@@ -132,11 +131,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.safetensors:
             about["written"] = str(write_beside(args.checkpoint, state, args.safetensors))
     except (ConfigError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return 2
-    print(json.dumps(about, indent=2, ensure_ascii=False) if args.json else as_text(about))
+    say(json.dumps(about, indent=2, ensure_ascii=False) if args.json else as_text(about))
     if args.safetensors and not args.json:
-        print(f"Wrote {about['written']} ({Path(about['written']).stat().st_size / 1e6:,.1f} MB)")
+        say(f"Wrote {about['written']} ({Path(about['written']).stat().st_size / 1e6:,.1f} MB)")
     return 0
 
 

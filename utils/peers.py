@@ -13,7 +13,6 @@ import faulthandler
 import json
 import os
 import secrets
-import sys
 import threading
 import time
 from collections import Counter
@@ -22,6 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from torch.distributed import Store
+
+from utils.log import say_error
 
 CONNECT_SECONDS = 180.0
 """Within which all processes of a launch must have come up; they start together and import the same packages."""
@@ -219,4 +220,4 @@ class Peers:
 
 def say(text: str) -> None:
     """An error for the user."""
-    print(f"error: {text}", file=sys.stderr, flush=True)
+    say_error(text)

@@ -5,16 +5,16 @@ python -m utils.report runs/train/exp runs/train/exp2
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.arguments import whole_number
+from utils.arguments import Parser, whole_number
 from utils.config import ROOT, ConfigError
 from utils.files import write_atomically
+from utils.log import say, say_error
 from utils.metrics.bootstrap import Comparison, compare
 from utils.report_html import to_html
 from utils.run import new_run_folder
@@ -23,7 +23,7 @@ from utils.run_records import Group, grouped, open_runs
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m utils.report", description="Compare runs: tables, curves, and whether a difference is real."
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of train.py or val.py; seeds are grouped")
@@ -36,14 +36,14 @@ def main(argv: list[str] | None = None) -> int:
         groups = grouped(open_runs([Path(name) for name in args.runs]))
         comparisons = [_compare(groups[0], group, samples=args.samples) for group in groups[1:]]
         if args.json:
-            print(json.dumps(as_dict(groups, comparisons), indent=2, ensure_ascii=False))
+            say(json.dumps(as_dict(groups, comparisons), indent=2, ensure_ascii=False))
             return 0
-        print(as_text(groups, comparisons))
+        say(as_text(groups, comparisons))
         path = args.html or new_run_folder(args.project, "report") / "report.html"
         write_atomically(path, to_html(groups, comparisons))
-        print(f"\nReport: {path}")
+        say(f"\nReport: {path}")
     except (ConfigError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return 2
     return 0
 

@@ -6,7 +6,6 @@ checkpoint as JSON, under its own key.
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from utils.checkpoint import FORMAT, ForeignFile, load_checkpoint, read_torch_file
 from utils.config import ConfigError
 from utils.files import write_atomically
+from utils.text import from_json, to_json
 
 SUFFIX = ".safetensors"
 CONTAINERS = ("ema", "model_ema", "state_dict_ema", "model", "state_dict", "model_state_dict", "net", "weights")
@@ -53,7 +53,7 @@ def write_safetensors(path: Path, state: dict[str, Any]) -> None:
     """
     from safetensors.torch import save
 
-    metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in state.items() if key not in _TRAINING}
+    metadata = {key: to_json(value, allow_nan=True) for key, value in state.items() if key not in _TRAINING}
     # Copies, because safetensors takes neither channels_last nor two names for one memory.
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state["ema"].items()}
     content = save(tensors, {"format": "pt", _MARK: FORMAT, **metadata})
@@ -117,7 +117,7 @@ def _with_values(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
             "with train.py --weights"
         )
     try:
-        state = {key: json.loads(value) for key, value in metadata.items() if key not in ("format", _MARK)}
+        state = {key: from_json(value) for key, value in metadata.items() if key not in ("format", _MARK)}
     except ValueError as error:
         raise ConfigError(f"{path}: its metadata is damaged ({error}); write the file again") from None
     wrong = [key for key, kind in _KINDS.items() if key in state and not isinstance(state[key], kind)]

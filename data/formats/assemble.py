@@ -19,6 +19,7 @@ from utils.boxes import xyxy_to_xywh
 from utils.config import ConfigError
 from utils.log import tracked
 from utils.structures import LabelledImages, Sample
+from utils.text import printable
 
 TOLERANCE = 0.05
 """Pixels that a box may stick out by rounding (COCO writes 2 decimals) and be clipped without a report."""
@@ -40,7 +41,7 @@ def probe_sizes(paths: Sequence[Path]) -> list[tuple[int, int] | str]:
         try:
             return image_size(path)
         except ValueError as error:
-            return str(error).removeprefix(f"{path}: ")
+            return str(error).removeprefix(f"{printable(path)}: ")
 
     chunks = [paths[start : start + 64] for start in range(0, len(paths), 64)]
     with ThreadPoolExecutor(16) as pool:  # they help on slow disks: one waits while another reads

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.arguments import whole_number
+from utils.arguments import Parser, whole_number
+from utils.log import say, say_error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,19 +28,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         conditions = Conditions(device, args.num_classes, args.batch_size, latency=not args.no_latency)
         if args.markdown:
             args.markdown.write_text(make_page(conditions), encoding="utf-8")
-            print(f"Wrote {args.markdown}")
+            say(f"Wrote {args.markdown}")
         else:
             show = print_pairs if args.pairs else print_rows
             show(args.cfg, conditions, side=args.img_size, as_json=args.json)
     except (ConfigError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return 2
     return 0
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Options as in docs/reference.md."""
-    parser = argparse.ArgumentParser(prog="python -m models.benchmark", description=__doc__)
+    parser = Parser(prog="python -m models.benchmark", description=__doc__)
     parser.add_argument("cfg", nargs="*", metavar="CFG", help="models or darknet .cfg files (default: all in cfg/)")
     parser.add_argument(
         "--img-size", type=whole_number, metavar="N", help="side in pixels (default: all with published figures)"
