@@ -123,8 +123,9 @@ def examine(config: DataConfig) -> tuple[Report, dict[str, LabelledImages]]:
             message = str(error).removeprefix(f"{config.source}: ")
             report.add(split, LabelProblem(str(config.source), message, "the split cannot be used"))
             continue
-        results = examine_images(data.samples, title=f"Examining {split}")
-        for problem in (*data.problems, *(result for result in results if isinstance(result, LabelProblem))):
+        notes: list[LabelProblem] = []
+        results = examine_images(data.samples, notes, title=f"Examining {split}")
+        for problem in (*data.problems, *(result for result in results if isinstance(result, LabelProblem)), *notes):
             report.add(split, problem)
         digests[split] = [result for result in results if isinstance(result, bytes)]
         usable = (sample for sample, result in zip(data.samples, results, strict=True) if isinstance(result, bytes))
@@ -137,12 +138,17 @@ def examine(config: DataConfig) -> tuple[Report, dict[str, LabelledImages]]:
     return report, splits
 
 
-def examine_images(samples: Sequence[Sample], *, title: str) -> list[bytes | LabelProblem]:
-    """Decode every image of a split: a digest of its pixels, or why it cannot be used."""
+def examine_images(samples: Sequence[Sample], notes: list[LabelProblem], *, title: str) -> list[bytes | LabelProblem]:
+    """Decode every image of a split: a digest of its pixels, or why it cannot be used.
+
+    Args:
+        notes: where to add what is wrong with images that are used all the same.
+    """
     results: list[bytes | LabelProblem] = []
     with ThreadPoolExecutor(THREADS) as pool, Progress(len(samples), title) as progress:
-        for result in pool.map(_examine_image, samples):
+        for sample, (result, remarks) in zip(samples, pool.map(_examine_image, samples), strict=True):
             results.append(result)
+            notes += [LabelProblem(str(sample.path), remark, KEPT) for remark in remarks]
             progress.advance()
     return results
 
@@ -254,19 +260,20 @@ def main(argv: list[str] | None = None) -> int:
     return EXIT_STATUS[report.status]
 
 
-def _examine_image(sample: Sample) -> bytes | LabelProblem:
-    path = str(sample.path)
+def _examine_image(sample: Sample) -> tuple[bytes | LabelProblem, list[str]]:
+    path, notes = str(sample.path), list[str]()
     try:
-        image = read_image(sample.path)
+        image = read_image(sample.path, notes=notes)
     except ValueError as error:
-        return LabelProblem(path, str(error).removeprefix(f"{path}: "), LEFT_OUT)
+        return LabelProblem(path, str(error).removeprefix(f"{path}: "), LEFT_OUT), notes
     height, width = image.shape[:2]
     if (height, width) != (sample.height, sample.width):
         swapped = (width, height) == (sample.height, sample.width)
         hint = ": were the boxes drawn without the EXIF rotation?" if swapped else ""
         mismatch = f"the labels are for {sample.width}x{sample.height}, the upright image is {width}x{height}{hint}"
-        return LabelProblem(path, mismatch, LEFT_OUT)
-    return hashlib.blake2b(image.data, digest_size=16, person=f"{height}x{width}".encode()[:16]).digest()
+        return LabelProblem(path, mismatch, LEFT_OUT), notes
+    person = f"{height}x{width}".encode()[:16]
+    return hashlib.blake2b(image.data, digest_size=16, person=person).digest(), notes
 
 
 if __name__ == "__main__":
