@@ -18,7 +18,7 @@ from typing import Any
 
 from data.config import SPLITS, DataConfig, load_data_config
 from data.formats import coco, imagefolder, voc, yolo
-from data.read import check_same_classes, read_split, summarize
+from data.read import check_same_classes, count_objects, read_split, summarize
 from utils.config import ConfigError, dump_yaml
 from utils.log import Progress, setup_logging
 from utils.structures import LabelledImages, Sample
@@ -220,8 +220,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for split, data in splits.items():
-        objects = sum(len(sample.boxes) for sample in data.samples)
-        print(f"{split}: {len(data)} images, {objects} objects, {len(data.names)} classes")
+        print(f"{split}: {len(data)} images, {count_objects(data, 'objects')}, {len(data.names)} classes")
         if data.problems:
             print(summarize(data.problems))
     print("\n".join(lines))

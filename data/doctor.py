@@ -23,6 +23,7 @@ from data.config import SPLITS, DataConfig, load_data_config
 from data.convert import write_class_folders, write_dataset
 from data.doctor_html import to_html
 from data.formats import coco
+from data.formats.label_places import shared_files
 from data.formats.rows import BACKGROUND, CLIPPED, COMPLETED, KEPT, LEFT_OUT, OUTLINES, SUSPECT
 from data.images import read_image
 from data.read import check_same_classes, guess_task, label_format, read_split
@@ -111,7 +112,8 @@ class Report:
 def examine(config: DataConfig) -> tuple[Report, dict[str, LabelledImages]]:
     """Everything that is wrong with a data set, and its splits without the images that cannot be used."""
     report, splits = Report(str(config.source)), dict[str, LabelledImages]()
-    lenient = replace(config, labels="warn")
+    unreadable = "image" if config.unreadable == "run" else config.unreadable
+    lenient = replace(config, labels="warn", unreadable=unreadable)
     digests: dict[str, list[bytes]] = {}
     task = guess_task(config)
     for split in SPLITS:
@@ -129,9 +131,13 @@ def examine(config: DataConfig) -> tuple[Report, dict[str, LabelledImages]]:
             report.add(split, problem)
         digests[split] = [result for result in results if isinstance(result, bytes)]
         usable = (sample for sample, result in zip(data.samples, results, strict=True) if isinstance(result, bytes))
-        splits[split] = replace(data, samples=tuple(usable))
-        report.splits[split] = count(splits[split])
-    for split, problem in compare_classes(splits, report):
+        usable_data = replace(data, samples=tuple(usable))
+        if not usable_data.samples:
+            report.add(split, LabelProblem(str(config.source), "no image is left", "the split cannot be used"))
+            continue
+        splits[split] = usable_data
+        report.splits[split] = count(usable_data)
+    for split, problem in (*compare_classes(splits, report), *shared_files(splits)):
         report.add(split, problem)
     for split, problem in compare_images(splits, digests):
         report.add(split, problem, "warning")

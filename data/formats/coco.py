@@ -230,6 +230,6 @@ def _image_folders(file: Path, root: Path) -> list[Path]:
 
 def _size(entry: dict[str, Any]) -> tuple[int, int] | None:
     height, width = as_id(entry.get("height")), as_id(entry.get("width"))
-    if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
+    if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0 and max(height, width) < 10**7:
         return height, width
     return None

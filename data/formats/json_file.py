@@ -43,6 +43,8 @@ def load_coco(file: Path) -> tuple[str, dict[str, Any]]:
         raise ConfigError(f"{file}: not UTF-8 text (byte {error.start})") from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{file}:{error.lineno}: not valid JSON ({error.msg}); was the file copied whole?") from None
+    except (ValueError, RecursionError) as error:  # thousands of digits or brackets
+        raise ConfigError(f"{file}: cannot be read as JSON ({error}); COCO JSON has no such numbers or lists") from None
     if isinstance(content, list):
         raise ConfigError(f"{file}: a list, as in COCO results (predictions); expected ground truth with 'images'")
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
@@ -98,16 +100,17 @@ def _next_token(text: str, position: int) -> int:
 
 def shorten(value: Any, length: int = 80) -> str:
     """`value` as JSON would show it, cut to `length`."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except RecursionError:
+        return "lists in lists in lists ..."
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def as_id(value: Any) -> int | str | None:
-    """An id as a whole number if it is one ('12' and 12.0 too), other text unchanged, None for the rest."""
-    if type(value) is int:
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
+    """An id as a whole number of 63 bits if it is one ('12' and 12.0 too), other text unchanged, None for the rest."""
+    if type(value) is int or (isinstance(value, float) and value.is_integer()):
+        return int(value) if abs(value) < 2**63 else None
     if isinstance(value, str) and value:
         return int(value) if re.fullmatch(r"0|-?[1-9][0-9]{0,17}", value) else value
     return None
