@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-MOST = 0.9
+MOST = 0.8
 """Part of the rows that must agree; labels have slips."""
 
 SPREAD = 0.15
