@@ -24,9 +24,20 @@ from data.convert import write_class_folders, write_dataset
 from data.doctor_html import to_html
 from data.formats import coco
 from data.formats.label_places import shared_files
-from data.formats.rows import BACKGROUND, CLIPPED, COMPLETED, KEPT, LEFT_OUT, OUTLINES, SUSPECT
+from data.formats.rows import (
+    BACKGROUND,
+    CLIPPED,
+    COMPLETED,
+    KEPT,
+    KEYPOINTS,
+    LEFT_OUT,
+    NOTES,
+    OUTLINES,
+    REPAIRED,
+    SUSPECT,
+)
 from data.images import read_image
-from data.read import check_same_classes, guess_task, label_format, read_split
+from data.read import SUMMED, check_same_classes, guess_task, label_format, read_split
 from utils.config import ConfigError
 from utils.log import Progress, setup_logging
 from utils.structures import LabelledImages, LabelProblem, Sample
@@ -37,10 +48,12 @@ EXIT_STATUS = {"clean": 0, "warnings": 1, "errors": 2}
 
 SEVERITY: dict[str, Severity] = {
     CLIPPED: "warning",
+    REPAIRED: "warning",
     KEPT: "warning",
     BACKGROUND: "warning",
     SUSPECT: "note",
     OUTLINES: "note",
+    KEYPOINTS: "note",
     COMPLETED: "note",
 }
 """By the action that a run takes; every other action drops or changes something, which is an error."""
@@ -220,6 +233,12 @@ def fix(config: DataConfig, splits: dict[str, LabelledImages], folder: Path) -> 
     return write_dataset({split: coco.mend(data) for split, data in splits.items()}, folder, form)
 
 
+def what_changed(report: Report) -> str:
+    """How many findings changed the data, by what was done about them."""
+    actions = Counter(finding.action for finding in report.findings if finding.action not in NOTES)
+    return "Findings: " + (", ".join(f"{count} {SUMMED.get(a, a)}" for a, count in actions.most_common()) or "none")
+
+
 def to_text(report: Report) -> str:
     """The report for a terminal: every finding on a line, then the classes of each split."""
     lines = [str(finding) for finding in report.findings]
@@ -257,7 +276,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.html:
             args.html.parent.mkdir(parents=True, exist_ok=True)
             args.html.write_text(to_html(report.as_dict()), encoding="utf-8")
-        lines = fix(config, splits, args.fix) if args.fix else []
+        lines = [*fix(config, splits, args.fix), what_changed(report)] if args.fix else []
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_STATUS["errors"]

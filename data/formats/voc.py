@@ -113,8 +113,8 @@ class _Files(LabelFiles):
             self.problems.add(where, f"class '{show_text(name)}' is '{known}' in other letters", REPAIRED)
             return self.label_of[known], known
         near = nearest(name, self.label_of)
-        hint = f" Did you mean '{near}'?" if near else ""
-        raise ValueError(f"class '{show_text(name)}' is not among the names of the data set.{hint}")
+        hint = f". Did you mean '{near}'?" if near else ""
+        raise ValueError(f"class '{show_text(name)}' is not among the names of the data set{hint}")
 
     def _parse_box(self, element: ET.Element, name: str, where: str) -> list[float]:
         box = []
