@@ -24,7 +24,7 @@ from models.suppression import NMS_KINDS
 from utils.arguments import given, share, whole_number
 from utils.config import ROOT, ConfigError
 from utils.faults import report
-from utils.log import setup_logging
+from utils.log import say, say_error, setup_logging
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +43,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return run(args, predictor, options, source, window)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return 2
     except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return 1
     except (RuntimeError, MemoryError) as error:
         return report(error)
@@ -80,7 +80,7 @@ def open_model(args: argparse.Namespace) -> tuple[Predictor, DetectOptions]:
     if classify:
         options = replace(options, conf_thres=0.0, max_det=5)
     options = replace(options, **given(args, "conf_thres", "iou_thres", "max_det", "nms"))
-    print(f"Weights: {weights} ({predictor.description}), input {size[0]}x{size[1]} {options.resize}")
+    say(f"Weights: {weights} ({predictor.description}), input {size[0]}x{size[1]} {options.resize}")
     return predictor, options
 
 
@@ -93,13 +93,13 @@ def run(
         predictor, source, options, outputs, project=Path(args.project), name=args.name, window=window
     )
     if source.skipped:
-        print(f"Skipped: {len(source.skipped)}, named above")
+        say(f"Skipped: {len(source.skipped)}, named above")
     if summary.frames == 0:
-        print("error: nothing could be processed; see the lines above", file=sys.stderr)
+        say_error("nothing could be processed; see the lines above")
         return 1
-    print(summary)
+    say(summary)
     if folder is not None:
-        print(f"Results: {folder}")
+        say(f"Results: {folder}")
     return 0
 
 

@@ -39,8 +39,9 @@ from data.formats.rows import (
 from data.images import read_image
 from data.read import SUMMED, check_same_classes, guess_task, label_format, read_split
 from utils.config import ConfigError
-from utils.log import Progress, setup_logging
+from utils.log import Progress, say, say_error, setup_logging
 from utils.structures import LabelledImages, LabelProblem, Sample
+from utils.text import printable
 
 Severity = Literal["error", "warning", "note"]
 
@@ -272,16 +273,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = load_data_config(args.data)
         report, splits = examine(config)
-        print(json.dumps(report.as_dict(), indent=1, ensure_ascii=False) if args.json else to_text(report))
+        say(json.dumps(report.as_dict(), indent=1, ensure_ascii=False) if args.json else to_text(report))
         if args.html:
             args.html.parent.mkdir(parents=True, exist_ok=True)
             args.html.write_text(to_html(report.as_dict()), encoding="utf-8")
         lines = [*fix(config, splits, args.fix), what_changed(report)] if args.fix else []
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return EXIT_STATUS["errors"]
     for line in lines:
-        print(line, file=sys.stderr if args.json else sys.stdout)
+        say(line, error=args.json)
     return EXIT_STATUS[report.status]
 
 
@@ -290,7 +291,7 @@ def _examine_image(sample: Sample) -> tuple[bytes | LabelProblem, list[str]]:
     try:
         image = read_image(sample.path, notes=notes)
     except ValueError as error:
-        return LabelProblem(path, str(error).removeprefix(f"{path}: "), LEFT_OUT), notes
+        return LabelProblem(path, str(error).removeprefix(f"{printable(path)}: "), LEFT_OUT), notes
     height, width = image.shape[:2]
     if (height, width) != (sample.height, sample.width):
         swapped = (width, height) == (sample.height, sample.width)

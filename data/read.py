@@ -15,11 +15,12 @@ import numpy as np
 from data.config import SPLITS, DataConfig, load_data_config
 from data.formats import coco, imagefolder, listing, voc, yolo
 from data.formats.label_places import LabelPlaces, find_labels, shared_files
-from data.formats.rows import IMAGE_LEFT_OUT, LEFT_OUT, NOTES, STOPS, Problems, show_text
+from data.formats.rows import IMAGE_LEFT_OUT, LEFT_OUT, NOTES, STOPS, Problems
 from data.images import read_image
 from utils.config import ConfigError
 from utils.provenance import data_fingerprint
 from utils.structures import LabelledImages, LabelProblem, Sample
+from utils.text import shorten
 
 logger = logging.getLogger(__name__)
 
@@ -234,7 +235,7 @@ def summarize(problems: Sequence[LabelProblem], *, limit: int = 10) -> str:
     counts = Counter(problem.action for problem in problems).most_common()
     actions = ", ".join(f"{count} {SUMMED.get(action, action)}" for action, count in counts)
     lines = [f"{len(problems)} problem{'s' * (len(problems) > 1)} in the labels ({actions}):"]
-    lines += [f"  {show_text(str(problem), 350)}" for problem in problems[:limit]]
+    lines += [f"  {shorten(str(problem), 350)}" for problem in problems[:limit]]
     if len(problems) > limit:
         lines.append(f"  ... and {len(problems) - limit} more; 'python -m data.doctor DATA' lists all of them")
     return "\n".join(lines)

@@ -102,9 +102,7 @@ class Shortcut(nn.Module):
     a stride, the source is sampled at every stride-th pixel, without averaging.
     """
 
-    def __init__(
-        self, channels: int, source_channels: int, *, stride: int = 1, activation: Activation = "linear"
-    ) -> None:
+    def __init__(self, channels: int, source_channels: int, *, stride: int = 1, activation: str = "linear") -> None:
         super().__init__()
         self.channels = channels
         self.missing = channels - source_channels
@@ -139,7 +137,7 @@ class WeightedShortcut(nn.Module):
         *,
         weights_type: str = "none",
         normalization: str = "none",
-        activation: Activation = "linear",
+        activation: str = "linear",
     ) -> None:
         super().__init__()
         self.channels = channels

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from utils.checkpoint import FORMAT, ForeignFile, load_checkpoint, read_torch_file
 from utils.config import ConfigError
 from utils.files import write_atomically
+from utils.text import to_json
 
 SUFFIX = ".safetensors"
 CONTAINERS = ("ema", "model_ema", "state_dict_ema", "model", "state_dict", "model_state_dict", "net", "weights")
@@ -53,7 +54,7 @@ def write_safetensors(path: Path, state: dict[str, Any]) -> None:
     """
     from safetensors.torch import save
 
-    metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in state.items() if key not in _TRAINING}
+    metadata = {key: to_json(value, allow_nan=True) for key, value in state.items() if key not in _TRAINING}
     # Copies, because safetensors takes neither channels_last nor two names for one memory.
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state["ema"].items()}
     content = save(tensors, {"format": "pt", _MARK: FORMAT, **metadata})

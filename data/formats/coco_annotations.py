@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from data.formats.json_file import Lines, as_id, shorten
+from data.formats.json_file import ID_LIMIT, Lines, as_float, as_id
 from data.formats.masks import outline_box
 from data.formats.rows import COMPLETED, KEPT, OUTLINES, REPAIRED, Problems, Rows
 from utils.boxes import xywh_to_xyxy
+from utils.text import shown_json
 
 KEPT_ANEW = "kept under a new id"
 
@@ -93,7 +94,7 @@ class Annotations:
                 number = None
             else:
                 taken.add(number)
-            if not _is_number(area):
+            if not math.isfinite(as_float(area)):
                 area, no_area = float(self.boxes[index, 2] * self.boxes[index, 3]), no_area + 1
             label = self.labels[index]
             assert label is not None  # else the entry would not be among the good ones
@@ -123,11 +124,11 @@ class Annotations:
                 if bbox in (None, []):
                     without.append(index)
                 else:
-                    self.problems.add(where, f"bbox is {shorten(bbox)}, the box of its outline is taken", REPAIRED)
+                    self.problems.add(where, f"bbox is {shown_json(bbox)}, the box of its outline is taken", REPAIRED)
             elif negative[index]:
                 x, y, width, height = self.boxes[index].tolist()
                 self.boxes[index] = [min(x, x + width), min(y, y + height), abs(width), abs(height)]
-                self.problems.add(where, f"bbox is {shorten(bbox)}, of negative size, and is turned round", REPAIRED)
+                self.problems.add(where, f"bbox is {shown_json(bbox)}, of negative size, and is turned round", REPAIRED)
             else:
                 continue
             self.mended.add(index)
@@ -147,15 +148,15 @@ class Annotations:
         for index, (image, label, crowd, has_box) in enumerate(zip(*columns, finite.tolist(), strict=True)):
             entry = self.listed[index]
             if not isinstance(entry, dict):
-                mistakes[index] = f"expected an object, found {shorten(entry)}"
+                mistakes[index] = f"expected an object, found {shown_json(entry)}"
             elif image is None:
-                mistakes[index] = f"image_id {shorten(entry.get('image_id'))} is not among the images"
+                mistakes[index] = f"image_id {shown_json(entry.get('image_id'))} is not among the images"
             elif label is None:
-                mistakes[index] = f"category_id {shorten(entry.get('category_id'))} is not among the categories"
+                mistakes[index] = f"category_id {shown_json(entry.get('category_id'))} is not among the categories"
             elif crowd is None:
-                mistakes[index] = f"iscrowd is {shorten(entry.get('iscrowd'))}, expected 0 or 1"
+                mistakes[index] = f"iscrowd is {shown_json(entry.get('iscrowd'))}, expected 0 or 1"
             elif not has_box:
-                bbox = shorten(entry.get("bbox"))
+                bbox = shown_json(entry.get("bbox"))
                 mistakes[index] = f"bbox is {bbox}, expected [x, y, width, height], finite numbers"
         return mistakes
 
@@ -168,6 +169,7 @@ def _is_complete(listed: list[dict[str, Any]]) -> bool:
     except (KeyError, ValueError):
         return False
     whole = all(set(map(type, column)) <= {int} for column in columns)
+    whole = whole and all(abs(number) < ID_LIMIT for number in columns[0])
     return whole and areas.dtype.kind in "if" and bool(np.isfinite(areas).all()) and len(set(columns[0])) == len(listed)
 
 
@@ -194,14 +196,6 @@ def _boxes(entries: list[dict[str, Any]]) -> np.ndarray:
     boxes = np.full((len(entries), 4), np.nan)
     for index, entry in enumerate(entries):
         box = entry.get("bbox")
-        if isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)):
-            boxes[index] = box
+        if isinstance(box, list) and len(box) == 4:
+            boxes[index] = [as_float(value) for value in box]
     return boxes
-
-
-def _is_number(value: Any) -> bool:
-    """Whether a value of JSON is a finite number, also as float64."""
-    try:
-        return type(value) in (int, float) and math.isfinite(value)
-    except OverflowError:  # an integer of hundreds of digits
-        return False

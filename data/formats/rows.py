@@ -71,7 +71,7 @@ class Problems:
 
     def add(self, where: object, what: str, action: str = LEFT_OUT) -> None:
         """One more problem; the arguments are those of LabelProblem."""
-        self.entries.append(LabelProblem(show_text(str(where), 500), show_text(what, 1000), action))
+        self.entries.append(LabelProblem(str(where), what, action))
 
     def lost(self, where: object, what: str, *, image_known: bool = True) -> None:
         """An object that cannot be read: it is left out, alone or with its image, or the run stops.
@@ -90,8 +90,3 @@ class Problems:
 def show_box(box: np.ndarray) -> str:
     """The (4,) numbers of a box for a message."""
     return "[" + ", ".join(f"{value:.6g}" for value in box) + "]"
-
-
-def show_text(text: str, length: int = 60) -> str:
-    """A text from a file for a message, cut to `length`."""
-    return text if len(text) <= length else text[: length - 3] + "..."

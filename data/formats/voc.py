@@ -14,9 +14,10 @@ from data.formats.assemble import probe_sizes
 from data.formats.label_files import LabelFiles
 from data.formats.label_places import LabelPlaces, label_name, report_orphans
 from data.formats.listing import Folders
-from data.formats.rows import KEPT, REPAIRED, Problems, show_text
+from data.formats.rows import KEPT, REPAIRED, Problems
 from utils.config import nearest
 from utils.structures import LabelledImages, Sample
+from utils.text import shorten
 
 SUFFIX = ".xml"
 FOLDER = "Annotations"
@@ -110,11 +111,11 @@ class _Files(LabelFiles):
             return self.label_of[name], name
         if self.folded[name.casefold()] == 1:
             known = next(known for known in self.label_of if known.casefold() == name.casefold())
-            self.problems.add(where, f"class '{show_text(name)}' is '{known}' in other letters", REPAIRED)
+            self.problems.add(where, f"class '{shorten(name)}' is '{known}' in other letters", REPAIRED)
             return self.label_of[known], known
         near = nearest(name, self.label_of)
         hint = f". Did you mean '{near}'?" if near else ""
-        raise ValueError(f"class '{show_text(name)}' is not among the names of the data set{hint}")
+        raise ValueError(f"class '{shorten(name)}' is not among the names of the data set{hint}")
 
     def _parse_box(self, element: ET.Element, name: str, where: str) -> list[float]:
         box = []
@@ -123,7 +124,7 @@ class _Files(LabelFiles):
             try:
                 box.append(float(text or ""))
             except ValueError:
-                shown = "nothing" if text is None else f"'{show_text(text.strip())}'"
+                shown = "nothing" if text is None else f"'{shorten(text.strip())}'"
                 raise ValueError(f"object '{name}': expected a number in <bndbox><{corner}>, found {shown}") from None
         for low, high in ((0, 2), (1, 3)):
             if box[low] > box[high]:

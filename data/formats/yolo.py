@@ -12,10 +12,11 @@ from data.formats.keypoints import AmbiguousRows, keypoint_values
 from data.formats.label_files import LabelFiles
 from data.formats.label_places import LabelPlaces, label_name, report_orphans
 from data.formats.listing import Folders
-from data.formats.rows import KEYPOINTS, OUTLINES, REPAIRED, Problems, show_text
+from data.formats.rows import KEYPOINTS, OUTLINES, REPAIRED, Problems
 from utils.boxes import xyxy_to_cxcywh
 from utils.config import ConfigError
 from utils.structures import LabelledImages, Sample
+from utils.text import shorten
 
 SUFFIX = ".txt"
 FOLDER = "labels"
@@ -121,7 +122,7 @@ class _Files(LabelFiles):
 
     def _parse(self, fields: list[str]) -> tuple[int, list[float]]:
         """Class and numbers of a row."""
-        shown = show_text(" ".join(fields))
+        shown = shorten(" ".join(fields))
         try:
             label, *values = map(float, fields)
         except ValueError:
@@ -131,10 +132,10 @@ class _Files(LabelFiles):
         if len(values) < 4:
             raise ValueError(f"{len(fields)} numbers; {ROW}")
         if not np.isfinite(label) or label != int(label):
-            raise ValueError(f"class '{show_text(fields[0])}' is no whole number; {ROW}")
+            raise ValueError(f"class '{shorten(fields[0])}' is no whole number; {ROW}")
         if not 0 <= label < self.num_classes:
             known = f"the data set has {self.num_classes} classes, from 0"
-            raise ValueError(f"class {show_text(f'{label:.0f}')} is out of range; {known}")
+            raise ValueError(f"class {shorten(f'{label:.0f}')} is out of range; {known}")
         if max(values) > 2:
             raise ValueError(f"value {max(values):.6g} looks like pixels; {ROW}")
         return int(label), values

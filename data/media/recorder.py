@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import queue
 import re
 import threading
@@ -22,6 +21,7 @@ from data.media.video import NOMINAL_FPS, VideoWriter
 from utils.boxes import xyxy_to_cxcywh
 from utils.draw import draw_detections
 from utils.structures import Detections
+from utils.text import to_json
 
 # Drawn lines are thin and coloured, so JPEG keeps its colour at full resolution.
 _JPEG = (cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
@@ -174,7 +174,9 @@ class Recorder:
             x1, y1 = max(int(box[0]), 0), max(int(box[1]), 0)
             crop = frame.image[y1 : min(-int(-box[3] // 1), height), x1 : min(-int(-box[2] // 1), width)]
             if crop.size:
-                folder = re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", _name(self.names, label)).strip(" .") or str(label)
+                folder = re.sub(r'[\\/:*?"<>|\x00-\x1f\ud800-\udfff]', "_", _name(self.names, label)).strip(
+                    " ."
+                ) or str(label)
                 write_image(self._claim(f"crops/{folder}/{stem}_{rank}.jpg"), crop)
 
     def _claim(self, name: str) -> Path:
@@ -198,7 +200,7 @@ class _JsonList:
         self._separator = "\n"
 
     def append(self, entry: dict[str, Any]) -> None:
-        self._file.write(self._separator + json.dumps(entry, ensure_ascii=False))
+        self._file.write(self._separator + to_json(entry))
         self._separator = ",\n"
 
     def close(self) -> None:

@@ -59,12 +59,7 @@ class MobileNet(Backbone):
         check_lengths(depths=depths, channels=channels, strides=strides, kernels=kernels, expanded_channels=wide)
         if min(depths) < 1 or any(kernel % 2 == 0 for kernel in kernels):
             raise ValueError(f"depths {depths}, kernels {kernels}: expected at least one block a stage, odd kernels")
-        squeezed = list(se_channels or [])
-        if (squeezed and len(squeezed) != sum(depths)) or (se is not None and (squeezed or se < 1)):
-            raise ValueError(
-                f"se {se}, se_channels {se_channels}: expected a reduction of at least 1, or {sum(depths)} widths, "
-                "one a block"
-            )
+        squeezed = _squeezed_widths(se, se_channels, blocks=sum(depths))
         share = 1 if csp is None else 1 - csp.ratio
         rows = [Row(*row) for row in zip(depths, channels, strides, kernels, (share * w for w in wide), strict=True)]
         make = BlockMaker(csp is not None, se, squeezed, dropout, activation)
@@ -112,6 +107,20 @@ class MobileNet(Backbone):
                 x = stage(x)
             maps.append(x)
         return [*maps[-3:-1], self.head(maps[-1])]
+
+
+def _squeezed_widths(se: int | None, se_channels: list[int] | None, *, blocks: int) -> list[int]:
+    """The narrow width of each block's squeeze-and-excitation where they are given one by one; else none.
+
+    Raises:
+        ValueError: another number of them than blocks, a reduction below 1, or both.
+    """
+    squeezed = list(se_channels or [])
+    if (squeezed and len(squeezed) != blocks) or (se is not None and (squeezed or se < 1)):
+        raise ValueError(
+            f"se {se}, se_channels {se_channels}: expected a reduction of at least 1, or {blocks} widths, one a block"
+        )
+    return squeezed
 
 
 def _first_block(stage: nn.Module) -> InvertedResidual:

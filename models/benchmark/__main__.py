@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.arguments import whole_number
+from utils.log import say, say_error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch  # it and the models take seconds to import; --help and wrong options do not wait for them
 
     from models.benchmark.measure import Conditions
-    from models.benchmark.report import print_pairs, print_rows, write_page
+    from models.benchmark.report import make_page, print_pairs, print_rows
     from utils.config import ConfigError
     from utils.device import select_device
 
@@ -26,12 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = select_device(args.device)
         conditions = Conditions(device, args.num_classes, args.batch_size, latency=not args.no_latency)
         if args.markdown:
-            write_page(args.markdown, conditions)
+            args.markdown.write_text(make_page(conditions), encoding="utf-8")
+            say(f"Wrote {args.markdown}")
         else:
             show = print_pairs if args.pairs else print_rows
             show(args.cfg, conditions, side=args.img_size, as_json=args.json)
     except (ConfigError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return 2
     return 0
 

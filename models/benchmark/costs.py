@@ -186,40 +186,23 @@ def _each_layer(model: nn.Module, size: tuple[int, int], counters: Mapping[type[
     return counts
 
 
-def _convolution(module: nn.Conv2d | nn.Linear, x: Tensor, output: Tensor) -> int:
-    return 2 * module.weight[0].numel() * output.numel()
+def _multiply_adds(layer: nn.Conv2d | nn.Linear, x: Tensor, output: Tensor) -> int:
+    return 2 * layer.weight[0].numel() * output.numel()
 
 
-def _pool(module: nn.MaxPool2d | nn.AvgPool2d, x: Tensor, output: Tensor) -> int:
-    size = module.kernel_size
+def _pool(layer: nn.MaxPool2d | nn.AvgPool2d, x: Tensor, output: Tensor) -> int:
+    size = layer.kernel_size
     height, width = size if isinstance(size, tuple) else (size, size)
     return height * width * output.numel()
 
 
-def _pyramid_pooling(module: SPP, x: Tensor, output: Tensor) -> int:
-    inputs = output.numel() // (len(module.kernels) + 1)
-    return sum(kernel**2 for kernel in module.kernels) * inputs
-
-
-def _shortcut(module: Shortcut, x: Tensor, output: Tensor) -> int:
-    return output.numel()
-
-
-def _weighted_shortcut(module: WeightedShortcut, x: Tensor, output: Tensor) -> int:
-    return len(module.source_channels) * output.numel()
-
-
-def _maxout(module: Maxout, x: Tensor, output: Tensor) -> int:
-    return module.in_channels * output[:, 0].numel()
-
-
 _OPERATIONS: dict[type[nn.Module], LayerCounter] = {
-    nn.Conv2d: _convolution,
-    nn.Linear: _convolution,
+    nn.Conv2d: _multiply_adds,
+    nn.Linear: _multiply_adds,
     nn.MaxPool2d: _pool,
     nn.AvgPool2d: _pool,
-    SPP: _pyramid_pooling,
-    Shortcut: _shortcut,
-    WeightedShortcut: _weighted_shortcut,
-    Maxout: _maxout,
+    SPP: lambda layer, x, output: sum(kernel**2 for kernel in layer.kernels) * x.numel(),
+    Shortcut: lambda layer, x, output: output.numel(),
+    WeightedShortcut: lambda layer, x, output: len(layer.source_channels) * output.numel(),
+    Maxout: lambda layer, x, output: layer.in_channels * output[:, 0].numel(),
 }

@@ -10,7 +10,7 @@ from torch import nn
 from models.darknet.layers import Product, Route, Upsample, average_pool, max_pool
 from models.darknet.sections import Section
 from models.dropblock import DropBlock
-from models.layers import ConvNormAct, Maxout, Shortcut, WeightedShortcut, make_activation
+from models.layers import ConvNormAct, Maxout, Shortcut, WeightedShortcut
 
 IMAGE = -1
 """The index of the network's input among the sources of a layer."""
@@ -166,12 +166,15 @@ def _shortcut(planner: _Planner, section: Section) -> Plan:
     steps = {_sampling(section, planner.shape(index), current, index) for index in others}
     channels = [planner.shape(index).channels for index in others]
     if len(others) == 1 and weights_type == "none":
-        module: nn.Module = Shortcut(current.channels, channels[0], stride=steps.pop())
-        module.act = make_activation(activation)
+        module: nn.Module = Shortcut(current.channels, channels[0], stride=steps.pop(), activation=activation)
     elif steps == {1}:
-        normalization = section.text("weights_normalization", "none")
-        module = WeightedShortcut(current.channels, channels, weights_type=weights_type, normalization=normalization)
-        module.act = make_activation(activation)
+        module = WeightedShortcut(
+            current.channels,
+            channels,
+            weights_type=weights_type,
+            normalization=section.text("weights_normalization", "none"),
+            activation=activation,
+        )
     else:
         raise section.error("sources of another size are supported for a single source without weights only")
     return (planner.last, *others), module, output

@@ -252,7 +252,8 @@ def _write_global_pool(writer: Writer, node: fx.Node, module: nn.AdaptiveAvgPool
 def _write_upsample(writer: Writer, node: fx.Node, module: nn.Upsample) -> int:
     if module.mode != "nearest":
         raise ConfigError(f"darknet upsamples by repetition only, '{node.target}' by {module.mode}")
-    assert isinstance(module.scale_factor, float)  # ours and timm's double both sides
+    if not isinstance(module.scale_factor, float):
+        raise ConfigError(f"darknet upsamples by one factor for both sides, unlike '{node.target}': {module}")
     writer.reach(_inputs(node)[0])
     return writer.emit("upsample", {"stride": int(module.scale_factor)})
 

@@ -66,12 +66,9 @@ def compare(original: Predictor, exported: Predictor, shapes: Sequence[tuple[int
         ExportError: the exported model does not run.
     """
     differences = [_compare_on(original, exported, shape, seed=index) for index, shape in enumerate(shapes)]
-    return Difference(
-        max(each.pixels for each in differences),
-        max(each.boxes for each in differences),
-        max(each.scores for each in differences),
-        task=differences[0].task,
-    )
+    names = ("pixels", "boxes", "scores")
+    pixels, boxes, scores = (max(getattr(each, name) for each in differences) for name in names)
+    return Difference(pixels, boxes, scores, task=differences[0].task)
 
 
 @torch.inference_mode()

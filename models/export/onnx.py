@@ -50,7 +50,7 @@ def write_onnx(model: Detector, path: Path, spec: ExportSpec) -> None:
         )
     graph = onnx.load(str(path))
     if spec.half:
-        halve_weights_(graph)
+        _halve_weights_(graph)
     widths = (4, classes) if len(outputs) > 1 else (classes,)
     for output, width in zip(graph.graph.output, widths, strict=True):
         output.type.tensor_type.shape.dim[-1].dim_value = width  # the exporter loses it with dynamic sizes
@@ -59,7 +59,7 @@ def write_onnx(model: Detector, path: Path, spec: ExportSpec) -> None:
     onnx.save(graph, str(path))
 
 
-def halve_weights_(model: onnx.ModelProto) -> None:
+def _halve_weights_(model: onnx.ModelProto) -> None:
     """Store the convolutions' weights in fp16, each with a Cast to fp32 that runtimes execute once, when loading."""
     from onnx import TensorProto, helper, numpy_helper
 

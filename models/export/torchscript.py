@@ -23,14 +23,14 @@ def write_torchscript(model: Detector, path: Path, spec: ExportSpec) -> None:
     """
     network = ExportNetwork(model)
     if spec.half:
-        halve_weights_(network)
+        _halve_weights_(network)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(network, (spec.example(),), check_trace=False)
         torch.jit.save(traced, str(path), _extra_files={SCRIPT_METADATA: json.dumps(spec.metadata)})
 
 
-def halve_weights_(network: nn.Module) -> None:
+def _halve_weights_(network: nn.Module) -> None:
     """Store the convolutions' weights in fp16; each is converted to fp32 where it is used."""
     for module in list(network.modules()):
         if isinstance(module, nn.Conv2d):

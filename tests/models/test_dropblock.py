@@ -92,3 +92,10 @@ def test_a_recipe_puts_both_into_a_model_and_names_stay(tiny_model: Path) -> Non
     assert not torch.equal(first[0], model(images)[0])
     torch.manual_seed(1)
     assert torch.equal(first[0], model(images)[0])
+
+
+def test_a_share_that_does_not_rise_is_there_from_the_start() -> None:
+    drop = DropBlock(probability=0.4, size=2, rising=False)
+    begin_batch_(drop, index=0, count=1, progress=0.0)
+    assert drop.current.item() == pytest.approx(0.4)
+    assert (drop(torch.ones(8, 8, 16, 16)) == 0).any()
