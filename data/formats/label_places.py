@@ -77,6 +77,7 @@ def find_labels(
 def report_orphans(places: LabelPlaces, folders: Folders, problems: Problems, *, suffix: str) -> None:
     """Report label files that belong to no image on disk (folders of labels only, not files beside images)."""
     parents: dict[Path, set[Path]] = {}
+    used = set(places.files.values())
     for image, file in places.files.items():
         parents.setdefault(file.parent, set()).add(image.parent)
     for folder, owners in parents.items():
@@ -84,7 +85,9 @@ def report_orphans(places: LabelPlaces, folders: Folders, problems: Problems, *,
             continue
         stems = _image_stems(owners, folders)
         names = [name for name in folders.names(folder) if name.lower().endswith(suffix) and name not in NOT_LABELS]
-        orphans = [name for name in sorted(names) if os.path.splitext(name)[0] not in stems]
+        orphans = [
+            name for name in sorted(names) if os.path.splitext(name)[0] not in stems and folder / name not in used
+        ]
         if orphans:  # a folder of labels for several folders of images, of which this split has some
             stems = _image_stems({path for owner in owners for path in owner.parent.glob("*/")}, folders)
         for name in orphans:

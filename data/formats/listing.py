@@ -15,6 +15,10 @@ IMAGE_FOLDERS = ("images", "JPEGImages")
 """Folder names that stand where `labels` or `Annotations` stand for the labels."""
 
 
+NO_IMAGES = (".txt", ".xml", ".json")
+"""Suffixes of label files, which may lie beside images."""
+
+
 class Folders:
     """Listings of folders, each read once: a million `exists()` calls on a network disk take minutes."""
 
@@ -44,8 +48,9 @@ class Folders:
         return self._stems[key]
 
     def images(self, folder: Path, stem: str) -> list[str]:
-        """The images in `folder` whose name without suffix is `stem`."""
-        return [name for name in self.stems(folder).get(stem, ()) if is_image(name)]
+        """The images in `folder` whose name without suffix is `stem`; files of another kind where there are none."""
+        names = self.stems(folder).get(stem, [])
+        return [name for name in names if is_image(name)] or [name for name in names if not name.endswith(NO_IMAGES)]
 
     def match(self, folder: Path, name: str) -> str | None:
         """The file `name` in `folder`, or the only one whose suffix has other letters: a.TXT for a.txt."""
