@@ -213,12 +213,13 @@ def _find_images(
     folders = Folders()
     names = [entry["file_name"].replace("\\", "/") for entry in entries.images]
     guesses = _image_folders(file, root)
-    guess = next((g for g in guesses if any(folders.has(g / name) for name in names[:20])), None)
+    guess = next((g for g in guesses if any(folders.find(g / name) for name in names[:20])), None)
     if folder is None and guess is None:
         tried = ", ".join(map(str, guesses))
         raise ConfigError(f"{file}: its images (the first: {names[0]}) are in none of {tried}; set 'images'")
     paths = [(folder or guess) / name for name in names]
-    present = [index for index, path in enumerate(paths) if folders.has(path)]
+    files = [folders.find(path) for path in paths]
+    present = [index for index, path in enumerate(files) if path is not None]
     if not present:
         hint = f"; they are in {guess}: set 'images' to it" if guess else "; check 'images' and 'path'"
         raise ConfigError(f"{file}: none of its {len(names)} images exists, the first would be {paths[0]}{hint}")
@@ -226,7 +227,9 @@ def _find_images(
         where = lines.where("images", entries.source[index], entries.images[index])
         problems.add(where, f"no such image: {paths[index]}")
     ids = [entries.images[index]["id"] for index in present]
-    table = ImageTable([paths[index] for index in present], ids, [_size(entries.images[index]) for index in present])
+    table = ImageTable(
+        [path for path in files if path is not None], ids, [_size(entries.images[index]) for index in present]
+    )
     return table, {number: position for position, number in enumerate(ids)}
 
 

@@ -61,6 +61,11 @@ class Folders:
         ]
         return others[0] if len(others) == 1 else None
 
+    def find(self, path: Path) -> Path | None:
+        """The file, or the only one whose suffix has other letters; None if there is none."""
+        name = self.match(path.parent, path.name)
+        return None if name is None else path.with_name(name)
+
     def has(self, path: Path) -> bool:
         """Whether the file exists."""
         return path.name in self.names(path.parent)
@@ -130,8 +135,8 @@ def _find(line: str, target: Path, root: Path, folders: Folders) -> list[Path]:
     Several images have one name without suffix: all of them, and their labels must say which one is meant.
     """
     for path in _paths(line, target, root):
-        if is_image(path.name) and folders.has(path):
-            return [path]
+        if is_image(path.name) and (found := folders.find(path)):
+            return [found]
     for name in dict.fromkeys((line, _bare_name(line))):
         for base in dict.fromkeys((root, target.parent, *target.parent.parents[:2])):
             for path in (base / folder / name for folder in IMAGE_FOLDERS):

@@ -73,6 +73,20 @@ def test_class_folders(tmp_path: Path) -> None:
     )
 
 
+def test_suffixes_in_other_letters_than_on_disk(tmp_path: Path) -> None:
+    images = [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.PNG"}, {"id": 3, "file_name": "c.jpg"}]
+    for name in ("a.JPG", "b.png", "c.jpg", "c.JPG"):
+        make_image(tmp_path / "images" / name)
+    data = read(make_coco(tmp_path, [annotation(1, [1, 2, 3, 4], image=2)], images=images))
+    assert [sample.path.name for sample in data.samples] == ["a.JPG", "b.png", "c.jpg"]
+    (tmp_path / "val.txt").write_text("images/a.jpg\nimages/c.JPG\n")
+    (tmp_path / "labels").mkdir()
+    for name in ("a.txt", "c.TXT"):
+        (tmp_path / "labels" / name).write_text("0 0.5 0.5 1 1\n")
+    data = read(make_config(tmp_path, "val: val.txt\nnames: [cat]"))
+    assert [(sample.path.name, len(sample.boxes)) for sample in data.samples] == [("a.JPG", 1), ("c.JPG", 1)]
+
+
 def test_bare_names_find_any_suffix_and_never_choose_in_silence(tmp_path: Path) -> None:
     for name in ("a.JPG", "b.jpg", "b.PNG"):
         make_image(tmp_path / "JPEGImages" / name)
