@@ -88,7 +88,14 @@ def run(
     args: argparse.Namespace, predictor: Predictor, options: DetectOptions, source: Source, window: Window | None
 ) -> int:
     """Look at every frame, write what is wanted, and say what was found; returns the exit status."""
-    outputs = Outputs(not args.no_save, args.save_txt or args.save_conf, args.save_conf, args.save_json, args.save_crop)
+    outputs = Outputs(
+        drawings=not args.no_save,
+        txt=args.save_txt or args.save_conf,
+        confidence=args.save_conf,
+        json=args.save_json,
+        jsonl=args.save_jsonl,
+        crops=args.save_crop,
+    )
     summary, folder = process(
         predictor, source, options, outputs, project=Path(args.project), name=args.name, window=window
     )
@@ -130,6 +137,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--save-txt", action="store_true", help="write YOLO rows 'class cx cy w h' to labels/NAME.txt")
     parser.add_argument("--save-conf", action="store_true", help="add the score as sixth number of a YOLO row")
     parser.add_argument("--save-json", action="store_true", help="write detections.json, boxes in original pixels")
+    parser.add_argument("--save-jsonl", action="store_true", help="write detections.jsonl, a line as each frame ends")
     parser.add_argument("--save-crop", action="store_true", help="cut detections out into crops/CLASS/")
     parser.add_argument("--no-save", action="store_true", help="write no annotated images and videos")
     parser.add_argument("--view", action="store_true", help="show frames in a window; q or Escape ends the run")
