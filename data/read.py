@@ -260,14 +260,16 @@ def _target(config: DataConfig, split: str) -> Path:
 
 
 def _read_images(config: DataConfig, target: Path, problems: Problems) -> LabelledImages:
-    folders, ids = listing.Folders(), config.category_ids
+    folders = listing.Folders()
     images = listing.list_images(target, config.path, folders, problems)
     form, places = _find_labels(config, target, images, folders, problems)
     names = _names_without_list(config, form, places) if config.names is None else config.names
+    options: dict[str, Any] = {"category_ids": config.category_ids, "folders": folders, "problems": problems}
     if form is voc:
-        first = config.voc_first_pixel
-        return voc.read(places, names, first, category_ids=ids, folders=folders, problems=problems)
-    return yolo.read(places, names, kpt_shape=config.kpt_shape, category_ids=ids, folders=folders, problems=problems)
+        return voc.read(places, names, config.voc_first_pixel, **options)
+    if form is yolo:
+        return yolo.read(places, names, kpt_shape=config.kpt_shape, **options)
+    return form.read(places, names, **options)
 
 
 def _find_labels(
@@ -280,6 +282,8 @@ def _find_labels(
         places = find_labels(images, config.path, form, folders, doubts, labels_dir=config.labels_dir)
         if places.files or places.folders or doubts.entries:
             found.append((form, places, doubts))
+        if len(places.files) == len(images):
+            break
     if not found:
         hint = "; class folders are for a classifier" if imagefolder.looks_like_classes(target, images) else ""
         raise ConfigError(

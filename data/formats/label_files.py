@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,8 @@ class LabelFiles:
 
     def remove(self, rows: set[int]) -> None:
         """Take objects away again."""
-        for column in (self.image_index, self.labels, self.boxes, self.crowd, self.lines):
+        columns: tuple[list[Any], ...] = (self.image_index, self.labels, self.boxes, self.crowd, self.lines)
+        for column in columns:
             column[:] = [value for row, value in enumerate(column) if row not in rows]
 
     def lose(self, where: object, what: str) -> None:

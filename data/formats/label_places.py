@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -53,7 +53,8 @@ def find_labels(
     that disagree, and one file for several images, are problems.
 
     Args:
-        form: the format, `yolo` or `voc`.
+        form: the format, a module with FOLDER and SUFFIX; its function `owner` says which of several images a file is
+            for, `content` what two files are compared by.
         labels_dir: the only folder to look in, in the same subfolders as the images or without any.
     """
     places = LabelPlaces([])
@@ -63,8 +64,9 @@ def find_labels(
     all_folders = dict.fromkeys(folder for folders_of_one in candidates.values() for folder in folders_of_one)
     existing = {folder for folder in all_folders if folder.is_dir()}
     places.folders = [folder for folder in all_folders if folder in existing and folder not in parents]
+    holding = {folder for folder in existing if folders.holds(folder, form.SUFFIX)}
     for parent in parents:
-        candidates[parent] = [folder for folder in candidates[parent] if folder in existing]
+        candidates[parent] = [folder for folder in candidates[parent] if folder in holding]
     for image in images:
         name = label_name(image.name, form.SUFFIX)
         files = [folder / known for folder in candidates[image.parent] if (known := folders.match(folder, name))]
@@ -169,7 +171,7 @@ def _owner(file: Path, images: list[Path], form: ModuleType, problems: Problems)
     same_folder = len({image.parent for image in images}) == 1
     shown = [image.name if same_folder else str(image) for image in images[:3]]
     more = f" and {len(images) - 3} more" if len(images) > 3 else ""
-    owner: Path | None = form.owner(file, images)
+    owner: Path | None = form.owner(file, images) if hasattr(form, "owner") else None
     if owner is None:
         hint = (
             "give each image a label file of its own (other names, or folders), or delete the images that it is not for"
@@ -187,7 +189,13 @@ def _disagreeing(files: Sequence[Path], form: ModuleType) -> Path | None:
     if len(files) < 2:
         return None
     try:
-        contents = [form.content(file.read_bytes()) for file in files]
+        content = getattr(form, "content", _rows)
+        contents = [content(file.read_bytes()) for file in files]
     except (OSError, ValueError):
         return files[1]
     return next((file for file, content in zip(files, contents, strict=True) if content != contents[0]), None)
+
+
+def _rows(data: bytes) -> Hashable:
+    """The rows of a text file, whatever their order and blanks."""
+    return tuple(sorted(tuple(line.split()) for line in data.splitlines() if line.strip()))

@@ -61,6 +61,10 @@ class Folders:
         ]
         return others[0] if len(others) == 1 else None
 
+    def holds(self, folder: Path, suffix: str) -> bool:
+        """Whether any file in `folder` has the suffix, in any letters."""
+        return any(name.lower().endswith(suffix) for name in self.names(folder))
+
     def find(self, path: Path) -> Path | None:
         """The file, or the only one whose suffix has other letters; None if there is none."""
         name = self.match(path.parent, path.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -146,15 +146,6 @@ class _Files(LabelFiles):
             self.problems.add(where, f"width {width:.6g} and height {height:.6g}, taken without the sign", REPAIRED)
             width, height = abs(width), abs(height)
         return [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
-
-
-def owner(file: Path, images: Sequence[Path]) -> None:
-    """Which of several images a label file belongs to: it does not say."""
-
-
-def content(data: bytes) -> Hashable:
-    """The rows of a label file, to compare two files."""
-    return tuple(sorted(tuple(line.split()) for line in data.splitlines() if line.strip()))
 
 
 def write(samples: Sequence[Sample], images: Path, labels: Path) -> int:
