@@ -14,7 +14,7 @@ from data.formats.assemble import to_labelled_images
 from data.formats.coco_annotations import Annotations
 from data.formats.json_file import Lines, as_id, collector_paused, load_coco
 from data.formats.listing import IMAGE_FOLDERS, Folders
-from data.formats.rows import BACKGROUND, ImageTable, Problems
+from data.formats.rows import BACKGROUND, KEPT, ImageTable, Problems
 from utils.boxes import clip, xywh_to_xyxy, xyxy_to_xywh
 from utils.config import ConfigError
 from utils.structures import LabelledImages
@@ -226,6 +226,14 @@ def _find_images(
     for index in sorted(set(range(len(paths))) - set(present)):
         where = lines.where("images", entries.source[index], entries.images[index])
         problems.add(where, f"no such image: {paths[index]}")
+    first: dict[Path | None, int] = {}
+    for index in present:
+        if first.setdefault(files[index], index) != index:
+            where = lines.where("images", entries.source[index], entries.images[index])
+            number = entries.images[first[files[index]]]["id"]
+            problems.add(
+                where, f"its file is that of image {number} too: objects of one are background in the other", KEPT
+            )
     ids = [entries.images[index]["id"] for index in present]
     table = ImageTable(
         [path for path in files if path is not None], ids, [_size(entries.images[index]) for index in present]

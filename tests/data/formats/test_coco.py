@@ -155,6 +155,15 @@ def test_coco_bad_images(tmp_path: Path) -> None:
         assert what in said(data)
 
 
+def test_coco_one_file_for_two_images_is_named(tmp_path: Path) -> None:
+    images = [{"id": 7, "file_name": "a.png"}, {"id": 8, "file_name": "./a.png"}]
+    make_image(tmp_path / "images" / "a.png")
+    data = read(make_coco(tmp_path, [GOOD], images=images))
+    assert "val.json:1: image 8: its file is that of image 7 too: objects of one are background in the other" in said(
+        data
+    )
+
+
 def test_coco_no_image_on_disk(tmp_path: Path) -> None:
     images = [{"id": 1, "file_name": "a.png"}]
     with pytest.raises(ConfigError, match=r"the first: a.png. are in none of .*set 'images'"):
