@@ -30,6 +30,12 @@ class DataConfig:
         folders: of a classifier's classes, in the order of names, where they have other names; the map's keys.
         nc: the number of classes, checked against names.
         labels: how bad labels are handled: 'warn' corrects or drops and reports them, 'error' stops.
+        unreadable: what a label that cannot be corrected leaves out: its 'object', the whole 'image' (which would else
+            teach that the object is background), or all: 'run' stops.
+        labels_dir: the folder of YOLO or VOC labels, where they are in none of the usual places; its subfolders are
+            those of the images, or it has none.
+        kpt_shape: for YOLO rows with keypoints: their number, and 2 (x, y) or 3 (x, y, visibility) numbers for each;
+            [0, 2] says that long rows are outlines. None decides by the rows.
         voc_first_pixel: 1 if VOC boxes count pixels from 1 (the VOC development kit), 0 if from 0.
         category_ids: the data set's own ids of the classes, ascending, for YOLO and VOC labels; 1, 2, ... if left out.
         download: how to get the data; shown to the user, never run.
@@ -45,6 +51,9 @@ class DataConfig:
     folders: tuple[str, ...] | None = None
     nc: int | None = None
     labels: Literal["warn", "error"] = "warn"
+    unreadable: Literal["object", "image", "run"] = "image"
+    labels_dir: Path | None = None
+    kpt_shape: tuple[int, int] | None = None
     voc_first_pixel: Literal[0, 1] = 1
     category_ids: tuple[int, ...] | None = None
     download: str | None = None
@@ -54,6 +63,11 @@ class DataConfig:
             raise ConfigError(f"{self.source}: expected at least one of train, val and test, found none")
         if self.nc is not None and self.nc < 1:
             raise ConfigError(f"{self.source}: nc is {self.nc}, expected at least 1")
+        if self.kpt_shape is not None and (self.kpt_shape[0] < 0 or self.kpt_shape[1] not in (2, 3)):
+            raise ConfigError(
+                f"{self.source}: kpt_shape is {list(self.kpt_shape)}; expected the number of keypoints and 2 or 3, as "
+                "[17, 3]"
+            )
         if self.names is not None and self.nc not in (None, len(self.names)):
             raise ConfigError(f"{self.source}: nc is {self.nc}, but there are {len(self.names)} names; leave nc out")
         if self.folders is not None and len(set(self.folders)) != len(self.names or ()):
@@ -91,7 +105,7 @@ def read_data_config(source: Path) -> DataConfig:
     if root is not None and not isinstance(root, Path):
         raise ConfigError(f"{source}: path: expected a folder, found {shown(root)}; put quotes around a number")
     values["path"] = root = root or source.parent
-    for key in (*SPLITS, "images"):
+    for key in (*SPLITS, "images", "labels_dir"):
         if key in values:
             values[key] = _join(source, root, key, values[key])
     names = values.get("names")

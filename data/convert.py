@@ -19,7 +19,8 @@ from typing import Any
 from data.config import SPLITS, DataConfig, load_data_config
 from data.formats import coco, imagefolder, voc, yolo
 from data.formats.holdable import check_names
-from data.read import check_same_classes, read_split, summarize
+from data.formats.label_places import label_name
+from data.read import check_same_classes, count_objects, read_split, summarize
 from utils.arguments import Parser
 from utils.config import ConfigError, dump_yaml
 from utils.log import say, say_error, setup_logging, tracked
@@ -124,7 +125,7 @@ def _write_split(
         voc.write(samples, data.names, images, folder / voc.FOLDER)
         target = folder / "ImageSets" / "Main" / f"{split}.txt"
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text("".join(f"{_stem(name)}\n" for name in names), encoding="utf-8")
+        target.write_text("".join(f"{label_name(name, '')}\n" for name in names), encoding="utf-8")
     return target.relative_to(folder).as_posix()
 
 
@@ -140,17 +141,13 @@ def _file_names(splits: Mapping[str, LabelledImages]) -> tuple[dict[str, list[st
             if name.is_absolute() or ".." in name.parts:
                 name = PurePosixPath(sample.path.name)
             free, count = name.as_posix(), 1
-            while _stem(free).casefold() in taken:
+            while label_name(free, "").casefold() in taken:
                 free = f"{split}{count if count > 1 else ''}/{name}"
                 count += 1
-            taken.add(_stem(free).casefold())
+            taken.add(label_name(free, "").casefold())
             renamed += free != name.as_posix()
             names[split].append(free)
     return names, renamed
-
-
-def _stem(name: str) -> str:
-    return PurePosixPath(name).with_suffix("").as_posix()
 
 
 def _bring_images(pairs: Sequence[tuple[Sample, Sample]], *, copy: bool) -> str:
@@ -221,8 +218,7 @@ def main(argv: list[str] | None = None) -> int:
         say_error(error)
         return 2
     for split, data in splits.items():
-        objects = sum(len(sample.boxes) for sample in data.samples)
-        say(f"{split}: {len(data)} images, {objects} objects, {len(data.names)} classes")
+        say(f"{split}: {len(data)} images, {count_objects(data, 'objects')}, {len(data.names)} classes")
         if data.problems:
             say(summarize(data.problems))
     say("\n".join(lines))

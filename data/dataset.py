@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -38,7 +39,7 @@ MIXUP_STREAM = 1_000_003
 MOST_IN_A_ROW = 20
 """If this many images in a row cannot be read, the cause is not single files."""
 
-GO_ON = "; or train without such files: bad_images: skip in the recipe (for --resume in the run's config.yaml)"
+GO_ON = "; or train without such files: --set bad_images=skip (for --resume: bad_images: skip in the run's config.yaml)"
 PUT_BACK = "; put it back, and --resume goes on exactly; a new run leaves it out"
 """Remedies for a file that stops a training: for a damaged one, and for a missing one."""
 
@@ -211,8 +212,7 @@ class TrainDataset(Dataset):
             return self._read(index)
         except ValueError as error:
             if self.bad_images == "stop":
-                path = self.images.samples[index].path
-                raise ValueError(f"{error}{GO_ON if path.exists() else PUT_BACK}") from None
+                raise ValueError(_with_remedy(error, self.images.samples[index].path)) from None
             return str(error)
 
     def _inner_size(self, index: int) -> tuple[int, int]:
@@ -237,14 +237,15 @@ class EvalDataset(Dataset):
         images: the split to evaluate.
         image_size: (height, width) of the network input.
         resize: 'letterbox', 'stretch' or 'crop'.
-        bad_images: if a file cannot be read, 'stop' raises, 'skip' takes a grey image instead.
+        bad_images: if a file cannot be read, 'stop' raises, 'skip' takes a grey image instead. None raises too, without
+            naming this key: there is no recipe.
     """
 
     images: LabelledImages
     _: KW_ONLY
     image_size: tuple[int, int]
     resize: str
-    bad_images: Literal["stop", "skip"] = "stop"
+    bad_images: Literal["stop", "skip"] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -257,6 +258,8 @@ class EvalDataset(Dataset):
             check_size(image, sample.height, sample.width, str(sample.path))
         except ValueError as error:
             if self.bad_images == "stop":
+                raise ValueError(_with_remedy(error, sample.path)) from None
+            if self.bad_images is None:
                 raise
             image, problem = np.full((sample.height, sample.width, 3), FILL, np.uint8), str(error)
         height, width = image.shape[:2]
@@ -282,6 +285,10 @@ def check_size(image: np.ndarray, height: int, width: int, path: str) -> None:
             f"{image.shape[1]} x {image.shape[0]}; correct width and height in the annotation file (if the two are "
             "swapped, the boxes were drawn on the image without its EXIF rotation)"
         )
+
+
+def _with_remedy(error: ValueError, path: Path) -> str:
+    return f"{error}{GO_ON if path.exists() else PUT_BACK}"
 
 
 def _to_item(item: Labelled, image_id: int, path: str, letterbox: Letterbox | None, problem: str) -> Item:

@@ -21,9 +21,21 @@ from data.config import SPLITS, DataConfig, load_data_config
 from data.convert import write_class_folders, write_dataset
 from data.doctor_html import to_html
 from data.formats import coco
-from data.formats.rows import BACKGROUND, CLIPPED, COMPLETED, KEPT, LEFT_OUT, OUTLINES, SUSPECT
+from data.formats.label_places import shared_files
+from data.formats.rows import (
+    BACKGROUND,
+    CLIPPED,
+    COMPLETED,
+    KEPT,
+    KEYPOINTS,
+    LEFT_OUT,
+    NOTES,
+    OUTLINES,
+    REPAIRED,
+    SUSPECT,
+)
 from data.images import read_image
-from data.read import check_same_classes, guess_task, label_format, read_split
+from data.read import SUMMED, check_same_classes, guess_task, label_format, read_split
 from utils.arguments import Parser
 from utils.config import ConfigError
 from utils.log import say, say_error, setup_logging, tracked
@@ -36,10 +48,12 @@ EXIT_STATUS = {"clean": 0, "warnings": 1, "errors": 2}
 
 SEVERITY: dict[str, Severity] = {
     CLIPPED: "warning",
+    REPAIRED: "warning",
     KEPT: "warning",
     BACKGROUND: "warning",
     SUSPECT: "note",
     OUTLINES: "note",
+    KEYPOINTS: "note",
     COMPLETED: "note",
 }
 """By the action that a run takes; every other action drops or changes something, which is an error."""
@@ -111,7 +125,8 @@ class Report:
 def examine(config: DataConfig) -> tuple[Report, dict[str, LabelledImages]]:
     """Everything that is wrong with a data set, and its splits without the images that cannot be used."""
     report, splits = Report(str(config.source)), dict[str, LabelledImages]()
-    lenient = replace(config, labels="warn")
+    unreadable = "image" if config.unreadable == "run" else config.unreadable
+    lenient = replace(config, labels="warn", unreadable=unreadable)
     digests: dict[str, list[bytes]] = {}
     task = guess_task(config)
     for split in SPLITS:
@@ -123,24 +138,38 @@ def examine(config: DataConfig) -> tuple[Report, dict[str, LabelledImages]]:
             message = str(error).removeprefix(f"{config.source}: ")
             report.add(split, LabelProblem(str(config.source), message, "the split cannot be used"))
             continue
-        results = examine_images(data.samples, title=f"Examining {split}")
-        for problem in (*data.problems, *(result for result in results if isinstance(result, LabelProblem))):
+        notes: list[LabelProblem] = []
+        results = examine_images(data.samples, notes, title=f"Examining {split}")
+        for problem in (*data.problems, *(result for result in results if isinstance(result, LabelProblem)), *notes):
             report.add(split, problem)
         digests[split] = [result for result in results if isinstance(result, bytes)]
         usable = (sample for sample, result in zip(data.samples, results, strict=True) if isinstance(result, bytes))
-        splits[split] = replace(data, samples=tuple(usable))
-        report.splits[split] = count(splits[split])
-    for split, problem in compare_classes(splits, report):
+        usable_data = replace(data, samples=tuple(usable))
+        if not usable_data.samples:
+            report.add(split, LabelProblem(str(config.source), "no image is left", "the split cannot be used"))
+            continue
+        splits[split] = usable_data
+        report.splits[split] = count(usable_data)
+    for split, problem in (*compare_classes(splits, report), *shared_files(splits)):
         report.add(split, problem)
     for split, problem in compare_images(splits, digests):
         report.add(split, problem, "warning")
     return report, splits
 
 
-def examine_images(samples: Sequence[Sample], *, title: str) -> list[bytes | LabelProblem]:
-    """Decode every image of a split: a digest of its pixels, or why it cannot be used."""
+def examine_images(samples: Sequence[Sample], notes: list[LabelProblem], *, title: str) -> list[bytes | LabelProblem]:
+    """Decode every image of a split: a digest of its pixels, or why it cannot be used.
+
+    Args:
+        notes: where to add what is wrong with images that are used all the same.
+    """
+    results: list[bytes | LabelProblem] = []
     with ThreadPoolExecutor(THREADS) as pool:
-        return list(tracked(pool.map(_examine_image, samples), len(samples), title))
+        examined = tracked(pool.map(_examine_image, samples), len(samples), title)
+        for sample, (result, remarks) in zip(samples, examined, strict=True):
+            results.append(result)
+            notes += [LabelProblem(str(sample.path), remark, KEPT) for remark in remarks]
+    return results
 
 
 def compare_images(
@@ -204,6 +233,12 @@ def fix(config: DataConfig, splits: dict[str, LabelledImages], folder: Path) -> 
     return write_dataset({split: coco.mend(data) for split, data in splits.items()}, folder, form)
 
 
+def what_changed(report: Report) -> str:
+    """How many findings changed the data, by what was done about them."""
+    actions = Counter(finding.action for finding in report.findings if finding.action not in NOTES)
+    return "Findings: " + (", ".join(f"{count} {SUMMED.get(a, a)}" for a, count in actions.most_common()) or "none")
+
+
 def to_text(report: Report) -> str:
     """The report for a terminal: every finding on a line, then the classes of each split."""
     lines = [str(finding) for finding in report.findings]
@@ -241,7 +276,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.html:
             args.html.parent.mkdir(parents=True, exist_ok=True)
             args.html.write_text(to_html(report.as_dict()), encoding="utf-8")
-        lines = fix(config, splits, args.fix) if args.fix else []
+        lines = [*fix(config, splits, args.fix), what_changed(report)] if args.fix else []
     except (ValueError, OSError) as error:
         say_error(error)
         return EXIT_STATUS["errors"]
@@ -250,19 +285,20 @@ def main(argv: list[str] | None = None) -> int:
     return EXIT_STATUS[report.status]
 
 
-def _examine_image(sample: Sample) -> bytes | LabelProblem:
-    path = str(sample.path)
+def _examine_image(sample: Sample) -> tuple[bytes | LabelProblem, list[str]]:
+    path, notes = str(sample.path), list[str]()
     try:
-        image = read_image(sample.path)
+        image = read_image(sample.path, notes=notes)
     except ValueError as error:
-        return LabelProblem(path, str(error).removeprefix(f"{printable(path)}: "), LEFT_OUT)
+        return LabelProblem(path, str(error).removeprefix(f"{printable(path)}: "), LEFT_OUT), notes
     height, width = image.shape[:2]
     if (height, width) != (sample.height, sample.width):
         swapped = (width, height) == (sample.height, sample.width)
         hint = ": were the boxes drawn without the EXIF rotation?" if swapped else ""
         mismatch = f"the labels are for {sample.width}x{sample.height}, the upright image is {width}x{height}{hint}"
-        return LabelProblem(path, mismatch, LEFT_OUT)
-    return hashlib.blake2b(image.data, digest_size=16, person=f"{height}x{width}".encode()[:16]).digest()
+        return LabelProblem(path, mismatch, LEFT_OUT), notes
+    person = f"{height}x{width}".encode()[:16]
+    return hashlib.blake2b(image.data, digest_size=16, person=person).digest(), notes
 
 
 if __name__ == "__main__":

@@ -218,7 +218,7 @@ def build_eval_loader(
     rank: int = 0,
     world_size: int = 1,
     timeout: float = 0.0,
-    bad_images: Literal["stop", "skip"] = "stop",
+    bad_images: Literal["stop", "skip"] | None = None,
 ) -> DataLoader:
     """Every image once, in order; with several ranks each takes every `world_size`-th image.
 

@@ -13,17 +13,22 @@ from typing import Any, Literal
 import numpy as np
 
 from data.config import SPLITS, DataConfig, load_data_config
-from data.formats import coco, imagefolder, label_files, listing, voc, yolo
-from data.formats.rows import NOTES, Problems
+from data.formats import coco, imagefolder, listing, voc, yolo
+from data.formats.label_places import LabelPlaces, find_labels, shared_files
+from data.formats.rows import IMAGE_LEFT_OUT, LEFT_OUT, NOTES, STOPS, Problems
 from data.images import read_image
 from utils.config import ConfigError
 from utils.provenance import data_fingerprint
 from utils.structures import LabelledImages, LabelProblem, Sample
+from utils.text import shorten
 
 logger = logging.getLogger(__name__)
 
 FORMATS = (yolo, voc)
 """Formats with one label file for each image, in the order in which they are looked for."""
+
+SUMMED = {IMAGE_LEFT_OUT: "left out with their images", STOPS: "that stop the run"}
+"""Actions that read differently behind a number."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,7 @@ class DataSplits:
 
     def counts(self) -> str:
         """The numbers of images and boxes, as text."""
-        boxes = sum(len(sample.boxes) for sample in self.train.samples)
-        objects = f" with {boxes} boxes" if self.task == "detect" else ""
+        objects = f" with {count_objects(self.train)}" if self.task == "detect" else ""
         return f"{len(self.train)} training images{objects}, {len(self.val)} validation images"
 
 
@@ -98,10 +102,13 @@ def read_splits(source: str, task: Literal["detect", "classify"] = "detect") -> 
     for split, images in splits.items():
         if images.problems:
             logger.warning("%s: %s", split, summarize(images.problems))
+    for split, problem in shared_files(splits):
+        logger.warning("%s: %s", split, problem)
     check_same_classes(splits["train"], splits["val"])
     check_objects(splits["train"], f"{source}: train: there is nothing to learn")
     # Only validation needs its ground truth; COCO's segmentations would fill the memory of every loader process.
-    return DataSplits(replace(splits["train"], ground_truth={}), splits["val"], source)
+    train = replace(splits["train"], ground_truth={}, label_files={})
+    return DataSplits(train, replace(splits["val"], label_files={}), source)
 
 
 def read_split(
@@ -113,10 +120,10 @@ def read_split(
         task: what they are for: boxes, or one class for each image.
         thorough: also list objects that are used but look wrong (tiny, labelled twice).
     Raises:
-        ConfigError: the split is not in the YAML or not on disk, it is for another task, nothing in it can be used, or
-            `labels: error` and something is wrong.
+        ConfigError: the split is not in the YAML or not on disk, it is for another task, nothing in it can be used
+            (unless `thorough`), or something is wrong and `labels: error` or `unreadable: run` stops.
     """
-    target, problems = _target(config, split), Problems(thorough)
+    target, problems = _target(config, split), Problems(thorough, config.unreadable)
     if task == "classify":
         data = _read_classes(config, target, problems)
     elif config.folders is not None:
@@ -130,10 +137,25 @@ def read_split(
         data = _read_images(config, target, problems)
     if config.nc not in (None, len(data.names)):
         raise ConfigError(f"{config.source}: nc is {config.nc}, but {target} has {len(data.names)} categories")
+    _check_problems(config, data, thorough=thorough)
+    return data
+
+
+def _check_problems(config: DataConfig, data: LabelledImages, *, thorough: bool) -> None:
+    """Raise what the keys `labels` and `unreadable` stop at, and where nothing is left."""
     bad = [problem for problem in data.problems if problem.action not in NOTES]
     if bad and config.labels == "error":
         raise ConfigError(f"{summarize(bad)}\nMend them, or set 'labels: warn' in {config.source} to go on without")
-    return data
+    stops = [problem for problem in bad if problem.action == STOPS]
+    if stops:
+        ways = "'unreadable: image' to go on without their images, or 'unreadable: object' without the objects alone"
+        raise ConfigError(f"{summarize(stops)}\nMend them, or set in {config.source} {ways}")
+    if not data.samples and not thorough:
+        lost = [problem for problem in bad if problem.action == IMAGE_LEFT_OUT]
+        raise ConfigError(
+            f"{summarize(lost)}\nNo image is left. Mend them, or set 'unreadable: object' in {config.source} to leave "
+            "out these objects alone"
+        )
 
 
 def label_format(config: DataConfig, split: str) -> str:
@@ -146,7 +168,7 @@ def label_format(config: DataConfig, split: str) -> str:
     if _is_json(target):
         return "coco"
     images = listing.list_images(target, config.path, folders, Problems())
-    form, _ = _find_labels(config, target, images, folders)
+    form, _ = _find_labels(config, target, images, folders, Problems())
     return form.__name__.rpartition(".")[2]
 
 
@@ -157,7 +179,7 @@ def guess_task(config: DataConfig) -> Literal["detect", "classify"]:
         return "detect"
     try:
         images, folders = listing.list_images(target, config.path, listing.Folders(), Problems()), listing.Folders()
-        _find_labels(config, target, images, folders)
+        _find_labels(config, target, images, folders, Problems())
     except ConfigError:
         return "classify" if config.folders or imagefolder.class_folders(target, config.path) else "detect"
     return "detect"
@@ -177,6 +199,13 @@ def check_objects(images: LabelledImages, consequence: str) -> None:
             f"{consequence}: no object in {len(images)} images, and {crowds} crowd regions, which are no objects to "
             "learn; check the labels with python -m data.doctor"
         )
+
+
+def count_objects(images: LabelledImages, noun: str = "boxes") -> str:
+    """'55 boxes', or '55 boxes and 54 crowd regions'."""
+    crowd = sum(int(sample.crowd.sum()) for sample in images.samples)
+    boxes = sum(len(sample.boxes) for sample in images.samples) - crowd
+    return f"{boxes} {noun}" + (f" and {crowd} crowd regions" if crowd else "")
 
 
 def check_same_classes(first: LabelledImages, second: LabelledImages) -> None:
@@ -203,9 +232,10 @@ def summarize(problems: Sequence[LabelProblem], *, limit: int = 10) -> str:
     """A few lines of text: the number of problems, the actions taken, and the first `limit` problems."""
     if not problems:
         return "no problems in the labels"
-    actions = ", ".join(f"{count} {action}" for action, count in Counter(p.action for p in problems).most_common())
+    counts = Counter(problem.action for problem in problems).most_common()
+    actions = ", ".join(f"{count} {SUMMED.get(action, action)}" for action, count in counts)
     lines = [f"{len(problems)} problem{'s' * (len(problems) > 1)} in the labels ({actions}):"]
-    lines += [f"  {problem}" for problem in problems[:limit]]
+    lines += [f"  {shorten(str(problem), 350)}" for problem in problems[:limit]]
     if len(problems) > limit:
         lines.append(f"  ... and {len(problems) - limit} more; 'python -m data.doctor DATA' lists all of them")
     return "\n".join(lines)
@@ -219,7 +249,7 @@ def _target(config: DataConfig, split: str) -> Path:
         known = ", ".join(name for name in SPLITS if getattr(config, name) is not None)
         raise ConfigError(f"{config.source}: has no split '{split}', only {known}")
     download = f"\nHow to get the data:\n{config.download.strip()}" if config.download else ""
-    for key, path in ((split, target), ("images", config.images)):
+    for key, path in ((split, target), ("images", config.images), ("labels_dir", config.labels_dir)):
         if path is not None and not path.exists():
             raise ConfigError(f"{config.source}: {key}: no such file or folder: {path}{download}")
     if target.is_file() and not _is_json(target) and target.suffix.lower() != ".txt":
@@ -230,29 +260,46 @@ def _target(config: DataConfig, split: str) -> Path:
 
 
 def _read_images(config: DataConfig, target: Path, problems: Problems) -> LabelledImages:
-    folders, ids = listing.Folders(), config.category_ids
+    folders = listing.Folders()
     images = listing.list_images(target, config.path, folders, problems)
-    form, labels = _find_labels(config, target, images, folders)
-    names = _names_without_list(config, form, images, labels) if config.names is None else config.names
+    form, places = _find_labels(config, target, images, folders, problems)
+    names = _names_without_list(config, form, places) if config.names is None else config.names
+    options: dict[str, Any] = {"category_ids": config.category_ids, "folders": folders, "problems": problems}
     if form is voc:
-        first = config.voc_first_pixel
-        return voc.read(images, labels, names, first, category_ids=ids, folders=folders, problems=problems)
-    return form.read(images, labels, names, category_ids=ids, folders=folders, problems=problems)
+        return voc.read(places, names, config.voc_first_pixel, **options)
+    if form is yolo:
+        return yolo.read(places, names, kpt_shape=config.kpt_shape, **options)
+    return form.read(places, names, **options)
 
 
 def _find_labels(
-    config: DataConfig, target: Path, images: list[Path], folders: listing.Folders
-) -> tuple[ModuleType, dict[Path, Path]]:
-    """The format of the labels, a module of FORMATS, and folder of images -> folder of labels."""
+    config: DataConfig, target: Path, images: list[Path], folders: listing.Folders, problems: Problems
+) -> tuple[ModuleType, LabelPlaces]:
+    """The format of the labels, a module of FORMATS, and the label files: of the format that most images have."""
+    found: list[tuple[ModuleType, LabelPlaces, Problems]] = []
     for form in FORMATS:
-        labels = label_files.find_labels(images, config.path, folders, name=form.FOLDER, suffix=form.SUFFIX)
-        if labels is not None:
-            return form, labels
-    hint = "; class folders are for a classifier" if imagefolder.looks_like_classes(target, images) else ""
-    raise ConfigError(
-        f"{target}: no labels for {images[0]}: expected {yolo.FOLDER}/ with YOLO text files or {voc.FOLDER}/ with VOC "
-        f"XML files beside {images[0].parent} or in {config.path}{hint}"
-    )
+        doubts = Problems(problems.thorough, problems.unreadable)
+        places = find_labels(images, config.path, form, folders, doubts, labels_dir=config.labels_dir)
+        if places.files or places.folders or doubts.entries:
+            found.append((form, places, doubts))
+        if len(places.files) == len(images):
+            break
+    if not found:
+        hint = "; class folders are for a classifier" if imagefolder.looks_like_classes(target, images) else ""
+        raise ConfigError(
+            f"{target}: no labels for {images[0]}: expected {yolo.FOLDER}/ with YOLO text files or {voc.FOLDER}/ with "
+            f"VOC XML files beside {images[0].parent} or in {config.path}, or another folder as 'labels_dir'{hint}"
+        )
+    form, places, doubts = max(found, key=lambda each: len(each[1].files) + len(each[2].entries))
+    problems.entries += doubts.entries
+    for other, others, _ in found:
+        strays = [image for image in places.images if image in others.files and image not in places.files]
+        if other is not form and strays:
+            kind = form.__name__.rpartition(".")[2].upper()
+            for image in strays:
+                problems.add(image, f"its label file is {others.files[image]}, but the others are {kind}", LEFT_OUT)
+            places.images = [image for image in places.images if image not in set(strays)]
+    return form, places
 
 
 def _read_classes(config: DataConfig, target: Path, problems: Problems) -> LabelledImages:
@@ -270,9 +317,7 @@ def _read_classes(config: DataConfig, target: Path, problems: Problems) -> Label
     return imagefolder.read(target, config.path, classes, problems=problems)
 
 
-def _names_without_list(
-    config: DataConfig, form: ModuleType, images: list[Path], labels: dict[Path, Path]
-) -> Sequence[str]:
+def _names_without_list(config: DataConfig, form: ModuleType, places: LabelPlaces) -> Sequence[str]:
     """Class names where the YAML has no `names`: numbers for YOLO labels with `nc`.
 
     Raises:
@@ -282,7 +327,7 @@ def _names_without_list(
         return [str(index) for index in range(config.nc)]
     hint = "rows of YOLO labels have none" if form is yolo else "the label files may have none"
     if form is voc:
-        hint = f"the XML files hold names: {voc.find_names(images, labels)}"
+        hint = f"the XML files hold names: {voc.find_names(places)}"
     raise ConfigError(f"{config.source}: expected 'names', the list of class names; {hint}")
 
 

@@ -217,7 +217,7 @@ def process(
             for frame, detections in results:
                 if recorder is None and outputs.any:
                     folder = new_run_folder(project, name)
-                    recorder = stack.enter_context(Recorder(folder, predictor.names, outputs))
+                    recorder = stack.enter_context(Recorder(folder, predictor.names, outputs, media=source.media))
                 summary.add(frame, detections)
                 if recorder is not None:
                     recorder.put(frame, detections)

@@ -82,7 +82,7 @@ def test_the_added_format_is_read(
         (tmp_path / folder).mkdir()
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "images" / "a.png")
     (tmp_path / "boxes" / "a.csv").write_text("cat,1,2,30,35.5\ndog,5,5,9,9\ncow,1,1,2,2\n")
-    (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: [cat, dog]\n")
+    (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: [cat, dog]\nunreadable: object\n")
     config = load_data_config(str(tmp_path / "data.yaml"))
     images = read.read_split(config, "train")
     assert images.samples[0].boxes.tolist() == [[1, 2, 30, 35.5], [5, 5, 9, 9]]

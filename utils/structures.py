@@ -5,7 +5,7 @@ Targets and Batch hold tensors; torch is imported where they need it, so that pr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -75,6 +75,7 @@ class LabelledImages:
         problems: every label that was mended or left out, with file and line.
         task: what the labels are for. For 'classify' every sample has one label, its box is the whole image, and
             `ground_truth` is empty.
+        label_files: image -> its label file, where each image has one of its own.
     """
 
     samples: tuple[Sample, ...]
@@ -83,6 +84,7 @@ class LabelledImages:
     ground_truth: dict[str, Any]
     problems: tuple[LabelProblem, ...] = ()
     task: Literal["detect", "classify"] = "detect"
+    label_files: Mapping[Path, Path] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.samples)

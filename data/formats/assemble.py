@@ -61,13 +61,20 @@ def to_labelled_images(
 ) -> LabelledImages:
     """A split from its images and rows: unreadable images and unusable boxes left out, the rest clipped.
 
+    It may be left without images, where `problems.unreadable` leaves out all that have an unusable box.
+
     Args:
         ground_truth: the COCO dict of the split; None builds it from the checked boxes.
     """
     sizes, keep_image = _known_sizes(images, problems)
-    boxes, keep = _check_rows(rows, sizes, keep_image, problems)
+    boxes, keep, lost = _check_rows(rows, sizes, keep_image, problems)
+    report_crowd(rows, keep, names, problems)
     if problems.thorough:
         report_suspects(rows, boxes, keep, names, problems)
+    if problems.unreadable == "image":
+        keep_image[rows.image_index[lost]] = False
+        keep_image[list(rows.unreadable)] = False
+        keep &= keep_image[rows.image_index]
     order = np.flatnonzero(keep)
     order = order[np.argsort(rows.image_index[order], kind="stable")]
     boxes, labels, crowd = boxes[order], rows.labels[order], rows.crowd[order]
@@ -113,6 +120,30 @@ def to_coco(samples: Sequence[Sample], names: Sequence[str], category_ids: Seque
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
+def report_crowd(rows: Rows, keep: np.ndarray, names: Sequence[str], problems: Problems) -> None:
+    """Report when most boxes of the set are crowd regions, and the classes that have no other.
+
+    Exporters give masks as run lengths, which COCO keeps for crowds, and say iscrowd 1 of single objects.
+
+    Args:
+        keep: (M,) bool, the rows in use.
+    """
+    crowds = np.bincount(rows.labels[keep & rows.crowd], minlength=len(names))
+    objects = np.bincount(rows.labels[keep & ~rows.crowd], minlength=len(names))
+    if not crowds.any():
+        return
+    where = rows.where(int(np.flatnonzero(keep & rows.crowd)[0]))
+    learn = "nothing to learn or find; if they are objects, write iscrowd 0"
+    if crowds.sum() > objects.sum():
+        problems.add(
+            where, f"{crowds.sum()} of {keep.sum()} boxes are crowd regions (this is the first), {learn}", KEPT
+        )
+    only = [f"'{names[label]}' ({crowds[label]})" for label in np.flatnonzero((crowds > 0) & (objects == 0)).tolist()]
+    if only:
+        shown = ", ".join(only[:5]) + (f" and {len(only) - 5} more classes" if len(only) > 5 else "")
+        problems.add(where, f"all boxes of {shown} are crowd regions, {learn}", KEPT)
+
+
 def report_suspects(rows: Rows, boxes: np.ndarray, keep: np.ndarray, names: Sequence[str], problems: Problems) -> None:
     """Report tiny and doubled objects among the rows in use; crowd regions may be both.
 
@@ -150,8 +181,11 @@ def _known_sizes(images: ImageTable, problems: Problems) -> tuple[np.ndarray, np
 
 def _check_rows(
     rows: Rows, sizes: np.ndarray, keep_image: np.ndarray, problems: Problems
-) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (M, 4) clipped to their images, and which rows (M,) are usable; the others are reported, in order."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Boxes (M, 4) clipped to their images, which rows (M,) are in use, and which are objects that cannot be used.
+
+    All that are not used, and all that change, are reported in their order.
+    """
     keep = keep_image[rows.image_index]
     limits = sizes[rows.image_index]
     raw = rows.boxes
@@ -168,17 +202,17 @@ def _check_rows(
         where, box = rows.where(row), show_box(raw[row])
         height, width = limits[row].tolist()
         if not finite[row]:
-            problems.add(where, f"box {box} holds a value that is no finite number")
+            problems.lost(where, f"box {box} holds a value that is no finite number")
         elif not positive[row]:
-            problems.add(where, f"box {box} (x1, y1, x2, y2) has no area")
+            problems.lost(where, f"box {box} (x1, y1, x2, y2) has no area")
         elif not inside[row]:
-            problems.add(where, f"box {box} (x1, y1, x2, y2) lies outside the {width}x{height} image")
+            problems.lost(where, f"box {box} (x1, y1, x2, y2) lies outside the {width}x{height} image")
         elif duplicates[row]:
             problems.add(where, f"box {box} (x1, y1, x2, y2) of the same class stands in this image already")
         else:
             out = f"by {excess[row]:.4g} px"
             problems.add(where, f"box {box} (x1, y1, x2, y2) sticks out of the {width}x{height} image {out}", CLIPPED)
-    return boxes, keep & usable & ~duplicates
+    return boxes, keep & usable & ~duplicates, keep & ~usable
 
 
 def _duplicates(rows: Rows, boxes: np.ndarray, usable: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from data.formats.assemble import to_labelled_images
 from data.formats.coco_annotations import Annotations
 from data.formats.json_file import Lines, as_id, collector_paused, load_coco
 from data.formats.listing import IMAGE_FOLDERS, Folders
-from data.formats.rows import BACKGROUND, ImageTable, Problems
+from data.formats.rows import BACKGROUND, KEPT, ImageTable, Problems
 from utils.boxes import clip, xywh_to_xyxy, xyxy_to_xywh
 from utils.config import ConfigError
 from utils.structures import LabelledImages
@@ -213,20 +213,31 @@ def _find_images(
     folders = Folders()
     names = [entry["file_name"].replace("\\", "/") for entry in entries.images]
     guesses = _image_folders(file, root)
-    guess = next((g for g in guesses if any(folders.has(g / name) for name in names[:20])), None)
+    guess = next((g for g in guesses if any(folders.find(g / name) for name in names[:20])), None)
     if folder is None and guess is None:
         tried = ", ".join(map(str, guesses))
         raise ConfigError(f"{file}: its images (the first: {names[0]}) are in none of {tried}; set 'images'")
     paths = [(folder or guess) / name for name in names]
-    present = [index for index, path in enumerate(paths) if folders.has(path)]
+    files = [folders.find(path) for path in paths]
+    present = [index for index, path in enumerate(files) if path is not None]
     if not present:
         hint = f"; they are in {guess}: set 'images' to it" if guess else "; check 'images' and 'path'"
         raise ConfigError(f"{file}: none of its {len(names)} images exists, the first would be {paths[0]}{hint}")
     for index in sorted(set(range(len(paths))) - set(present)):
         where = lines.where("images", entries.source[index], entries.images[index])
         problems.add(where, f"no such image: {paths[index]}")
+    first: dict[Path | None, int] = {}
+    for index in present:
+        if first.setdefault(files[index], index) != index:
+            where = lines.where("images", entries.source[index], entries.images[index])
+            number = entries.images[first[files[index]]]["id"]
+            problems.add(
+                where, f"its file is that of image {number} too: objects of one are background in the other", KEPT
+            )
     ids = [entries.images[index]["id"] for index in present]
-    table = ImageTable([paths[index] for index in present], ids, [_size(entries.images[index]) for index in present])
+    table = ImageTable(
+        [path for path in files if path is not None], ids, [_size(entries.images[index]) for index in present]
+    )
     return table, {number: position for position, number in enumerate(ids)}
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from data.formats.json_file import ID_LIMIT, Lines, as_float, as_id
-from data.formats.rows import COMPLETED, KEPT, Problems, Rows
+from data.formats.masks import outline_box
+from data.formats.rows import COMPLETED, KEPT, OUTLINES, REPAIRED, Problems, Rows
 from utils.boxes import xywh_to_xyxy
 from utils.text import shown_json
 
@@ -18,6 +19,8 @@ KEPT_ANEW = "kept under a new id"
 
 class Annotations:
     """The list `annotations` of a file, column by column; unusable entries are reported at once.
+
+    A box of negative width or height is turned round; an outline gives the box of an annotation without a usable one.
 
     Args:
         listed: the list as it is in the file.
@@ -41,14 +44,20 @@ class Annotations:
         label_of = {number: label for label, number in enumerate(category_ids)}
         self.labels = _look_up(label_of, [entry.get("category_id") for entry in entries])
         self.crowd = _look_up({None: 0, 0: 0, 1: 1}, [entry.get("iscrowd") for entry in entries])
+        self.mended: set[int] = set()
+        """Annotations whose box is not that of the file."""
+        self._mend_boxes(entries)
         wrong = self._mistakes()
         for index, mistake in wrong.items():
-            problems.add(lines.where("annotations", index, listed[index]), mistake)
+            known = self.images[index] is not None
+            problems.lost(lines.where("annotations", index, listed[index]), mistake, image_known=known)
         zero = "pycocotools takes a match with id 0 for none and counts it as wrong; number from 1"
         for index, entry in enumerate(entries):
             if entry.get("id") == 0 and index not in wrong:
                 problems.add(lines.where("annotations", index, entry), zero, KEPT)
         self.good = [index for index in range(len(listed)) if index not in wrong]
+        self.lost = [self.images[index] for index in wrong]
+        """The images of the unusable ones, as far as they are known."""
 
     def rows(self, position: Mapping[int, int]) -> Rows:
         """The usable objects of the images in `position` (image id -> index of the image)."""
@@ -64,11 +73,13 @@ class Annotations:
             xywh_to_xyxy(self.boxes[np.array(used, np.int64)]),
             np.array([self.crowd[index] for index in used], bool),
             lambda row: self.lines.where("annotations", used[row], self.listed[used[row]]),
+            frozenset(position[image] for image in self.lost if image is not None and image in position),
         )
 
     def complete(self, *, renumbered: bool) -> list[dict[str, Any]]:
         """The usable annotations with all that pycocotools needs; `listed` itself if it is complete already."""
-        if not renumbered and len(self.good) == len(self.listed) and _is_complete(self.listed):
+        unchanged = not renumbered and not self.mended and len(self.good) == len(self.listed)
+        if unchanged and _is_complete(self.listed):
             return self.listed
         result: list[dict[str, Any]] = []
         taken: set[int] = set()
@@ -88,7 +99,8 @@ class Annotations:
             label = self.labels[index]
             assert label is not None  # else the entry would not be among the good ones
             ids = {"id": number, "image_id": self.images[index], "category_id": self.category_ids[label]}
-            result.append({**entry, **ids, "area": area, "iscrowd": self.crowd[index]})
+            box = {"bbox": self.boxes[index].tolist()} if index in self.mended else {}
+            result.append({**entry, **ids, **box, "area": area, "iscrowd": self.crowd[index]})
         free = max(taken, default=0) + 1
         for entry in result:
             if entry["id"] is None:
@@ -96,6 +108,35 @@ class Annotations:
         if no_area:
             self.problems.add(self.lines.file, f"{no_area} annotations have no area", COMPLETED)
         return result
+
+    def _mend_boxes(self, entries: list[dict[str, Any]]) -> None:
+        """Boxes from outlines and from what else is unambiguous, reported."""
+        with np.errstate(invalid="ignore"):
+            negative = np.isfinite(self.boxes).all(axis=1) & (self.boxes[:, 2:] < 0).any(axis=1)
+            unusable = ~(np.isfinite(self.boxes).all(axis=1) & (self.boxes[:, 2:] != 0).all(axis=1))
+        without: list[int] = []
+        for index in np.flatnonzero(negative | unusable).tolist():
+            entry, bbox = entries[index], entries[index].get("bbox")
+            where = self.lines.where("annotations", index, entry)
+            outline = outline_box(entry.get("segmentation")) if unusable[index] else None
+            if outline is not None:
+                self.boxes[index] = outline
+                if bbox in (None, []):
+                    without.append(index)
+                else:
+                    self.problems.add(where, f"bbox is {shown_json(bbox)}, the box of its outline is taken", REPAIRED)
+            elif negative[index]:
+                x, y, width, height = self.boxes[index].tolist()
+                self.boxes[index] = [min(x, x + width), min(y, y + height), abs(width), abs(height)]
+                self.problems.add(where, f"bbox is {shown_json(bbox)}, of negative size, and is turned round", REPAIRED)
+            else:
+                continue
+            self.mended.add(index)
+        if without:
+            first = self.lines.where("annotations", without[0], entries[without[0]])
+            self.problems.add(
+                first, f"{len(without)} annotations (this is the first) have an outline and no bbox", OUTLINES
+            )
 
     def _mistakes(self) -> dict[int, str]:
         """Position -> what is wrong, for unusable annotations."""

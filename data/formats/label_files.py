@@ -1,16 +1,17 @@
-"""Labels with one file per image: where the files are looked for, and the objects in them."""
+"""Labels with one file per image: the objects in the files, column by column."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data.formats.assemble import to_labelled_images
-from data.formats.listing import IMAGE_FOLDERS, Folders
+from data.formats.label_places import LabelPlaces
 from data.formats.rows import BACKGROUND, ImageTable, Problems, Rows
-from data.images import IMAGE_SUFFIXES
 from utils.config import ConfigError
 from utils.structures import LabelledImages
 
@@ -20,11 +21,10 @@ class LabelFiles:
 
     Args:
         problems: where bad files and rows are reported.
-        suffix: of a label file.
     """
 
-    def __init__(self, problems: Problems, suffix: str) -> None:
-        self.problems, self.suffix = problems, suffix
+    def __init__(self, problems: Problems) -> None:
+        self.problems = problems
         self.paths: list[Path] = []
         """The images in use, and in `files` the label file of each."""
         self.files: list[Path] = []
@@ -33,31 +33,44 @@ class LabelFiles:
         self.boxes: list[list[float]] = []
         self.crowd: list[bool] = []
         self.lines: list[int] = []
+        self.unreadable: set[int] = set()
+        """Images of which an object is missing, because it cannot be read."""
 
-    def read(self, images: Sequence[Path], labels: Mapping[Path, Path], folders: Folders) -> None:
-        """Read the label file of each image; `labels` maps each folder of images to the folder of their labels."""
+    def read(self, places: LabelPlaces) -> None:
+        """Read the label file of each image."""
         unlabelled = []
-        for image in images:
-            file = labels[image.parent] / (image.stem + self.suffix)
-            if not folders.has(file):
+        for image in places.images:
+            file = places.files.get(image)
+            if file is None:
                 unlabelled.append(image)
             elif not self.read_file(file):
                 continue  # whether the image shows objects is unknown: training on it as background would be wrong
             self.paths.append(image)
-            self.files.append(file)
-        report_unlabelled(unlabelled, images, labels, self.problems)
+            self.files.append(file or image)
+        report_unlabelled(unlabelled, places, self.problems)
 
     def read_file(self, file: Path) -> bool:
         """Read one file with `add`; False if it cannot be read at all."""
         raise NotImplementedError
 
     def add(self, line: int, label: int, box: list[float], *, crowd: bool = False) -> None:
-        """One object of the file that is being read; `box` in the unit of the format."""
+        """An object of the file that is being read; `box` in the unit of the format."""
         self.image_index.append(len(self.paths))
         self.labels.append(label)
         self.boxes.append(box)
         self.crowd.append(crowd)
         self.lines.append(line)
+
+    def remove(self, rows: set[int]) -> None:
+        """Take objects away again."""
+        columns: tuple[list[Any], ...] = (self.image_index, self.labels, self.boxes, self.crowd, self.lines)
+        for column in columns:
+            column[:] = [value for row, value in enumerate(column) if row not in rows]
+
+    def lose(self, where: object, what: str) -> None:
+        """An object of the file that is being read cannot be read."""
+        self.unreadable.add(len(self.paths))
+        self.problems.lost(where, what)
 
     def to_labelled_images(
         self,
@@ -79,50 +92,16 @@ class LabelFiles:
             boxes,
             np.array(self.crowd, bool),
             lambda row: f"{self.files[self.image_index[row]]}:{self.lines[row]}",
+            frozenset(self.unreadable),
         )
         known = [None if isinstance(size, str) else size for size in sizes]
         table = ImageTable(self.paths, range(1, len(self.paths) + 1), known)
-        return to_labelled_images(table, rows, names, category_ids or range(1, len(names) + 1), self.problems)
+        data = to_labelled_images(table, rows, names, category_ids or range(1, len(names) + 1), self.problems)
+        files = {path: file for path, file in zip(self.paths, self.files, strict=True) if path != file}
+        return replace(data, label_files=files)
 
 
-def label_folder(images: Path, root: Path, name: str) -> Path | None:
-    """The folder `name` (labels or Annotations) that belongs to a folder of images, if there is one.
-
-    Looked for in this order: instead of the last 'images' in the path; beside the folder (with its name below, then
-    without); in it; in `root`.
-    """
-    parts = images.parts
-    candidates = []
-    for position in reversed(range(len(parts))):
-        if parts[position] in IMAGE_FOLDERS:
-            candidates.append(Path(*parts[:position], name, *parts[position + 1 :]))
-            break
-    candidates += [images.parent / name / images.name, images.parent / name, images / name]
-    if images.is_relative_to(root):
-        candidates.append(root / name / images.relative_to(root))
-    candidates.append(root / name)
-    return next((folder for folder in candidates if folder.is_dir()), None)
-
-
-def find_labels(
-    images: Sequence[Path], root: Path, folders: Folders, *, name: str, suffix: str
-) -> dict[Path, Path] | None:
-    """For each folder of images the folder with their label files, or None if there are none at all.
-
-    Label files right beside the images (darknet's other habit) count where no folder `name` exists.
-    """
-    parents = dict.fromkeys(image.parent for image in images)
-    label_folders = {parent: label_folder(parent, root, name) for parent in parents}
-    if any(label_folders.values()):
-        return {parent: folder or parent for parent, folder in label_folders.items()}
-    if any(image.stem + suffix in folders.names(image.parent) for image in images):
-        return {parent: parent for parent in parents}
-    return None
-
-
-def report_unlabelled(
-    unlabelled: Sequence[Path], images: Sequence[Path], labels: Mapping[Path, Path], problems: Problems
-) -> None:
+def report_unlabelled(unlabelled: Sequence[Path], places: LabelPlaces, problems: Problems) -> None:
     """Report once how many images have no label file and count as background.
 
     Raises:
@@ -130,23 +109,10 @@ def report_unlabelled(
     """
     if not unlabelled:
         return
-    first, folder = unlabelled[0], labels[unlabelled[0].parent]
-    if len(unlabelled) == len(images):
-        raise ConfigError(f"{folder}: no label file for any of the {len(images)} images (the first: {first})")
-    count = f"{len(unlabelled)} of {len(images)} images have no label file"
-    problems.add(folder, f"{count} (the first: {first.name})", BACKGROUND)
-
-
-def report_orphans(labels: Mapping[Path, Path], folders: Folders, problems: Problems, *, suffix: str) -> None:
-    """Report label files that belong to no image on disk (folders of labels only, not files beside images)."""
-    images: dict[Path, set[str]] = {}
-    for parent, folder in labels.items():
-        names = folders.names(parent)
-        if parent != folder:
-            stems = {Path(name).stem for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES}
-            images.setdefault(folder, set()).update(stems)
-    not_labels = ("classes.txt", "labels.txt")  # written by labelling tools beside their rows
-    for folder, stems in images.items():
-        labels_here = (name for name in folders.names(folder) if name.endswith(suffix) and name not in not_labels)
-        for name in sorted(name for name in labels_here if Path(name).stem not in stems):
-            problems.add(folder / name, "a label file without an image")
+    folder = next((file.parent for file in places.files.values()), next(iter(places.folders), unlabelled[0].parent))
+    if len(unlabelled) == len(places.images):
+        raise ConfigError(
+            f"{folder}: no label file for any of the {len(unlabelled)} images (the first: {unlabelled[0]})"
+        )
+    count = f"{len(unlabelled)} of {len(places.images)} images have no label file"
+    problems.add(folder, f"{count} (the first: {unlabelled[0].name})", BACKGROUND)

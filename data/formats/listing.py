@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from data.formats.rows import Problems
@@ -14,11 +15,16 @@ IMAGE_FOLDERS = ("images", "JPEGImages")
 """Folder names that stand where `labels` or `Annotations` stand for the labels."""
 
 
+NO_IMAGES = (".txt", ".xml", ".json")
+"""Suffixes of label files, which may lie beside images."""
+
+
 class Folders:
     """Listings of folders, each read once: a million `exists()` calls on a network disk take minutes."""
 
     def __init__(self) -> None:
         self._names: dict[str, frozenset[str]] = {}
+        self._stems: dict[str, dict[str, list[str]]] = {}
 
     def names(self, folder: Path) -> frozenset[str]:
         """Names of the files in `folder`; none when there is no such folder."""
@@ -31,9 +37,47 @@ class Folders:
                 self._names[key] = frozenset()
         return self._names[key]
 
+    def stems(self, folder: Path) -> Mapping[str, list[str]]:
+        """The files in `folder` by their names without suffix, each list sorted."""
+        key = str(folder)
+        if key not in self._stems:
+            stems: dict[str, list[str]] = {}
+            for name in sorted(self.names(folder)):
+                stems.setdefault(os.path.splitext(name)[0], []).append(name)
+            self._stems[key] = stems
+        return self._stems[key]
+
+    def images(self, folder: Path, stem: str) -> list[str]:
+        """The images in `folder` whose name without suffix is `stem`; files of another kind where there are none."""
+        names = self.stems(folder).get(stem, [])
+        return [name for name in names if is_image(name)] or [name for name in names if not name.endswith(NO_IMAGES)]
+
+    def match(self, folder: Path, name: str) -> str | None:
+        """The file `name` in `folder`, or the only one whose suffix has other letters: a.TXT for a.txt."""
+        if name in self.names(folder):
+            return name
+        others = [
+            other for other in self.stems(folder).get(os.path.splitext(name)[0], ()) if other.lower() == name.lower()
+        ]
+        return others[0] if len(others) == 1 else None
+
+    def holds(self, folder: Path, suffix: str) -> bool:
+        """Whether any file in `folder` has the suffix, in any letters."""
+        return any(name.lower().endswith(suffix) for name in self.names(folder))
+
+    def find(self, path: Path) -> Path | None:
+        """The file, or the only one whose suffix has other letters; None if there is none."""
+        name = self.match(path.parent, path.name)
+        return None if name is None else path.with_name(name)
+
     def has(self, path: Path) -> bool:
         """Whether the file exists."""
         return path.name in self.names(path.parent)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file counts as an image by the suffix of its name, in any letter case."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def list_images(target: Path, root: Path, folders: Folders, problems: Problems) -> list[Path]:
@@ -50,7 +94,7 @@ def list_images(target: Path, root: Path, folders: Folders, problems: Problems) 
             Path(folder, name)
             for folder, _, names in os.walk(target, followlinks=True)
             for name in names
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+            if is_image(name) and not name.startswith(".")
         ]
         if not images:
             kinds = ", ".join(sorted(IMAGE_SUFFIXES))
@@ -61,7 +105,7 @@ def list_images(target: Path, root: Path, folders: Folders, problems: Problems) 
 
 def _read_list(target: Path, root: Path, folders: Folders, problems: Problems) -> list[Path]:
     try:
-        lines = target.read_bytes().decode("utf-8-sig").splitlines()
+        lines = re.split(r"\r\n|\r|\n", target.read_bytes().decode("utf-8-sig"))  # names may hold other line ends
     except UnicodeDecodeError as error:
         raise ConfigError(f"{target}: not UTF-8 text (byte {error.start}); save the list as UTF-8") from None
     images: dict[Path, int] = {}
@@ -70,15 +114,15 @@ def _read_list(target: Path, root: Path, folders: Folders, problems: Problems) -
         line = line.strip().replace("\\", "/")
         if not line:
             continue
-        candidates = _candidates(line, target, root)
-        path = next((path for path in candidates if folders.has(path)), None)
-        if path is None:
+        found = _find(line, target, root, folders)
+        if not found:
             missing.append(_looked_for(line, target, root))
             problems.add(f"{target}:{number}", f"no such image: {missing[-1]}")
-        elif path in images:
-            problems.add(f"{target}:{number}", f"{path.name} is on line {images[path]} already")
-        else:
-            images[path] = number
+        for path in found:
+            if path in images:
+                problems.add(f"{target}:{number}", f"{path.name} is on line {images[path]} already")
+            else:
+                images[path] = number
     if not images and missing:
         raise ConfigError(
             f"{target}: none of its {len(missing)} images exists. Looked for the first as {missing[0]}; "
@@ -89,18 +133,27 @@ def _read_list(target: Path, root: Path, folders: Folders, problems: Problems) -
     return list(images)
 
 
-def _is_path(line: str) -> bool:
-    return Path(line).suffix.lower() in IMAGE_SUFFIXES
+def _find(line: str, target: Path, root: Path, folders: Folders) -> list[Path]:
+    """The image of one line: a path; else a name whose image is in a folder of images, whatever its suffix.
 
-
-def _candidates(line: str, target: Path, root: Path) -> Iterator[Path]:
-    """Where the image of one line may be, most likely first."""
-    if not _is_path(line):
-        name = _bare_name(line)
+    Several images have one name without suffix: all of them, and their labels must say which one is meant.
+    """
+    for path in _paths(line, target, root):
+        if is_image(path.name) and (found := folders.find(path)):
+            return [found]
+    for name in dict.fromkeys((line, _bare_name(line))):
         for base in dict.fromkeys((root, target.parent, *target.parent.parents[:2])):
-            yield from (base / folder / (name + suffix) for folder in IMAGE_FOLDERS for suffix in IMAGE_SUFFIXES)
-    for base in (target.parent, root) if line.startswith("./") else (root, target.parent):
-        yield Path(os.path.normpath(base / line))
+            for path in (base / folder / name for folder in IMAGE_FOLDERS):
+                images = folders.images(path.parent, path.name) or [path.name] * folders.has(path)
+                if images:
+                    return [path.with_name(image) for image in images]
+    return [path for path in _paths(line, target, root) if folders.has(path)][:1]
+
+
+def _paths(line: str, target: Path, root: Path) -> list[Path]:
+    """Where a line that is a path may lead, most likely first."""
+    bases = (target.parent, root) if line.startswith("./") else (root, target.parent)
+    return list(dict.fromkeys(Path(os.path.normpath(base / line)) for base in bases))
 
 
 def _bare_name(line: str) -> str:
@@ -110,6 +163,6 @@ def _bare_name(line: str) -> str:
 
 
 def _looked_for(line: str, target: Path, root: Path) -> str:
-    if _is_path(line):
-        return " or ".join(map(str, dict.fromkeys(_candidates(line, target, root))))
+    if is_image(line):
+        return " or ".join(map(str, _paths(line, target, root)))
     return f"{root}/{IMAGE_FOLDERS[1]}/{_bare_name(line)}.jpg (or in {IMAGE_FOLDERS[0]}/, or of another kind)"

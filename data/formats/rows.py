@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from utils.structures import LabelProblem
 
 LEFT_OUT = "left out"
+IMAGE_LEFT_OUT = "its image is left out"
+STOPS = "the run stops (unreadable: run)"
+REPAIRED = "repaired"
 CLIPPED = "clipped to the image"
 KEPT = "kept"
 SUSPECT = "kept, worth a look"
 BACKGROUND = "kept as images without objects"
 OUTLINES = "read as their boxes"
+KEYPOINTS = "the boxes are taken"
 COMPLETED = "width times height is taken"
-NOTES = frozenset({KEPT, SUSPECT, BACKGROUND, OUTLINES, COMPLETED})
+NOTES = frozenset({KEPT, SUSPECT, BACKGROUND, OUTLINES, KEYPOINTS, COMPLETED})
 """Actions of a LabelProblem that is worth reporting but not an error: `labels: error` accepts it."""
 
 
@@ -31,6 +36,7 @@ class Rows:
         boxes: (M, 4) float64 xyxy pixels of the upright image; anything, NaN and inverted boxes too.
         crowd: (M,) bool.
         where: file and line of row i, for messages.
+        unreadable: images of which an object is missing here, because its label cannot be read.
     """
 
     image_index: np.ndarray
@@ -38,6 +44,7 @@ class Rows:
     boxes: np.ndarray
     crowd: np.ndarray
     where: Callable[[int], str]
+    unreadable: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,14 +62,29 @@ class Problems:
 
     Args:
         thorough: also list what is used but looks wrong, as `data.doctor` does.
+        unreadable: what a label that cannot be repaired leaves out; 'run' lists all such labels, then stops.
     """
 
     thorough: bool = False
+    unreadable: Literal["object", "image", "run"] = "image"
     entries: list[LabelProblem] = field(default_factory=list)
 
     def add(self, where: object, what: str, action: str = LEFT_OUT) -> None:
         """One more problem; the arguments are those of LabelProblem."""
         self.entries.append(LabelProblem(str(where), what, action))
+
+    def lost(self, where: object, what: str, *, image_known: bool = True) -> None:
+        """An object that cannot be read: it is left out, alone or with its image, or the run stops.
+
+        Args:
+            image_known: whether it is known which image the object is in; else it is left out alone.
+        """
+        action = IMAGE_LEFT_OUT if self.unreadable == "image" and image_known else LEFT_OUT
+        self.add(where, what, STOPS if self.unreadable == "run" else action)
+
+    def lost_file(self, where: object, what: str) -> None:
+        """Labels of a whole image that cannot be read: whether it shows objects is not known, so it is left out."""
+        self.add(where, what, STOPS if self.unreadable == "run" else IMAGE_LEFT_OUT)
 
 
 def show_box(box: np.ndarray) -> str:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from data.formats.assemble import probe_sizes
-from data.formats.label_files import LabelFiles, report_orphans
+from data.formats.label_files import LabelFiles
+from data.formats.label_places import LabelPlaces, label_name, report_orphans
 from data.formats.listing import Folders
-from data.formats.rows import KEPT, Problems
+from data.formats.rows import KEPT, REPAIRED, Problems
 from utils.config import did_you_mean
 from utils.structures import LabelledImages, Sample
+from utils.text import shorten
 
 SUFFIX = ".xml"
 FOLDER = "Annotations"
@@ -22,8 +25,7 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def read(
-    images: Sequence[Path],
-    labels: Mapping[Path, Path],
+    places: LabelPlaces,
     names: Sequence[str],
     first_pixel: int = 1,
     *,
@@ -37,16 +39,15 @@ def read(
     `truncated` objects are objects like any other; the tag `iscrowd`, which `write` adds, marks crowd regions.
 
     Args:
-        images: image files in the order of the split.
-        labels: folder of images -> folder of its XML files.
+        places: the images in the order of the split, and their XML files.
         first_pixel: the number of the leftmost pixel. 1 as in the VOC development kit: xmin and ymin are lowered by
             one, so that a box of the whole image, 1 to width, is 0 to width here. 0 for tools that count from 0.
         problems: the problems so far; new ones are appended.
     """
     folders, problems = folders or Folders(), problems or Problems()
     files = _Files(names, first_pixel, problems)
-    files.read(images, labels, folders)
-    report_orphans(labels, folders, problems, suffix=SUFFIX)
+    files.read(places)
+    report_orphans(places, folders, problems, suffix=SUFFIX)
     sizes = probe_sizes(files.paths)
     for file, size in zip(files.files, sizes, strict=True):
         written = files.sizes.get(file)
@@ -60,8 +61,9 @@ class _Files(LabelFiles):
     """The objects of all XML files; boxes are xyxy pixels."""
 
     def __init__(self, names: Sequence[str], first_pixel: int, problems: Problems) -> None:
-        super().__init__(problems, SUFFIX)
+        super().__init__(problems)
         self.label_of = {name: index for index, name in enumerate(names)}
+        self.folded = Counter(map(str.casefold, names))
         self.first_pixel = first_pixel
         self.sizes: dict[Path, tuple[int, int]] = {}
         """(height, width) that a file states."""
@@ -72,11 +74,11 @@ class _Files(LabelFiles):
             data = file.read_bytes()
             root = ET.fromstring(data)
         except OSError as error:
-            self.problems.add(file, f"cannot be read ({error.strerror or error})", "its image is left out")
+            self.problems.lost_file(file, f"cannot be read ({error.strerror or error})")
             return False
         except (ET.ParseError, ValueError, LookupError) as error:  # not well-formed; an unknown encoding
             line = getattr(error, "position", (1, 0))[0]
-            self.problems.add(f"{file}:{line}", f"not valid XML ({error})", "its image is left out")
+            self.problems.lost_file(f"{file}:{line}", f"not valid XML ({error})")
             return False
         self._read_size(root, file)
         objects = root.findall("object")
@@ -85,12 +87,14 @@ class _Files(LabelFiles):
         if len(lines) != len(objects):  # an object in a comment, or UTF-16
             lines = [1] * len(objects)
         for line, element in zip(lines, objects, strict=True):
+            where = f"{file}:{line}"
             try:
-                label, box, crowd = self._parse(element)
+                label, name = self._parse_name(element, where)
+                box = self._parse_box(element, name, where)
             except ValueError as error:
-                self.problems.add(f"{file}:{line}", str(error))
+                self.lose(where, str(error))
                 continue
-            self.add(line, label, box, crowd=crowd)
+            self.add(line, label, box, crowd=(element.findtext("iscrowd") or "0").strip() == "1")
         return True
 
     def _read_size(self, root: ET.Element, file: Path) -> None:
@@ -98,33 +102,73 @@ class _Files(LabelFiles):
             size = (int(root.findtext("size/height", "")), int(root.findtext("size/width", "")))
         except ValueError:
             return  # <size> is not needed: the size is read from the image
-        if min(size) > 0:  # some tools write 0 for unknown
+        if min(size) > 0 and max(size) < 10**6:  # some tools write 0 for unknown
             self.sizes[file] = size
 
-    def _parse(self, element: ET.Element) -> tuple[int, list[float], bool]:
+    def _parse_name(self, element: ET.Element, where: str) -> tuple[int, str]:
         name = (element.findtext("name") or "").strip()
-        if name not in self.label_of:
-            hint = did_you_mean(name, self.label_of)
-            raise ValueError(f"class '{name}' is not among the names of the data set.{hint}")
+        if name in self.label_of:
+            return self.label_of[name], name
+        if self.folded[name.casefold()] == 1:
+            known = next(known for known in self.label_of if known.casefold() == name.casefold())
+            self.problems.add(where, f"class '{shorten(name)}' is '{known}' in other letters", REPAIRED)
+            return self.label_of[known], known
+        hint = did_you_mean(name, self.label_of)
+        raise ValueError(f"class '{shorten(name)}' is not among the names of the data set.{hint}")
+
+    def _parse_box(self, element: ET.Element, name: str, where: str) -> list[float]:
         box = []
         for corner in CORNERS:
             text = element.findtext(f"bndbox/{corner}")
             try:
                 box.append(float(text or ""))
             except ValueError:
-                shown = "nothing" if text is None else f"'{text.strip()}'"
+                shown = "nothing" if text is None else f"'{shorten(text.strip())}'"
                 raise ValueError(f"object '{name}': expected a number in <bndbox><{corner}>, found {shown}") from None
-        box[0] -= self.first_pixel
-        box[1] -= self.first_pixel
-        return self.label_of[name], box, (element.findtext("iscrowd") or "0").strip() == "1"
+        for low, high in ((0, 2), (1, 3)):
+            if box[low] > box[high]:
+                swapped = (
+                    f"object '{name}': <{CORNERS[low]}> {box[low]:.6g} is more than <{CORNERS[high]}> {box[high]:.6g}"
+                )
+                self.problems.add(where, f"{swapped}, the two are exchanged", REPAIRED)
+                box[low], box[high] = box[high], box[low]
+        return [box[0] - self.first_pixel, box[1] - self.first_pixel, *box[2:]]
 
 
-def find_names(images: Sequence[Path], labels: Mapping[Path, Path], *, limit: int = 200) -> list[str]:
-    """The class names in the XML files of the first `limit` images, sorted, to suggest for `names`."""
+def owner(file: Path, images: Sequence[Path]) -> Path | None:
+    """The one of several images whose name, and folder if need be, an XML file states; None if it decides nothing."""
+    try:
+        root = ET.parse(file).getroot()
+    except (OSError, ET.ParseError, ValueError, LookupError):
+        return None
+    name = PurePosixPath((root.findtext("filename") or "").strip().replace("\\", "/")).name
+    folder = (root.findtext("folder") or "").strip()
+    named = [image for image in images if image.name == name]
+    if len(named) > 1:
+        named = [image for image in named if image.parent.name == folder]
+    return named[0] if len(named) == 1 else None
+
+
+def content(data: bytes) -> Hashable:
+    """What an XML file says of its objects, to compare two files.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        objects = ET.fromstring(data).findall("object")
+    except (ET.ParseError, LookupError) as error:
+        raise ValueError(str(error)) from None
+    texts = [(element.findtext("name"), *(element.findtext(f"bndbox/{c}") for c in CORNERS)) for element in objects]
+    return tuple(sorted(tuple((text or "").strip() for text in each) for each in texts))
+
+
+def find_names(places: LabelPlaces, *, limit: int = 200) -> list[str]:
+    """The class names in the first `limit` XML files, sorted, to suggest for `names`."""
     names: set[str] = set()
-    for image in images[:limit]:
+    for file in list(places.files.values())[:limit]:
         try:
-            root = ET.parse(labels[image.parent] / (image.stem + SUFFIX)).getroot()
+            root = ET.parse(file).getroot()
         except (OSError, ET.ParseError, ValueError, LookupError):
             continue
         names.update((element.text or "").strip() for element in root.findall("object/name"))
@@ -134,8 +178,9 @@ def find_names(images: Sequence[Path], labels: Mapping[Path, Path], *, limit: in
 def write(samples: Sequence[Sample], names: Sequence[str], images: Path, labels: Path) -> None:
     """Write an XML file for each sample: `labels`/x/y.xml for the image `images`/x/y.jpg.
 
-    Pixels are counted from 1 and keep their fractions. A crowd region gets <iscrowd>1</iscrowd>, which `read` knows,
-    and <difficult>1</difficult>, VOC's own flag for regions that count neither as objects nor as background.
+    Pixels are counted from 1 and keep their fractions; what is whole within 1e-6 is written so. A crowd region gets
+    <iscrowd>1</iscrowd>, which `read` knows, and <difficult>1</difficult>, VOC's own flag for regions that count
+    neither as objects nor as background.
     """
     for sample in samples:
         root = ET.Element("annotation")
@@ -148,12 +193,16 @@ def write(samples: Sequence[Sample], names: Sequence[str], images: Path, labels:
             if crowd:
                 _texts(element, {"iscrowd": 1})
             corners = (box[0] + 1, box[1] + 1, box[2], box[3])
-            texts = (repr(corner).removesuffix(".0") for corner in corners)  # many tools read whole numbers only
-            _texts(ET.SubElement(element, "bndbox"), dict(zip(CORNERS, texts, strict=True)))
+            _texts(ET.SubElement(element, "bndbox"), dict(zip(CORNERS, map(_number, corners), strict=True)))
         ET.indent(root)
-        file = (labels / sample.path.relative_to(images)).with_suffix(SUFFIX)
+        file = labels / sample.path.relative_to(images).with_name(label_name(sample.path.name, SUFFIX))
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(ET.tostring(root, encoding="unicode") + "\n", encoding="utf-8")
+
+
+def _number(value: float) -> str:
+    """A number as text; a whole one if it is that within 1e-6, for many tools read whole numbers only."""
+    return str(round(value)) if abs(value - round(value)) < 1e-6 else repr(value)
 
 
 def _texts(parent: ET.Element, values: Mapping[str, object]) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from data.formats.assemble import probe_sizes
-from data.formats.label_files import LabelFiles, report_orphans
+from data.formats.keypoints import AmbiguousRows, keypoint_values
+from data.formats.label_files import LabelFiles
+from data.formats.label_places import LabelPlaces, label_name, report_orphans
 from data.formats.listing import Folders
-from data.formats.rows import OUTLINES, Problems
+from data.formats.rows import KEYPOINTS, OUTLINES, REPAIRED, Problems
 from utils.boxes import xyxy_to_cxcywh
+from utils.config import ConfigError
 from utils.structures import LabelledImages, Sample
+from utils.text import shorten
 
 SUFFIX = ".txt"
 FOLDER = "labels"
@@ -20,10 +24,10 @@ ROW = "expected 'class x y width height', the last four as fractions of the imag
 
 
 def read(
-    images: Sequence[Path],
-    labels: Mapping[Path, Path],
+    places: LabelPlaces,
     names: Sequence[str],
     *,
+    kpt_shape: tuple[int, int] | None = None,
     category_ids: Sequence[int] | None = None,
     folders: Folders | None = None,
     problems: Problems | None = None,
@@ -31,21 +35,22 @@ def read(
     """A split in YOLO form.
 
     Images are numbered 1, 2, ... in their order, and class index i has the category id i + 1 (COCO counts from 1).
-    Rows with more than two points are outlines and become their bounding boxes.
+    Rows with more than four numbers after the class are boxes with keypoints, or outlines, which become their bounding
+    boxes.
 
     Args:
-        images: image files in the order of the split.
-        labels: folder of images -> folder of its label files.
+        places: the images in the order of the split, and their label files.
+        kpt_shape: as in `keypoint_values`.
         category_ids: other ids for the classes, ascending.
         problems: the problems so far; new ones are appended.
+    Raises:
+        ConfigError: rows that may have keypoints or be outlines.
     """
     folders, problems = folders or Folders(), problems or Problems()
     files = _Files(len(names), problems)
-    files.read(images, labels, folders)
-    if files.outlines:
-        first = files.files[files.image_index[0]]
-        problems.add(first.parent, f"{files.outlines} rows are outlines", OUTLINES)
-    report_orphans(labels, folders, problems, suffix=SUFFIX)
+    files.read(places)
+    files.read_long_rows(kpt_shape)
+    report_orphans(places, folders, problems, suffix=SUFFIX)
     sizes = probe_sizes(files.paths)
     limits = np.array([(0, 0) if isinstance(size, str) else size for size in sizes], np.float64).reshape(-1, 2)
     scale = np.tile(limits[np.array(files.image_index, np.int64), ::-1], 2)
@@ -58,55 +63,89 @@ class _Files(LabelFiles):
     """The rows of all label files; boxes are xyxy fractions."""
 
     def __init__(self, num_classes: int, problems: Problems) -> None:
-        super().__init__(problems, SUFFIX)
+        super().__init__(problems)
         self.num_classes = num_classes
-        self.outlines = 0
+        self.long: dict[int, list[float]] = {}
+        """Position of an object -> the numbers of its row after the class, where there are more than four."""
 
     def read_file(self, file: Path) -> bool:
         """Read one label file; False if it cannot be read at all."""
         try:
             text = file.read_bytes().decode("utf-8-sig")
         except OSError as error:
-            self.problems.add(file, f"cannot be read ({error.strerror or error})", "its image is left out")
+            self.problems.lost_file(file, f"cannot be read ({error.strerror or error})")
             return False
         except UnicodeDecodeError as error:
-            self.problems.add(file, f"not UTF-8 text (byte {error.start})", "its image is left out")
+            self.problems.lost_file(file, f"not UTF-8 text (byte {error.start})")
             return False
         for number, line in enumerate(text.splitlines(), start=1):
             fields = line.split()
             if not fields:
                 continue
+            where = f"{file}:{number}"
             try:
-                label, box = self._parse(fields)
+                label, values = self._parse(fields)
             except ValueError as error:
-                self.problems.add(f"{file}:{number}", str(error))
+                self.lose(where, str(error))
                 continue
-            self.add(number, label, box)
+            if len(values) > 4:
+                self.long[len(self.boxes)] = values
+            self.add(number, label, self._box(values, where))
         return True
 
+    def read_long_rows(self, kpt_shape: tuple[int, int] | None) -> None:
+        """Set the boxes of long rows, now that all are known; rows that fit in with none of the others are lost."""
+        if not self.long:
+            return
+        first = self.files[self.image_index[next(iter(self.long))]]
+        try:
+            length = keypoint_values(list(self.long.values()), kpt_shape)
+        except AmbiguousRows as error:
+            raise ConfigError(f"{first.parent}: {error}") from None
+        wrong = []
+        for row, values in self.long.items():
+            count = len(values)
+            if count == length or (not length and count % 2 == 0 and count > 4):
+                xs, ys = values[::2], values[1::2]
+                self.boxes[row] = self.boxes[row] if length else [min(xs), min(ys), max(xs), max(ys)]
+                continue
+            wrong.append(row)
+            number = self.image_index[row]
+            self.unreadable.add(number)
+            expected = f"{length + 1}, a box with keypoints" if length else "pairs of x and y, or 4, after the class"
+            what = f"{count + 1} numbers; expected {expected}" if length else f"{count + 1} numbers; {ROW}"
+            self.problems.lost(f"{self.files[number]}:{self.lines[row]}", what)
+        if len(wrong) < len(self.long):
+            kind, action = ("boxes with keypoints", KEYPOINTS) if length else ("outlines", OUTLINES)
+            self.problems.add(first.parent, f"{len(self.long) - len(wrong)} rows are {kind}", action)
+        self.remove(set(wrong))
+
     def _parse(self, fields: list[str]) -> tuple[int, list[float]]:
+        """Class and numbers of a row."""
+        shown = shorten(" ".join(fields))
         try:
             label, *values = map(float, fields)
         except ValueError:
-            raise ValueError(f"'{_shorten(fields)}' holds something that is no number; {ROW}") from None
+            raise ValueError(f"'{shown}' holds something that is no number; {ROW}") from None
         if len(values) == 5:
             raise ValueError(f"6 numbers, as in predictions with a confidence; {ROW}")
-        if len(values) != 4 and (len(values) < 6 or len(values) % 2):
+        if len(values) < 4:
             raise ValueError(f"{len(fields)} numbers; {ROW}")
         if not np.isfinite(label) or label != int(label):
-            raise ValueError(f"class '{fields[0]}' is no whole number; {ROW}")
+            raise ValueError(f"class '{shorten(fields[0])}' is no whole number; {ROW}")
         if not 0 <= label < self.num_classes:
-            raise ValueError(f"class {int(label)} is out of range; the data set has {self.num_classes} classes, from 0")
-        if len(values) > 4:
-            xs, ys = values[::2], values[1::2]
-            box = [min(xs), min(ys), max(xs), max(ys)]
-            self.outlines += 1
-        else:
-            x, y, width, height = values
-            box = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+            known = f"the data set has {self.num_classes} classes, from 0"
+            raise ValueError(f"class {shorten(f'{label:.0f}')} is out of range; {known}")
         if max(values) > 2:
             raise ValueError(f"value {max(values):.6g} looks like pixels; {ROW}")
-        return int(label), box
+        return int(label), values
+
+    def _box(self, values: list[float], where: str) -> list[float]:
+        x, y, width, height = values[:4]
+        if len(values) == 4 and (width < 0 or height < 0):
+            self.problems.add(where, f"width {width:.6g} and height {height:.6g}, taken without the sign", REPAIRED)
+            width, height = abs(width), abs(height)
+        return [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
 
 
 def write(samples: Sequence[Sample], images: Path, labels: Path) -> int:
@@ -120,12 +159,7 @@ def write(samples: Sequence[Sample], images: Path, labels: Path) -> int:
         objects = sample.labels[~sample.crowd].tolist()
         fractions = (xyxy_to_cxcywh(sample.boxes[~sample.crowd]) / size).tolist()
         rows = [" ".join([str(label), *map(repr, values)]) for label, values in zip(objects, fractions, strict=True)]
-        file = (labels / sample.path.relative_to(images)).with_suffix(SUFFIX)
+        file = labels / sample.path.relative_to(images).with_name(label_name(sample.path.name, SUFFIX))
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("".join(row + "\n" for row in rows), encoding="utf-8")
     return sum(int(sample.crowd.sum()) for sample in samples)
-
-
-def _shorten(fields: list[str]) -> str:
-    text = " ".join(fields)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,9 @@ from utils.boxes import xyxy_to_cxcywh
 from utils.draw import draw_detections
 from utils.files import claim
 from utils.structures import Detections
-from utils.text import to_json
+from utils.text import printable, to_json
+
+logger = logging.getLogger(__name__)
 
 # Drawn lines are thin and coloured, so JPEG keeps its colour at full resolution.
 _JPEG = (cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
@@ -62,17 +66,24 @@ class Outputs:
 class Recorder:
     """Writes frames and their detections in a thread of its own; use it as a context.
 
-    Files with the same name from different folders become NAME.jpg, NAME-2.jpg, ...; images that OpenCV cannot write
-    (GIF) become NAME.png.
+    Files with the same name from different folders become NAME.jpg, NAME-2.jpg, ..., which the log tells; images that
+    OpenCV cannot write (GIF) become NAME.png. Where names differ in their suffix alone, labels, crops and such a PNG
+    keep it: labels/x.jpg.txt and labels/x.webp.txt.
 
     Args:
         folder: exists, and is empty.
         names: class names by index.
         outputs: what to write.
+        media: all that will come, as far as it is known.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str], outputs: Outputs) -> None:
+    def __init__(self, folder: Path, names: Sequence[str], outputs: Outputs, *, media: Sequence[Media] = ()) -> None:
         self.folder, self.names, self.outputs = folder, tuple(names), outputs
+        images = {each.name.casefold() for each in media if each.kind == "image"}
+        self._sharing = Counter(Path(name).stem for name in images)
+        """How many images of different names have a name without suffix."""
+        self._first: dict[str, str] = {}
+        """The first image of a name without suffix, for those that come unannounced."""
         self._taken: set[str] = set()
         self._media: Media | None = None
         self._drawing, self._stem = folder, ""
@@ -151,10 +162,17 @@ class Recorder:
     def _begin_media(self, media: Media) -> None:
         self._media = media
         name = Path(media.name)
+        stem, folded = name.stem.casefold(), name.name.casefold()
+        others = self._sharing[stem] > 1 or self._first.setdefault(stem, folded) != folded
+        shared = media.kind == "image" and others
         if media.kind == "image" and name.suffix.lower() not in _ENCODINGS:
-            name = name.with_suffix(".png")
-        self._drawing = self._claim(name.name)
-        self._stem = self._drawing.stem
+            self._drawing = self._claim(f"{name.name}.png" if shared else f"{name.stem}.png")
+            self._stem = self._drawing.stem
+        else:
+            self._drawing = self._claim(name.name)
+            self._stem = self._drawing.name if shared else self._drawing.stem
+        if self._drawing.name != name.name:
+            logger.info("%s: written as %s", printable(media.source), printable(self._drawing.name))
 
     def _end_media(self) -> None:
         if self._video is not None:

@@ -83,7 +83,7 @@ def test_what_is_lost_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture) 
     assert main([str(config.source), str(tmp_path / "yolo"), "--to", "yolo"]) == 0
     said = capsys.readouterr().out
     for line in (
-        "val: 2 images, 2 objects, 3 classes",
+        "val: 2 images, 1 objects and 1 crowd regions, 3 classes",
         "Lost: 1 crowd regions, left out: a row has no flag for them",
         "Lost: 2 image ids: YOLO numbers images in the order of the split",
         "Lost: 1 annotation ids: YOLO has none",
@@ -94,7 +94,7 @@ def test_what_is_lost_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture) 
     ):
         assert line in said
     assert main([str(config.source), str(tmp_path / "voc"), "--to", "voc"]) == 0
-    assert "crowd" not in capsys.readouterr().out
+    assert "crowd regions, left out" not in capsys.readouterr().out
     assert read(read_data_config(tmp_path / "voc" / "data.yaml")).samples[1].crowd.tolist() == [True]
     assert "<difficult>1</difficult>" in (tmp_path / "voc" / "Annotations" / "b.xml").read_text()
     assert main([str(config.source), str(tmp_path / "coco"), "--to", "coco"]) == 0

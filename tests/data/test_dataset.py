@@ -250,6 +250,13 @@ def test_evaluation_has_grey_in_place_of_a_bad_image(images: LabelledImages, spo
     assert same(dataset[1], good[1])
 
 
+def test_evaluation_names_the_key_where_there_is_a_recipe(spoiled: LabelledImages) -> None:
+    for bad_images, said in (("stop", "; put it back"), (None, "no such image file$")):
+        dataset = EvalDataset(spoiled, image_size=SIZE, resize="letterbox", bad_images=bad_images)
+        with pytest.raises(ValueError, match=said):
+            dataset[2]
+
+
 def test_a_copy_for_another_process_is_without_the_images(images: LabelledImages) -> None:
     dataset = make(images)
     dataset.fill_cache(limit_bytes=10**9)

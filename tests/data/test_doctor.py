@@ -76,7 +76,7 @@ def test_faults_of_labels(tmp_path: Path) -> None:
         "7 0.2 0.2 0.2 0.2",
         "0 1 0.2 0.2 0.2",
     ]
-    found = findings(make_yolo(tmp_path, {"a": "\n".join(rows), "b": None}))
+    found = findings(make_yolo(tmp_path, {"a": "\n".join(rows), "b": None}, options="unreadable: object"))
     label = tmp_path / "labels" / "a.txt"
     for line in (
         f"warning: val: {label}:2: the 'dog' box is a 'cat' box too, at {label}:1; kept",
@@ -150,15 +150,17 @@ def test_html_is_one_sound_file(tmp_path: Path, faulty: bool) -> None:
     assert ("&lt;script&gt;" in page) is faulty
 
 
-def make_faulty(folder: Path, form: str) -> DataConfig:
+def make_faulty(folder: Path, form: str, options: str = "unreadable: object") -> DataConfig:
     if form == "coco":
         bad = [annotation(4, [50, 5, 20, 10], area=150.0, segmentation=[[1, 2]]), annotation(5, [1, 1, 0, 1])]
-        return make_coco(folder, [*GOOD, *bad, annotation(6, "x"), annotation(7, [10, 5, 20, 10.5])])
+        return make_coco(folder, [*GOOD, *bad, annotation(6, "x"), annotation(7, [10, 5, 20, 10.5])], options=options)
     if form == "yolo":
         rows = "0 0.5 0.5 0.5 0.5\n0 0.5 0.5 0.5 0.5\n1 1 0.5 0.5 0.5\n5 5 5 5 5\n"
-        return make_yolo(folder, {"a": rows, "b": b"\xff", "c": "1 0.5 0.5 0.5 0.5\n2 0.2 0.2 0.1 0.1"})
+        return make_yolo(
+            folder, {"a": rows, "b": b"\xff", "c": "1 0.5 0.5 0.5 0.5\n2 0.2 0.2 0.1 0.1"}, options=options
+        )
     objects = voc_object("cat", (1, 1, 70, 40)) + voc_object("cow", (1, 1, 5, 5)) + voc_object("dog", (9, 9, 20, 20))
-    return make_voc(folder, {"a": objects, "b": "<", "c": voc_object("owl", (2, 2, 40, 40))})
+    return make_voc(folder, {"a": objects, "b": "<", "c": voc_object("owl", (2, 2, 40, 40))}, options=options)
 
 
 @pytest.mark.parametrize("form", ["coco", "yolo", "voc"])

@@ -52,7 +52,8 @@ def test_splits_that_are_not_there(tmp_path: Path) -> None:
 
 
 def test_policy_for_bad_labels(tmp_path: Path) -> None:
-    config = make_yolo(tmp_path, {"a": "0 0.5 0.5 1 1\n9 0.5 0.5 1 1\n", "b": None})
+    text = {"a": "0 0.5 0.5 1 1\n9 0.5 0.5 1 1\n", "b": None}
+    config = make_yolo(tmp_path, text, options="unreadable: object")
     data = read(config)
     assert len(data.problems) == 2
     with pytest.raises(ConfigError) as caught:

@@ -58,8 +58,8 @@ def test_coco_bad_annotations_are_named_with_their_line(tmp_path: Path) -> None:
         annotation(12, [10, 5, 20, 10.5]),
         annotation(13, [0, 0, 60.04, 40]),
     ]
-    data = read(make_coco(tmp_path, [GOOD, *bad], indent=1))
-    assert data.samples[0].boxes.tolist() == [[10, 5, 30, 15.5], [50, 5, 60, 15], [0, 0, 60, 40]]
+    data = read(make_coco(tmp_path, [GOOD, *bad], indent=1, options="unreadable: object"))
+    assert data.samples[0].boxes.tolist() == [[10, 5, 30, 15.5], [6, 5, 10, 15], [50, 5, 60, 15], [0, 0, 60, 40]]
     assert len(data.problems) == 12
     text = (tmp_path / "val.json").read_text().splitlines()
     for problem in data.problems:
@@ -70,6 +70,7 @@ def test_coco_bad_annotations_are_named_with_their_line(tmp_path: Path) -> None:
         assert block.startswith('  "nonsense"') if "[" in called else f'"id": {number},' in block.split("}")[0]
     for what in (
         "annotation 2: box [10, 5, 10, 15] (x1, y1, x2, y2) has no area; left out",
+        "annotation 3: bbox is [10, 5, -4, 10], of negative size, and is turned round; repaired",
         "annotation 4: box [50, 5, 70, 15] (x1, y1, x2, y2) sticks out of the 60x40 image by 10 px; clipped",
         "annotation 5: box [70, 5, 90, 15] (x1, y1, x2, y2) lies outside the 60x40 image; left out",
         "annotation 6: bbox is [1, 2, 3], expected [x, y, width, height], finite numbers; left out",
@@ -109,7 +110,9 @@ def test_coco_ids_as_text_and_floats(tmp_path: Path) -> None:
     for image in images:
         make_image(tmp_path / "images" / image["file_name"])
     entries = [annotation(1, [1, 2, 3, 4], image=7, category="2"), annotation(2, [1, 2, 3, 4], image="3", iscrowd="x")]
-    data = read(make_coco(tmp_path, entries, images=images, categories=[{"id": "2", "name": "cat"}]))
+    categories = [{"id": "2", "name": "cat"}]
+    config = make_coco(tmp_path, entries, images=images, categories=categories, options="unreadable: object")
+    data = read(config)
     assert [sample.image_id for sample in data.samples] == [7, 3]
     assert [image["id"] for image in data.ground_truth["images"]] == [7, 3]
     assert data.ground_truth["categories"] == [{"id": 2, "name": "cat"}]
@@ -150,6 +153,15 @@ def test_coco_bad_images(tmp_path: Path) -> None:
         "broken.png: not an image that Pillow knows",
     ):
         assert what in said(data)
+
+
+def test_coco_one_file_for_two_images_is_named(tmp_path: Path) -> None:
+    images = [{"id": 7, "file_name": "a.png"}, {"id": 8, "file_name": "./a.png"}]
+    make_image(tmp_path / "images" / "a.png")
+    data = read(make_coco(tmp_path, [GOOD], images=images))
+    assert "val.json:1: image 8: its file is that of image 7 too: objects of one are background in the other" in said(
+        data
+    )
 
 
 def test_coco_no_image_on_disk(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 from data.config import load_data_config
 from data.formats import voc, yolo
+from data.formats.label_places import LabelPlaces
 from data.read import read_split
 from tests.data.tiny_sets import (
     make_coco,
@@ -67,16 +69,17 @@ def test_both_forms_of_the_shared_data_agree(shared: Path) -> None:
 
 
 @pytest.mark.parametrize("labelling", [yolo, voc])
-def test_round_trip_of_coco(shared: Path, tmp_path: Path, labelling: object) -> None:
+def test_round_trip_of_coco(shared: Path, tmp_path: Path, labelling: ModuleType) -> None:
     data = read_split(load_data_config(str(shared / "data" / "coco_tiny" / "data.yaml")), "val")
     paths = [sample.path for sample in data.samples]
-    folder = {paths[0].parent: tmp_path / "labels"}
+    files = {path: tmp_path / "labels" / f"{path.stem}{labelling.SUFFIX}" for path in paths}
+    places = LabelPlaces(paths, files)
     if labelling is yolo:
         assert yolo.write(data.samples, paths[0].parent, tmp_path / "labels") == 11
-        back = yolo.read(paths, folder, data.names, category_ids=data.category_ids)
+        back = yolo.read(places, data.names, category_ids=data.category_ids)
     else:
         voc.write(data.samples, data.names, paths[0].parent, tmp_path / "labels")
-        back = voc.read(paths, folder, data.names, category_ids=data.category_ids)
+        back = voc.read(places, data.names, category_ids=data.category_ids)
     assert back.problems == ()
     assert back.category_ids == data.category_ids
     same_boxes(data, back, crowd=labelling is voc)

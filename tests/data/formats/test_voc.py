@@ -46,16 +46,18 @@ def test_voc_bad_objects_are_named_with_their_line(tmp_path: Path) -> None:
         voc_object("cat", (1, 1, 60, 40)),
         voc_object("dog", (1, 1, 90, 40)),
     ]
-    config = make_voc(tmp_path, {"a": "".join(objects), "b": "<object>", "c": None})
+    config = make_voc(tmp_path, {"a": "".join(objects), "b": "<object>", "c": None}, options="unreadable: object")
     (tmp_path / "Annotations" / "lonely.xml").write_text("<annotation/>")
     data = read(config)
     assert [sample.path.stem for sample in data.samples] == ["a", "c"]
-    assert data.samples[0].labels.tolist() == [0, 1]
+    assert data.samples[0].labels.tolist() == [0, 0, 1]
+    assert data.samples[0].boxes[1].tolist() == [4, 4, 9, 9]
     for what in (
         "a.xml:6: class 'dgo' is not among the names of the data set. Did you mean 'dog'?; left out",
         "a.xml:10: object 'cat': expected a number in <bndbox><ymin>, found 'x'",
         "a.xml:14: object 'cat': expected a number in <bndbox><xmin>, found nothing",
-        "a.xml:15: box [8, 8, 5, 5] (x1, y1, x2, y2) has no area",
+        "a.xml:15: object 'cat': <xmin> 9 is more than <xmax> 5, the two are exchanged; repaired",
+        "a.xml:15: object 'cat': <ymin> 9 is more than <ymax> 5, the two are exchanged; repaired",
         "a.xml:19: box [0, 0, nan, 5] holds a value that is no finite number",
         "a.xml:23: box [0, 0, 60, 40] (x1, y1, x2, y2) of the same class stands in this image already",
         "a.xml:27: box [0, 0, 90, 40] (x1, y1, x2, y2) sticks out of the 60x40 image by 30 px; clipped",

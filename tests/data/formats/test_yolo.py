@@ -41,13 +41,14 @@ def test_yolo_bad_rows_are_named_with_their_line(tmp_path: Path) -> None:
         "0 30 20 10 10": "value 30 looks like pixels",
         "0 0.5 0.5 nan 0.2": "no finite number",
         "0 0.5 0.5 0 0.2": "has no area",
-        "0 0.5 0.5 -0.2 0.2": "has no area",
+        "2 0.5 0.5 -0.2 0.2": "width -0.2 and height 0.2, taken without the sign; repaired",
         "0 1.5 0.5 0.2 0.2": "lies outside the 60x40 image",
         "0 0.5 0.5 0.20 0.2": "stands in this image already",
         "0 1.0 0.5 0.2 0.2": "sticks out of the 60x40 image by 6 px; clipped",
     }
-    data = read(make_yolo(tmp_path, {"a": "\n".join(rows)}))
-    assert data.samples[0].boxes == pytest.approx(np.array([[24, 16, 36, 24], [54, 16, 60, 24]]))
+    data = read(make_yolo(tmp_path, {"a": "\n".join(rows)}, options="unreadable: object"))
+    assert data.samples[0].boxes == pytest.approx(np.array([[24, 16, 36, 24], [24, 16, 36, 24], [54, 16, 60, 24]]))
+    assert data.samples[0].labels.tolist() == [0, 2, 0]
     by_line = {int(problem.where.rpartition(":")[2]): str(problem) for problem in data.problems}
     assert all(problem.where.startswith(str(tmp_path / "labels" / "a.txt:")) for problem in data.problems)
     for line, what in enumerate(rows.values(), start=1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from fractions import Fraction
 from pathlib import Path
 
@@ -64,6 +65,29 @@ def test_equal_names_from_different_folders_are_kept_apart(tmp_path: Path) -> No
     assert len({name.casefold() for name in names}) == len(names)
     entries = json.loads((tmp_path / "detections.json").read_text())
     assert [entry["source"] for entry in entries] == ["a/x.png", "b/x.png", "c/X.PNG", "d/x.jpg"]
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_labels_and_crops_of_equal_stems_name_their_picture(tmp_path: Path, announced: bool) -> None:
+    frames = [image_frame(name) for name in ("a/x.jpg", "a/x.png", "a/X.webp", "a/x.gif", "a/y.png", "b/x.png")]
+    media = [frame.media for frame in frames] if announced else []
+    outputs = Outputs(drawings=True, txt=True, crops=True)
+    with Recorder(tmp_path, NAMES, outputs, media=media) as recorder:
+        for frame in frames:
+            recorder.put(frame, found((1, 2, 30, 20)))
+    stems = ["x.jpg" if announced else "x", "x.png", "X.webp", "x.gif", "y", "x-2.png"]
+    assert {path.name for path in (tmp_path / "labels").iterdir()} == {f"{stem}.txt" for stem in stems}
+    assert {path.name for path in (tmp_path / "crops" / "cat").iterdir()} == {f"{stem}_1.jpg" for stem in stems}
+    drawings = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert drawings == {"x.jpg", "x.png", "X.webp", "x.gif.png", "y.png", "x-2.png"}
+
+
+def test_a_picture_under_another_name_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), Recorder(tmp_path, NAMES, Outputs(drawings=False, txt=True)) as recorder:
+        for name in ("a/x.png", "b/x.png"):
+            recorder.put(image_frame(name), found())
+    assert [record.getMessage() for record in caplog.records] == ["b/x.png: written as x-2.png"]
+    assert files(tmp_path) == ["labels/x-2.txt", "labels/x.txt"]
 
 
 def test_drawings_keep_their_format_and_gif_becomes_png(tmp_path: Path) -> None:
