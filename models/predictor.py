@@ -12,7 +12,8 @@ from torch import Tensor
 from models.build import build_model
 from models.config import load_model_config, model_config_from
 from models.darknet.cfg import MARK, declared_classes
-from models.darknet.weights import classes_in_file, count_floats_in, load_weights_
+from models.darknet.header import read_numbers
+from models.darknet.weights import classes_in_file, load_weights_
 from models.detector import Detector
 from models.info import ModelInfo, Predictor
 from models.runtimes import OnnxPredictor, OpenVinoPredictor, TorchScriptPredictor
@@ -178,11 +179,13 @@ def _open_darknet(path: Path, cfg: Path | str | None, device: torch.device, half
     config = load_model_config(cfg or beside)
     classes = declared_classes(config.backbone)
     if classes is None:  # our files are for any number of classes; the size of the file tells
-        classes = classes_in_file(build_model(config, 80), count_floats_in(path)) or 80
+        network = build_model(config, 80)
+        fitting = (classes_in_file(network, len(numbers)) for _, numbers in read_numbers(path))
+        classes = next((count for count in fitting if count), 80)
     model = build_model(config, classes)
     load_weights_(model, path)
     names = names_beside(classes, (path, cfg or beside))
-    ours = (network := Path(cfg or beside)).is_file() and network.read_text("utf-8", "replace").startswith(MARK)
+    ours = (file := Path(cfg or beside)).is_file() and file.read_text("utf-8", "replace").startswith(MARK)
     info = ModelInfo(
         names or known_names(classes),
         tuple(range(1, classes + 1)),
