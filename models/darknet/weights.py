@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from models.darknet.graph import DarknetGraph
 from models.darknet.header import WeightsHeader, read_header, read_numbers
+from models.darknet.published import warn_of_masks
 from models.darknet.trace import file_layers
 from models.detector import Detector
 from models.heads.anchor import AnchorHead
@@ -192,6 +193,7 @@ def load_weights_(model: Detector | DarknetGraph, path: Path, *, partial: bool =
         start += size
     if len(loaded) == len(layers) and isinstance(model, Detector):
         model.darknet_header = header
+        warn_of_masks(model, path, header, len(numbers))
     return Loaded(header, len(loaded), len(layers), skipped, loaded[-1].name)
 
 
