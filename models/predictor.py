@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from models.build import build_model
-from models.config import load_model_config, model_config_from
+from models.config import ModelConfig, load_model_config, model_config_from
 from models.darknet.cfg import MARK, declared_classes
 from models.darknet.header import read_numbers
 from models.darknet.weights import classes_in_file, load_weights_
@@ -19,6 +22,9 @@ from models.info import ModelInfo, Predictor
 from models.runtimes import OnnxPredictor, OpenVinoPredictor, TorchScriptPredictor
 from utils.config import ROOT, ConfigError, load_yaml
 from utils.device import describe_device, select_device
+from utils.faults import is_out_of_memory
+from utils.quote import cut, first_line, quoted
+from utils.saved import check_pairs
 from utils.weights import load_saved_model
 
 logger = logging.getLogger(__name__)
@@ -139,33 +145,108 @@ def default_weights(project: Path = ROOT / "runs" / "train") -> Path:
 def _open_checkpoint(path: Path, device: torch.device, half: bool) -> ModelPredictor:
     """The averaged weights of a checkpoint or a .safetensors file of ours."""
     state = load_saved_model(path)
-    try:
-        config = model_config_from(state["model"], where=f"{path}: model")
-        names, category_ids, resize, weights = (state[key] for key in ("names", "category_ids", "resize", "ema"))
-        height, width = state["image_size"]
-    except KeyError as error:
-        raise ConfigError(f"{path}: the checkpoint has no key {error}; it was not written by train.py") from None
-    model = build_model(config, len(names))
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        first = str(error).strip().splitlines()[1:2] or [str(error)]
-        raise ConfigError(
-            f"{path}: the weights do not fit the model '{config.name}' described beside them ({first[0].strip()}); "
-            "the checkpoint was changed, or comes from another version of CSPDet"
-        ) from None
+    missing = next(
+        (key for key in ("model", "names", "category_ids", "resize", "ema", "image_size") if key not in state), ""
+    )
+    if missing:
+        raise ConfigError(f"{path}: the checkpoint has no key '{missing}'; it was not written by train.py")
+    names, category_ids, weights = tuple(state["names"]), tuple(state["category_ids"]), state["ema"]
+    config, model = build_saved(state["model"], len(names), weights, where=str(path))
+    check_pairs(names, category_ids, where=str(path))
+    height, width = state["image_size"]
     info = ModelInfo(
-        tuple(names),
-        tuple(category_ids),
+        names,
+        category_ids,
         (height, width),
-        resize,
+        state["resize"],
         model.stride,
         data=state.get("data"),
         nms=config.nms,
         beta_nms=config.beta_nms,
         task=model.task,
     )
+    info.check_size(info.image_size, where=f"{path}: image_size")
     return ModelPredictor(model, info, device=device, half=half)
+
+
+def build_saved(
+    values: Mapping[str, Any], classes: int, weights: Mapping[str, Tensor], *, where: str
+) -> tuple[ModelConfig, Detector]:
+    """The configuration and the model that a file describes, with the weights beside that description.
+
+    The description is tried without memory first: a file asks for no more than its own weights.
+
+    Raises:
+        ConfigError: no model that can be built, or other weights than it has.
+    """
+    name = values.get("name", "model")
+    if classes < 1:
+        raise ConfigError(f"{where}: names: expected one or more, found none; the checkpoint was changed")
+    try:
+        config = model_config_from(values, where=f"{where}: model")
+        with torch.device("meta"), at_most_modules(20 * len(weights) + 1000):
+            planned = build_model(config, classes)
+        _check_shapes(planned, weights)
+        model = build_model(config, classes)
+        model.load_state_dict(dict(weights))
+    except _Misfit as error:
+        raise ConfigError(
+            f"{where}: the weights do not fit the model {quoted(name)} described beside them ({error}); the checkpoint "
+            "was changed, or comes from another version of CSPDet"
+        ) from None
+    except ConfigError as error:
+        raise ConfigError(cut(str(error))) from None
+    except Exception as error:  # a description that was changed can end in any
+        if is_out_of_memory(error):
+            raise
+        raise ConfigError(
+            f"{where}: the model {quoted(name)} described in it cannot be built ({type(error).__name__}: "
+            f"{first_line(error)}); the checkpoint was changed, or comes from another version of CSPDet"
+        ) from None
+    return config, model
+
+
+class _Misfit(Exception):
+    """Weights for another model than described."""
+
+
+def _check_shapes(model: Detector, weights: Mapping[str, Tensor]) -> None:
+    """Compare names and shapes.
+
+    Raises:
+        _Misfit: the first that differs.
+    """
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    for name in (*own, *weights):
+        found = tuple(weights[name].shape) if name in weights else None
+        if found != own.get(name):
+            raise _Misfit(f"{quoted(name)}: expected {_shape(own.get(name))}, found {_shape(found)}")
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "none" if shape is None else " x ".join(map(str, shape)) or "a number"
+
+
+@contextmanager
+def at_most_modules(count: int) -> Iterator[None]:
+    """Refuse a model of more modules while it is built, before it takes hours.
+
+    Raises:
+        ConfigError: more than `count`.
+    """
+    built = 0
+
+    def note(*_: object) -> None:
+        nonlocal built
+        built += 1
+        if built > count:
+            raise ConfigError(f"the model has more than {count:,} parts, and the file too few weights for so many")
+
+    handle = register_module_module_registration_hook(note)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _open_darknet(path: Path, cfg: Path | str | None, device: torch.device, half: bool) -> ModelPredictor:

@@ -22,3 +22,15 @@ def quoted(value: object) -> str:
     except Exception:  # an object of a foreign file may raise anything, and a number of 5,000 digits does
         text = f"a {type(value).__name__}"
     return text if len(text) <= MOST else f"{text[: MOST - 3]}..."
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another program says, in a line of at most 200 characters."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    printable = "".join(character if character.isprintable() else "?" for character in lines[0][:200])
+    return printable if len(lines[0]) <= 200 else f"{printable[:197]}..."
+
+
+def cut(text: str, most: int = 2_000) -> str:
+    """A text of several lines, such as a list of mistakes, cut to `most` characters."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text) - most:,} characters more)"

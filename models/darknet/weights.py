@@ -25,13 +25,9 @@ from models.heads.classify import ClassifyHead
 from models.layers import ConvNormAct, WeightedShortcut
 from utils.config import ConfigError
 from utils.files import write_atomically
+from utils.saved import LOWEST_VARIANCE, MOST_CLASSES
 
 logger = logging.getLogger(__name__)
-
-MOST_CLASSES = 100_000
-"""So that a file of nonsense asks for no memory; the largest sets have some 20,000."""
-LOWEST_VARIANCE = -1e-12
-"""Good files hold variances like -7e-44, which flushing to zero leaves behind; what is further below 0 is none."""
 
 
 @dataclass(frozen=True, eq=False)
