@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.modules.module import register_module_module_registration_hook
 
 from models.build import build_model
-from models.config import ModelConfig, load_model_config, model_config_from
+from models.config import load_model_config
 from models.darknet.cfg import MARK, declared_classes
 from models.darknet.header import read_numbers
 from models.darknet.weights import classes_in_file, load_weights_
 from models.detector import Detector
 from models.info import ModelInfo, Predictor
 from models.runtimes import OnnxPredictor, OpenVinoPredictor, TorchScriptPredictor
+from models.saved import build_saved
 from utils.config import ROOT, ConfigError, load_yaml
 from utils.device import describe_device, select_device
-from utils.faults import is_out_of_memory
-from utils.quote import cut, first_line, quoted
 from utils.saved import check_pairs
 from utils.weights import load_saved_model
 
@@ -31,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 KNOWN = {80: ROOT / "cfg" / "data" / "coco.yaml", 20: ROOT / "cfg" / "data" / "voc.yaml"}
 """Data sets whose models have so many classes, as a rule."""
+_IN_MEMORY = (".pt", ".safetensors", ".weights")
 
 
 def names_beside(classes: int, files: Sequence[Path | str]) -> tuple[str, ...] | None:
@@ -84,7 +81,12 @@ class ModelPredictor(Predictor):
 
 
 def open_predictor(
-    weights: Path | str, *, cfg: Path | str | None = None, device: torch.device | str | None = None, half: bool = False
+    weights: Path | str,
+    *,
+    cfg: Path | str | None = None,
+    device: torch.device | str | None = None,
+    half: bool = False,
+    trust: bool = False,
 ) -> Predictor:
     """The predictor for a file: .pt, .safetensors, .weights (darknet), .onnx, .xml (OpenVINO) or .torchscript.
 
@@ -93,21 +95,15 @@ def open_predictor(
             other files carry their own.
         device: where to compute; None is the fastest for .pt, .safetensors and .weights and the CPU for the others.
         half: fp16 convolutions, for the same on CUDA; an exported file has the precision it was exported with.
+        trust: open .torchscript too. THAT RUNS CODE FROM THE FILE: only for files whose origin is trusted.
     Raises:
-        ConfigError: a missing, foreign or unreadable file, a missing package, or a device that cannot be used.
+        ConfigError: a file that would run code without `trust`; a missing, foreign or unreadable one; a missing
+            package, or a device that cannot be used.
     """
     path = Path(weights)
     kind = path.suffix.lower()
-    if ".conv." in path.name:
-        raise ConfigError(f"{path}: holds the first layers of a network alone; start a training from it, with train.py")
-    in_memory = kind in (".pt", ".safetensors", ".weights")
-    if not in_memory and kind not in (".onnx", ".xml", ".torchscript"):
-        raise ConfigError(
-            f"{path}: expected .pt, .weights, .onnx, .xml (OpenVINO), .torchscript or .safetensors, found the suffix "
-            f"'{kind}'"
-        )
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file; check --weights, or leave it out for the newest training run")
+    in_memory = kind in _IN_MEMORY
+    _check_file(path, trust=trust)
     if cfg is not None and kind != ".weights":
         logger.warning("--cfg %s is not used: %s says itself what model it holds", cfg, path.name)
     if half and not in_memory:
@@ -125,6 +121,29 @@ def open_predictor(
     if device.type != "cpu":
         raise ConfigError(f"{path}: OpenVINO runs on the CPU here, and the device is {device}; use --device cpu")
     return OpenVinoPredictor(path)
+
+
+def _check_file(path: Path, *, trust: bool) -> None:
+    """Refuse what no predictor can be made of, or what would run code, before anything is read.
+
+    Raises:
+        ConfigError: another suffix, no such file, or a program without `trust`.
+    """
+    kind = path.suffix.lower()
+    if ".conv." in path.name:
+        raise ConfigError(f"{path}: holds the first layers of a network alone; start a training from it, with train.py")
+    if kind not in (*_IN_MEMORY, ".onnx", ".xml", ".torchscript"):
+        raise ConfigError(
+            f"{path}: expected .pt, .weights, .onnx, .xml (OpenVINO), .torchscript or .safetensors, found the suffix "
+            f"'{kind}'"
+        )
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; check --weights, or leave it out for the newest training run")
+    if kind == ".torchscript" and not trust:
+        raise ConfigError(
+            f"{path}: not loaded, because a TorchScript file is a program, which can do anything while it is loaded or "
+            "used. Use the checkpoint or an .onnx file instead; or, if you trust where it comes from, add --trust"
+        )
 
 
 def default_weights(project: Path = ROOT / "runs" / "train") -> Path:
@@ -167,86 +186,6 @@ def _open_checkpoint(path: Path, device: torch.device, half: bool) -> ModelPredi
     )
     info.check_size(info.image_size, where=f"{path}: image_size")
     return ModelPredictor(model, info, device=device, half=half)
-
-
-def build_saved(
-    values: Mapping[str, Any], classes: int, weights: Mapping[str, Tensor], *, where: str
-) -> tuple[ModelConfig, Detector]:
-    """The configuration and the model that a file describes, with the weights beside that description.
-
-    The description is tried without memory first: a file asks for no more than its own weights.
-
-    Raises:
-        ConfigError: no model that can be built, or other weights than it has.
-    """
-    name = values.get("name", "model")
-    if classes < 1:
-        raise ConfigError(f"{where}: names: expected one or more, found none; the checkpoint was changed")
-    try:
-        config = model_config_from(values, where=f"{where}: model")
-        with torch.device("meta"), at_most_modules(20 * len(weights) + 1000):
-            planned = build_model(config, classes)
-        _check_shapes(planned, weights)
-        model = build_model(config, classes)
-        model.load_state_dict(dict(weights))
-    except _Misfit as error:
-        raise ConfigError(
-            f"{where}: the weights do not fit the model {quoted(name)} described beside them ({error}); the checkpoint "
-            "was changed, or comes from another version of CSPDet"
-        ) from None
-    except ConfigError as error:
-        raise ConfigError(cut(str(error))) from None
-    except Exception as error:  # a description that was changed can end in any
-        if is_out_of_memory(error):
-            raise
-        raise ConfigError(
-            f"{where}: the model {quoted(name)} described in it cannot be built ({type(error).__name__}: "
-            f"{first_line(error)}); the checkpoint was changed, or comes from another version of CSPDet"
-        ) from None
-    return config, model
-
-
-class _Misfit(Exception):
-    """Weights for another model than described."""
-
-
-def _check_shapes(model: Detector, weights: Mapping[str, Tensor]) -> None:
-    """Compare names and shapes.
-
-    Raises:
-        _Misfit: the first that differs.
-    """
-    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    for name in (*own, *weights):
-        found = tuple(weights[name].shape) if name in weights else None
-        if found != own.get(name):
-            raise _Misfit(f"{quoted(name)}: expected {_shape(own.get(name))}, found {_shape(found)}")
-
-
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "none" if shape is None else " x ".join(map(str, shape)) or "a number"
-
-
-@contextmanager
-def at_most_modules(count: int) -> Iterator[None]:
-    """Refuse a model of more modules while it is built, before it takes hours.
-
-    Raises:
-        ConfigError: more than `count`.
-    """
-    built = 0
-
-    def note(*_: object) -> None:
-        nonlocal built
-        built += 1
-        if built > count:
-            raise ConfigError(f"the model has more than {count:,} parts, and the file too few weights for so many")
-
-    handle = register_module_module_registration_hook(note)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _open_darknet(path: Path, cfg: Path | str | None, device: torch.device, half: bool) -> ModelPredictor:

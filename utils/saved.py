@@ -87,7 +87,7 @@ def check_weights(weights: Mapping[str, Tensor], *, where: str, finite: bool = T
         if broken:
             raise ConfigError(
                 f"{where}: {quoted(name)}: {broken:,} of its {value.numel():,} numbers are NaN or infinite; the "
-                "file is damaged, or its training had failed: use another one"
+                "file is damaged, or its training had failed"
             )
         if name.endswith("running_var") and float(value.min()) < LOWEST_VARIANCE:
             raise ConfigError(f"{where}: {quoted(name)}: expected variances from 0 on, found {float(value.min()):g}")
