@@ -24,7 +24,7 @@ from models.suppression import NMS_KINDS
 from utils.arguments import given, share, whole_number
 from utils.config import ROOT, ConfigError
 from utils.faults import report
-from utils.log import setup_logging
+from utils.log import say, say_error, setup_logging
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +43,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return run(args, predictor, options, source, window)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return 2
     except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return 1
     except (RuntimeError, MemoryError) as error:
         return report(error)
@@ -80,7 +80,7 @@ def open_model(args: argparse.Namespace) -> tuple[Predictor, DetectOptions]:
     if classify:
         options = replace(options, conf_thres=0.0, max_det=5)
     options = replace(options, **given(args, "conf_thres", "iou_thres", "max_det", "nms"))
-    print(f"Weights: {weights} ({predictor.description}), input {size[0]}x{size[1]} {options.resize}")
+    say(f"Weights: {weights} ({predictor.description}), input {size[0]}x{size[1]} {options.resize}")
     return predictor, options
 
 
@@ -88,18 +88,25 @@ def run(
     args: argparse.Namespace, predictor: Predictor, options: DetectOptions, source: Source, window: Window | None
 ) -> int:
     """Look at every frame, write what is wanted, and say what was found; returns the exit status."""
-    outputs = Outputs(not args.no_save, args.save_txt or args.save_conf, args.save_conf, args.save_json, args.save_crop)
+    outputs = Outputs(
+        drawings=not args.no_save,
+        txt=args.save_txt or args.save_conf,
+        confidence=args.save_conf,
+        json=args.save_json,
+        jsonl=args.save_jsonl,
+        crops=args.save_crop,
+    )
     summary, folder = process(
         predictor, source, options, outputs, project=Path(args.project), name=args.name, window=window
     )
     if source.skipped:
-        print(f"Skipped: {len(source.skipped)}, named above")
+        say(f"Skipped: {len(source.skipped)}, named above")
     if summary.frames == 0:
-        print("error: nothing could be processed; see the lines above", file=sys.stderr)
+        say_error("nothing could be processed; see the lines above")
         return 1
-    print(summary)
+    say(summary)
     if folder is not None:
-        print(f"Results: {folder}")
+        say(f"Results: {folder}")
     return 0
 
 
@@ -131,6 +138,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--save-txt", action="store_true", help="write YOLO rows 'class cx cy w h' to labels/NAME.txt")
     parser.add_argument("--save-conf", action="store_true", help="add the score as sixth number of a YOLO row")
     parser.add_argument("--save-json", action="store_true", help="write detections.json, boxes in original pixels")
+    parser.add_argument("--save-jsonl", action="store_true", help="write detections.jsonl, a line as each frame ends")
     parser.add_argument("--save-crop", action="store_true", help="cut detections out into crops/CLASS/")
     parser.add_argument("--no-save", action="store_true", help="write no annotated images and videos")
     parser.add_argument("--view", action="store_true", help="show frames in a window; q or Escape ends the run")

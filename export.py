@@ -20,7 +20,7 @@ from models.predictor import ModelPredictor, default_weights, open_predictor
 from utils.arguments import whole_number
 from utils.config import ConfigError
 from utils.faults import report
-from utils.log import setup_logging
+from utils.log import say, say_error, setup_logging
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     except ExportError as error:
         options = [f"--{option}" for option in ("half", "dynamic") if getattr(args, option)]
         remedy = f"Leave {' and '.join(options)} out" if options else "Try another --format"
-        print(f"error: --format {args.format}: {error}. Nothing was written. {remedy}", file=sys.stderr)
+        say_error(f"--format {args.format}: {error}. Nothing was written. {remedy}")
         return 1
     except Exception as error:
         return report(error)
@@ -53,18 +53,18 @@ def run(args: argparse.Namespace) -> Path:
     original.info.check_size(size, where="--img-size")
     if first_layers(output) is not None:
         last = export_first_layers(original, output)
-        print(f"Wrote {_size_of(output)}, up to {last}; read again, it is the same")
-        print(f"Next: python train.py --weights {output} --cfg CFG --data DATA")
+        say(f"Wrote {_size_of(output)}, up to {last}; read again, it is the same")
+        say(f"Next: python train.py --weights {output} --cfg CFG --data DATA")
         return output
     spec = ExportSpec(replace(original.info, image_size=size), args.batch_size, args.dynamic, args.half)
-    print(f"Weights: {weights} ({original.description})")
-    print(f"Writing {args.format}, {input_text(spec, form)}")
+    say(f"Weights: {weights} ({original.description})")
+    say(f"Writing {args.format}, {input_text(spec, form)}")
     difference, files = export(original, args.format, output, spec)
-    print(f"Largest difference from the original: {difference}")
+    say(f"Largest difference from the original: {difference}")
     for file in files:
-        print(f"Wrote {_size_of(file)}")
+        say(f"Wrote {_size_of(file)}")
     trust = " --trust" if args.format == "torchscript" else ""
-    print(
+    say(
         f"Next: python val.py --weights {output}{trust} --data DATA, or python detect.py --weights {output}{trust} "
         "--source SOURCE"
     )

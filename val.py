@@ -24,7 +24,7 @@ from models.suppression import NMS_KINDS
 from utils.arguments import given, share, whole_number
 from utils.config import ROOT, ConfigError
 from utils.faults import report
-from utils.log import setup_logging
+from utils.log import say, setup_logging
 from utils.metrics.build import build_metric
 from utils.metrics.coco import BACKENDS
 from utils.run import new_run_folder
@@ -47,16 +47,16 @@ def run(args: argparse.Namespace) -> Path:
     """Evaluate as the command line says; returns the folder with the results."""
     weights = Path(args.weights) if args.weights else default_weights()
     predictor = open_predictor(weights, cfg=args.cfg, device=args.device, half=args.half, trust=args.trust)
-    print(f"Weights: {weights} ({predictor.description})")
+    say(f"Weights: {weights} ({predictor.description})")
     size = (args.img_size, args.img_size) if args.img_size else predictor.image_size
     predictor.info.check_size(size, where="--img-size")
     resize = args.resize or predictor.resize
     config = load_data_config(args.data or training_data(predictor, weights))
     options = options_of(args, predictor.info, size)
     images = read_split(config, args.split, task=predictor.info.task)
-    print(f"Data: {config.source}, {args.split}: {len(images)} images, {len(images.names)} classes")
+    say(f"Data: {config.source}, {args.split}: {len(images)} images, {len(images.names)} classes")
     if images.problems:
-        print(summarize(images.problems))
+        say(summarize(images.problems))
     category_ids = match_classes(predictor, images)
     names = predictor.names if predictor.info.named else images.names
     metric = build_metric(images, category_ids=category_ids, names=names, backend=args.backend)
@@ -76,10 +76,10 @@ def run(args: argparse.Namespace) -> Path:
         "split": args.split,
     }
     write_results(folder, figures, metric, images, save_predictions=args.save_json)
-    print(f"\n{metric.table()}\n\n{protocol_and_speed(figures)}\nResults: {folder}")
+    say(f"\n{metric.table()}\n\n{protocol_and_speed(figures)}\nResults: {folder}")
     missing = figures["images"] - len(images)
     if missing:
-        print(f"Note: {missing} images of the ground truth could not be read; their objects count as not found")
+        say(f"Note: {missing} images of the ground truth could not be read; their objects count as not found")
     return folder
 
 

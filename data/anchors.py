@@ -21,6 +21,7 @@ from data.read import check_objects, read_split
 from utils.arguments import seed, whole_number
 from utils.boxes import plan_resize
 from utils.config import ConfigError
+from utils.log import say, say_error
 from utils.structures import LabelledImages
 from utils.train_config import TrainConfig
 
@@ -55,9 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     args = parse_args(argv)
     try:
-        print(run(args))
+        say(run(args))
     except (ConfigError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return 2
     return 0
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from utils.config import ROOT, ConfigError, find_file, load_yaml
+from utils.config import ROOT, ConfigError, find_file, from_home, load_yaml
 from utils.schema import to_dataclass
+from utils.text import shorten, shown
 
 SPLITS = ("train", "val", "test")
 
@@ -86,11 +87,13 @@ def read_data_config(source: Path) -> DataConfig:
     values = load_yaml(source)
     if "source" in values:
         raise ConfigError(f"{source}: source: unknown key; leave it out")
-    root = _join(source.parent, values.get("path"))
-    values["path"] = source.parent if root is None else root
+    root = _join(source, source.parent, "path", values.get("path"))
+    if root is not None and not isinstance(root, Path):
+        raise ConfigError(f"{source}: path: expected a folder, found {shown(root)}; put quotes around a number")
+    values["path"] = root = root or source.parent
     for key in (*SPLITS, "images"):
         if key in values:
-            values[key] = _join(values["path"], values[key])
+            values[key] = _join(source, root, key, values[key])
     names = values.get("names")
     if isinstance(names, dict) and names and all(isinstance(key, str) for key in names) and "folders" not in values:
         values |= {"folders": list(names), "names": list(names.values())}
@@ -99,9 +102,13 @@ def read_data_config(source: Path) -> DataConfig:
     return to_dataclass(DataConfig, {**values, "source": source}, where=str(source))
 
 
-def _join(root: Path, value: Any) -> Any:
+def _join(where: Path, root: Path, key: str, value: Any) -> Any:
     """A path relative to `root`, from its text; other values are left to the type check."""
-    return Path(os.path.normpath(root / Path(value).expanduser())) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    if "\0" in value:
+        raise ConfigError(f"{where}: {key}: expected a path, found {shown(value)}")
+    return Path(os.path.normpath(root / from_home(value)))
 
 
 def _names(value: Any, where: str) -> tuple[str, ...] | None:
@@ -110,15 +117,21 @@ def _names(value: Any, where: str) -> tuple[str, ...] | None:
         return None
     if isinstance(value, dict):
         if sorted(value, key=str) != sorted(range(len(value)), key=str):
-            raise ConfigError(f"{where}: expected the numbers 0 to {len(value) - 1} as keys, found {list(value)}")
+            raise ConfigError(
+                f"{where}: expected the numbers 0 to {len(value) - 1} as keys, found {shown(list(value))}"
+            )
         value = [value[index] for index in range(len(value))]
     if not isinstance(value, list) or not value:
-        raise ConfigError(f"{where}: expected a list of names or a map of numbers to names, found {value!r}")
+        raise ConfigError(f"{where}: expected a list of names or a map of numbers to names, found {shown(value)}")
     for name in value:
         if isinstance(name, bool) or not isinstance(name, (str, int, float)) or name == "":
-            raise ConfigError(f"{where}: expected a name, found {name!r}; put quotes around words like yes, no, null")
+            raise ConfigError(
+                f"{where}: expected a name, found {shown(name)}; put quotes around words like yes, no, null"
+            )
     names = tuple(str(name) for name in value)
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise ConfigError(f"{where}: '{twice[0]}' stands twice; results are listed by name, so each must be different")
+        raise ConfigError(
+            f"{where}: '{shorten(twice[0])}' stands twice; results are listed by name, so each must be different"
+        )
     return names

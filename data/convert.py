@@ -7,6 +7,7 @@ Classes, their ids and boxes survive every conversion; what a format cannot hold
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shutil
 import sys
@@ -18,9 +19,10 @@ from typing import Any
 
 from data.config import SPLITS, DataConfig, load_data_config
 from data.formats import coco, imagefolder, voc, yolo
+from data.formats.holdable import check_names
 from data.read import check_same_classes, read_split, summarize
 from utils.config import ConfigError, dump_yaml
-from utils.log import Progress, setup_logging
+from utils.log import Progress, say, say_error, setup_logging
 from utils.structures import LabelledImages, Sample
 
 FORMATS = ("coco", "yolo", "voc")
@@ -55,10 +57,11 @@ def write_dataset(splits: Mapping[str, LabelledImages], folder: Path, form: str,
     Returns:
         what was done and what was lost, one line each.
     Raises:
-        ConfigError: the folder exists and is not empty.
+        ConfigError: the folder exists and is not empty, or the format cannot hold a name.
     """
     _check_empty(folder)
     names, renamed = _file_names(splits)
+    check_names(form, itertools.chain(*names.values()), next(iter(splits.values())).names)
     images = folder / ("JPEGImages" if form == "voc" else "images")
     placed = {
         split: [replace(sample, path=images / name) for sample, name in zip(data.samples, names[split], strict=True)]
@@ -217,15 +220,15 @@ def main(argv: list[str] | None = None) -> int:
         else:
             lines = write_dataset(splits, args.folder, args.to, copy=args.copy)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return 2
     for split, data in splits.items():
         objects = sum(len(sample.boxes) for sample in data.samples)
-        print(f"{split}: {len(data)} images, {objects} objects, {len(data.names)} classes")
+        say(f"{split}: {len(data)} images, {objects} objects, {len(data.names)} classes")
         if data.problems:
-            print(summarize(data.problems))
-    print("\n".join(lines))
-    print(f"Written: {args.folder / 'data.yaml'}")
+            say(summarize(data.problems))
+    say("\n".join(lines))
+    say(f"Written: {args.folder / 'data.yaml'}")
     return 0
 
 

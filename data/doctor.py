@@ -27,8 +27,9 @@ from data.formats.rows import BACKGROUND, CLIPPED, COMPLETED, KEPT, LEFT_OUT, OU
 from data.images import read_image
 from data.read import check_same_classes, guess_task, label_format, read_split
 from utils.config import ConfigError
-from utils.log import Progress, setup_logging
+from utils.log import Progress, say, say_error, setup_logging
 from utils.structures import LabelledImages, LabelProblem, Sample
+from utils.text import printable
 
 Severity = Literal["error", "warning", "note"]
 
@@ -241,16 +242,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = load_data_config(args.data)
         report, splits = examine(config)
-        print(json.dumps(report.as_dict(), indent=1, ensure_ascii=False) if args.json else to_text(report))
+        say(json.dumps(report.as_dict(), indent=1, ensure_ascii=False) if args.json else to_text(report))
         if args.html:
             args.html.parent.mkdir(parents=True, exist_ok=True)
             args.html.write_text(to_html(report.as_dict()), encoding="utf-8")
         lines = fix(config, splits, args.fix) if args.fix else []
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return EXIT_STATUS["errors"]
     for line in lines:
-        print(line, file=sys.stderr if args.json else sys.stdout)
+        say(line, error=args.json)
     return EXIT_STATUS[report.status]
 
 
@@ -259,7 +260,7 @@ def _examine_image(sample: Sample) -> bytes | LabelProblem:
     try:
         image = read_image(sample.path)
     except ValueError as error:
-        return LabelProblem(path, str(error).removeprefix(f"{path}: "), LEFT_OUT)
+        return LabelProblem(path, str(error).removeprefix(f"{printable(path)}: "), LEFT_OUT)
     height, width = image.shape[:2]
     if (height, width) != (sample.height, sample.width):
         swapped = (width, height) == (sample.height, sample.width)

@@ -16,6 +16,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from utils.text import printable
+
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
 )
@@ -122,15 +124,17 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def _explain_os(error: OSError, path: Path) -> str:
+    name = printable(path)
     if isinstance(error, FileNotFoundError):
-        return f"{path}: no such image file"
+        return f"{name}: no such image file"
     if isinstance(error, IsADirectoryError):
-        return f"{path}: a folder, expected an image file"
-    return f"{path}: cannot be read ({error.strerror or error})"
+        return f"{name}: a folder, expected an image file"
+    return f"{name}: cannot be read ({error.strerror or error})"
 
 
 def _explain(error: Exception, head: bytes, size: int, name: str) -> str:
     """One message for everything that goes wrong while decoding."""
+    name = printable(name)
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return (
             f"{name}: the header claims more pixels than are decoded ({error}). "

@@ -23,6 +23,7 @@ from data.drawing.figures import NAMES
 from data.drawing.jpeg import encode_jpeg
 from data.drawing.picture import draw
 from utils.config import ROOT, ConfigError
+from utils.log import say
 
 VERSION = 1
 """Raised whenever a byte of the set changes; a set of another version is drawn anew."""
@@ -147,7 +148,7 @@ def _draw_set(folder: Path, *, shown_as: Path) -> None:
     message = f"Drawing the embedded data set 'shapes' ({total:,} images) into {shown_as}"
     on_terminal = sys.stderr.isatty()
     if not on_terminal:
-        print(message, file=sys.stderr, flush=True)
+        say(message, error=True)
     pool = ThreadPoolExecutor(min(os.cpu_count() or 1, _THREADS))
     try:
         with tqdm(total=total, desc=message, unit="image", disable=not on_terminal) as progress:

@@ -24,7 +24,7 @@ from engine.options import RunOptions
 from engine.state import TrainState
 from utils import dist
 from utils.checkpoint import copied, load_checkpoint, same_values
-from utils.log import duration
+from utils.log import duration, say
 from utils.memory import children_bytes, free_memory, gigabytes, gpu_peak_reserved, peak_resident_bytes, reset_gpu_peak
 from utils.metrics.build import build_metric
 from utils.recipe import ScheduleConfig
@@ -96,7 +96,7 @@ def dry_run(config: TrainConfig, options: RunOptions, device: torch.device) -> i
         with removed_afterwards(job.run.folder):
             text = report(job, measure(job, state))
         if dist.rank() == 0:
-            print(text)
+            say(text)
     return 0
 
 

@@ -9,6 +9,7 @@ from engine.run_log import EpochLog
 from models.predictor import open_predictor
 from utils import pictures, plots
 from utils.files import write_json
+from utils.log import say
 from utils.metrics.build import build_metric
 from utils.metrics.detection import DetectionMetric
 
@@ -36,6 +37,6 @@ def finish(job: Job, log: EpochLog) -> None:
     if isinstance(metric, DetectionMetric):
         log.table.pr_curves(*metric.pr_curves())
     counted = ", counted by pycocotools" if val.task == "detect" else ""
-    print(f"\nbest.pt on {job.images.source}, val, {len(val)} images{counted}:\n{metric.table()}\n")
+    say(f"\nbest.pt on {job.images.source}, val, {len(val)} images{counted}:\n{metric.table()}\n")
     source = val.samples[0].path.parent
-    print(f"Results: {folder}\nNext: python detect.py --weights {job.run.best} --source {source}")
+    say(f"Results: {folder}\nNext: python detect.py --weights {job.run.best} --source {source}")

@@ -20,6 +20,7 @@ from utils import dist
 from utils.checkpoint import plain, read_torch_file, size_in_bytes
 from utils.config import ConfigError, to_plain
 from utils.files import write_atomically
+from utils.log import say
 from utils.provenance import versions
 from utils.schema import to_dataclass
 from utils.structures import Batch, LabelledImages, Targets
@@ -147,15 +148,15 @@ def repeat(replay: Replay, stepper: Stepper, state: TrainState) -> bool:
         evidence = examine(stepper, state, replay.batches)
     known = replay.failure
     if evidence.failure is None and not evidence.is_at_fault:
-        print(f"Not reproduced on {stepper.device}: the step is finite here. It was told:\n{known['message']}")
+        say(f"Not reproduced on {stepper.device}: the step is finite here. It was told:\n{known['message']}")
         return False
     failure = evidence.failure or TrainingDiverged(known["what"], state, known["terms"])
-    print(describe_failure(failure, evidence, lr=state.optimizer.param_groups[0]["lr"]))
+    say(describe_failure(failure, evidence, lr=state.optimizer.param_groups[0]["lr"]))
     same = (failure.what, failure.step) == (known["what"], known["step"])
     exactly = (
         "with the same terms to the last bit" if _same_terms(failure.terms, known["terms"]) else "with other terms"
     )
-    print(
+    say(
         f"Reproduced on {stepper.device}, {exactly}"
         if same
         else f"Another failure than in the file: {known['message']}"

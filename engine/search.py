@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.config import ConfigError, dump_yaml, load_yaml
 from utils.files import write_atomically
+from utils.text import shown
 
 if TYPE_CHECKING:
     import optuna
@@ -91,9 +92,11 @@ def load_space(path: Path | None) -> dict[str, Any]:
             if entry.get("log") and entry["low"] <= 0:
                 raise ConfigError(f"{path}: {key}: log: true needs a low above 0, found {entry['low']}")
         elif not (isinstance(entry, list) and entry):
-            raise ConfigError(f"{path}: {key}: expected {{low: A, high: B, log: true}} or a list, found {entry!r}")
+            raise ConfigError(f"{path}: {key}: expected {{low: A, high: B, log: true}} or a list, found {shown(entry)}")
         elif not all(choice is None or isinstance(choice, str | int | float) for choice in entry):
-            raise ConfigError(f"{path}: {key}: expected a list of numbers, texts, true, false or null, found {entry!r}")
+            raise ConfigError(
+                f"{path}: {key}: expected a list of numbers, texts, true, false or null, found {shown(entry)}"
+            )
     return dict(space)
 
 

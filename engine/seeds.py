@@ -23,6 +23,7 @@ from utils import dist
 from utils.config import ConfigError, to_plain
 from utils.files import write_json
 from utils.launch import Stop, graceful_stop
+from utils.log import say
 from utils.report import as_text
 from utils.run import Run
 from utils.run_records import Group, grouped, open_run
@@ -126,7 +127,7 @@ def train_with_seeds(config: TrainConfig, options: RunOptions, device: torch.dev
                 logger.info("The same command goes on with what is left of %s", repeats.journal)
                 return status
     if first:
-        print(f"\n{as_text([repeats.finish(seeds)], [])}\n\nMean and standard deviation: {repeats.journal}")
+        say(f"\n{as_text([repeats.finish(seeds)], [])}\n\nMean and standard deviation: {repeats.journal}")
     return 0
 
 

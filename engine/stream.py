@@ -29,6 +29,7 @@ from utils.draw import draw_detections
 from utils.log import Progress, duration
 from utils.run import new_run_folder
 from utils.structures import Detections
+from utils.text import listed, printable, shorten, shown
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +141,12 @@ class Summary:
         labels, scores = detections.labels.tolist(), detections.scores.tolist()
         if self.task == "detect":
             return count_by_name(Counter(labels), self.names)
-        return ", ".join(f"{self.names[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)) or "-"
+        return (
+            ", ".join(
+                f"{printable(self.names[label])} {score:.2f}" for label, score in zip(labels, scores, strict=True)
+            )
+            or "-"
+        )
 
     def __str__(self) -> str:
         seconds = max(time.monotonic() - self.start, 1e-9)
@@ -151,7 +157,7 @@ class Summary:
 
 def count_by_name(labels: Counter[int], names: Sequence[str]) -> str:
     """'2 dog, 1 truck', the most frequent first."""
-    return ", ".join(f"{count} {names[label]}" for label, count in labels.most_common()) or "nothing"
+    return ", ".join(f"{count} {printable(names[label])}" for label, count in labels.most_common()) or "nothing"
 
 
 def class_indices(values: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
@@ -168,11 +174,11 @@ def class_indices(values: Sequence[str], names: Sequence[str]) -> tuple[int, ...
         elif value.casefold() in by_name:
             labels.append(by_name[value.casefold()])
         elif value.isdecimal():
-            problems.append(f"--classes {value}: the model's classes are 0 to {len(names) - 1}")
+            problems.append(f"--classes {shorten(value)}: the model's classes are 0 to {len(names) - 1}")
         else:
             near = nearest(value.casefold(), by_name)
-            hint = f" Did you mean '{names[by_name[near]]}'?" if near else ""
-            problems.append(f"--classes {value}: the model has no such class.{hint} Known: {', '.join(names)}")
+            hint = f" Did you mean {shown(names[by_name[near]])}?" if near else ""
+            problems.append(f"--classes {shorten(value)}: the model has no such class.{hint} Known: {listed(names)}")
     if problems:
         raise ConfigError("\n".join(problems))
     return tuple(labels)
@@ -218,7 +224,7 @@ def process(
                 if recorder is not None:
                     recorder.put(frame, detections)
                 if tell_images and frame.media.kind == "image":
-                    logger.info("%s: %s", frame.media.source, summary.line(detections))
+                    logger.info("%s: %s", printable(frame.media.source), summary.line(detections))
                 progress.advance()
                 if window is not None:
                     boxes, labels, scores = detections.boxes, detections.labels, detections.scores

@@ -25,6 +25,7 @@ from models.config import ModelConfig, model_config_from
 from utils import dist
 from utils.config import ConfigError, apply_overrides, to_plain
 from utils.launch import graceful_stop
+from utils.log import say
 from utils.provenance import file_hash
 from utils.recipe import recipe_from
 from utils.train_config import TrainConfig
@@ -80,7 +81,7 @@ def tune(
         except _Interrupted as stopped:
             logger.info("The same command goes on with the search in %s", folder)
             return stopped.status
-    print(_summary(study, folder))
+    say(_summary(study, folder))
     return 0
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from models.darknet.cfg import model_values, read_cfg
-from utils.config import ROOT, ConfigError, apply_overrides, find_file, load_yaml, unknown_key
+from utils.config import ROOT, ConfigError, apply_overrides, find_file, from_home, load_yaml, unknown_key
 from utils.schema import to_dataclass
+from utils.text import shown
 
 FIGURES = ("params", "bflops", "AP", "AP50", "AP75", "APs", "APm", "APl", "top1", "top5", "fps")
 """What `published` may report: millions of weights, billions of operations, percent, frames a second on `device`."""
@@ -50,7 +52,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         sides = [self.image_size] * 2 if isinstance(self.image_size, int) else self.image_size
         if len(sides) != 2 or min(sides) < 1:
-            raise ValueError(f"image_size: expected one side or [height, width], above 0, found {self.image_size}")
+            raise ValueError(
+                f"image_size: expected one side or [height, width], above 0, found {shown(self.image_size)}"
+            )
         for figures in self.published:
             _check_published(figures)
 
@@ -75,19 +79,19 @@ def _check_published(figures: Mapping[str, Any]) -> None:
         ValueError: no image size, an unknown key, a figure that is no number, or `unverified` names what is not there.
     """
     if not isinstance(figures.get("image_size"), int):
-        raise ValueError(f"published: expected an image_size in pixels with every entry, found {figures}")
+        raise ValueError(f"published: expected an image_size in pixels with every entry, found {shown(figures)}")
     known = ("image_size", *FIGURES, "counted", "device", "note", "unverified")
     for key, value in figures.items():
         if key not in known:
             raise ValueError(unknown_key("published", key, known))
         if key in FIGURES and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise ValueError(f"published.{key}: expected a number, found {value!r}")
+            raise ValueError(f"published.{key}: expected a number, found {shown(value)}")
     if figures.get("counted", "weights") not in COUNTED:
-        raise ValueError(f"published.counted: expected one of {', '.join(COUNTED)}, found {figures['counted']!r}")
+        raise ValueError(f"published.counted: expected one of {', '.join(COUNTED)}, found {shown(figures['counted'])}")
     unverified = figures.get("unverified", [])
-    absent = [key for key in unverified if key not in figures] if isinstance(unverified, list) else [unverified]
+    absent = [key for key in unverified if key not in list(figures)] if isinstance(unverified, list) else [unverified]
     if absent:
-        raise ValueError(f"published.unverified: expected a list of keys of the same entry, found {absent}")
+        raise ValueError(f"published.unverified: expected a list of keys of the same entry, found {shown(absent)}")
 
 
 def load_model_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> ModelConfig:
@@ -140,7 +144,7 @@ def _load_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"{path}: base: this file is its own base, by way of {', '.join(map(str, seen))}")
     values = load_yaml(path)
     known = [*(each.name for each in dataclasses.fields(ModelConfig)), "base"]
-    unknown = [unknown_key(f"{path}: model", key, known) for key in values if key not in known]
+    unknown = [unknown_key(f"{path}: model", key, known) for key in [key for key in values if key not in known][:20]]
     if unknown:
         raise ConfigError("\n".join(unknown))
     _resolve_weights_(values.get("backbone"), path.parent)
@@ -150,10 +154,10 @@ def _load_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if base is None:
         return values
     if not isinstance(base, str):
-        raise ConfigError(f"{path}: base: expected the name of a model file, found {base!r}")
+        raise ConfigError(f"{path}: base: expected the name of a model file, found {shown(base)}")
     beside = path.parent / base
     folders = list(dict.fromkeys((path.parent.resolve(), ROOT / "cfg")))
-    file = find_file(str(beside if beside.is_file() else base), folders, kind=f"{path}: base")
+    file = find_file(str(beside if os.path.isfile(beside) else base), folders, kind=f"{path}: base")
     inherited = _load_with_base(file, (*seen, path.resolve()))
     for own in ("published", "name"):  # they belong to that model, not to its variants
         inherited.pop(own, None)
@@ -170,7 +174,7 @@ def _resolve_weights_(backbone: Any, folder: Path) -> None:
     """Make the file that `backbone.pretrained` names relative to the folder of the YAML file, as all paths are."""
     name = backbone.get("pretrained") if isinstance(backbone, dict) else None
     if isinstance(name, str):
-        backbone["pretrained"] = str(folder / Path(name).expanduser())
+        backbone["pretrained"] = str(folder / from_home(name))
 
 
 def _merge(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

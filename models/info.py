@@ -13,8 +13,8 @@ from torch import Tensor
 
 from models.build import nearest_multiple
 from utils.config import ConfigError
-from utils.quote import first_line
 from utils.saved import check_pairs, wrong_value
+from utils.text import first_line, to_json
 
 _KEYS = ("names", "category_ids", "image_size", "resize", "stride")
 _OPTIONAL = ("nms", "beta_nms", "named", "task", "clip")
@@ -75,7 +75,7 @@ class ModelInfo:
 
     def to_metadata(self) -> dict[str, str]:
         """Key and JSON text, for the metadata of an exported file."""
-        return {key: json.dumps(getattr(self, key), ensure_ascii=False) for key in (*_KEYS, *_OPTIONAL)}
+        return {key: to_json(getattr(self, key), allow_nan=True) for key in (*_KEYS, *_OPTIONAL)}
 
     @classmethod
     def from_metadata(

@@ -16,8 +16,8 @@ from models.detector import Detector
 from models.pretrained_timm import fold_image_statistics, from_timm, is_timm_darknet, warn_of_slope
 from utils.checkpoint import ForeignFile, load_matching_
 from utils.config import ConfigError
-from utils.quote import quoted
 from utils.saved import check_weights
+from utils.text import listed
 from utils.weights import load_foreign, load_saved_model
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def _fit(model: Detector, weights: dict[str, Tensor], path: Path) -> dict[str, T
         below = {f"backbone.{name}": value for name, value in mapped.items()}
     best = max((weights, below), key=lambda names: sum(name in own for name in names))
     if not any(name in own for name in best):
-        first = ", ".join(quoted(name).strip("'") for name in list(weights)[:4])
+        first = listed(list(weights)[:4])
         raise ConfigError(
             f"--weights {path}: none of its {len(weights)} tensors has a name of this model ({first}, ...). Weights of "
             "a timm network start the same network: backbone: {type: timm, model: NAME, pretrained: FILE}"

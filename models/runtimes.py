@@ -18,7 +18,7 @@ from torch import Tensor
 from models.info import OUTPUTS, ModelInfo, Predictor
 from utils.config import ConfigError
 from utils.device import describe_device
-from utils.quote import first_line, quoted
+from utils.text import first_line, shown
 
 # Name of the metadata inside a TorchScript file, JSON: torch.jit.load(path, _extra_files={SCRIPT_METADATA: ""}).
 SCRIPT_METADATA = "cspdet.json"
@@ -173,7 +173,7 @@ def _described(
     """
     source = [side if isinstance(side, int) else None for side in shapes.get("images", ())]
     if len(source) != 4:
-        found = ", ".join(quoted(name) for name in list(shapes)[:5])
+        found = ", ".join(shown(name) for name in list(shapes)[:5])
         raise ConfigError(
             f"{where}: not a detector exported by CSPDet: expected an input 'images' (batch, 3, height, width), found "
             f"{found or 'none'}; export the checkpoint with export.py"

@@ -15,7 +15,7 @@ from models.config import ModelConfig, model_config_from
 from models.detector import Detector
 from utils.config import ConfigError
 from utils.faults import is_out_of_memory
-from utils.quote import cut, first_line, quoted
+from utils.text import first_line, shown
 
 
 def build_saved(
@@ -40,16 +40,16 @@ def build_saved(
         model.load_state_dict(dict(weights))
     except _Misfit as error:
         raise ConfigError(
-            f"{where}: the weights do not fit the model {quoted(name)} described beside them ({error}); the checkpoint "
+            f"{where}: the weights do not fit the model {shown(name)} described beside them ({error}); the checkpoint "
             "was changed, or comes from another version of CSPDet"
         ) from None
-    except ConfigError as error:
-        raise ConfigError(cut(str(error))) from None
+    except ConfigError:
+        raise
     except Exception as error:  # a description that was changed can end in any
         if is_out_of_memory(error):
             raise
         raise ConfigError(
-            f"{where}: the model {quoted(name)} described in it cannot be built ({type(error).__name__}: "
+            f"{where}: the model {shown(name)} described in it cannot be built ({type(error).__name__}: "
             f"{first_line(error)}); the checkpoint was changed, or comes from another version of CSPDet"
         ) from None
     return config, model
@@ -69,7 +69,7 @@ def _check_shapes(model: Detector, weights: Mapping[str, Tensor]) -> None:
     for name in (*own, *weights):
         found = tuple(weights[name].shape) if name in weights else None
         if found != own.get(name):
-            raise _Misfit(f"{quoted(name)}: expected {_shape(own.get(name))}, found {_shape(found)}")
+            raise _Misfit(f"{shown(name)}: expected {_shape(own.get(name))}, found {_shape(found)}")
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from utils.config import ConfigError
 from utils.files import link, remove_temporaries, sync_folder, write_atomically
-from utils.quote import first_line, quoted
 from utils.saved import check_state
+from utils.text import first_line, shown
 
 logger = logging.getLogger(__name__)
 
@@ -238,7 +238,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ForeignFile(f"{path}: not a checkpoint of CSPDet: loading it would run code from the file") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         name = state.get("format") if isinstance(state, dict) else type(state).__name__
-        raise ForeignFile(f"{path}: expected a checkpoint with format '{FORMAT}', found {quoted(name)}")
+        raise ForeignFile(f"{path}: expected a checkpoint with format '{FORMAT}', found {shown(name)}")
     check_state(state, where=str(path))
     return state
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ImageFont
 
+from utils.text import printable
+
 logger = logging.getLogger(__name__)
 
 # Chosen one after another, each as far as possible in OKLab from those before it, so any few classes look different.
@@ -59,7 +61,7 @@ def draw_detections(
         _outline_(canvas, corners[i], class_colour(int(labels[i])), line)
     tags, taken = [], np.empty((0, 4), np.int64)
     for i in reversed(order):  # the best detection chooses its place first
-        name = names[labels[i]] if 0 <= labels[i] < len(names) else str(labels[i])
+        name = printable(names[labels[i]]) if 0 <= labels[i] < len(names) else str(labels[i])
         text = name if scores is None else f"{name} {float(scores[i]):.2f}"
         tags.append(_tag(text, text_size(height, width), class_colour(int(labels[i])), width)[:height])
         taken = np.vstack((taken, _place(tags[-1].shape[:2], corners[i], taken, (height, width))))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import errno
 import re
 import shutil
-import sys
 
 import torch
 
 from utils.files import NO_SPACE, DiskFull
-from utils.log import error_text
+from utils.log import error_text, say_error
 
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 _LOST = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENXIO, errno.ENODEV)
@@ -85,7 +84,7 @@ def report(error: Exception) -> int:
     text = explain(error)
     if text is None:
         raise error
-    print(f"error: {text}", file=sys.stderr)
+    say_error(text)
     return 2
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from utils.text import can_hold, shown, to_json
 
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -76,7 +77,20 @@ def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
     Raises:
         ValueError: a number that is not finite.
     """
-    write_atomically(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomically(path, to_json(value, indent=indent) + "\n")
+
+
+def write_lines(path: Path, entries: Iterable[str]) -> None:
+    """Write a UTF-8 file of one entry a line as `write_atomically` does.
+
+    Raises:
+        ValueError: such a file cannot hold an entry: it has a line break, or bytes that are not UTF-8.
+    """
+    entries = list(entries)
+    for entry in entries:
+        if not can_hold("utf-8", entry) or len(entry.splitlines()) > 1:
+            raise ValueError(f"{path}: a line cannot hold {shown(entry)}; give it a name that is one line of UTF-8")
+    write_atomically(path, "".join(f"{entry}\n" for entry in entries))
 
 
 def move_into_place(temporary: Path, path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from utils.text import printable_lines
+
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: .5rem 0 2rem; width: 100% }
@@ -25,7 +27,7 @@ def page(title: str, parts: Iterable[str], *, style: str = "") -> str:
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>{escape(title)}</title><style>{_STYLE}{style}</style></head><body>"
     )
-    return "\n".join([head, *(part for part in parts if part), "</body></html>\n"])
+    return printable_lines("\n".join([head, *(part for part in parts if part), "</body></html>\n"]))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from utils.config import ConfigError
+from utils.log import say, say_error
 from utils.weights import SUFFIX, load_saved_model, write_safetensors
 
 _STATISTICS = re.compile(r"(.*\.)?(running_mean|running_var|num_batches_tracked|anchors_\d+|mean|std)")
@@ -132,11 +133,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.safetensors:
             about["written"] = str(write_beside(args.checkpoint, state, args.safetensors))
     except (ConfigError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return 2
-    print(json.dumps(about, indent=2, ensure_ascii=False) if args.json else as_text(about))
+    say(json.dumps(about, indent=2, ensure_ascii=False) if args.json else as_text(about))
     if args.safetensors and not args.json:
-        print(f"Wrote {about['written']} ({Path(about['written']).stat().st_size / 1e6:,.1f} MB)")
+        say(f"Wrote {about['written']} ({Path(about['written']).stat().st_size / 1e6:,.1f} MB)")
     return 0
 
 

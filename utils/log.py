@@ -16,15 +16,33 @@ from PIL import Image
 from tqdm import tqdm
 
 from utils.files import write_atomically
+from utils.text import printable, printable_lines, shorten_message
 
 logger = logging.getLogger(__name__)
+
+
+def say(text: object = "", *, error: bool = False) -> None:
+    """Print the result of a command, or a note beside it on standard error.
+
+    All output goes through here or through the logger, so that nothing in a file's or a class's name can steer the
+    terminal: what it cannot print, and what it would obey, is shown as in JSON, and JSON stays valid.
+    """
+    stream = sys.stderr if error else sys.stdout
+    print(printable_lines(str(text), stream.encoding or "utf-8"), file=stream, flush=True)
+
+
+def say_error(error: object) -> None:
+    """Print why a command ends, on standard error, in at most a page."""
+    say(f"error: {shorten_message(str(error))}", error=True)
 
 
 class _TqdmHandler(logging.Handler):
     """Writes log lines to standard output above a running progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
+        if isinstance(record.args, tuple):  # a path is one line, even if its name is not
+            record.args = tuple(printable(value) if isinstance(value, Path) else value for value in record.args)
+        tqdm.write(printable_lines(self.format(record), sys.stdout.encoding or "utf-8"), file=sys.stdout)
         sys.stdout.flush()
 
 
@@ -156,7 +174,7 @@ class MetricLog:
         unknown = np.zeros(len(recall))  # the counts behind the curve, which COCO's evaluation does not keep
         for name, values in precision.items():
             counts = (unknown, unknown, unknown, unknown)
-            self.board.add_pr_curve_raw(f"PR/{name}", *counts, values, recall, num_thresholds=len(recall))
+            self.board.add_pr_curve_raw(f"PR/{printable(name)}", *counts, values, recall, num_thresholds=len(recall))
 
     def close(self) -> None:
         """Finish the TensorBoard file."""

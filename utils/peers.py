@@ -13,12 +13,13 @@ import faulthandler
 import json
 import os
 import secrets
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
+
+from utils.log import say_error
 
 CONNECT_SECONDS = 180.0
 """Within which all processes of a launch must have come up; they start together and import the same packages."""
@@ -226,4 +227,4 @@ class Peers:
 
 def say(text: str) -> None:
     """An error for the user."""
-    print(f"error: {text}", file=sys.stderr, flush=True)
+    say_error(text)

@@ -15,6 +15,7 @@ from utils.figures import Axes, Figure, FigureCanvasAgg, FontProperties, MaxNLoc
 from utils.metrics.build import Metric
 from utils.metrics.classification import ClassificationMetric
 from utils.structures import LabelledImages
+from utils.text import printable
 
 INK, QUIET = "#262a33", "#6b7280"
 LINES = ("#2563eb", "#ea580c", "#16a34a", "#c026d3", "#0891b2", "#854d0e")
@@ -272,12 +273,14 @@ def _number(text: str | None) -> float:
 
 def _shorten(name: str, limit: int = 22) -> str:
     """A class name for the edge of a diagram."""
+    name = printable(name)
     return name if len(name) <= limit else f"{name[: limit - 1]}…"
 
 
 def _save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG, each text in a font that has its letters."""
     for text in figure.findobj(Text):
+        text.set_parse_math(False)  # '$' in a class name is a dollar
         if not text.get_text().isascii():
             text.set_fontproperties(FontProperties(fname=font_for(text.get_text()), size=text.get_fontsize()))
     with warnings.catch_warnings():

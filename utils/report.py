@@ -15,6 +15,7 @@ from typing import Any
 from utils.arguments import whole_number
 from utils.config import ROOT, ConfigError
 from utils.files import write_atomically
+from utils.log import say, say_error
 from utils.metrics.bootstrap import Comparison, compare
 from utils.report_html import to_html
 from utils.run import new_run_folder
@@ -36,14 +37,14 @@ def main(argv: list[str] | None = None) -> int:
         groups = grouped(open_runs([Path(name) for name in args.runs]))
         comparisons = compare_with_first(groups, samples=args.samples)
         if args.json:
-            print(json.dumps(as_dict(groups, comparisons), indent=2, ensure_ascii=False))
+            say(json.dumps(as_dict(groups, comparisons), indent=2, ensure_ascii=False))
             return 0
-        print(as_text(groups, comparisons))
+        say(as_text(groups, comparisons))
         path = args.html or new_run_folder(args.project, "report") / "report.html"
         write_atomically(path, to_html(groups, comparisons))
-        print(f"\nReport: {path}")
+        say(f"\nReport: {path}")
     except (ConfigError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return 2
     return 0
 

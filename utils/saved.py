@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from utils.config import ConfigError
-from utils.quote import quoted
+from utils.text import shown
 
 MOST_VALUES = 1_000_000
 """Of lists and mappings in a file; the checkpoint of a large network has some 10,000."""
@@ -37,7 +37,7 @@ def wrong_value(values: Mapping[str, Any]) -> str | None:
     """
     for key, (test, expected) in _CHECKS.items():
         if key in values and not test(values[key]):
-            return f"{key}: expected {expected}, found {quoted(values[key])}"
+            return f"{key}: expected {expected}, found {shown(values[key])}"
     return None
 
 
@@ -50,7 +50,7 @@ def check_pairs(names: tuple[str, ...], category_ids: tuple[int, ...], *, where:
     if len(names) != len(category_ids) or len(set(category_ids)) != len(category_ids):
         raise ConfigError(
             f"{where}: category_ids: expected a different one for each of the {len(names)} names, "
-            f"found {quoted(list(category_ids))}"
+            f"found {shown(list(category_ids))}"
         )
 
 
@@ -80,17 +80,17 @@ def check_weights(weights: Mapping[str, Tensor], *, where: str, finite: bool = T
     """
     for name, value in weights.items():
         if not _is_plain_tensor(value) or value.dtype not in (*_FLOATS, *_WHOLE):
-            raise ConfigError(f"{where}: {quoted(name)}: expected a plain tensor of numbers, found {_described(value)}")
+            raise ConfigError(f"{where}: {shown(name)}: expected a plain tensor of numbers, found {_described(value)}")
         if not finite or value.dtype not in _FLOATS or value.numel() == 0:
             continue
         broken = value.numel() - int(torch.isfinite(value).sum())
         if broken:
             raise ConfigError(
-                f"{where}: {quoted(name)}: {broken:,} of its {value.numel():,} numbers are NaN or infinite; the "
+                f"{where}: {shown(name)}: {broken:,} of its {value.numel():,} numbers are NaN or infinite; the "
                 "file is damaged, or its training had failed"
             )
         if name.endswith("running_var") and float(value.min()) < LOWEST_VARIANCE:
-            raise ConfigError(f"{where}: {quoted(name)}: expected variances from 0 on, found {float(value.min()):g}")
+            raise ConfigError(f"{where}: {shown(name)}: expected variances from 0 on, found {float(value.min()):g}")
 
 
 def _is_plain_tensor(value: object) -> bool:
@@ -104,7 +104,7 @@ def _is_plain_tensor(value: object) -> bool:
 
 def _described(value: object) -> str:
     if not isinstance(value, Tensor):
-        return quoted(value)
+        return shown(value)
     shape = " x ".join(map(str, value.shape))
     return f"{str(value.dtype).removeprefix('torch.')} {value.layout} of {shape or 'no'} numbers on {value.device.type}"
 

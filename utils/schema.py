@@ -15,8 +15,12 @@ from typing import Any, TypeVar
 import pydantic
 
 from utils.config import ConfigError, key_in, nearest, unknown_key
+from utils.text import listed, shorten, shown
 
 T = TypeVar("T")
+
+_MOST = 20
+"""Wrong keys and values that one message names."""
 
 
 def build(kinds: Mapping[str, Callable[..., T]], spec: Any, *, where: str, **derived: Any) -> T:
@@ -52,16 +56,18 @@ def check_spec(
         ConfigError: every wrong key and value of `spec`, at once.
     """
     if not isinstance(spec, Mapping):
-        raise ConfigError(f"{where}: expected a mapping with the key 'type' (one of {_list(kinds)}), found {spec!r}")
+        raise ConfigError(
+            f"{where}: expected a mapping with the key 'type' (one of {listed(kinds)}), found {shown(spec)}"
+        )
     kind = spec.get("type")
     if not isinstance(kind, str) or kind not in kinds:
         if kind is None:
             close = next((key for key in spec if nearest(str(key), ["type"])), None)
             hint = f" Did you mean 'type' by '{close}'?" if close else ""
-            raise ConfigError(f"{key_in(where, 'type')}: this key is missing.{hint} Choose one of: {_list(kinds)}")
+            raise ConfigError(f"{key_in(where, 'type')}: this key is missing.{hint} Choose one of: {listed(kinds)}")
         near = nearest(str(kind), kinds)
         hint = f" Did you mean '{near}'?" if near else ""
-        raise ConfigError(f"{key_in(where, 'type')}: '{kind}' is unknown.{hint} Known: {_list(kinds)}")
+        raise ConfigError(f"{key_in(where, 'type')}: '{shorten(kind)}' is unknown.{hint} Known: {listed(kinds)}")
     arguments = {key: value for key, value in spec.items() if key != "type"}
     owner = f" for type '{kind}'"
     checked = check_arguments(
@@ -79,7 +85,9 @@ def to_dataclass(cls: type[T], mapping: Any, *, where: str) -> T:
     if mapping is None:
         mapping = {}
     if not isinstance(mapping, Mapping):
-        raise ConfigError(f"{where}: expected a mapping, found {mapping!r}. Known keys: {_list(_parameters(cls))}")
+        raise ConfigError(
+            f"{where}: expected a mapping, found {shown(mapping)}. Known keys: {listed(_parameters(cls))}"
+        )
     checked = check_arguments(cls, mapping, where=where)
     try:
         return cls(**checked)
@@ -108,8 +116,12 @@ def check_arguments(
     """
     parameters = {name: p for name, p in _parameters(maker).items() if name not in (derived or set())}
     hints = _hints(maker)
-    problems, checked = [], {}
+    problems: list[str] = []
+    checked: dict[str, Any] = {}
     for key, value in arguments.items():
+        if len(problems) == _MOST:
+            problems.append("and more; correct these first")
+            break
         if key not in parameters:
             problems.append(unknown_key(where, key, (*parameters, *also_known), owner=owner))
             continue
@@ -136,13 +148,13 @@ def check_value(value: Any, hint: Any, *, where: str) -> Any:
     if isinstance(value, bool) and (word := "on" if value else "off") in _words(hint):
         return word  # YAML 1.1 reads these two words as true and false
     if _refuses_bool(hint) and isinstance(value, bool):
-        raise ConfigError(f"{where}: expected {_describe(hint)}, found {value!r}")
+        raise ConfigError(f"{where}: expected {_describe(hint)}, found {shown(value)}")
     try:
         return _adapter(hint).validate_python(value)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         inner = "".join(f"[{part}]" for part in first["loc"] if isinstance(part, int))
-        raise ConfigError(f"{where}{inner}: expected {_describe(hint)}, found {value!r}") from None
+        raise ConfigError(f"{where}{inner}: expected {_describe(hint)}, found {shown(value)}") from None
 
 
 def require(condition: bool, name: str, expected: str, value: object) -> None:
@@ -154,7 +166,7 @@ def require(condition: bool, name: str, expected: str, value: object) -> None:
         ValueError: the condition does not hold.
     """
     if not condition:
-        raise ValueError(f"{name}: expected {expected}, found {value!r}")
+        raise ValueError(f"{name}: expected {expected}, found {shown(value)}")
 
 
 def _parameters(maker: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -210,9 +222,5 @@ def _describe(hint: Any) -> str:
     if origin is dict or hint is dict:
         return "a mapping"
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return f"a mapping with the keys {_list(_parameters(hint))}"
+        return f"a mapping with the keys {listed(_parameters(hint))}"
     return getattr(hint, "__name__", str(hint))
-
-
-def _list(known: Iterable[str]) -> str:
-    return ", ".join(known)

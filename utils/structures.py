@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from utils.boxes import Letterbox
+from utils.text import printable, shorten
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +59,7 @@ class LabelProblem:
     action: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}; {self.action}"
+        return f"{printable(self.where)}: {shorten(self.what, 600)}; {printable(self.action)}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from utils.checkpoint import FORMAT, ForeignFile, load_checkpoint, read_torch_file
 from utils.config import ConfigError
 from utils.files import write_atomically
-from utils.quote import first_line, quoted
 from utils.saved import check_state, check_weights, wrong_value
+from utils.text import first_line, listed, to_json
 
 SUFFIX = ".safetensors"
 CONTAINERS = ("ema", "model_ema", "state_dict_ema", "model", "state_dict", "model_state_dict", "net", "weights")
@@ -54,7 +54,7 @@ def write_safetensors(path: Path, state: dict[str, Any]) -> None:
     """
     from safetensors.torch import save
 
-    metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in state.items() if key not in _TRAINING}
+    metadata = {key: to_json(value, allow_nan=True) for key, value in state.items() if key not in _TRAINING}
     # Copies, because safetensors takes neither channels_last nor two names for one memory.
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state["ema"].items()}
     content = save(tensors, {"format": "pt", _MARK: FORMAT, **metadata})
@@ -105,7 +105,7 @@ def load_foreign(path: Path, *, trust: bool = False) -> dict[str, Tensor]:
             content = _load_trusted(path)
     weights = _find_weights(content)
     if not weights:
-        keys = isinstance(content, Mapping) and ", ".join(quoted(key).strip("'") for key in list(content)[:8])
+        keys = isinstance(content, Mapping) and listed(list(content)[:8])
         kind = f"the keys {keys}" if keys else f"a {type(content).__name__}"
         raise ConfigError(f"{path}: expected the weights of a network (a state_dict), found {kind}")
     check_weights(weights, where=str(path), finite=False)  # of those that are used, whoever uses them

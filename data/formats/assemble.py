@@ -19,6 +19,7 @@ from utils.boxes import xyxy_to_xywh
 from utils.config import ConfigError
 from utils.log import Progress
 from utils.structures import LabelledImages, Sample
+from utils.text import printable
 
 TOLERANCE = 0.05
 """Pixels that a box may stick out by rounding (COCO writes 2 decimals) and be clipped without a report."""
@@ -40,7 +41,7 @@ def probe_sizes(paths: Sequence[Path], *, threads: int = 16, chunk: int = 64) ->
         try:
             return image_size(path)
         except ValueError as error:
-            return str(error).removeprefix(f"{path}: ")
+            return str(error).removeprefix(f"{printable(path)}: ")
 
     chunks = [paths[start : start + chunk] for start in range(0, len(paths), chunk)]
     sizes: list[tuple[int, int] | str] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,12 +12,16 @@ import numpy as np
 
 from data.formats.assemble import to_labelled_images
 from data.formats.coco_annotations import Annotations
-from data.formats.json_file import Lines, as_id, collector_paused, load_coco, shorten
+from data.formats.json_file import Lines, as_id, collector_paused, load_coco
 from data.formats.listing import IMAGE_FOLDERS, Folders
 from data.formats.rows import BACKGROUND, ImageTable, Problems
 from utils.boxes import clip, xywh_to_xyxy, xyxy_to_xywh
 from utils.config import ConfigError
 from utils.structures import LabelledImages
+from utils.text import shown, shown_json, to_json
+
+LARGEST = 1_000_000
+"""Pixels a side that a size in a file may state; more is not believed, and the image itself is asked."""
 
 
 @collector_paused()
@@ -77,7 +80,7 @@ def write(data: LabelledImages, file: Path, file_names: Sequence[str]) -> None:
             images.append({**entry, "file_name": name, "height": sample.height, "width": sample.width})
     annotations = [entry for entry in truth["annotations"] if entry["image_id"] in samples]
     file.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**truth, "images": images, "annotations": annotations}, ensure_ascii=False)
+    text = to_json({**truth, "images": images, "annotations": annotations}, allow_nan=True)
     file.write_text(text + "\n", encoding="utf-8")
 
 
@@ -116,21 +119,27 @@ def _categories(file: Path, content: dict[str, Any], problems: Problems) -> tupl
     """Ids in ascending order and their names; a repeated name gets its id appended."""
     categories = content.get("categories")
     if not isinstance(categories, list) or not categories:
-        raise ConfigError(f"{file}: expected a list 'categories' with at least one entry, found {categories!r}")
+        raise ConfigError(
+            f"{file}: expected a list 'categories' with at least one entry, found {shown_json(categories)}"
+        )
     names: dict[int, str] = {}
     for entry in categories:
         number = as_id(entry.get("id")) if isinstance(entry, dict) else None
         if not isinstance(number, int) or not isinstance(entry.get("name"), str):
-            raise ConfigError(f"{file}: category {shorten(entry)}: expected a whole number 'id' and a text 'name'")
+            raise ConfigError(f"{file}: category {shown_json(entry)}: expected a whole number 'id' and a text 'name'")
         if number in names:
-            raise ConfigError(f"{file}: category id {number} stands twice ('{names[number]}' and '{entry['name']}')")
+            raise ConfigError(
+                f"{file}: category id {number} stands twice ({shown(names[number])} and {shown(entry['name'])})"
+            )
         names[number] = entry["name"]
     ids = sorted(names)
     seen: set[str] = set()
     for number in ids:
         if names[number] in seen:
             unique = f"{names[number]} ({number})"
-            problems.add(file, f"two categories are named '{names[number]}'", f"the second is called '{unique}'")
+            problems.add(
+                file, f"two categories are named {shown(names[number])}", f"the second is called {shown(unique)}"
+            )
             names[number] = unique
         seen.add(names[number])
     return ids, [names[number] for number in ids]
@@ -145,8 +154,9 @@ def _check_names(file: Path, names: Sequence[str], own: list[str], ids: list[int
     if list(names) != own and sorted(names) == sorted(own):
         first = next(i for i, (name, other) in enumerate(zip(names, own, strict=True)) if name != other)
         raise ConfigError(
-            f"{file}: the names in the data YAML stand in another order: class {first} is '{names[first]}' there and "
-            f"'{own[first]}' here (category id {ids[first]}); number them by ascending category id, or leave them out"
+            f"{file}: the names in the data YAML stand in another order: class {first} is {shown(names[first])} "
+            f"there and {shown(own[first])} here (category id {ids[first]}); number them by ascending category id, or "
+            "leave them out"
         )
     return list(names)
 
@@ -174,7 +184,7 @@ def _read_images(listed: list[Any], lines: Lines, problems: Problems) -> _Entrie
         key = as_id(entry.get("id")) if isinstance(entry, dict) else None
         if key is None or not isinstance(entry.get("file_name"), str):
             where = lines.where("images", index, entry)
-            problems.add(where, f"expected an 'id' and a 'file_name', found {shorten(entry)}")
+            problems.add(where, f"expected an 'id' and a 'file_name', found {shown_json(entry)}")
         elif key in keys:
             first = listed[keys[key]]["file_name"]
             problems.add(lines.where("images", index, entry), f"the image {first} has this id already")
@@ -185,7 +195,7 @@ def _read_images(listed: list[Any], lines: Lines, problems: Problems) -> _Entrie
     if odd is not None:
         number = {key: position for position, key in enumerate(keys, start=1)}
         where = lines.where("images", keys[odd], listed[keys[odd]])
-        odd_ids = f"image ids such as {odd!r} are no whole numbers"
+        odd_ids = f"image ids such as {shown(odd)} are no whole numbers"
         problems.add(where, odd_ids, "images are numbered 1, 2, ... instead")
     images = [listed[index] for index in keys.values()]
     changed = len(images) != len(listed) or any(type(entry["id"]) is not int for entry in images)
@@ -230,6 +240,6 @@ def _image_folders(file: Path, root: Path) -> list[Path]:
 
 def _size(entry: dict[str, Any]) -> tuple[int, int] | None:
     height, width = as_id(entry.get("height")), as_id(entry.get("width"))
-    if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
+    if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0 and max(height, width) <= LARGEST:
         return height, width
-    return None
+    return None  # the file's own size is taken, then

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from data.formats.json_file import Lines, as_id, shorten
+from data.formats.json_file import ID_LIMIT, Lines, as_float, as_id
 from data.formats.rows import COMPLETED, KEPT, Problems, Rows
 from utils.boxes import xywh_to_xyxy
+from utils.text import shown_json
 
 KEPT_ANEW = "kept under a new id"
 
@@ -82,7 +83,7 @@ class Annotations:
                 number = None
             else:
                 taken.add(number)
-            if type(area) not in (int, float) or not math.isfinite(area):
+            if not math.isfinite(as_float(area)):
                 area, no_area = float(self.boxes[index, 2] * self.boxes[index, 3]), no_area + 1
             label = self.labels[index]
             assert label is not None  # else the entry would not be among the good ones
@@ -106,15 +107,15 @@ class Annotations:
         for index, (image, label, crowd, has_box) in enumerate(zip(*columns, finite.tolist(), strict=True)):
             entry = self.listed[index]
             if not isinstance(entry, dict):
-                mistakes[index] = f"expected an object, found {shorten(entry)}"
+                mistakes[index] = f"expected an object, found {shown_json(entry)}"
             elif image is None:
-                mistakes[index] = f"image_id {shorten(entry.get('image_id'))} is not among the images"
+                mistakes[index] = f"image_id {shown_json(entry.get('image_id'))} is not among the images"
             elif label is None:
-                mistakes[index] = f"category_id {shorten(entry.get('category_id'))} is not among the categories"
+                mistakes[index] = f"category_id {shown_json(entry.get('category_id'))} is not among the categories"
             elif crowd is None:
-                mistakes[index] = f"iscrowd is {shorten(entry.get('iscrowd'))}, expected 0 or 1"
+                mistakes[index] = f"iscrowd is {shown_json(entry.get('iscrowd'))}, expected 0 or 1"
             elif not has_box:
-                bbox = shorten(entry.get("bbox"))
+                bbox = shown_json(entry.get("bbox"))
                 mistakes[index] = f"bbox is {bbox}, expected [x, y, width, height], finite numbers"
         return mistakes
 
@@ -127,6 +128,7 @@ def _is_complete(listed: list[dict[str, Any]]) -> bool:
     except (KeyError, ValueError):
         return False
     whole = all(set(map(type, column)) <= {int} for column in columns)
+    whole = whole and all(abs(number) < ID_LIMIT for number in columns[0])
     return whole and areas.dtype.kind in "if" and bool(np.isfinite(areas).all()) and len(set(columns[0])) == len(listed)
 
 
@@ -153,6 +155,6 @@ def _boxes(entries: list[dict[str, Any]]) -> np.ndarray:
     boxes = np.full((len(entries), 4), np.nan)
     for index, entry in enumerate(entries):
         box = entry.get("bbox")
-        if isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box):
-            boxes[index] = box
+        if isinstance(box, list) and len(box) == 4:
+            boxes[index] = [as_float(value) for value in box]
     return boxes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from utils.config import ConfigError
+from utils.text import shorten, shown_json
+
+_ENDLESS_NUMBER = re.compile(r"[0-9]{4301}")
+ID_LIMIT = 10**18
+"""Ids are smaller: they stand in tables of 64 bits."""
 
 
 @contextmanager
@@ -36,20 +42,31 @@ def load_coco(file: Path) -> tuple[str, dict[str, Any]]:
     """
     try:
         text = file.read_bytes().decode("utf-8-sig")
-        content = json.loads(text)
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror or error})") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: not UTF-8 text (byte {error.start})") from None
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{file}:{error.lineno}: not valid JSON ({error.msg}); was the file copied whole?") from None
+    content = _parse(file, text)
     if isinstance(content, list):
         raise ConfigError(f"{file}: a list, as in COCO results (predictions); expected ground truth with 'images'")
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise ConfigError(f"{file}: no COCO JSON; expected an object with the lists images, annotations, categories")
     if not isinstance(content.get("annotations", []), list):
-        raise ConfigError(f"{file}: 'annotations' is {shorten(content['annotations'])}, expected a list")
+        raise ConfigError(f"{file}: 'annotations' is {shown_json(content['annotations'])}, expected a list")
     return text, content
+
+
+def _parse(file: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{file}:{error.lineno}: not valid JSON ({error.msg}); was the file copied whole?") from None
+    except RecursionError:  # at about 1,000 levels
+        raise ConfigError(f"{file}: lists or objects nested in each other without end; no COCO JSON is") from None
+    except ValueError:
+        match = _ENDLESS_NUMBER.search(text)
+        line = text.count("\n", 0, match.start()) + 1 if match else 1
+        raise ConfigError(f"{file}:{line}: a number of more than 4,300 digits; correct it") from None
 
 
 class Lines:
@@ -62,10 +79,14 @@ class Lines:
     def where(self, key: str, index: int, entry: Any) -> str:
         """`file:line: annotation 7`, for entry `index` of the list `key` (images or annotations)."""
         if key not in self._lines:
-            self._lines[key] = _entry_lines(self._text, key)
+            try:
+                self._lines[key] = _entry_lines(self._text, key)
+            except RecursionError:  # nested just so deep that it could be read, higher up in the stack
+                self._lines[key] = []
         line = self._lines[key][index] if self._lines[key] else 1
         number = entry.get("id") if isinstance(entry, dict) else None
-        called = f"{key}[{index}]" if number is None else f"{key.removesuffix('s')} {number}"
+        named = isinstance(number, (int, float, str))
+        called = f"{key.removesuffix('s')} {shorten(number)}" if named else f"{key}[{index}]"
         return f"{self.file}:{line}: {called}"
 
 
@@ -96,18 +117,23 @@ def _next_token(text: str, position: int) -> int:
     return match.end() if match else position
 
 
-def shorten(value: Any, length: int = 80) -> str:
-    """`value` as JSON would show it, cut to `length`."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= length else text[: length - 3] + "..."
-
-
 def as_id(value: Any) -> int | str | None:
-    """An id as a whole number if it is one ('12' and 12.0 too), other text unchanged, None for the rest."""
+    """An id as a whole number if it is one ('12' and 12.0 too), other text unchanged, None for the rest.
+
+    A number that 64 bits cannot hold is a text: such an id is as good as any other, but tables of numbers have no room.
+    """
     if type(value) is int:
-        return value
+        return value if abs(value) < ID_LIMIT else str(value)
     if isinstance(value, float) and value.is_integer():
-        return int(value)
+        return int(value) if abs(value) < ID_LIMIT else repr(value)
     if isinstance(value, str) and value:
         return int(value) if re.fullmatch(r"0|-?[1-9][0-9]{0,17}", value) else value
     return None
+
+
+def as_float(value: Any) -> float:
+    """A number of JSON as a float; NaN where it is none, or too large for one."""
+    try:
+        return float(value) if type(value) in (int, float) else math.nan
+    except OverflowError:
+        return math.nan

@@ -27,7 +27,7 @@ class Folders:
             try:
                 with os.scandir(folder) as entries:
                     self._names[key] = frozenset(entry.name for entry in entries if not entry.is_dir())
-            except OSError:
+            except (OSError, ValueError):  # ValueError: a name that no system can hold
                 self._names[key] = frozenset()
         return self._names[key]
 

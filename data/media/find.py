@@ -6,14 +6,14 @@ import glob
 import re
 import urllib.parse
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from data.images import IMAGE_SUFFIXES
 from data.media.video import VIDEO_SUFFIXES
-from utils.config import nearest
+from utils.config import from_home, nearest
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
@@ -28,6 +28,7 @@ class Media:
         kind: 'image' has one frame; 'video' ends; 'live' (camera, stream) goes on until it is stopped.
         location: what to open: path, URL or camera number.
         fps: frame rate of a video or stream, known once it is open and states one.
+        asked_for: --source names this file itself, not a folder, glob or list that it is in.
     """
 
     source: str
@@ -35,6 +36,7 @@ class Media:
     kind: Literal["image", "video", "live"]
     location: str | int
     fps: Fraction | None = None
+    asked_for: bool = False
 
 
 def find_media(spec: str) -> list[Media]:
@@ -52,12 +54,12 @@ def find_media(spec: str) -> list[Media]:
         return [Media(spec, f"camera{int(spec)}.mp4", "live", int(spec))]
     if is_url(spec):
         return [_url(spec)]
-    path = Path(spec).expanduser()
+    path = from_home(spec)
     if path.is_dir():
         deeper = path / "**" / "*"
         return _files(path.iterdir(), f"{spec}: no image or video in this folder; for its subfolders give '{deeper}'")
     if path.is_file():
-        return _list(path) if path.suffix.lower() == ".txt" else [_file(path)]
+        return _list(path) if path.suffix.lower() == ".txt" else [replace(_file(path), asked_for=True)]
     if glob.has_magic(spec):
         return _files(map(Path, glob.glob(str(path), recursive=True)), f"{spec}: no image or video matches")
     near = nearest(path.name, [entry.name for entry in path.parent.iterdir()]) if path.parent.is_dir() else None
@@ -101,7 +103,7 @@ def _list(path: Path) -> list[Media]:
     entries = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not entries:
         raise ValueError(f"{path}: the list is empty; expected a path or URL on each line")
-    return [_url(entry) if is_url(entry) else _file(path.parent / Path(entry).expanduser()) for entry in entries]
+    return [_url(entry) if is_url(entry) else _file(path.parent / from_home(entry)) for entry in entries]
 
 
 def _url(url: str) -> Media:

@@ -1,17 +1,16 @@
-"""What detect.py writes: drawings, YOLO rows, detections.json and crops, in a thread beside the inference."""
+"""What detect.py writes: drawings, YOLO rows, JSON files and crops, in a thread beside the inference."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import queue
 import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,6 +21,7 @@ from data.media.video import NOMINAL_FPS, VideoWriter
 from utils.boxes import xyxy_to_cxcywh
 from utils.draw import draw_detections
 from utils.structures import Detections
+from utils.text import to_json
 
 # Drawn lines are thin and coloured, so JPEG keeps its colour at full resolution.
 _JPEG = (cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
@@ -42,6 +42,7 @@ class Outputs:
         txt: labels/NAME.txt with YOLO rows, for video one file a frame: labels/NAME_000000.txt.
         confidence: the score as sixth number of a YOLO row.
         json: detections.json.
+        jsonl: detections.jsonl, the same entries a line each.
         crops: crops/CLASS/NAME_1.jpg, each detection cut out, numbered by its rank.
     """
 
@@ -50,11 +51,12 @@ class Outputs:
     confidence: bool = False
     json: bool = False
     crops: bool = False
+    jsonl: bool = False
 
     @property
     def any(self) -> bool:
         """Whether anything is to be written."""
-        return self.drawings or self.txt or self.json or self.crops
+        return self.drawings or self.txt or self.json or self.jsonl or self.crops
 
 
 class Recorder:
@@ -75,7 +77,11 @@ class Recorder:
         self._media: Media | None = None
         self._drawing, self._stem = folder, ""
         self._video: VideoWriter | None = None
-        self._json: _JsonList | None = _JsonList(folder / "detections.json") if outputs.json else None
+        self._json = []
+        if outputs.json:
+            self._json.append(_JsonFile(folder / "detections.json", "[", ",\n", "\n]\n"))
+        if outputs.jsonl:
+            self._json.append(_JsonFile(folder / "detections.jsonl", "", "\n", "\n"))
         self._waiting: queue.Queue[tuple[Frame, Detections] | None] = queue.Queue(_WAITING)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
@@ -115,9 +121,9 @@ class Recorder:
                     self._write(*item)
         with self._keeping_error():
             self._end_media()
-        if self._json is not None:
+        for file in self._json:
             with self._keeping_error():
-                self._json.close()
+                file.close()
 
     @contextlib.contextmanager
     def _keeping_error(self) -> Iterator[None]:
@@ -137,11 +143,10 @@ class Recorder:
         if self.outputs.txt:
             rows = yolo_rows(detections, frame.image.shape[:2], confidence=self.outputs.confidence)
             self._claim(f"labels/{stem}.txt").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
-        if self._json is not None:
-            for entry in json_entries(frame, detections, self.names):
-                self._json.append(entry)
         if self.outputs.crops:
             self._cut(frame, detections, stem)
+        for file in self._json:
+            file.append(json_entries(frame, detections, self.names))
 
     def _begin_media(self, media: Media) -> None:
         self._media = media
@@ -174,7 +179,9 @@ class Recorder:
             x1, y1 = max(int(box[0]), 0), max(int(box[1]), 0)
             crop = frame.image[y1 : min(-int(-box[3] // 1), height), x1 : min(-int(-box[2] // 1), width)]
             if crop.size:
-                folder = re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", _name(self.names, label)).strip(" .") or str(label)
+                folder = re.sub(r'[\\/:*?"<>|\x00-\x1f\ud800-\udfff]', "_", _name(self.names, label)).strip(
+                    " ."
+                ) or str(label)
                 write_image(self._claim(f"crops/{folder}/{stem}_{rank}.jpg"), crop)
 
     def _claim(self, name: str) -> Path:
@@ -189,20 +196,39 @@ class Recorder:
         return self.folder / path
 
 
-class _JsonList:
-    """A JSON array on disk that grows entry by entry: a night of video does not fit into memory."""
+class _JsonFile:
+    """Entries on disk, frame by frame: a night of video does not fit into memory, and a run may be killed.
 
-    def __init__(self, path: Path) -> None:
-        self._file: TextIO = path.open("w", encoding="utf-8")
-        self._file.write("[")
-        self._separator = "\n"
+    All of a frame is handed to the system in one piece, so that the file can be read at any time, up to a kill -9.
 
-    def append(self, entry: dict[str, Any]) -> None:
-        self._file.write(self._separator + json.dumps(entry, ensure_ascii=False))
-        self._separator = ",\n"
+    Args:
+        path: the file.
+        before, between, after: text at the start, between two entries, and at the end.
+    """
+
+    def __init__(self, path: Path, before: str, between: str, after: str) -> None:
+        self._file = path.open("wb", buffering=0)
+        self._separator = f"{before}\n" if before else ""
+        self._between, self._after = between, after
+        self._end = 0
+        if before:
+            self._write(before)
+
+    def append(self, entries: Sequence[dict[str, Any]]) -> None:
+        if not entries:
+            return
+        text = self._separator + self._between.join(map(to_json, entries))
+        self._file.seek(self._end)
+        self._write(text)
+        self._end += len(text.encode())
+        self._separator = self._between
+
+    def _write(self, text: str) -> None:
+        left = memoryview(f"{text}{self._after}".encode())
+        while left:
+            left = left[self._file.write(left) :]
 
     def close(self) -> None:
-        self._file.write("\n]\n")
         self._file.close()
 
 

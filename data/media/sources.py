@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import re
 import threading
 import time
 import urllib.parse
@@ -19,6 +20,7 @@ import numpy as np
 from data.images import decode_image, read_image
 from data.media.find import Media, find_media, is_url
 from data.media.video import VideoReader
+from utils.text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +84,8 @@ class Source:
 
     def skip(self, message: str) -> None:
         """Note something that could not be read."""
-        self.skipped.append(message)
-        logger.warning("skipped: %s", message)
+        self.skipped.append(printable(message))
+        logger.warning("skipped: %s", printable(message))
 
     def __iter__(self) -> Iterator[Frame]:
         frames = {"image": _image_frames, "video": self._video_frames, "live": self._live_frames}
@@ -95,30 +97,26 @@ class Source:
                     yield frame
             except ValueError as error:
                 message = str(error)
-                self.skip(message if message.startswith(media.source) else f"{media.source}: {message}")
+                named = message.startswith((media.source, printable(media.source)))
+                self.skip(message if named else f"{media.source}: {message}")
 
     def _video_frames(self, media: Media) -> Iterator[Frame]:
-        reader = VideoReader(media.location, timeout_s=_TIMEOUT_S)
+        reader = _open(media)
         media = replace(media, fps=reader.fps)
-        index, end = 0, 0.0
+        count, end = 0, 0.0
         try:
             while (item := reader.read()) is not None:
-                yield Frame(item[0], index, item[1], media)
-                index, end = index + 1, item[1]
+                yield Frame(item[0], reader.position, item[1], media)
+                count, end = count + 1, item[1]
         finally:
             reader.close()
-        if index == 0:
+        if count == 0:
             raise ValueError("no frame can be decoded; play the file to see whether it is damaged")
-        if reader.frames and reader.fps:  # by time, as AVI counts dropped frames
-            missing = reader.frames - float(end * reader.fps) - 1
-            if missing > 2 + 0.02 * reader.frames:
-                logger.warning(
-                    "%s: ends after %d frames, its header promises %d; the file is cut off or damaged",
-                    media.source, index, reader.frames,
-                )  # fmt: skip
+        for problem in _losses(reader, count, end):
+            logger.warning("%s: %s", printable(media.source), problem)
 
     def _live_frames(self, media: Media) -> Iterator[Frame]:
-        opened = VideoReader(media.location, timeout_s=_TIMEOUT_S)
+        opened = _open(media)
         if opened.frames is not None:  # a file behind a URL
             opened.close()
             yield from self._video_frames(replace(media, kind="video"))
@@ -259,6 +257,47 @@ def _header_frames(media: Media) -> int | None:
 
 def _try_open(media: Media) -> VideoReader | None:
     try:
-        return VideoReader(media.location, timeout_s=_TIMEOUT_S)
+        return _open(media)
     except ValueError:
         return None
+
+
+def _open(media: Media) -> VideoReader:
+    """A reader of a video, camera or stream.
+
+    Raises:
+        ValueError: it cannot be opened, or is a playlist that --source does not name itself: a file in a folder of
+            videos must not make other files be read, or addresses asked.
+    """
+    location = media.location
+    if isinstance(location, str) and not is_url(location) and not media.asked_for and _is_text(Path(location)):
+        raise ValueError("a text, such as a playlist that names other files; to follow it, give it as --source itself")
+    return VideoReader(location, timeout_s=_TIMEOUT_S)
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file begins as a text does; every video has other bytes there."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except (OSError, ValueError):
+        return False  # opening it says why
+    return bool(head) and not re.search(rb"[^\t\n\f\r\x20-\xff]", head)
+
+
+def _losses(reader: VideoReader, count: int, end: float) -> Iterator[str]:
+    """What of a video that was read to its end could not be.
+
+    Args:
+        count: frames read; end: time of the last one.
+    """
+    lost = reader.position + 1 - count
+    if lost:
+        times = ", ".join(f"{moment:.1f}" for moment in reader.damage[:5])
+        more = ", ..." if len(reader.damage) > 5 else ""
+        many = "1 frame" if lost == 1 else f"{lost} frames"
+        yield f"damaged: {many} near {times}{more} s cannot be decoded; the rest is used"
+    if reader.frames and reader.fps:  # hints: AVI counts dropped frames, and the rate of many is no constant
+        missing = min(reader.frames - reader.position, reader.frames - float(end * reader.fps)) - 1
+        if missing > 2 + 0.02 * reader.frames:
+            yield f"ends after {count} frames, its header promises {reader.frames}; the file is cut off or damaged"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import tempfile
+import time as clock
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +16,9 @@ import av
 import cv2
 import numpy as np
 from av.video.stream import VideoStream
+
+from utils.files import move_into_place
+from utils.text import can_hold
 
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts"}
@@ -26,12 +32,20 @@ ENCODERS: tuple[tuple[str, dict[str, str]], ...] = (
     ("libopenh264", {"b": "4M"}),
     ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "7", "row-mt": "1", "crf": "30", "b": "0"}),
 )
+_IN_FRAGMENTS = {
+    "movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "500000", "flush_packets": "1",
+}  # fmt: skip
+_FASTSTART = {"movflags": "+faststart"}
+_ATTEMPTS, _PATIENCE_S = 250, 1.0
+"""Failed reads in a row that are taken for the end, and how long one may take: damage fails at once, a network not."""
 NOMINAL_FPS = Fraction(25)
 """Frame rate written for a source that states none; the frames' own times still decide when each is shown."""
 
 
 class VideoReader:
     """Frames of a video file, a camera or a stream, one after another.
+
+    Damaged stretches of a file are passed over: the next frame that can be decoded follows.
 
     Args:
         source: file path or URL, or the number of a camera.
@@ -43,33 +57,68 @@ class VideoReader:
     def __init__(self, source: str | int, *, timeout_s: float = 10.0) -> None:
         self._capture = _open_capture(source, timeout_s)
         self.fps = exact_fps(self._capture.get(cv2.CAP_PROP_FPS))
-        """Frame rate, or None where the source states none that is credible."""
+        """Frame rate by the header, or None where it states none that is credible."""
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.frames = int(count) if 0 < count < 1e9 else None
         """Frames by the header, which may be off; None for what has no end."""
-        self._time = -1.0
+        self.position = -1
+        """Of the frame read last among those of the source, from 0; those that could not be decoded count."""
+        self.damage: list[float] = []
+        """Where something could not be decoded: times in seconds of the frames that came next."""
+        self._time, self._first = -1.0, 0.0
+        self._goes_on = self.frames is not None or (isinstance(source, str) and "://" not in source)
+        self._stretch = _stretch(self._capture)
 
     def read(self) -> tuple[np.ndarray, float] | None:
-        """The next frame, (H, W, 3) uint8 RGB and upright, with its time in seconds; None at the end.
+        """The next frame, (H, W, 3) uint8 RGB, upright, with square pixels, and its time in seconds; None at the end.
 
         Times strictly increase: where the source's do not (raw streams have none), the frame rate fills in.
         """
-        success, image = self._capture.read()
-        if not success:
+        image, failed = self._next()
+        if image is None:
             return None
         time = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
         if not math.isfinite(time) or time <= self._time:
             time = 0.0 if self._time < 0 else self._time + float(1 / (self.fps or NOMINAL_FPS))
-        self._time = time
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), time
+        if self.position < 0 and not failed:
+            self._first = time
+        self._time, self.position = time, self._place(time, failed)
+        if failed:
+            self.damage.append(time)
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        return _stretched(image, *self._stretch), time
 
     def close(self) -> None:
         """Release the file or device."""
         self._capture.release()
 
+    def _next(self) -> tuple[np.ndarray | None, int]:
+        """The next image that can be decoded, and how many attempts before it failed: about one a damaged frame."""
+        most = min(max(_ATTEMPTS, (self.frames or 0) - self.position), 80 * _ATTEMPTS) if self._goes_on else 1
+        for failed in range(most):
+            begin = clock.monotonic()
+            success, image = self._capture.read()
+            if success:
+                return image, failed
+            if clock.monotonic() - begin > _PATIENCE_S:
+                break
+        return None, most
+
+    def _place(self, time: float, failed: int) -> int:
+        """The position of a frame: the next, or after damage what its time says, if that lies on the frames' grid."""
+        following = self.position + 1 + failed
+        if (failed or self.damage) and self.fps:
+            grid = (time - self._first) * float(self.fps)
+            if abs(grid - round(grid)) < 0.1:
+                return max(round(grid), self.position + 1)
+        return following
+
 
 class VideoWriter:
     """An MP4 file, H.264 where the installed PyAV has it, that starts playing before it is loaded whole.
+
+    While it is being written it is in fragments, and can be played as far as it is there, even if the program is
+    killed; `close` joins them. What the encoder still holds, one or two seconds, is not there yet.
 
     Frames on the grid of `fps` are written exactly on it; others (variable rate, cameras) keep their own times.
 
@@ -90,7 +139,7 @@ class VideoWriter:
         self._fps, self._on_grid = fps, on_grid
         self._start: float | None = None
         self._last = -1
-        self._container = av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
+        self._container = av.open(os.path.abspath(path), "w", format="mp4", options=_IN_FRAGMENTS)
         self._stream = cast(VideoStream, self._container.add_stream(encoder, rate=fps, options=dict(options)))
         self._stream.width, self._stream.height = width + width % 2, height + height % 2
         self._stream.pix_fmt = "yuv420p"
@@ -124,6 +173,9 @@ class VideoWriter:
         finally:
             with self._named_errors():
                 self._container.close()
+        if self._last >= 0:
+            with self._named_errors():
+                _join_fragments(self.path, self._fps)
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
         with self._named_errors():
@@ -165,23 +217,77 @@ def _open_capture(source: str | int, timeout_s: float) -> cv2.VideoCapture:
     log.setLogLevel(0)  # its messages would duplicate ours and name no file
     try:
         if isinstance(source, int):
-            capture = cv2.VideoCapture(source)
+            capture = cv2.VideoCapture(min(source, 9999))
         else:
             limit = int(timeout_s * 1000)
             limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit]
-            capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, limits)
+            with _plain_name(source) as name:
+                capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, limits)
         opened = capture.isOpened()
     finally:
         log.setLogLevel(level)
     if not opened:
         capture.release()
-        if isinstance(source, str) and "://" not in source and not Path(source).is_file():
+        if isinstance(source, str) and "://" not in source and not os.path.isfile(source):
             raise ValueError("no such video file")
         if isinstance(source, int):
             raise ValueError(f"camera {source} cannot be opened; is it connected, allowed, and not in use elsewhere?")
         raise ValueError("cannot be opened as video; play it with another program to see whether it is damaged or gone")
     capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
     return capture
+
+
+@contextlib.contextmanager
+def _plain_name(source: str) -> Iterator[str]:
+    """A name for FFmpeg: absolute, as it takes 'a:b.mp4' for a protocol, and of characters, as OpenCV crashes else."""
+    path = source if "://" in source else os.path.abspath(source)
+    if can_hold("utf-8", path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder, "video").with_suffix(Path(path).suffix if can_hold("utf-8", Path(path).suffix) else "")
+        link.symlink_to(path)
+        yield str(link)
+
+
+def _stretch(capture: cv2.VideoCapture) -> tuple[float, float]:
+    """By how much (height, width) of an upright frame must grow for square pixels: DVDs and old cameras have others."""
+    over, under = (capture.get(key) for key in (cv2.CAP_PROP_SAR_NUM, cv2.CAP_PROP_SAR_DEN))
+    if not (over > 0 and under > 0 and 0.2 <= over / under <= 5):
+        return 1.0, 1.0
+    turned = round(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 180 == 90
+    return (over / under, 1.0) if turned else (1.0, over / under)
+
+
+def _stretched(image: np.ndarray, down: float, across: float) -> np.ndarray:
+    height, width = image.shape[:2]
+    size = (max(round(width * across), 1), max(round(height * down), 1))
+    if size == (width, height):
+        return image
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if min(down, across) < 1 else cv2.INTER_LINEAR)
+
+
+def _join_fragments(path: Path, fps: Fraction) -> None:
+    """Write an MP4 file of fragments again as an ordinary one, with its index at the start; nothing is encoded anew."""
+    path = path.absolute()
+    temporary = path.with_name(f".{path.stem[:40]}.{os.getpid()}.tmp")  # names have a longest length
+    try:
+        with av.open(str(path)) as source, av.open(str(temporary), "w", format="mp4", options=_FASTSTART) as target:
+            pieces = source.streams.video[0]
+            whole = target.add_stream_from_template(pieces)
+            whole.time_base = pieces.time_base
+            per_frame = round(1 / (fps * whole.time_base))
+            start: int | None = None
+            for packet in source.demux(pieces):
+                if packet.dts is None or packet.pts is None:
+                    continue
+                start = packet.pts if start is None else start  # the first packet is the first picture
+                packet.pts, packet.dts, packet.stream = packet.pts - start, packet.dts - start, whole
+                packet.duration = packet.duration or per_frame
+                target.mux(packet)
+        move_into_place(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _choose_encoder() -> tuple[str, dict[str, str]]:

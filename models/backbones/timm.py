@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from models.parts import Backbone
-from utils.config import nearest
+from utils.config import from_home, nearest
 from utils.structures import Features
 from utils.weights import load_foreign
 
@@ -63,7 +63,7 @@ class TimmBackbone(Backbone):
         if pretrained is True:
             network = _with_own_weights(timm, model, {**options, "out_indices": tuple(indices)})
         elif pretrained:
-            _fill_(network, Path(str(pretrained)).expanduser(), model)
+            _fill_(network, from_home(str(pretrained)), model)
         self.network = network
         self.taken = taken
         info = network.feature_info

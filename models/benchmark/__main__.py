@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.arguments import whole_number
+from utils.log import say, say_error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,12 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         conditions = Conditions(device, args.num_classes, args.batch_size, latency=not args.no_latency)
         if args.markdown:
             args.markdown.write_text(make_page(conditions), encoding="utf-8")
-            print(f"Wrote {args.markdown}")
+            say(f"Wrote {args.markdown}")
         else:
             show = print_pairs if args.pairs else print_rows
             show(args.cfg, conditions, side=args.img_size, as_json=args.json)
     except (ConfigError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return 2
     return 0
 

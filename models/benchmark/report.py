@@ -11,7 +11,7 @@ from models.benchmark.page import format_page, format_pairs, format_rows
 from models.benchmark.published import load_published
 from models.benchmark.selection import at_sizes, families, pairs_of, row_configs, shipped_models, with_csp
 from models.config import ModelConfig, load_model_config
-from utils.log import Progress
+from utils.log import Progress, say
 
 
 def print_rows(names: Sequence[str], conditions: Conditions, *, side: int | None, as_json: bool) -> None:
@@ -25,7 +25,7 @@ def print_rows(names: Sequence[str], conditions: Conditions, *, side: int | None
     """
     configs = [each for config in _configs(names) for each in at_sizes(config, side)]
     rows = _measure_all([(config, conditions) for config in configs])
-    print(json.dumps(rows, indent=2) if as_json else format_rows(rows))
+    say(json.dumps(rows, indent=2) if as_json else format_rows(rows))
 
 
 def print_pairs(names: Sequence[str], conditions: Conditions, *, side: int | None, as_json: bool) -> None:
@@ -41,7 +41,7 @@ def print_pairs(names: Sequence[str], conditions: Conditions, *, side: int | Non
     pairs = pairs_of([at_sizes(config, side)[0] for config in configs])
     rows = _measure_all([(config, conditions) for pair in pairs for config in pair])
     compared = [compare_rows(csp, plain) for csp, plain in zip(rows[::2], rows[1::2], strict=True)]
-    print(json.dumps(compared, indent=2) if as_json else format_pairs(compared))
+    say(json.dumps(compared, indent=2) if as_json else format_pairs(compared))
 
 
 def make_page(conditions: Conditions) -> str:

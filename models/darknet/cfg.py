@@ -18,7 +18,7 @@ from models.darknet.problems import Remarks
 from models.darknet.sections import Section
 from models.detector import Detector
 from utils.config import ConfigError, nearest
-from utils.quote import quoted
+from utils.text import shorten, shown
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class _Reader:
                 self.options = None
                 self.options = self.open_section(number, line)
             elif not self.sections:
-                raise ValueError(f"expected [net] before anything else, found {quoted(line)}")
+                raise ValueError(f"expected [net] before anything else, found {shown(line)}")
             elif self.options is not None:
                 self.add_option(number, self.sections[-1].kind, line)
         except ValueError as error:
@@ -103,10 +103,10 @@ class _Reader:
         word = line.strip("[]")
         kind = ALIASES.get(word, word)
         if not line.endswith("]"):
-            raise ValueError(f"expected a section like [convolutional], found {quoted(line)}")
+            raise ValueError(f"expected a section like [convolutional], found {shown(line)}")
         if (not self.sections) != (kind == "net"):
             place = "once, at the top" if self.sections else "first"
-            raise ValueError(f"expected [net] {place}, found [{_cut(word)}]")
+            raise ValueError(f"expected [net] {place}, found [{shorten(word)}]")
         if len(self.sections) == MOST_SECTIONS:
             raise ValueError(f"expected at most {MOST_SECTIONS:,} sections")
         if kind in KINDS:
@@ -116,7 +116,7 @@ class _Reader:
         reason = f"no section of darknet.{f' Did you mean [{near}]?' if near else ''}"
         if kind in REFUSED:
             reason = "a section of darknet that is not supported here."
-        self.problems.add(number, f"[{_cut(word)}] is {reason}{self.supported}", kind=("section", word))
+        self.problems.add(number, f"[{shorten(word)}] is {reason}{self.supported}", kind=("section", word))
         self.supported = ""
         return None
 
@@ -129,12 +129,12 @@ class _Reader:
         assert self.options is not None
         key, equals, value = line.partition("=")
         if not equals or not key:
-            raise ValueError(f"expected key=value or [section], found {quoted(line)}")
+            raise ValueError(f"expected key=value or [section], found {shown(line)}")
         known, neutral = known_keys(kind), neutral_keys(kind).get(key)
         if key not in known:
             near = nearest(key, known)
             hint = f" Did you mean '{near}'?" if near else ""
-            ignored = f"[{kind}] knows no key {quoted(key)}; it is ignored, as darknet does.{hint}"
+            ignored = f"[{kind}] knows no key {shown(key)}; it is ignored, as darknet does.{hint}"
             self.warnings.add(number, ignored)
             return
         if key in self.options:
@@ -145,14 +145,9 @@ class _Reader:
         except ValueError as error:
             raise ValueError(f"[{kind}] {key}: {error}") from None
         if neutral is not None and not neutral.allows(value):
-            told = f"[{kind}] {key}={_cut(value)} is not supported: {neutral.effect}. {_OTHER_NETWORK}"
+            told = f"[{kind}] {key}={shorten(value)} is not supported: {neutral.effect}. {_OTHER_NETWORK}"
             self.problems.add(number, told, kind=(kind, key))
         self.options[key] = _plain(value)
-
-
-def _cut(word: str) -> str:
-    """A word of the file for a message, without quotes."""
-    return quoted(word).strip("'\"")
 
 
 def _plain(value: str) -> str | int:

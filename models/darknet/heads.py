@@ -8,7 +8,7 @@ from typing import Literal
 
 from models.darknet.plan import DROPOUT, IMAGE, Layer
 from models.darknet.sections import Section
-from utils.quote import quoted
+from utils.text import shown
 
 _PLAIN = {"size": 1, "stride": 1, "groups": 1, "batch_normalize": 0, "padding": 0}
 """Options of the 1x1 convolutions that become part of a head."""
@@ -117,7 +117,7 @@ def _masked_anchors(yolo: Section) -> list[float]:
         raise yolo.error(f"anchors: expected num={count} pairs of width and height above 0, found {len(values)} values")
     mask = yolo.integers("mask") if "mask" in yolo.options else list(range(count))
     if any(not 0 <= number < count for number in mask):
-        raise yolo.error(f"mask: expected numbers of anchors, 0 to {count - 1}, found {quoted(mask)}")
+        raise yolo.error(f"mask: expected numbers of anchors, 0 to {count - 1}, found {shown(mask)}")
     return [value for number in mask for value in values[2 * number : 2 * number + 2]]
 
 

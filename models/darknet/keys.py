@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from utils.quote import quoted
+from utils.text import shown
 
 ACTIVATIONS = ("leaky", "relu", "mish", "swish", "logistic", "linear", "relu6", "tanh")
 YES_NO = ("0", "1")
@@ -51,7 +51,7 @@ def convert(value: str | float, kind: str | tuple[str, ...]) -> Any:
     """
     if isinstance(kind, tuple):
         if str(value) not in kind:
-            raise ValueError(f"expected one of {', '.join(kind)}, found {quoted(value)}")
+            raise ValueError(f"expected one of {', '.join(kind)}, found {shown(value)}")
         return str(value)
     if kind == "text":
         return str(value)
@@ -63,7 +63,7 @@ def convert(value: str | float, kind: str | tuple[str, ...]) -> Any:
         numbers = [_whole(part) if whole else _finite(part) for part in parts]
     except ValueError:
         expected = f"{word}s with commas between" if many else f"a {word}"
-        raise ValueError(f"expected {expected}, found {quoted(value)}") from None
+        raise ValueError(f"expected {expected}, found {shown(value)}") from None
     return numbers if many else numbers[0]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.darknet.keys import KINDS, convert, known_keys
-from utils.quote import quoted
+from utils.text import shown
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ class Section:
         """
         kind, line = values.get("section"), values.get("line", 0)
         if not isinstance(kind, str) or kind not in KINDS:
-            raise ValueError(f"sections: expected the key 'section' with a kind of section, found {quoted(kind)}")
+            raise ValueError(f"sections: expected the key 'section' with a kind of section, found {shown(kind)}")
         options = {key: value for key, value in values.items() if key not in ("section", "line")}
         for key, value in options.items():
             if key not in known_keys(kind) or not isinstance(value, str | int | float):
-                raise ValueError(f"sections: [{kind}]: {quoted(key)}: {quoted(value)} is no option of a darknet cfg")
+                raise ValueError(f"sections: [{kind}]: {shown(key)}: {shown(value)} is no option of a darknet cfg")
         if not isinstance(line, int):
-            raise ValueError(f"sections: [{kind}]: line: expected a whole number, found {quoted(line)}")
+            raise ValueError(f"sections: [{kind}]: line: expected a whole number, found {shown(line)}")
         return cls(kind, line, options)

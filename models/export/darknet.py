@@ -15,6 +15,7 @@ from models.detector import Detector
 from models.export.compare import ExportError
 from models.export.network import ExportSpec
 from utils.config import ConfigError
+from utils.files import write_lines
 
 
 def write_darknet(model: Detector, path: Path, spec: ExportSpec) -> None:
@@ -26,8 +27,8 @@ def write_darknet(model: Detector, path: Path, spec: ExportSpec) -> None:
     info = spec.info
     nms = {"nms_kind": info.nms, "beta_nms": info.beta_nms} if info.nms != "default" else None
     text = cfg_text(model, image_size=info.image_size, resize=info.resize, nms=nms)
+    write_lines(path.with_suffix(".names"), info.names)
     path.with_suffix(".cfg").write_text((MARK if info.clip else "") + text, encoding="utf-8")
-    path.with_suffix(".names").write_text("".join(f"{name}\n" for name in info.names), encoding="utf-8")
     save_weights(model, path)
 
 

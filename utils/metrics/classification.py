@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from utils.text import printable
+
 ROW = ("image_id", "label", "rank", "labels", "scores")
 MANY = 40
 """Classes that `table` lists; of more, only those with the lowest top-1."""
@@ -105,10 +107,10 @@ class ClassificationMetric:
         if len(shown) > MANY:
             shown = sorted((item for item in shown if item[1]["images"]), key=lambda item: item[1]["top1"])[:MANY]
             lines += [f" the {len(shown)} of {len(self.names)} classes with the lowest top-1 (metrics.json has all):"]
-        width = max(len(name) for name in ("class", *dict(shown)))
+        width = max(len(printable(name)) for name in ("class", *dict(shown)))
         lines += [f" {'class':<{width}}   top-1  top-5  images"]
         for name, row in shown:
-            lines.append(f" {name:<{width}}  {row['top1']:6.3f} {row['top5']:6.3f} {row['images']:7d}")
+            lines.append(f" {printable(name):<{width}}  {row['top1']:6.3f} {row['top5']:6.3f} {row['images']:7d}")
         return "\n".join(lines)
 
     def _columns(self) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ import numpy as np
 from utils.boxes import xywh_to_xyxy, xyxy_to_xywh
 from utils.metrics.coco import BACKENDS, FIGURES, CocoResult, box_ground_truth, evaluate_boxes
 from utils.structures import Detections
+from utils.text import printable
 
 
 class DetectionMetric:
@@ -144,10 +145,10 @@ class DetectionMetric:
             area = {"s": "small", "m": "medium", "l": "large"}.get(key[-1], "all")
             limit = {"AR1": 1, "AR10": 10}.get(key, self._max_det)
             lines.append(f" {title} @[ IoU={iou:<9} | area={area:>6} | maxDets={limit:>3} ] = {figures[key]:0.3f}")
-        width = max(len(name) for name in ("class", *self._names))
+        width = max(len(printable(name)) for name in ("class", *self._names))
         lines += ["", f" {'class':<{width}}      AP   AP50"]
         for name, row in figures["per_class"].items():
-            lines.append(f" {name:<{width}}  {row['AP']:6.3f} {row['AP50']:6.3f}")
+            lines.append(f" {printable(name):<{width}}  {row['AP']:6.3f} {row['AP50']:6.3f}")
         return "\n".join(lines)
 
     def _rows(self, image_id: Hashable, detections: Detections) -> list[dict[str, Any]]:
