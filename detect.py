@@ -21,7 +21,7 @@ from engine.stream import DetectOptions, class_indices, process
 from models.info import Predictor
 from models.predictor import default_weights, open_predictor
 from models.suppression import NMS_KINDS
-from utils.arguments import given, share, whole_number
+from utils.arguments import Parser, given, share, whole_number
 from utils.config import ROOT, ConfigError
 from utils.faults import report
 from utils.log import say, say_error, setup_logging
@@ -112,7 +112,7 @@ def run(
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Options as in docs/reference.md."""
-    parser = argparse.ArgumentParser(description="Find objects in images and videos.", allow_abbrev=False)
+    parser = Parser(description="Find objects in images and videos.", allow_abbrev=False)
     parser.add_argument(
         "--source", nargs="+", required=True, metavar="SOURCE",
         help="image, video, folder, 'glob' in quotes, .txt list, camera number, or rtsp:// or http:// stream",

@@ -17,7 +17,7 @@ from models.export.darknet import first_layers
 from models.export.network import ExportSpec
 from models.export.write import FORMATS, export, export_first_layers, import_package, input_text
 from models.predictor import ModelPredictor, default_weights, open_predictor
-from utils.arguments import whole_number
+from utils.arguments import Parser, whole_number
 from utils.config import ConfigError
 from utils.faults import report
 from utils.log import say, say_error, setup_logging
@@ -108,7 +108,7 @@ def output_path(wanted: str | None, weights: Path, suffix: str) -> Path:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Options as in docs/reference.md."""
-    parser = argparse.ArgumentParser(description="Write a detector for other runtimes.", allow_abbrev=False)
+    parser = Parser(description="Write a detector for other runtimes.", allow_abbrev=False)
     parser.add_argument("--weights", help=".pt or darknet .weights (default: newest runs/train/*/weights/best.pt)")
     parser.add_argument("--cfg", help="model config, for darknet .weights only")
     parser.add_argument("--format", choices=tuple(FORMATS), required=True, help="what to write")

@@ -21,7 +21,7 @@ from engine.restart import continued
 from engine.seeds import train_with_seeds
 from engine.tune import tune
 from utils import dist
-from utils.arguments import whole_number
+from utils.arguments import Parser, whole_number
 from utils.config import ROOT
 from utils.device import select_device
 from utils.launch import run_together
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Options as in docs/reference.md."""
-    parser = argparse.ArgumentParser(prog="train.py", description="Train a detector.", allow_abbrev=False)
+    parser = Parser(prog="train.py", description="Train a detector.", allow_abbrev=False)
     parser.add_argument("--cfg", help="model: a path, or a name in cfg/; or a darknet .cfg")
     parser.add_argument("--data", nargs="?", const="shapes", help="data YAML (default: shapes, the embedded set)")
     parser.add_argument("--hyp", help="recipe: a path, or a name in cfg/train/ (default: default; for shapes: shapes)")

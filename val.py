@@ -21,7 +21,7 @@ from engine.evaluate import EvaluationOptions, evaluate, match_classes, protocol
 from models.info import ModelInfo
 from models.predictor import default_weights, open_predictor
 from models.suppression import NMS_KINDS
-from utils.arguments import given, share, whole_number
+from utils.arguments import Parser, given, share, whole_number
 from utils.config import ROOT, ConfigError
 from utils.faults import report
 from utils.log import say, setup_logging
@@ -107,7 +107,7 @@ def options_of(args: argparse.Namespace, info: ModelInfo, size: tuple[int, int])
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Options as in docs/reference.md."""
     description = "Evaluate a detector with COCO's figures, or a classifier with top-1 and top-5."
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser = Parser(description=description, allow_abbrev=False)
     parser.add_argument(
         "--weights", help=".pt, .weights, .onnx or OpenVINO .xml (default: newest runs/train/*/weights/best.pt)"
     )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from data.config import load_data_config
 from data.read import check_objects, read_split
-from utils.arguments import seed, whole_number
+from utils.arguments import Parser, seed, whole_number
 from utils.boxes import plan_resize
 from utils.config import ConfigError
 from utils.log import say, say_error
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Options as in docs/reference.md."""
-    parser = argparse.ArgumentParser(prog="python -m data.anchors", description="Fit anchors to a data set.")
+    parser = Parser(prog="python -m data.anchors", description="Fit anchors to a data set.")
     parser.add_argument("data", nargs="?", default="shapes", help="data YAML: a path, or a name in cfg/data/")
     parser.add_argument("--img-size", type=whole_number, default=416, help="side of the network input in pixels")
     parser.add_argument("--num", type=whole_number, default=9, help="anchors over all levels")

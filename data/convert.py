@@ -6,7 +6,6 @@ Classes, their ids and boxes survive every conversion; what a format cannot hold
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import shutil
@@ -21,8 +20,9 @@ from data.config import SPLITS, DataConfig, load_data_config
 from data.formats import coco, imagefolder, voc, yolo
 from data.formats.holdable import check_names
 from data.read import check_same_classes, read_split, summarize
+from utils.arguments import Parser
 from utils.config import ConfigError, dump_yaml
-from utils.log import Progress, say, say_error, setup_logging
+from utils.log import say, say_error, setup_logging, tracked
 from utils.structures import LabelledImages, Sample
 
 FORMATS = ("coco", "yolo", "voc")
@@ -156,14 +156,12 @@ def _stem(name: str) -> str:
 def _bring_images(pairs: Sequence[tuple[Sample, Sample]], *, copy: bool) -> str:
     """Link or copy the image of each first sample to the path of the second; returns what was done."""
     linked = 0
-    with Progress(len(pairs), "Bringing images") as progress:
-        for old, new in pairs:
-            new.path.parent.mkdir(parents=True, exist_ok=True)
-            if not copy and _link(old.path, new.path):
-                linked += 1
-            else:
-                shutil.copyfile(old.path, new.path)
-            progress.advance()
+    for old, new in tracked(pairs, len(pairs), "Bringing images"):
+        new.path.parent.mkdir(parents=True, exist_ok=True)
+        if not copy and _link(old.path, new.path):
+            linked += 1
+        else:
+            shutil.copyfile(old.path, new.path)
     parts = [(linked, "hard-linked (one file under two names: do not edit in place)"), (len(pairs) - linked, "copied")]
     return "Images: " + ", ".join(f"{count} {how}" for count, how in parts if count)
 
@@ -204,7 +202,7 @@ def _losses(splits: Mapping[str, LabelledImages], form: str) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data.convert", description="Write a data set in another label format.", allow_abbrev=False
     )
     parser.add_argument("source", metavar="SRC", help="data YAML: a path, or a name in cfg/data/")

@@ -27,7 +27,7 @@ from data.transforms import (
 from utils import dist
 from utils.augment_config import AugmentConfig
 from utils.boxes import Letterbox, plan_resize
-from utils.log import Progress
+from utils.log import tracked
 from utils.structures import LabelledImages
 
 logger = logging.getLogger(__name__)
@@ -122,13 +122,9 @@ class TrainDataset(Dataset):
         needed = sum(3 * np.prod(self._inner_size(index)) for index in range(len(self)))
         if needed > limit_bytes:
             return
-        cache = []
-        progress = Progress(len(self), "Reading the training images", quiet=dist.launched_rank() != 0)
-        with ThreadPoolExecutor() as pool, progress:
-            for image in pool.map(self._read_or_problem, range(len(self))):
-                cache.append(image)
-                progress.advance()
-        self.cache = cache
+        with ThreadPoolExecutor() as pool:
+            images, quiet = pool.map(self._read_or_problem, range(len(self))), dist.launched_rank() != 0
+            self.cache = list(tracked(images, len(self), "Reading the training images", quiet=quiet))
         logger.info("Training images in memory: %d, %.0f MB", len(self), needed / 1e6)
 
     def __getstate__(self) -> dict[str, Any]:

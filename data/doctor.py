@@ -6,9 +6,7 @@ splits, and lists objects that are tiny or labelled twice and classes without ob
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,10 +24,11 @@ from data.formats import coco
 from data.formats.rows import BACKGROUND, CLIPPED, COMPLETED, KEPT, LEFT_OUT, OUTLINES, SUSPECT
 from data.images import read_image
 from data.read import check_same_classes, guess_task, label_format, read_split
+from utils.arguments import Parser
 from utils.config import ConfigError
-from utils.log import Progress, say, say_error, setup_logging
+from utils.log import say, say_error, setup_logging, tracked
 from utils.structures import LabelledImages, LabelProblem, Sample
-from utils.text import printable
+from utils.text import listed, printable, shorten, to_json
 
 Severity = Literal["error", "warning", "note"]
 
@@ -63,7 +62,7 @@ class Finding:
     action: str
 
     def __str__(self) -> str:
-        return f"{self.severity}: {self.split}: {self.where}: {self.what}; {self.action}"
+        return f"{self.severity}: {self.split}: {LabelProblem(self.where, self.what, self.action)}"
 
 
 @dataclass(frozen=True)
@@ -140,12 +139,8 @@ def examine(config: DataConfig) -> tuple[Report, dict[str, LabelledImages]]:
 
 def examine_images(samples: Sequence[Sample], *, title: str) -> list[bytes | LabelProblem]:
     """Decode every image of a split: a digest of its pixels, or why it cannot be used."""
-    results: list[bytes | LabelProblem] = []
-    with ThreadPoolExecutor(THREADS) as pool, Progress(len(samples), title) as progress:
-        for result in pool.map(_examine_image, samples):
-            results.append(result)
-            progress.advance()
-    return results
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(tracked(pool.map(_examine_image, samples), len(samples), title))
 
 
 def compare_images(
@@ -173,7 +168,7 @@ def compare_classes(splits: Mapping[str, LabelledImages], report: Report) -> Ite
     for split, facts in report.splits.items():
         empty = [name for name, counts in facts.classes.items() if counts["objects"] == 0]
         if empty and facts.objects:
-            names = f"{len(empty)} of {len(facts.classes)} classes have no object: {', '.join(empty)}"
+            names = f"{len(empty)} of {len(facts.classes)} classes have no object: {listed(empty)}"
             yield split, LabelProblem(report.source, names, KEPT)
 
 
@@ -217,10 +212,12 @@ def to_text(report: Report) -> str:
             f"\n{split}: {facts.images} images ({facts.background} without objects), {facts.objects} objects "
             f"({', '.join(f'{number} {size}' for size, number in facts.sizes.items())}), {facts.crowd} crowd regions"
         )
-        width = max(map(len, facts.classes))
+        width = max(len(shorten(name)) for name in facts.classes)
         for name, counts in facts.classes.items():
             share = counts["objects"] / max(facts.objects, 1)
-            lines.append(f"  {name:{width}}  {counts['objects']:8} objects {share:6.1%}  in {counts['images']} images")
+            lines.append(
+                f"  {shorten(name):{width}}  {counts['objects']:8} objects {share:6.1%}  in {counts['images']} images"
+            )
     totals = report.as_dict()
     lines.append(
         f"\n{report.source}: {totals['errors']} errors, {totals['warnings']} warnings, {totals['notes']} notes"
@@ -230,9 +227,7 @@ def to_text(report: Report) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns 0 for a clean data set, 1 for warnings, 2 for errors."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data.doctor", description="Say what is wrong with a data set.", allow_abbrev=False
-    )
+    parser = Parser(prog="python -m data.doctor", description="Say what is wrong with a data set.", allow_abbrev=False)
     parser.add_argument("data", metavar="DATA", help="data YAML: a path, or a name in cfg/data/")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.add_argument("--html", metavar="FILE", type=Path, help="also write a report as one HTML file")
@@ -242,7 +237,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = load_data_config(args.data)
         report, splits = examine(config)
-        say(json.dumps(report.as_dict(), indent=1, ensure_ascii=False) if args.json else to_text(report))
+        say(to_json(report.as_dict(), indent=1) if args.json else to_text(report))
         if args.html:
             args.html.parent.mkdir(parents=True, exist_ok=True)
             args.html.write_text(to_html(report.as_dict()), encoding="utf-8")

@@ -13,7 +13,6 @@ from data.transforms import (
     affine_matrix,
     jitter_matrix,
     keep_visible,
-    random_affine,
     random_flips,
     random_hsv,
     random_place,
@@ -66,9 +65,9 @@ def mosaic(
         top = cross_y - inner_height if quarter in (0, 1) else cross_y
         paste(canvas, item.image, left, top)
         parts.append(replace(item, boxes=item.boxes + np.array([left, top, left, top], np.float32)))
-    whole = _with_objects(canvas, parts)
     # Boxes are clipped to the canvas first: a crop that is wider would give boxes over grey.
-    return random_affine(keep_visible(whole, config), (width, height), size, config, rng)
+    whole = keep_visible(_with_objects(canvas, parts), config)
+    return warp(whole, affine_matrix((width, height), size, config, rng), size, config)
 
 
 def quadrants(

@@ -60,24 +60,14 @@ def resize_image(
     return canvas
 
 
-def random_affine(
-    item: Labelled, centre: tuple[float, float], size: tuple[int, int], config: AugmentConfig, rng: np.random.Generator
-) -> Labelled:
-    """Rotate, scale, shear and shift about `centre` (x, y), which lands near the middle of the result.
-
-    Args:
-        centre: in pixels of the image.
-        size: (height, width) of the result.
-    """
-    return warp(item, affine_matrix(centre, size, config, rng), size, config)
-
-
 def random_place(item: Labelled, size: tuple[int, int], config: AugmentConfig, rng: np.random.Generator) -> Labelled:
     """One image at a random position and scale in an input of `size` (height, width)."""
-    if config.geometry == "jitter":
-        return warp(item, jitter_matrix(item.image.shape[:2], size, config.jitter, rng), size, config)
     height, width = item.image.shape[:2]
-    return random_affine(item, (width / 2, height / 2), size, config, rng)
+    if config.geometry == "jitter":
+        matrix = jitter_matrix((height, width), size, config.jitter, rng)
+    else:
+        matrix = affine_matrix((width / 2, height / 2), size, config, rng)
+    return warp(item, matrix, size, config)
 
 
 def jitter_matrix(
@@ -112,7 +102,12 @@ def jitter_matrix(
 def affine_matrix(
     centre: tuple[float, float], size: tuple[int, int], config: AugmentConfig, rng: np.random.Generator
 ) -> np.ndarray:
-    """(2, 3) map of `random_affine`, from pixels of the image to pixels of the result."""
+    """(2, 3) map from pixels of the image to pixels of the result: rotate, scale, shear and shift.
+
+    Args:
+        centre: (x, y) in pixels of the image; it lands near the middle of the result.
+        size: (height, width) of the result.
+    """
     height, width = size
     angle = math.radians(rng.uniform(-config.degrees, config.degrees))
     factor = rng.uniform(1 - config.scale, 1 + config.scale)

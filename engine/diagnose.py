@@ -15,6 +15,7 @@ from engine.state import Snapshot, TrainState, amp_dtype
 from engine.step import Stepper, TrainingDiverged
 from engine.trial_step import scratch_of, try_step
 from utils.faults import is_out_of_memory
+from utils.log import first_few
 from utils.structures import Batch
 
 FAR_TOO_LARGE = 1e5
@@ -106,10 +107,8 @@ def examine(stepper: Stepper, state: TrainState, batches: list[Batch]) -> Eviden
 def describe_failure(error: TrainingDiverged, evidence: Evidence, *, lr: float) -> str:
     """What the user is told of a failed step: terms, images, the first place, the likely cause and the remedy."""
     failure = evidence.failure or error
-    paths = culprits(evidence)
-    shown = ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
     cause, remedy = cause_and_remedy(evidence, lr=lr, fresh=failure.step == 1)
-    lines = [str(failure), f"images: {shown}", f"first seen: {_first_seen(evidence)}"]
+    lines = [str(failure), f"images: {first_few(culprits(evidence), 4)}", f"first seen: {_first_seen(evidence)}"]
     return "\n  ".join([*lines, f"likely cause: {cause}", f"remedy: {remedy}"])
 
 
@@ -148,11 +147,8 @@ def cause_and_remedy(evidence: Evidence, *, lr: float, fresh: bool) -> tuple[str
         fresh: whether the weights have never been trained in this run.
     """
     if evidence.weights:
-        some = ", ".join(evidence.weights[:3]) + (
-            f" and {len(evidence.weights) - 3} more" if evidence.weights[3:] else ""
-        )
         where = "start from another --weights file" if fresh else "go on from an earlier checkpoint with a lower rate"
-        return f"weights that were not finite before the step: {some}", where
+        return f"weights that were not finite before the step: {first_few(evidence.weights, 3)}", where
     if evidence.data:
         return f"the data: {evidence.data[0]}", "correct the label or leave the image out (python -m data.doctor DATA)"
     if evidence.failure is None:

@@ -25,7 +25,7 @@ from engine.state import TrainState
 from utils import dist
 from utils.checkpoint import copied, load_checkpoint, same_values
 from utils.log import duration, say
-from utils.memory import children_bytes, free_memory, gigabytes, gpu_peak_reserved, peak_resident_bytes, reset_gpu_peak
+from utils.memory import children_bytes, free_memory, gigabytes, peak_resident_bytes, reset_gpu_peak
 from utils.metrics.build import build_metric
 from utils.recipe import ScheduleConfig
 from utils.structures import Batch
@@ -175,7 +175,8 @@ def _load(job: Job) -> tuple[list[Batch], float, int]:
         times.append(time.perf_counter() - begin)
         kept = [*kept, batch] if len(kept) < count else kept
         processes = max(processes, children_bytes())
-        if _agreed(times[-1] > LOAD_SECONDS and len(kept) == count):
+        # Rank 0 decides: all must load as many batches, and below do as many steps.
+        if dist.broadcast(times[-1] > LOAD_SECONDS and len(kept) == count):
             break
     # Whoever starts the processes pays for the first batch, and gets several at once after it.
     each = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else times[-1]
@@ -202,7 +203,7 @@ def _overfit(job: Job, state: TrainState, batches: list[Batch]) -> tuple[list[fl
             torch.cuda.synchronize(stepper.device)
         losses.append(sum(terms.values()) if terms else math.nan)
         times.append(time.perf_counter() - begin)
-        if _agreed(number + 1 >= LEAST_STEPS and times[-1] > SECONDS):
+        if dist.broadcast(number + 1 >= LEAST_STEPS and times[-1] > SECONDS):
             break
     each = [two - one for one, two in itertools.pairwise(times)]
     last = statistics.mean(losses[-3:])
@@ -260,14 +261,9 @@ def _memory(job: Job, measured: Measured) -> str:
     if device.type != "cuda":
         free = free_memory(device)
         return text if free is None else f"{text}; {gigabytes(free)} free now"
-    peak, total = gpu_peak_reserved(device), torch.cuda.get_device_properties(device).total_memory
+    peak, total = torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
     return f"{gigabytes(peak)} of {gigabytes(total)} on {device}; {text}"
 
 
 def _seconds(value: float) -> str:
     return f"{value:.2f}s" if value < 10 else duration(value)
-
-
-def _agreed(decision: bool) -> bool:
-    """Rank 0's decision, on every rank: all must do the same number of steps."""
-    return dist.broadcast(decision)

@@ -19,7 +19,7 @@ from models.postprocess import postprocess
 from utils import dist
 from utils.config import ConfigError
 from utils.files import write_json
-from utils.log import Progress
+from utils.log import Progress, first_few
 from utils.metrics.build import Metric
 from utils.metrics.classification import ClassificationMetric
 from utils.metrics.detection import DetectionMetric
@@ -136,13 +136,8 @@ def detections_of_batch(
         nms=options.nms or info.nms,
         beta_nms=info.beta_nms,
     )
-    return in_originals(detections, batch, clip=options.clip)
-
-
-def in_originals(detections: list[Detections], batch: Batch, *, clip: bool) -> list[Detections]:
-    """What was found in the network's input, in pixels of the original images."""
     pairs = zip(detections, batch.letterboxes, strict=True)
-    originals = [each.to_original(letterbox, clipped=clip) for each, letterbox in pairs]
+    originals = [each.to_original(letterbox, clipped=options.clip) for each, letterbox in pairs]
     for index, problem in enumerate(batch.problems):
         if problem:  # a grey image was in its place, in which nothing is to be found
             originals[index] = originals[index].select(np.zeros(len(originals[index]), bool))
@@ -172,12 +167,12 @@ def match_classes(predictor: Predictor, images: LabelledImages) -> tuple[int, ..
     if not predictor.info.named and len(predictor.names) == len(images.names):
         return images.category_ids
     if sorted(predictor.names) != sorted(images.names):
-        only_model = sorted(set(predictor.names) - set(images.names))
-        only_data = sorted(set(images.names) - set(predictor.names))
+        only_model = first_few(sorted(set(predictor.names) - set(images.names)), 5)
+        only_data = first_few(sorted(set(images.names) - set(predictor.names)), 5)
         raise ConfigError(
             f"the model has {len(predictor.names)} classes and the data {len(images.names)}; only the model knows "
-            f"{_some(only_model)}, only the data has {_some(only_data)}. Evaluate on data with the model's classes, or "
-            "correct 'names' in the data YAML"
+            f"{only_model or 'nothing more'}, only the data has {only_data or 'nothing more'}. Evaluate on data with "
+            "the model's classes, or correct 'names' in the data YAML"
         )
     ids = dict(zip(images.names, images.category_ids, strict=True))
     return tuple(ids[name] for name in predictor.names)
@@ -201,11 +196,11 @@ def write_results(
     folder: Path, figures: dict[str, Any], metric: Metric, images: LabelledImages, *, save_predictions: bool
 ) -> None:
     """Write metrics.json and the pictures of an evaluation, and predictions.json with `save_predictions`."""
-    write_json(folder / "metrics.json", figures, indent=2)
     if save_predictions:
         write_json(folder / "predictions.json", prediction_rows(metric, images))
         if isinstance(metric, DetectionMetric):
             write_json(folder / "ground_truth.json", metric.ground_truth)
+    write_json(folder / "metrics.json", figures, indent=2)  # after the others: it marks a training as finished
     plot_figures(metric, folder)
 
 
@@ -235,7 +230,3 @@ def protocol_and_speed(figures: dict[str, Any]) -> str:
     parts += [] if protocol.get("clip", True) else ["boxes uncut"]
     times = ", ".join(f"{part} {value:.1f}" for part, value in speed.items())
     return f"Protocol: {', '.join(parts)}\nSpeed: {times} ms an image, {figures['images']} images"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "nothing more"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.diagnose import Evidence, describe_failure, examine
+from engine.diagnose import describe_failure, examine
 from engine.memory import fitting_part
 from engine.replay import save_replay
 from engine.state import TrainState
@@ -78,8 +78,15 @@ class Guard:
         stepper.before.restore_(state.model)
         self.in_a_row += 1
         skips = stepper.recipe.non_finite == "skip" and not evidence.weights and self.in_a_row <= SKIPS_IN_A_ROW
-        first = not state.sums.get("skipped")
-        text = self._agree(error, evidence, stepper, state, batches, write=first or not skips)
+        # All processes tell the message of the first one whose part of the batch it is; that one writes the replay.
+        at_fault = dist.gather(evidence.is_at_fault)
+        owner = at_fault.index(True) if True in at_fault else 0
+        text = ""
+        if dist.rank() == owner:
+            text = describe_failure(error, evidence, lr=state.optimizer.param_groups[0]["lr"])
+            if not skips or not state.sums.get("skipped"):
+                text += "\n  " + self._write(evidence.failure or error, text, stepper, state, batches)
+        text = dist.gather(text)[owner]
         if not skips:
             in_a_row = f"\n  {self.in_a_row} steps in a row" if self.in_a_row > 1 else ""
             raise StepFailed(text + in_a_row)
@@ -87,26 +94,6 @@ class Guard:
         state.count({"skipped": 1})
         logger.warning("Step skipped: %s", text)
         return {}
-
-    def _agree(
-        self,
-        error: TrainingDiverged,
-        evidence: Evidence,
-        stepper: Stepper,
-        state: TrainState,
-        batches: list[Batch],
-        *,
-        write: bool,
-    ) -> str:
-        """The message of the first process whose part of the batch it is, on every process; it writes the replay."""
-        at_fault = dist.gather(evidence.is_at_fault)
-        owner = at_fault.index(True) if True in at_fault else 0
-        text = None
-        if dist.rank() == owner:
-            text = describe_failure(error, evidence, lr=state.optimizer.param_groups[0]["lr"])
-            if write:
-                text += "\n  " + self._write(evidence.failure or error, text, stepper, state, batches)
-        return dist.gather(text)[owner]
 
     def _write(
         self, failure: TrainingDiverged, text: str, stepper: Stepper, state: TrainState, batches: list[Batch]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from data.loader import eval_loader_of
-from engine.evaluate import EvaluationOptions, evaluate
+from engine.evaluate import EvaluationOptions, evaluate, write_results
 from engine.job import Job
 from engine.run_log import EpochLog
 from models.predictor import open_predictor
 from utils import pictures, plots
-from utils.files import write_json
 from utils.log import say
 from utils.metrics.build import build_metric
 from utils.metrics.detection import DetectionMetric
@@ -24,14 +23,10 @@ def finish(job: Job, log: EpochLog) -> None:
     protocol = recipe.evaluation.protocol(val.task)
     protocol |= {"image_size": list(job.config.image_size), "precision": predictor.precision}
     protocol["resize"] = predictor.resize
-    if isinstance(metric, DetectionMetric):
-        protocol["nms"] = predictor.info.nms
-        # What utils.report compares runs by.
-        write_json(folder / "predictions.json", metric.predictions())
-        write_json(folder / "ground_truth.json", metric.ground_truth)
-    write_json(folder / "metrics.json", {**figures, "protocol": protocol}, indent=2)
+    detects = isinstance(metric, DetectionMetric)  # utils.report compares detectors by their predictions
+    protocol |= {"nms": predictor.info.nms} if detects else {}
+    write_results(folder, {**figures, "protocol": protocol}, metric, val, save_predictions=detects)
     plots.plot_results(folder / "results.csv", folder / "results.png")
-    plots.plot_figures(metric, folder)
     pictures.plot_predictions(metric, job.images.pictures(12), val.names, folder / "val_predictions.png")
     log.table.pictures(sorted(folder.glob("*.png")))
     if isinstance(metric, DetectionMetric):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -64,7 +64,7 @@ def run_epochs(job: Job, state: TrainState, stop: Stop, *, trial: Trial | None =
     if dist.rank() == 0 and state.step == 0:
         plots.plot_labels(images.train, job.run.folder / "labels.png")
     guard = Guard(job.run.folder, {"config": job.config, **images.about()})
-    with open_log(job, state) if dist.rank() == 0 else nullcontext() as log:
+    with closing(open_log(job, state)) if dist.rank() == 0 else nullcontext() as log:
         for epoch in range(state.epoch, recipe.total_epochs):
             if state.is_out_of_patience(recipe):
                 logger.info("No better result for %d epochs: stopping early after epoch %d", recipe.patience, epoch)

@@ -78,7 +78,11 @@ def find_batch_size(stepper: Stepper, state: TrainState, batch: Batch, *, size: 
     # Every process must hear of it when one finds no room.
     fits = dist.gather(None if fit is None else (fit.size, fit.taken, fit.limit))
     if None in fits:
-        raise ValueError(_nothing_fits(stepper, size, room))
+        free = "" if room is None else f" ({gigabytes(room)} free)"
+        raise ValueError(
+            f"--batch-size auto: not even one image of {size[0]} x {size[1]} px fits into the memory of {device}{free}"
+            "; take a smaller --img-size or model, or close other programs that use the device"
+        )
     fit = Fit(*min(fits, key=lambda each: each[0]))
     _tell(fit, stepper, size=size, room=room, processes=processes)
     return fit.size * processes
@@ -131,14 +135,6 @@ def _tell(fit: Fit, stepper: Stepper, *, size: tuple[int, int], room: int | None
         logger.info(
             "  The recipe's learning rate %g was made for batches of %d (--set optimizer.lr changes it)", rate, planned
         )
-
-
-def _nothing_fits(stepper: Stepper, size: tuple[int, int], room: int | None) -> str:
-    free = "" if room is None else f" ({gigabytes(room)} free)"
-    return (
-        f"--batch-size auto: not even one image of {size[0]} x {size[1]} px fits into the memory of {stepper.device}"
-        f"{free}; take a smaller --img-size or model, or close other programs that use the device"
-    )
 
 
 def largest_fit(trial: Callable[[int], None], *, at_most: int, device: torch.device, room: int | None) -> Fit | None:

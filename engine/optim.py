@@ -1,4 +1,4 @@
-"""Parameter groups, optimizers, and freezing by name."""
+"""Parameter groups, optimizers, freezing by name, and the learning rate as a function of the step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from engine.muon import Muon
-from utils.config import ConfigError, nearest
+from utils.config import ConfigError, did_you_mean
 from utils.recipe import OptimizerConfig, ScheduleConfig
 
 
@@ -43,8 +43,7 @@ def freeze_(model: nn.Module, prefixes: list[str]) -> int:
     for prefix in prefixes:
         if not any(_has_prefix(name, prefix) for name in names):
             known = sorted({".".join(name.split(".")[:depth]) for name in names for depth in (1, 2)})
-            near = nearest(prefix, known)
-            hint = f" Did you mean '{near}'?" if near else ""
+            hint = did_you_mean(prefix, known)
             raise ConfigError(
                 f"freeze: no parameter's name starts with '{prefix}'.{hint} Known: {', '.join(known[:20])}"
             )
@@ -69,6 +68,8 @@ def _has_prefix(name: str, prefix: str) -> bool:
 
 def learning_rate_factor(step: int, *, total_steps: int, steps_per_epoch: float, config: ScheduleConfig) -> float:
     """What the peak learning rate is multiplied by at `step`, counted from 0.
+
+    The decay counts from step 0, not from the end of the warm-up, which multiplies it.
 
     Args:
         total_steps: of the whole training.

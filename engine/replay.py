@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from data.read import DataSplits
 from engine.build import build_stepper, build_trainable
@@ -17,7 +16,7 @@ from engine.optim import keep_frozen_statistics_
 from engine.state import TrainState, amp_dtype
 from engine.step import Stepper, TrainingDiverged, set_learning_rate_
 from utils import dist
-from utils.checkpoint import plain, read_torch_file, size_in_bytes
+from utils.checkpoint import copied, plain, read_torch_file, size_in_bytes
 from utils.config import ConfigError, to_plain
 from utils.files import write_atomically
 from utils.log import say
@@ -169,14 +168,10 @@ def _same_terms(one: dict[str, float], two: dict[str, float]) -> bool:
 
 
 def _to_plain_batch(batch: Batch) -> dict[str, Any]:
-    targets = {each.name: _cpu(getattr(batch.targets, each.name)) for each in fields(Targets)}
-    return {"images": _cpu(batch.images), "targets": targets, "image_ids": batch.image_ids, "paths": batch.paths}
+    tensors = copied({"images": batch.images, "targets": vars(batch.targets)})
+    return {**tensors, "image_ids": batch.image_ids, "paths": batch.paths}
 
 
 def _from_plain_batch(values: dict[str, Any]) -> Batch:
     ids, paths = tuple(values["image_ids"]), tuple(values["paths"])
     return Batch(values["images"], Targets(**values["targets"]), ids, paths)
-
-
-def _cpu(value: Tensor | None) -> Tensor | None:
-    return None if value is None else value.detach().cpu()

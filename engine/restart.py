@@ -38,11 +38,11 @@ def continued(args: Namespace) -> Namespace:
     """
     if not dist.launched_by_torchrun():
         return args
-    found = [folder for folder in dist.exchange(_own_run(args)) if folder is not None]
-    if not found:
+    runs = [folder for folder in dist.exchange(_own_run(args)) if folder is not None]
+    if not runs:
         return args
-    logger.info("torchrun has restarted this training: continuing %s", found[0])
-    given = vars(args) | dict.fromkeys(FIXED_BY_A_RUN) | {"set": [], "resume": found[0], "epochs": None}
+    logger.info("torchrun has restarted this training: continuing %s", runs[0])
+    given = vars(args) | dict.fromkeys(FIXED_BY_A_RUN) | {"set": [], "resume": runs[0], "epochs": None}
     return Namespace(**given, launched_as=vars(args))
 
 

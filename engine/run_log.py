@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ COUNTED = {
 """What happened in an epoch that a user wants to know of."""
 
 
+@dataclass(eq=False)
 class EpochLog:
     """The log of one run.
 
@@ -35,14 +37,14 @@ class EpochLog:
         epochs: planned.
         columns: figures of an evaluation that are shown.
         workers: loader processes, for the advice.
+        told: parts of an epoch that an advice was given on.
     """
 
-    def __init__(self, table: MetricLog, *, epochs: int, columns: tuple[str, ...], workers: int) -> None:
-        self.table = table
-        self.epochs = epochs
-        self.columns = columns
-        self.workers = workers
-        self.told: set[str] = set()
+    table: MetricLog
+    epochs: int
+    columns: tuple[str, ...]
+    workers: int
+    told: set[str] = field(default_factory=set)
 
     def write(self, state: TrainState, figures: Mapping[str, Any] | None, *, improved: bool) -> None:
         """Note the epoch that `state` has just finished; `figures` are None where it was not evaluated."""
@@ -62,7 +64,9 @@ class EpochLog:
         logger.info(
             "Epoch %d/%d  %s  %s%s  %.1f images/s  %s left", state.epoch, self.epochs, shown, results, star, pace, left
         )
-        parts = ", ".join(f"{_label(part)} {shares[column]:.0%}" for part, column in SHARES.items())
+        parts = ", ".join(
+            f"{'data wait' if part == 'wait' else part} {shares[column]:.0%}" for part, column in SHARES.items()
+        )
         clock = f"{seconds:.1f}s" if seconds < 10 else duration(seconds)
         logger.info("  time %s: %s", clock, parts)
         for key, explanation in COUNTED.items():
@@ -80,12 +84,6 @@ class EpochLog:
                 logger.info("  Advice: %s", advice)
                 return
 
-    def __enter__(self) -> EpochLog:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """Finish the TensorBoard file."""
         self.table.close()
@@ -101,10 +99,6 @@ def advice_for(part: str, share: float, *, workers: int) -> str | None:
     if part == "optimizer" and share > 0.25:
         return f"the optimizer takes {share:.0%} of the time: a larger --batch-size needs fewer steps"
     return None
-
-
-def _label(part: str) -> str:
-    return "data wait" if part == "wait" else part
 
 
 def describe_training(config: TrainConfig, folder: Path, stepper: Stepper, state: TrainState, data: list[str]) -> None:

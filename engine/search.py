@@ -279,9 +279,9 @@ def _write_results(study: optuna.Study, folder: Path, base: Mapping[str, Any] | 
     if any(trial.state == optuna.trial.TrialState.COMPLETE for trial in trials):
         best = copy.deepcopy(dict(base or {}))
         for key, value in study.best_trial.params.items():
-            place = best
+            group = best
             *path, last = key.split(".")
             for part in path:
-                place = place.setdefault(part, {})
-            place[last] = value
+                group = group.setdefault(part, {})
+            group[last] = value
         write_atomically(folder / "best.yaml", dump_yaml(best))

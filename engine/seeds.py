@@ -26,7 +26,7 @@ from utils.launch import Stop, graceful_stop
 from utils.log import say
 from utils.report import as_text
 from utils.run import Run
-from utils.run_records import Group, grouped, open_run
+from utils.run_records import Group, grouped, open_run, without_seed
 from utils.train_config import TrainConfig, saved_config
 
 logger = logging.getLogger(__name__)
@@ -164,8 +164,7 @@ def _stopped(stop: Stop) -> int:
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
     """What runs have in common, as JSON gives it back."""
-    plain = {key: value for key, value in to_plain(config).items() if key not in ("seed", "workers")}
-    return json.loads(json.dumps(plain))
+    return json.loads(json.dumps(without_seed(to_plain(config))))
 
 
 def _read(journal: Path) -> dict[str, Any]:

@@ -23,9 +23,6 @@ from utils.dist import copy_from_first_rank_, rank, sum_over_ranks, world_size
 from utils.recipe import RecipeConfig
 from utils.structures import Batch, Targets
 
-PARTS = ("wait", "forward", "backward", "optimizer")
-"""Of a step: waiting for the loader; forward pass and loss; backward pass; optimizer and average."""
-
 
 class TrainingDiverged(ValueError):
     """A loss or gradient is not a finite number; raised before the optimizer moves.
@@ -164,7 +161,8 @@ def train_step(stepper: Stepper, state: TrainState, batches: list[Batch], *, upd
     parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, recipe.optimizer.clip_norm or math.inf)
     finite = bool(torch.isfinite(norm))
-    if not finite and not may_skip(state.scaler):
+    # At a scale above 1 it is part of finding fp16's scale: the scaler leaves the step out and takes a smaller one.
+    if not finite and not (state.scaler.is_enabled() and state.scaler.get_scale() > 1):
         drop_gradients_(state)
         raise TrainingDiverged("gradient", state, totals)
     if not update:
@@ -209,14 +207,6 @@ def begin_batch(stepper: Stepper, state: TrainState, batch: Batch, *, index: int
         strength=recipe.adversarial.lr * step / stepper.total_steps,
         amp=amp_dtype(recipe, stepper.device),
     )
-
-
-def may_skip(scaler: torch.amp.GradScaler) -> bool:
-    """Whether a gradient that is not finite is part of finding the scale of fp16: the scaler leaves the step out.
-
-    At a scale of 1 nothing is left to find: the gradient itself is wrong.
-    """
-    return scaler.is_enabled() and scaler.get_scale() > 1
 
 
 def drop_gradients_(state: TrainState) -> None:

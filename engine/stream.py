@@ -142,9 +142,7 @@ class Summary:
         if self.task == "detect":
             return count_by_name(Counter(labels), self.names)
         return (
-            ", ".join(
-                f"{printable(self.names[label])} {score:.2f}" for label, score in zip(labels, scores, strict=True)
-            )
+            ", ".join(f"{shorten(self.names[label])} {score:.2f}" for label, score in zip(labels, scores, strict=True))
             or "-"
         )
 
@@ -157,7 +155,7 @@ class Summary:
 
 def count_by_name(labels: Counter[int], names: Sequence[str]) -> str:
     """'2 dog, 1 truck', the most frequent first."""
-    return ", ".join(f"{count} {printable(names[label])}" for label, count in labels.most_common()) or "nothing"
+    return ", ".join(f"{count} {shorten(names[label])}" for label, count in labels.most_common()) or "nothing"
 
 
 def class_indices(values: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -13,7 +13,7 @@ from engine.optim import build_optimizer
 from engine.state import Snapshot, TrainState, amp_dtype, random_state, set_random_state
 from engine.step import StepClock, Stepper, TrainingDiverged, train_step
 from utils import dist
-from utils.structures import Batch, Targets
+from utils.structures import Batch
 
 
 def scratch_of(stepper: Stepper, state: TrainState, *, amp: Literal["off"] | None = None) -> tuple[Stepper, TrainState]:
@@ -57,14 +57,11 @@ def with_images(batch: Batch, count: int) -> Batch:
     """A batch of `count` images: the first ones of `batch`, from the start again where it has too few."""
     picks = [number % len(batch) for number in range(count)]
     rows = [torch.nonzero(batch.targets.image_index == index).flatten() for index in picks]
-    picked = torch.cat(rows)
     image_index = torch.cat([torch.full((len(mine),), number) for number, mine in enumerate(rows)])
-    parts = {each.name: getattr(batch.targets, each.name) for each in fields(Targets)}
-    parts = {name: part if part is None else part[picked] for name, part in parts.items()}
     return replace(
         batch,
         images=batch.images[picks],
-        targets=Targets(**{**parts, "image_index": image_index}),
+        targets=replace(batch.targets.select(torch.cat(rows)), image_index=image_index),
         image_ids=tuple(batch.image_ids[index] for index in picks),
         paths=tuple(batch.paths[index] for index in picks),
         letterboxes=(),

@@ -34,15 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Interrupted(Exception):
-    """Somebody asked a trial to stop.
-
-    Args:
-        status: of the training.
-    """
-
-    def __init__(self, status: int) -> None:
-        super().__init__(f"stopped with status {status}")
-        self.status = status
+    """Somebody asked a trial to stop; its argument is the exit status of the training."""
 
 
 def tune(
@@ -80,7 +72,7 @@ def tune(
             study = search(folder, count, objective, space=space, seed=config.seed, base=base, about=about)
         except _Interrupted as stopped:
             logger.info("The same command goes on with the search in %s", folder)
-            return stopped.status
+            return stopped.args[0]
     say(_summary(study, folder))
     return 0
 

@@ -123,10 +123,8 @@ class Predictor(ABC):
     def __init__(self, info: ModelInfo, *, device: torch.device, precision: str, runtime: str) -> None:
         self.info = info
         self.names = info.names
-        self.category_ids = info.category_ids
         self.image_size = info.image_size
         self.resize = info.resize
-        self.stride = info.stride
         self.device = device
         self.precision = precision
         self.description = f"{runtime}, {precision}, {len(info.names)} classes"

@@ -44,10 +44,8 @@ def postprocess(
         iou_thres: a detection falls when a better one of its class overlaps it by more than this.
         max_det: detections kept in one image.
         nms: the overlap: 'default' is IoU; 'greedynms' and 'diounms' subtract a term that grows with the distance of
-            the centres (darknet's box.c). 'vote' suppresses like 'default' and then moves each detection to
-            the mean of all boxes of its class that overlap it by more than 0.65, itself included, weighted by score
-            times IoU (box voting, Gidaris and Komodakis, arXiv:1505.01749). 'none' suppresses nothing: the best
-            `max_det` above the threshold, for models that find each object once.
+            the centres (darknet's box.c). 'vote' suppresses like 'default' and then moves each detection
+            (`suppression.vote`). 'none' suppresses nothing: for models that find each object once.
         beta_nms: exponent of that term for 'diounms'; darknet fixes it at 0.6 for 'greedynms'.
         classes: zero-based classes to keep; None keeps all.
         max_candidates: best (box, class) pairs of an image that enter the suppression.

@@ -98,7 +98,11 @@ def suppress_by_iou(candidates: Detections, iou_thres: float, *, limit: int) -> 
 
 
 def vote(detections: Detections, candidates: Detections) -> Detections:
-    """Each detection moved to the weighted mean of the candidates of its class around it; scores stay."""
+    """Box voting (Gidaris and Komodakis, arXiv:1505.01749); scores stay.
+
+    Each detection moves to the mean of all candidates of its class that overlap it by more than `VOTE_OVERLAP`, itself
+    included, weighted by score times IoU.
+    """
     boxes = detections.boxes.copy()
     for label in np.unique(detections.labels):
         rows, voters = detections.labels == label, candidates.labels == label

@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,33 @@ from PIL import Image
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 sys.modules.setdefault("openvino_telemetry", None)  # as import_openvino does: importing openvino must send nothing
+
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # a worker of several, which share the cores
+    THREADS = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ["OMP_NUM_THREADS"] = str(THREADS)  # of the processes that tests start
+    torch.set_num_threads(THREADS)
+    cv2.setNumThreads(THREADS)
+
+LONG_FILES = (
+    "tests/test_ddp.py",
+    "tests/test_train.py",
+    "tests/test_export.py",
+    "tests/test_kill.py",
+    "tests/models/darknet/test_commands.py",
+)
+"""Longest first. A file is the unit that a worker takes: its fixtures are made once, and its order is kept."""
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two workers for folders, none for single files and tests: they start faster, and prints and breakpoints work."""
+    folders = any(Path(argument).is_dir() for argument in config.args)
+    return min(2, os.cpu_count() or 1) if folders else 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files start first, so that no worker ends alone on one of them."""
+    rank = {name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
 
 
 def _find_shared() -> Path | None:

@@ -102,7 +102,7 @@ def test_figures_and_detections_are_those_of_the_checkpoint(
     assert f"Wrote {output}" in printed
     predictor = open_predictor(output, device="cpu", trust=True)
     assert predictor.names == NAMES
-    assert (predictor.image_size, predictor.resize, predictor.stride) == ((64, 64), "letterbox", 32)
+    assert (predictor.image_size, predictor.resize, predictor.info.stride) == ((64, 64), "letterbox", 32)
     assert predictor.info.fixed_size is (kind in ("onnx", "openvino") and "--dynamic" not in options)
     assert compare(open_predictor(weights, device="cpu"), predictor, [(1, 64, 64), (5, 64, 64)]).within(1e-4)
 

@@ -197,6 +197,18 @@ def test_torch_distributed_is_called_in_one_file(source: tuple[Path, ast.Module]
         assert path == Path("utils/dist.py")
 
 
+def test_one_place_prints(source: tuple[Path, ast.Module]) -> None:
+    path, tree = source
+    if path == Path("utils/log.py"):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            assert name not in ("print", "tqdm.write"), f"{path}:{node.lineno}: output goes through utils.log.say"
+            assert not re.fullmatch(r"sys\.(stdout|stderr)\.write", name), f"{path}:{node.lineno}: use utils.log.say"
+            assert name != "argparse.ArgumentParser", f"{path}:{node.lineno}: use utils.arguments.Parser"
+
+
 def test_importing_every_module_writes_nothing_and_prints_nothing(tmp_path: Path) -> None:
     modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES if path.name != "__init__.py"]
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import importlib\n" + "\n".join(

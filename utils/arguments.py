@@ -3,7 +3,26 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import sys
+from typing import Any, NoReturn
+
+from utils.log import say
+from utils.text import shorten, shorten_message
+
+LARGEST = 1_000_000_000
+"""Of what options count: pixels, images, processes; more is a slip of the finger."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose messages go where all output goes: what was typed, or filled in by a shell, is quoted in them."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and what is wrong; ends the program with status 2."""
+        super().error(shorten_message(message))
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if message:
+            say(message.removesuffix("\n"), error=file is not sys.stdout)
 
 
 def whole_number(text: str) -> int:
@@ -12,15 +31,17 @@ def whole_number(text: str) -> int:
         value = int(text)
     except ValueError:
         value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text}")
+    if not 1 <= value <= LARGEST:
+        limit = f" to {LARGEST:,}" if value > LARGEST else ""
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1{limit}, found {shorten(text)}")
     return value
 
 
 def seed(text: str) -> int:
     """A whole number from 0, as NumPy's generators take it."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0, found {text}")
+    if not text.isdecimal() or len(text) > 18:
+        limit = " of at most 18 digits" if text.isdecimal() else ""
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0{limit}, found {shorten(text)}")
     return int(text)
 
 
@@ -31,7 +52,7 @@ def share(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text}")
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {shorten(text)}")
     return value
 
 

@@ -71,7 +71,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         return _read(path)
     except ForeignFile as error:
-        raise ForeignFile(f"{error}{_then(path)}") from None
+        start = "start a training from it with train.py --weights, or name a checkpoint that train.py wrote"
+        raise ForeignFile(f"{error}; {offer(path) or start}") from None
     except ConfigError as error:
         fallback = "use another checkpoint of the run (last.pt, last.prev.pt, best.pt)"
         raise ConfigError(f"{error}; {offer(path) or fallback}") from None
@@ -255,13 +256,6 @@ def _check_sums(path: Path) -> None:
             damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"wrong check sum of {damaged}")
-
-
-def _then(path: Path) -> str:
-    """The remedy for a file of another program."""
-    whole = offer(path)
-    start = "start a training from it with train.py --weights, or name a checkpoint that train.py wrote"
-    return f"; {whole}" if whole else f"; {start}"
 
 
 def _about(path: Path) -> dict[str, Any] | None:

@@ -147,7 +147,7 @@ def find_file(name: str, folders: Sequence[Path], *, suffix: str = ".yaml", kind
             return candidate
     known = sorted(path.name for folder in folders if folder.is_dir() for path in folder.glob(f"*{suffix}"))
     near = nearest(typed.name.removesuffix(suffix), [file.removesuffix(suffix) for file in known])
-    looked = ", ".join(_show(folder) for folder in folders)
+    looked = ", ".join(f"{below_root(folder)}/" for folder in folders)
     hint = f" Did you mean '{near}{suffix}'?" if near else ""
     known_here = f"{len(known)} are in {looked}" if len(known) > _MOST and near else f"Known: {listed(known) or 'none'}"
     raise ConfigError(f"{kind} '{shorten(name, 200)}': no such file, here or in {looked}.{hint} {known_here}")
@@ -159,6 +159,12 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message on an unknown word: a question for the nearest known one, or nothing."""
+    near = nearest(word, known)
+    return f" Did you mean '{shorten(near)}'?" if near else ""
+
+
 def key_in(where: str, key: object) -> str:
     """A key's place for a message: 'file.yaml: optimizer', and 'file.yaml: optimizer.lr' inside it."""
     name = shorten(key)
@@ -168,8 +174,7 @@ def key_in(where: str, key: object) -> str:
 def unknown_key(where: str, key: object, known: Iterable[str], *, owner: str = "") -> str:
     """The message for a key that does not exist."""
     known = sorted(known)
-    near = nearest(str(key), known)
-    hint = f" Did you mean '{near}'?" if near else ""
+    hint = did_you_mean(str(key), known)
     return f"{key_in(where, key)}: unknown key{owner}.{hint} Known: {listed(known) or 'none'}"
 
 
@@ -277,8 +282,9 @@ def _copy(value: Any) -> Any:
     return value
 
 
-def _show(folder: Path) -> str:
+def below_root(path: Path) -> str:
+    """A path for a message: as seen from the checkout, where it is in there."""
     try:
-        return f"{folder.relative_to(ROOT)}/"
+        return str(path.resolve().relative_to(ROOT))
     except ValueError:
-        return f"{folder}/"
+        return str(path)

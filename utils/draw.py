@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ImageFont
 
-from utils.text import printable
+from utils.text import shorten
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def draw_detections(
         _outline_(canvas, corners[i], class_colour(int(labels[i])), line)
     tags, taken = [], np.empty((0, 4), np.int64)
     for i in reversed(order):  # the best detection chooses its place first
-        name = printable(names[labels[i]]) if 0 <= labels[i] < len(names) else str(labels[i])
+        name = names[labels[i]] if 0 <= labels[i] < len(names) else str(labels[i])
         text = name if scores is None else f"{name} {float(scores[i]):.2f}"
         tags.append(_tag(text, text_size(height, width), class_colour(int(labels[i])), width)[:height])
         taken = np.vstack((taken, _place(tags[-1].shape[:2], corners[i], taken, (height, width))))
@@ -153,9 +153,13 @@ def _overlaps(spot: tuple[int, int], height: int, width: int, taken: np.ndarray)
     return bool((across & (taken[:, 1] < y + height) & (taken[:, 3] > y)).any())
 
 
+_load_font = lru_cache(maxsize=64)(ImageFont.truetype)
+
+
 @lru_cache(maxsize=4096)
 def _tag(text: str, size: int, colour: tuple[int, int, int], limit: int) -> np.ndarray:
     """(h, w, 3) text on a filled tag of at most `limit` pixels width; cached, as video shows the same ones again."""
+    text = shorten(text, 200)
     font = _load_font(font_for(text), size)
     padding = max(size // 4, 2)
     if font.getlength(text) + 2 * padding > limit:
@@ -172,11 +176,6 @@ def _tag(text: str, size: int, colour: tuple[int, int, int], limit: int) -> np.n
     luminance = float(np.dot(colour, (0.299, 0.587, 0.114)))
     paper, letters = np.array(colour, np.float32), np.float32(20 if luminance > 135 else 255)
     return np.rint(paper + alpha[..., None] * (letters - paper)).astype(np.uint8)[:, :limit]
-
-
-@lru_cache(maxsize=64)
-def _load_font(path: str, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(path, size)
 
 
 def _default_font() -> str:

@@ -152,6 +152,15 @@ def remove_temporaries(folder: Path, names: tuple[str, ...]) -> list[Path]:
     return removed
 
 
+def claim(path: Path, taken: set[str]) -> Path:
+    """The path, or NAME-2, NAME-3, ... if it is taken, without regard to case; it is added to `taken`."""
+    free, number = path, 2
+    while str(free).casefold() in taken:
+        free, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
+    taken.add(str(free).casefold())
+    return free
+
+
 def _keep(path: Path, previous: Path) -> None:
     """Give the file at `path` a second name, if there is such a file."""
     try:

@@ -6,7 +6,6 @@ python -m utils.info best.pt --safetensors best.safetensors     # the averaged w
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import re
@@ -17,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from utils.arguments import Parser
 from utils.config import ConfigError
 from utils.log import say, say_error
 from utils.weights import SUFFIX, load_saved_model, write_safetensors
@@ -120,9 +120,7 @@ def _recipe(recipe: Mapping[str, Any] | None) -> str | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; 0, or 2 for a wrong command line or file."""
-    parser = argparse.ArgumentParser(
-        prog="python -m utils.info", description="Say what a checkpoint is.", allow_abbrev=False
-    )
+    parser = Parser(prog="python -m utils.info", description="Say what a checkpoint is.", allow_abbrev=False)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="last.pt, best.pt or a .safetensors file")
     parser.add_argument("--json", action="store_true", help="everything, as one JSON object")
     parser.add_argument("--safetensors", metavar="OUT", type=Path, help="write the averaged weights to OUT.safetensors")

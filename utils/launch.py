@@ -37,7 +37,11 @@ def _attempt(work: Callable[[], int]) -> int:
         return work()
     except Exception as error:
         if dist.is_of_the_others(error):
-            return _end_with_the_others(error)
+            if not dist.another_ended():
+                reason = re.sub(r"^\[[^]]*\] *", "", str(error).strip().splitlines()[0])  # gloo's place in its source
+                which = "one of them hangs, or the network between them"
+                dist.fail(f"no answer from the other processes ({reason}): {which}")
+            return 1
         text = explain(error)
         if text is None:
             raise
@@ -46,13 +50,6 @@ def _attempt(work: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         dist.fail("stopped at once; the last checkpoint is whole")
         return 130
-
-
-def _end_with_the_others(error: Exception) -> int:
-    if not dist.another_ended():
-        reason = re.sub(r"^\[[^]]*\] *", "", str(error).strip().splitlines()[0])  # gloo's place in its source
-        dist.fail(f"no answer from the other processes ({reason}): one of them hangs, or the network between them")
-    return 1
 
 
 class Stop:

@@ -8,8 +8,9 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -19,6 +20,7 @@ from utils.files import write_atomically
 from utils.text import printable, printable_lines, shorten_message
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def say(text: object = "", *, error: bool = False) -> None:
@@ -112,6 +114,14 @@ class Progress:
         self.close()
 
 
+def tracked(items: Iterable[T], total: int, title: str, *, quiet: bool = False) -> Iterator[T]:
+    """The `items`, each counted by a `Progress` when the next one is asked for."""
+    with Progress(total, title, quiet=quiet) as progress:
+        for item in items:
+            yield item
+            progress.advance()
+
+
 def duration(seconds: float) -> str:
     """Seconds as 9s, 4m05s or 3h07m."""
     seconds = round(seconds)
@@ -179,6 +189,11 @@ class MetricLog:
     def close(self) -> None:
         """Finish the TensorBoard file."""
         self.board.close()
+
+
+def first_few(names: Sequence[str], most: int) -> str:
+    """The first `most` names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def error_text(error: Exception) -> str:

@@ -32,7 +32,7 @@ class PeakMemory:
 
     def __exit__(self, *_: object) -> None:
         if self.device.type == "cuda":
-            self.bytes = gpu_peak_reserved(self.device)
+            self.bytes = torch.cuda.max_memory_reserved(self.device)
             return
         self._done.set()
         self._thread.join()
@@ -46,16 +46,6 @@ def reset_gpu_peak(device: torch.device) -> None:
     """Restart the measurement of a GPU's peak memory; does nothing for other devices."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-
-
-def gpu_peak_reserved(device: torch.device) -> int:
-    """The most bytes that torch reserved on a GPU since `reset_gpu_peak`."""
-    return torch.cuda.max_memory_reserved(device)
-
-
-def gpu_peak_allocated(device: torch.device) -> int:
-    """The most bytes that tensors took on a GPU since `reset_gpu_peak`."""
-    return torch.cuda.max_memory_allocated(device)
 
 
 def bytes_in_use(device: torch.device) -> int | None:

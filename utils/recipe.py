@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, Literal
 
 from utils.augment_config import AugmentConfig
-from utils.config import ROOT, ConfigError, apply_overrides, find_file, load_yaml
+from utils.config import ROOT, ConfigError, apply_overrides, below_root, find_file, load_yaml
 from utils.schema import require, to_dataclass
 
 RECIPES = ROOT / "cfg" / "train"
@@ -63,6 +62,8 @@ class OptimizerConfig:
 @dataclass(frozen=True)
 class ScheduleConfig:
     """The learning rate as a function of the step.
+
+    Decay and shares of the training count from the first step; the warm-up multiplies the rate while it lasts.
 
     Args:
         type: 'cosine' falls to `final` times the peak; 'sgdr' does so again and again, starting anew at the peak
@@ -305,7 +306,7 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> RecipeConfig:
                 f"--set {assignment}: the keys of the model begin with 'model.': --set model.{assignment}"
             )
     path = find_file(name, [RECIPES], kind="--hyp")
-    return recipe_from(apply_overrides(load_yaml(path), overrides or []), where=_short(path))
+    return recipe_from(apply_overrides(load_yaml(path), overrides or []), where=below_root(path))
 
 
 def recipe_from(mapping: dict[str, Any], *, where: str) -> RecipeConfig:
@@ -334,10 +335,3 @@ def check_task(recipe: RecipeConfig, task: str) -> None:
             f"recipe: {', '.join(idle)}: for {wrong} alone, and the model is not one; take them out, or choose "
             f"a recipe that fits, for example --hyp {fits}"
         )
-
-
-def _short(path: Path) -> str:
-    try:
-        return str(path.resolve().relative_to(ROOT))
-    except ValueError:
-        return str(path)

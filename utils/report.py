@@ -5,14 +5,13 @@ python -m utils.report runs/train/exp runs/train/exp2
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.arguments import whole_number
+from utils.arguments import Parser, whole_number
 from utils.config import ROOT, ConfigError
 from utils.files import write_atomically
 from utils.log import say, say_error
@@ -24,7 +23,7 @@ from utils.run_records import Group, grouped, open_runs
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m utils.report", description="Compare runs: tables, curves, and whether a difference is real."
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of train.py or val.py; seeds are grouped")
@@ -35,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         groups = grouped(open_runs([Path(name) for name in args.runs]))
-        comparisons = compare_with_first(groups, samples=args.samples)
+        comparisons = [_compare(groups[0], group, samples=args.samples) for group in groups[1:]]
         if args.json:
             say(json.dumps(as_dict(groups, comparisons), indent=2, ensure_ascii=False))
             return 0
@@ -47,11 +46,6 @@ def main(argv: list[str] | None = None) -> int:
         say_error(error)
         return 2
     return 0
-
-
-def compare_with_first(groups: Sequence[Group], *, samples: int) -> list[Comparison | str]:
-    """Each later group against the first: a comparison, or why there is none."""
-    return [_compare(groups[0], group, samples=samples) for group in groups[1:]]
 
 
 def as_text(groups: Sequence[Group], comparisons: Sequence[Comparison | str]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.config import ConfigError, dump_yaml, load_yaml
+from utils.config import ConfigError, dump_yaml
 from utils.files import write_atomically
 
 
@@ -109,10 +109,6 @@ class Run:
         for name in ("metrics.json", "predictions.json", "ground_truth.json"):
             (self.folder / name).unlink(missing_ok=True)
         self.save_config(config)
-
-    def config(self) -> dict[str, Any]:
-        """The resolved configuration that the run was started with."""
-        return load_yaml(self.folder / "config.yaml")
 
 
 def _last_change(folder: Path) -> float:

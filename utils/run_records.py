@@ -165,10 +165,11 @@ def grouped(runs: Sequence[RunRecord]) -> list[Group]:
 
 def _same_but_for_seed(run: RunRecord, other: RunRecord) -> bool:
     """False for runs of val.py, which have no seed."""
-    return "seed" in run.config and "seed" in other.config and _without_seed(run.config) == _without_seed(other.config)
+    return "seed" in run.config and "seed" in other.config and without_seed(run.config) == without_seed(other.config)
 
 
-def _without_seed(config: dict[str, Any]) -> dict[str, Any]:
+def without_seed(config: dict[str, Any]) -> dict[str, Any]:
+    """What makes runs comparable: a configuration but for its seed and its loader processes."""
     return {key: value for key, value in config.items() if key not in ("seed", "workers")}
 
 

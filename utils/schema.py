@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import pydantic
 
-from utils.config import ConfigError, key_in, nearest, unknown_key
+from utils.config import ConfigError, did_you_mean, key_in, nearest, unknown_key
 from utils.text import listed, shorten, shown
 
 T = TypeVar("T")
@@ -65,8 +65,7 @@ def check_spec(
             close = next((key for key in spec if nearest(str(key), ["type"])), None)
             hint = f" Did you mean 'type' by '{close}'?" if close else ""
             raise ConfigError(f"{key_in(where, 'type')}: this key is missing.{hint} Choose one of: {listed(kinds)}")
-        near = nearest(str(kind), kinds)
-        hint = f" Did you mean '{near}'?" if near else ""
+        hint = did_you_mean(str(kind), kinds)
         raise ConfigError(f"{key_in(where, 'type')}: '{shorten(kind)}' is unknown.{hint} Known: {listed(kinds)}")
     arguments = {key: value for key, value in spec.items() if key != "type"}
     owner = f" for type '{kind}'"

@@ -119,7 +119,7 @@ class Targets:
         return self._each(lambda part: part.pin_memory())
 
     def select(self, mask: Tensor) -> Targets:
-        """The targets where `mask` (M,) is true."""
+        """The targets where `mask` (M,) bool is true, or those at the positions `mask` (K,) int64."""
         return self._each(lambda part: part[mask])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Targets:
@@ -131,12 +131,8 @@ class Targets:
         """No objects at all."""
         import torch
 
-        return Targets(
-            torch.zeros(0, 4),
-            torch.zeros(0, dtype=torch.int64),
-            torch.zeros(0, dtype=torch.int64),
-            torch.zeros(0, dtype=torch.bool),
-        )
+        nothing = torch.zeros(0, dtype=torch.int64)
+        return Targets(torch.zeros(0, 4), nothing, nothing, nothing.bool())
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from data.images import image_size
 from utils import dist
 from utils.boxes import xyxy_to_xywh
 from utils.config import ConfigError
-from utils.log import Progress
+from utils.log import tracked
 from utils.structures import LabelledImages, Sample
 from utils.text import printable
 
@@ -34,7 +34,7 @@ SAME_IOU = 0.99
 """Two boxes with a larger IoU are one box, whatever their classes."""
 
 
-def probe_sizes(paths: Sequence[Path], *, threads: int = 16, chunk: int = 64) -> list[tuple[int, int] | str]:
+def probe_sizes(paths: Sequence[Path]) -> list[tuple[int, int] | str]:
     """(height, width) of each image from its header, or what is wrong with the file."""
 
     def probe(path: Path) -> tuple[int, int] | str:
@@ -43,17 +43,11 @@ def probe_sizes(paths: Sequence[Path], *, threads: int = 16, chunk: int = 64) ->
         except ValueError as error:
             return str(error).removeprefix(f"{printable(path)}: ")
 
-    chunks = [paths[start : start + chunk] for start in range(0, len(paths), chunk)]
-    sizes: list[tuple[int, int] | str] = []
-    # Threads help on slow disks: one waits while another reads.
-    with (
-        ThreadPoolExecutor(threads) as pool,
-        Progress(len(chunks), "Reading image sizes", quiet=dist.launched_rank() != 0) as progress,
-    ):
-        for part in pool.map(lambda part: [probe(path) for path in part], chunks):
-            sizes += part
-            progress.advance()
-    return sizes
+    chunks = [paths[start : start + 64] for start in range(0, len(paths), 64)]
+    with ThreadPoolExecutor(16) as pool:  # they help on slow disks: one waits while another reads
+        parts = pool.map(lambda chunk: [probe(path) for path in chunk], chunks)
+        told = tracked(parts, len(chunks), "Reading image sizes", quiet=dist.launched_rank() != 0)
+        return list(itertools.chain.from_iterable(told))
 
 
 def to_labelled_images(
@@ -81,7 +75,12 @@ def to_labelled_images(
     samples = tuple(
         Sample(path, image_id, height, width, boxes[start:end], labels[start:end], crowd[start:end])
         for path, image_id, (height, width), kept, (start, end) in zip(
-            images.paths, images.ids, sizes.tolist(), keep_image.tolist(), pairwise(ends.tolist()), strict=True
+            images.paths,
+            images.ids,
+            sizes.tolist(),
+            keep_image.tolist(),
+            itertools.pairwise(ends.tolist()),
+            strict=True,
         )
         if kept
     )

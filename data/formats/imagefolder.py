@@ -18,6 +18,7 @@ from data.formats.listing import Folders, list_images
 from data.formats.rows import KEPT, Problems
 from data.images import read_image
 from utils.config import ConfigError
+from utils.files import claim
 from utils.structures import LabelledImages, Sample
 
 LEAST = 8
@@ -127,12 +128,12 @@ def write(data: LabelledImages, folder: Path) -> Written:
             if sample.crowd[number - 1]:
                 crowd += 1
             elif data.task == "classify":
-                shutil.copyfile(sample.path, _free(folder_of[label] / sample.path.name, taken))
+                shutil.copyfile(sample.path, claim(folder_of[label] / sample.path.name, taken))
             elif min(x2 - x1, y2 - y1) < LEAST:
                 small += 1
             else:
                 pixels = read_image(sample.path) if pixels is None else pixels
-                path = _free(folder_of[label] / f"{sample.path.stem}_{number}.jpg", taken)
+                path = claim(folder_of[label] / f"{sample.path.stem}_{number}.jpg", taken)
                 Image.fromarray(pixels[y1:y2, x1:x2]).save(path, quality=95, subsampling=0)
     return Written(folders, len(taken), small, crowd)
 
@@ -147,15 +148,6 @@ def _folder_names(names: Sequence[str]) -> dict[str, str]:
         taken.add(safe.casefold())
         folders[safe] = name
     return folders
-
-
-def _free(path: Path, taken: set[str]) -> Path:
-    """The path, or NAME-2, NAME-3, ... if it is taken; it is added to `taken`."""
-    candidate, number = path, 2
-    while str(candidate).casefold() in taken:
-        candidate, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
-    taken.add(str(candidate).casefold())
-    return candidate
 
 
 def _no_class(target: Path, classes: Mapping[str, str], strangers: Mapping[str, Sequence[Path]]) -> str:

@@ -13,7 +13,7 @@ from data.formats.assemble import probe_sizes
 from data.formats.label_files import LabelFiles, report_orphans
 from data.formats.listing import Folders
 from data.formats.rows import KEPT, Problems
-from utils.config import nearest
+from utils.config import did_you_mean
 from utils.structures import LabelledImages, Sample
 
 SUFFIX = ".xml"
@@ -104,8 +104,7 @@ class _Files(LabelFiles):
     def _parse(self, element: ET.Element) -> tuple[int, list[float], bool]:
         name = (element.findtext("name") or "").strip()
         if name not in self.label_of:
-            near = nearest(name, self.label_of)
-            hint = f" Did you mean '{near}'?" if near else ""
+            hint = did_you_mean(name, self.label_of)
             raise ValueError(f"class '{name}' is not among the names of the data set.{hint}")
         box = []
         for corner in CORNERS:

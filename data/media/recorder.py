@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import queue
 import re
 import threading
@@ -20,6 +19,7 @@ from data.media.sources import Frame
 from data.media.video import NOMINAL_FPS, VideoWriter
 from utils.boxes import xyxy_to_cxcywh
 from utils.draw import draw_detections
+from utils.files import claim
 from utils.structures import Detections
 from utils.text import to_json
 
@@ -186,14 +186,9 @@ class Recorder:
 
     def _claim(self, name: str) -> Path:
         """A path below the folder that this run has not used yet, without regard to case."""
-        path = Path(name)
-        for number in itertools.count(2):
-            if str(path).casefold() not in self._taken:
-                break
-            path = Path(name).with_name(f"{Path(name).stem}-{number}{Path(name).suffix}")
-        self._taken.add(str(path).casefold())
-        (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
-        return self.folder / path
+        path = claim(self.folder / name, self._taken)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
 
 class _JsonFile:

@@ -61,14 +61,9 @@ class Source:
         """One message for each medium that could not be read to its end."""
         self._stopped = threading.Event()
 
-    @property
-    def live(self) -> bool:
-        """Whether a camera or stream is among the media."""
-        return any(media.kind == "live" for media in self.media)
-
     def expected_frames(self) -> int | None:
-        """Expected number of frames, by the videos' headers; None if unknown."""
-        if self.live:
+        """Expected number of frames, by the videos' headers; None if unknown, as of a camera or stream."""
+        if any(media.kind == "live" for media in self.media):
             return None
         total = 0
         for media in self.media:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
@@ -44,54 +43,31 @@ class Darknet(StagedBackbone):
         activation: Activation = "leaky",
     ) -> None:
         check_lengths(depths=depths, channels=channels)
-        blocks = _Blocks(elastic, se, activation)
+
+        def block(width: int, hidden: int) -> Block:
+            if not elastic:
+                return ResidualBlock(width, hidden, se=se, activation=activation)
+
+            def convs(inside: int) -> ResidualBlock:
+                return ResidualBlock(inside, hidden // 2, shortcut=False, activation=activation)
+
+            return ElasticBlock(width, convs, se=se, se_activation=activation, activation="linear")
 
         def make_stage(index: int, in_channels: int) -> tuple[nn.Module, int]:
-            full = full_first_stage and index == 0
-            return _stage(in_channels, channels[index], depths[index], csp=csp, full=full, blocks=blocks)
+            width, depth, full = channels[index], depths[index], full_first_stage and index == 0
+            down = ConvNormAct(in_channels, width, 3, stride=2, activation=activation)
+            if csp is None or depth == 0:
+                return nn.Sequential(down, *(block(width, width // 2) for _ in range(depth))), width
+
+            def blocks(inside: int) -> list[Block]:  # half the channels: no need to squeeze them again
+                hidden = inside // 2 if full and not elastic else inside
+                return [block(inside, hidden) for _ in range(depth)]
+
+            split = 2 * width if full else width
+            cross = CrossStagePartial(width, width, blocks, csp=csp, split_channels=split, activation=activation)
+            return nn.Sequential(down, cross), cross.out_channels
 
         stem = ConvNormAct(3, stem_channels, 3, stride=stem_stride, activation=activation)
         super().__init__(stem, stem_channels, make_stage, count=len(depths), first_stride=2 * stem_stride)
         if elastic:
             self.stride = 2 * self.features.strides[-1]
-
-
-@dataclass(frozen=True)
-class _Blocks:
-    """Builds the residual blocks of a stage."""
-
-    elastic: bool
-    se: int | None
-    activation: Activation
-
-    def __call__(self, depth: int, channels: int, hidden_channels: int) -> list[Block]:
-        """`depth` blocks that keep the width `channels`."""
-        if not self.elastic:
-            return [
-                ResidualBlock(channels, hidden_channels, se=self.se, activation=self.activation) for _ in range(depth)
-            ]
-
-        def convs(width: int) -> ResidualBlock:
-            return ResidualBlock(width, hidden_channels // 2, shortcut=False, activation=self.activation)
-
-        return [
-            ElasticBlock(channels, convs, se=self.se, se_activation=self.activation, activation="linear")
-            for _ in range(depth)
-        ]
-
-
-def _stage(
-    in_channels: int, channels: int, depth: int, *, csp: CSPConfig | None, full: bool, blocks: _Blocks
-) -> tuple[nn.Sequential, int]:
-    """One stage and its width."""
-    activation = blocks.activation
-    down = ConvNormAct(in_channels, channels, 3, stride=2, activation=activation)
-    if csp is None or depth == 0:
-        return nn.Sequential(down, *blocks(depth, channels, channels // 2)), channels
-
-    def partial_blocks(width: int) -> list[Block]:  # half the channels: no need to squeeze them again
-        return blocks(depth, width, width // 2 if full and not blocks.elastic else width)
-
-    split = 2 * channels if full else channels
-    cross = CrossStagePartial(channels, channels, partial_blocks, csp=csp, split_channels=split, activation=activation)
-    return nn.Sequential(down, cross), cross.out_channels

@@ -114,15 +114,12 @@ class PartialTinyStage(nn.Module):
         inside = channels - bypass
         self.start = bypass if csp.split == "slice" else 0
         self.conv = ConvNormAct(in_channels, channels, 3, activation=activation)
-        self.part: nn.Module = nn.Identity()
-        if csp.split == "conv":
-            self.part = ConvNormAct(channels, inside, activation=activation)
+        self.part = ConvNormAct(channels, inside, activation=activation) if csp.split == "conv" else nn.Identity()
         self.first = ConvNormAct(inside, inside, 3, activation=activation)
         self.second = ConvNormAct(inside, inside, 3, activation=activation)
-        self.block_channels = 2 * inside if csp.fusion == "first" else channels
-        self.transition1: nn.Module = nn.Identity()
-        if csp.fusion != "first":
-            self.transition1 = ConvNormAct(2 * inside, channels, activation=activation)
+        first = csp.fusion == "first"
+        self.block_channels = 2 * inside if first else channels
+        self.transition1 = nn.Identity() if first else ConvNormAct(2 * inside, channels, activation=activation)
         self.se = make_excitation(self.block_channels, se, activation=activation)
         self.out_channels = channels + self.block_channels
         self.transition2: nn.Module = nn.Identity()

@@ -173,9 +173,8 @@ class DenseStage(Block):
         super().__init__(in_channels, width if out_channels is None else out_channels)
         self.fused_channels = self.out_channels
         self.blocks = nn.Sequential(*layers)
-        self.transition1: nn.Module = nn.Identity()
-        if out_channels is not None:
-            self.transition1 = ConvNormAct(width, out_channels, activation=activation)
+        narrow = out_channels is not None
+        self.transition1 = ConvNormAct(width, self.out_channels, activation=activation) if narrow else nn.Identity()
         self.transition2 = nn.Identity()
 
     def fuse(self, x: Tensor) -> Tensor:

@@ -62,9 +62,7 @@ class InvertedResidual(nn.Module):
         self.expanded = expanded
         self.expand = ConvNormAct(in_channels, expanded, activation=activation) if opens else nn.Identity()
         self.depthwise = ConvNormAct(expanded, filters, kernel, stride=stride, groups=expanded, activation=activation)
-        self.se: nn.Module = nn.Identity()
-        if squeezed is not None:
-            self.se = SqueezeExcitation(filters, squeezed, activation=activation)
+        self.se = nn.Identity() if squeezed is None else SqueezeExcitation(filters, squeezed, activation=activation)
         self.project = ConvNormAct(filters, out_channels, activation="linear")
         adds = opens and stride == 1 and in_channels == out_channels
         self.dropout = nn.Dropout(dropout) if adds and dropout else nn.Identity()
@@ -111,29 +109,23 @@ class BlockMaker:
                 opens = bool(blocks) or not opened
                 expanded = round(before.expanded) if opens and before is not None else width
                 filters = 2 * expanded if self.partial and not narrow else expanded
-                stride = row.stride if index == 0 else 1
-                blocks.append(self.block(width, expanded, filters, row, stride=stride, opens=opens))
+                squeezed = None if self.se is None else max(filters // self.se, 1)
+                block = InvertedResidual(
+                    width,
+                    expanded,
+                    filters,
+                    row.channels,
+                    kernel=row.kernel,
+                    stride=row.stride if index == 0 else 1,
+                    opens=opens,
+                    squeezed=self.squeezed.pop(0) if self.squeezed else squeezed,
+                    dropout=self.dropout,
+                    activation=self.activation,
+                )
+                blocks.append(block)
                 width, before = row.channels, row
             narrow = False
         return blocks
-
-    def block(
-        self, in_channels: int, expanded: int, filters: int, row: Row, *, stride: int, opens: bool
-    ) -> InvertedResidual:
-        """One block; arguments as in InvertedResidual."""
-        squeezed = None if self.se is None else max(filters // self.se, 1)
-        return InvertedResidual(
-            in_channels,
-            expanded,
-            filters,
-            row.channels,
-            kernel=row.kernel,
-            stride=stride,
-            opens=opens,
-            squeezed=self.squeezed.pop(0) if self.squeezed else squeezed,
-            dropout=self.dropout,
-            activation=self.activation,
-        )
 
 
 class PartialStage(nn.Module):
@@ -171,9 +163,8 @@ class PartialStage(nn.Module):
         self.bypass = ConvNormAct(bypassed, bypass, 3, stride=rows[0].stride, groups=groups, activation=make.activation)
         self.blocks = nn.Sequential(*make.blocks(enter, rows, before=None, opened=not first))
         leave = rows[-1].channels
-        self.transition1: nn.Module = nn.Identity()
-        if csp.fusion != "first":
-            self.transition1 = ConvNormAct(leave, leave, activation=make.activation)
+        first_only = csp.fusion == "first"
+        self.transition1 = nn.Identity() if first_only else ConvNormAct(leave, leave, activation=make.activation)
         self.transition2: nn.Module = nn.Identity()
         self.out_channels = leave + bypass
         if csp.fusion != "last":

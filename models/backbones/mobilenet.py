@@ -10,14 +10,13 @@ from typing import Literal, cast
 from torch import Tensor, nn
 
 from models.backbones.inverted_residual import BlockMaker, InvertedResidual, PartialStage, Row, by_resolution
-from models.backbones.stages import check_lengths
+from models.backbones.stages import StagedBackbone, check_lengths
 from models.csp import CSPConfig
 from models.layers import Activation, ConvNormAct
-from models.parts import Backbone
 from utils.structures import Features
 
 
-class MobileNet(Backbone):
+class MobileNet(StagedBackbone):
     """A strided stem, stages of inverted residuals and a last 1x1 convolution; gives the last three strides' maps.
 
     Args:
@@ -53,7 +52,6 @@ class MobileNet(Backbone):
         dropout: float = 0.0,
         activation: Activation = "relu",
     ) -> None:
-        super().__init__()
         kernels = [3] * len(depths) if kernels is None else kernels
         wide = [expansion * width for width in channels] if expanded_channels is None else expanded_channels
         check_lengths(depths=depths, channels=channels, strides=strides, kernels=kernels, expanded_channels=wide)
@@ -63,34 +61,31 @@ class MobileNet(Backbone):
         share = 1 if csp is None else 1 - csp.ratio
         rows = [Row(*row) for row in zip(depths, channels, strides, kernels, (share * w for w in wide), strict=True)]
         make = BlockMaker(csp is not None, se, squeezed, dropout, activation)
-        self.stem = ConvNormAct(3, stem_channels, 3, stride=2, activation=activation)
-        self.stages = nn.ModuleList()
-        width, widths, stride, reached = stem_channels, [], 2, []
         groups = by_resolution(rows)
-        for number, group in enumerate(groups):
-            if csp is None:
-                before = groups[number - 1][-1] if number else None
-                stage: nn.Sequential | PartialStage = nn.Sequential(*make.blocks(width, group, before=before))
-                width = group[-1].channels
-            else:
-                last = number == len(groups) - 1
-                out = head_channels * share if last and head_channels else group[-1].expanded
-                stage = PartialStage(width, group, round(out), make, csp=csp, first=number == 0)
-                width = stage.out_channels
-            stride *= group[0].stride
-            self.stages.append(stage)
-            widths.append(width)
-            reached.append(stride)
         if len(groups) < 3:
             raise ValueError(f"strides {strides}: expected maps of three strides, found {len(groups)}")
+
+        def make_stage(number: int, width: int) -> tuple[nn.Module, int]:
+            group = groups[number]
+            if csp is None:
+                before = groups[number - 1][-1] if number else None
+                return nn.Sequential(*make.blocks(width, group, before=before)), group[-1].channels
+            last = number == len(groups) - 1
+            out = head_channels * share if last and head_channels else group[-1].expanded
+            stage = PartialStage(width, group, round(out), make, csp=csp, first=number == 0)
+            return stage, stage.out_channels
+
+        stem = ConvNormAct(3, stem_channels, 3, stride=2, activation=activation)
+        super().__init__(stem, stem_channels, make_stage, count=len(groups), first_stride=2 * groups[0][0].stride)
+        widths = list(self.features.channels)
         self.head: nn.Module = nn.Identity()
         if csp is None and head_channels:
-            self.head = ConvNormAct(width, head_channels, activation=activation)
+            self.head = ConvNormAct(widths[-1], head_channels, activation=activation)
             widths[-1] = head_channels
         self.tap_expansions = tap == "expansion" and csp is None
         if self.tap_expansions:
-            widths[:-1] = [_first_block(stage).expanded for stage in self.stages[1:]]
-        self.features = Features(tuple(widths[-3:]), tuple(reached[-3:]))
+            widths[:-1] = [_first_block(stage).expanded for stage in self.stages[-2:]]
+        self.features = Features(tuple(widths), self.features.strides)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> the maps that `features` names, finest first."""

@@ -57,6 +57,11 @@ class BlockKind:
         activation = self.activation
         return ElasticBlock(out_channels, convs, se=self.se, se_activation=activation, activation=activation)
 
+    def blocks(self, enter: int, hidden: int, width: int, depth: int, *, stride: int = 1) -> list[Block]:
+        """`depth` blocks from `enter` to `width` channels; the first one strides."""
+        first = self.make(enter, hidden, width, stride=stride)
+        return [first, *(self.make(width, hidden, width) for _ in range(depth - 1))]
+
 
 class Residual(Block):
     """Convolutions, the last without activation; then the shortcut, partial where the widths differ, and activation."""
@@ -119,58 +124,32 @@ class ResNet(StagedBackbone):
         kind = BlockKind(block, groups, elastic, se, activation)
 
         def make_stage(index: int, in_channels: int) -> tuple[nn.Module, int]:
-            stage = _Stage(kind, in_channels, channels[index], hidden_channels[index], depths[index], first=index == 0)
+            width, hidden, depth = channels[index], hidden_channels[index], depths[index]
             if csp is None:
-                return stage.plain(), channels[index]
-            return stage.partial(csp, transitions[index], "linear" if index + 1 in linear else activation)
+                stride = 2 if index else 1
+                return nn.Sequential(*kind.blocks(in_channels, hidden, width, depth, stride=stride)), width
+            # Part 2 of the first stage keeps the stem's width, so its first shortcut reaches only those channels. The
+            # elastic networks have no such stage: their blocks keep the width.
+            keeps = index == 0 and csp.split == "conv" and not elastic
+
+            def blocks(inside: int) -> list[Block]:
+                return kind.blocks(in_channels if keeps else inside, hidden, inside, depth)
+
+            cross = CrossStagePartial(
+                in_channels,
+                transitions[index],
+                blocks,
+                csp=csp,
+                split_channels=width,
+                split_activation="linear" if index + 1 in linear else activation,
+                activation=activation,
+            )
+            if index == 0:
+                return nn.Sequential(cross), cross.out_channels
+            down = ConvNormAct(in_channels, in_channels, 3, stride=2, groups=groups, activation=activation)
+            return nn.Sequential(down, cross), cross.out_channels
 
         stem = nn.Sequential(ConvNormAct(3, stem_channels, 7, stride=2, activation=activation), halving_pool())
         super().__init__(stem, stem_channels, make_stage, count=len(depths), first_stride=4)
         if elastic:
             self.stride = 2 * self.features.strides[-1]
-
-
-@dataclass(frozen=True)
-class _Stage:
-    """The numbers of one stage, and the stage in both forms."""
-
-    kind: BlockKind
-    in_channels: int
-    channels: int
-    hidden_channels: int
-    depth: int
-    first: bool
-
-    def blocks(self, enter: int, width: int, *, stride: int = 1) -> list[Block]:
-        """`depth` blocks from `enter` to `width` channels; the first one strides."""
-        first = self.kind.make(enter, self.hidden_channels, width, stride=stride)
-        return [first, *(self.kind.make(width, self.hidden_channels, width) for _ in range(self.depth - 1))]
-
-    def plain(self) -> nn.Sequential:
-        """The stage without csp, `channels` wide."""
-        return nn.Sequential(*self.blocks(self.in_channels, self.channels, stride=1 if self.first else 2))
-
-    def partial(self, csp: CSPConfig, out_channels: int, split_activation: Activation) -> tuple[nn.Sequential, int]:
-        """The cross-stage-partial stage, and its width."""
-
-        def blocks(width: int) -> list[Block]:
-            # Part 2 of the first stage keeps the stem's width, so its first shortcut reaches only those channels. The
-            # elastic networks have no such stage: their blocks keep the width.
-            keeps = self.first and csp.split == "conv" and not self.kind.elastic
-            return self.blocks(self.in_channels if keeps else width, width)
-
-        activation = self.kind.activation
-        cross = CrossStagePartial(
-            self.in_channels,
-            out_channels,
-            blocks,
-            csp=csp,
-            split_channels=self.channels,
-            split_activation=split_activation,
-            activation=activation,
-        )
-        if self.first:
-            return nn.Sequential(cross), cross.out_channels
-        width, groups = self.in_channels, self.kind.groups
-        down = ConvNormAct(width, width, 3, stride=2, groups=groups, activation=activation)
-        return nn.Sequential(down, cross), cross.out_channels

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from models.parts import Backbone
-from utils.config import from_home, nearest
+from utils.config import did_you_mean, from_home
 from utils.structures import Features
 from utils.weights import load_foreign
 
@@ -148,8 +148,7 @@ def _check_name(timm: ModuleType, model: str) -> None:
     name = model.partition(".")[0]
     if timm.is_model(name):
         return
-    near = nearest(name, timm.list_models())
-    hint = f" Did you mean '{near}'?" if near else ""
+    hint = did_you_mean(name, timm.list_models())
     raise ValueError(
         f"model: timm {timm.__version__} has no network '{model}'.{hint} To see them all: "
         "python -c \"import timm; print(*timm.list_models('*csp*'))\""

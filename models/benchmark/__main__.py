@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.arguments import whole_number
+from utils.arguments import Parser, whole_number
 from utils.log import say, say_error
 
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Options as in docs/reference.md."""
-    parser = argparse.ArgumentParser(prog="python -m models.benchmark", description=__doc__)
+    parser = Parser(prog="python -m models.benchmark", description=__doc__)
     parser.add_argument("cfg", nargs="*", metavar="CFG", help="models or darknet .cfg files (default: all in cfg/)")
     parser.add_argument(
         "--img-size", type=whole_number, metavar="N", help="side in pixels (default: all with published figures)"

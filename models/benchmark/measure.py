@@ -18,7 +18,7 @@ from models.build import build_model
 from models.config import ModelConfig
 from models.detector import Detector
 from utils.device import describe_device
-from utils.memory import gpu_peak_allocated, reset_gpu_peak
+from utils.memory import reset_gpu_peak
 
 WARM_UPS, MIN_RUNS, MAX_RUNS, MAX_SECONDS = 2, 3, 100, 5.0
 Row = dict[str, Any]
@@ -81,7 +81,7 @@ def run_model(config: ModelConfig, conditions: Conditions) -> Row:
     seconds = measure_latency(model.to(device), images)
     figures = {"latency_ms": round(seconds * 1e3, 2), "fps": round(conditions.batch_size / seconds, 1)}
     if device.type == "cuda":
-        peak = gpu_peak_allocated(device)
+        peak = torch.cuda.max_memory_allocated(device)
         held = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
         figures |= {"activations_mb": round((peak - held) / 1e6, 2), "memory_mb": round(peak / 1e6, 1)}
     return figures

@@ -11,7 +11,7 @@ from models.benchmark.page import format_page, format_pairs, format_rows
 from models.benchmark.published import load_published
 from models.benchmark.selection import at_sizes, families, pairs_of, row_configs, shipped_models, with_csp
 from models.config import ModelConfig, load_model_config
-from utils.log import Progress, say
+from utils.log import say, tracked
 
 
 def print_rows(names: Sequence[str], conditions: Conditions, *, side: int | None, as_json: bool) -> None:
@@ -77,9 +77,4 @@ def _configs(names: Sequence[str]) -> list[ModelConfig]:
 
 def _measure_all(wanted: Sequence[tuple[ModelConfig, Conditions]]) -> list[Row]:
     """A row for each, with the time left."""
-    rows = []
-    with Progress(len(wanted), "Measuring") as progress:
-        for config, conditions in wanted:
-            rows.append(measure(config, conditions))
-            progress.advance()
-    return rows
+    return [measure(*each) for each in tracked(wanted, len(wanted), "Measuring")]

@@ -17,7 +17,7 @@ from models.darknet.plan import plan_layers
 from models.darknet.problems import Remarks
 from models.darknet.sections import Section
 from models.detector import Detector
-from utils.config import ConfigError, nearest
+from utils.config import ConfigError, did_you_mean, nearest
 from utils.text import shorten, shown
 
 logger = logging.getLogger(__name__)
@@ -132,8 +132,7 @@ class _Reader:
             raise ValueError(f"expected key=value or [section], found {shown(line)}")
         known, neutral = known_keys(kind), neutral_keys(kind).get(key)
         if key not in known:
-            near = nearest(key, known)
-            hint = f" Did you mean '{near}'?" if near else ""
+            hint = did_you_mean(key, known)
             ignored = f"[{kind}] knows no key {shown(key)}; it is ignored, as darknet does.{hint}"
             self.warnings.add(number, ignored)
             return

@@ -63,21 +63,17 @@ class AnchorFreeHead(Head):
         for_boxes = box_channels or max(16, finest // 4, 4 * bins)
         for_classes = class_channels or max(finest, min(num_classes, 100))
 
-        def box_branches() -> nn.ModuleList:
+        def branches(width: int, outputs: int, separable: bool) -> nn.ModuleList:
             return nn.ModuleList(
-                _branch(channels, for_boxes, 4 * bins, depth=depth, depthwise=False, activation=activation)
+                _branch(channels, width, outputs, depth=depth, depthwise=separable, activation=activation)
                 for channels in features.channels
             )
 
-        def class_branches() -> nn.ModuleList:
-            return nn.ModuleList(
-                _branch(channels, for_classes, num_classes, depth=depth, depthwise=depthwise, activation=activation)
-                for channels in features.channels
-            )
-
-        self.box_branches, self.class_branches = box_branches(), class_branches()
+        self.box_branches = branches(for_boxes, 4 * bins, False)
+        self.class_branches = branches(for_classes, num_classes, depthwise)
         if one_to_one:
-            self.one_to_one_box_branches, self.one_to_one_class_branches = box_branches(), class_branches()
+            self.one_to_one_box_branches = branches(for_boxes, 4 * bins, False)
+            self.one_to_one_class_branches = branches(for_classes, num_classes, depthwise)
         self.distances: Tensor
         self.register_buffer("distances", torch.arange(bins, dtype=torch.float32), persistent=False)
         self.reset_biases()

@@ -221,7 +221,7 @@ class AnchorLoss(nn.Module):
         stride, scale = self.head.strides[level], self.head.scale_xy[level]
         offset = values[:, :2].sigmoid() * scale - 0.5 * (scale - 1)
         if self.box_gradient == "darknet":
-            offset = _straight_through(offset, values[:, :2])
+            offset = values[:, :2] + (offset - values[:, :2]).detach()  # the gradient goes past the sigmoid
         predicted = self.head.decode_boxes(values, cells, anchors, level)[:, 2:]
         error = (offset - (goals[:, :2] / stride - cells)) ** 2 + (predicted / goals[:, 2:]).log() ** 2
         area = goals[:, 2:].prod(dim=1) / (shape[2] * shape[3] * stride**2)
@@ -304,11 +304,6 @@ def _with_darknet_gradient(
         gradient = gradient.clamp(-bound[:, None], bound[:, None])
     linear = (gradient * values).sum(dim=1)
     return value.detach() + linear - linear.detach()
-
-
-def _straight_through(value: Tensor, logit: Tensor) -> Tensor:
-    """`value`, with the gradient of `logit`, of one shape: the sigmoid between the two is left out on the way back."""
-    return logit + (value - logit).detach()
 
 
 def _with_area(boxes: Tensor, *, least: float = 0.1) -> Tensor:

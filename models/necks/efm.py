@@ -42,14 +42,13 @@ class _MultiScale(Neck):
         levels = len(channels)
         used = coarsest(features, levels, named=f"channels {list(channels)}")
         self.levels = levels
-        self.reduce = _Reduction(
-            used.channels[-1],
-            reduced,
-            spp_kernels=spp_kernels or (),
-            spp_channels=spp_channels,
-            sam=sam,
-            activation=activation,
-        )
+        width, pooling = used.channels[-1], list[nn.Module]()
+        if spp_kernels:
+            spp = SPP(spp_channels, spp_kernels)
+            pooling = [ConvNormAct(width, spp_channels, activation=activation), spp]
+            width = spp.out_channels
+        reduce = ConvNormAct(width, reduced, activation=activation)
+        self.reduce = nn.Sequential(*pooling, reduce, make_attention(reduced, sam))
         scales = [*used.channels[:-1], reduced]
         gates = [sam] * (levels - 1) + [None]  # the coarsest level has its attention in the reduction
         self.fusions = nn.ModuleList(
@@ -156,32 +155,6 @@ class GFM(_MultiScale):
             sam=sam,
             activation=activation,
         )
-
-
-class _Reduction(nn.Sequential):
-    """The coarsest scale in few channels: a 1x1 convolution, or pyramid pooling between two of them; then attention.
-
-    Args:
-        spp_channels: width that is pooled.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        spp_kernels: Sequence[int],
-        spp_channels: int,
-        sam: Attention | None,
-        activation: Activation,
-    ) -> None:
-        layers: list[nn.Module] = []
-        if spp_kernels:
-            spp = SPP(spp_channels, spp_kernels)
-            layers = [ConvNormAct(in_channels, spp_channels, activation=activation), spp]
-            in_channels = spp.out_channels
-        layers.append(ConvNormAct(in_channels, out_channels, activation=activation))
-        super().__init__(*layers, make_attention(out_channels, sam))
 
 
 class _Fusion(nn.Module):

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from data import dataset as dataset_module
 from data.config import load_data_config
 from data.dataset import EvalDataset, Item, Request, TrainDataset, check_size
 from data.images import read_image
@@ -261,7 +260,7 @@ def test_a_copy_for_another_process_is_without_the_images(images: LabelledImages
 def test_reading_a_large_set_shows_how_far_it_is(
     images: LabelledImages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(dataset_module, "Progress", lambda *args, **kwargs: Progress(*args, **kwargs, every=-1.0))
+    monkeypatch.setattr("utils.log.Progress", lambda *args, **kwargs: Progress(*args, **kwargs, every=-1.0))
     with caplog.at_level(logging.INFO):
         make(images).fill_cache(limit_bytes=10**9)
     assert "Reading the training images: 1/8, " in caplog.text

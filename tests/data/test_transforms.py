@@ -14,9 +14,9 @@ from data.pipeline import AlbumentationsPipeline
 from data.transforms import (
     FILL,
     Labelled,
+    affine_matrix,
     jitter_matrix,
     keep_visible,
-    random_affine,
     random_flips,
     random_hsv,
     resize_image,
@@ -75,7 +75,7 @@ def rng() -> np.random.Generator:
 def test_an_image_without_objects_goes_through_every_step() -> None:
     config = AugmentConfig(degrees=10, shear=5, flip_lr=1, flip_ud=1)
     for item in (
-        random_affine(empty_item(), (60, 45), (64, 96), config, rng()),
+        warp(empty_item(), affine_matrix((60, 45), (64, 96), config, rng()), (64, 96), config),
         random_flips(empty_item(), config, rng()),
         keep_visible(empty_item(), config),
         AlbumentationsPipeline([{"type": "HorizontalFlip", "p": 1.0}])(empty_item(), rng()),
@@ -132,7 +132,8 @@ def test_doubling_follows_the_half_pixel_rule() -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_random_scales_and_shifts_keep_boxes_tight(seed: int) -> None:
     config = replace(OFF, scale=0.4, translate=0.1)
-    item = random_affine(painted(), (60, 45), (150, 200), config, np.random.default_rng(seed))
+    matrix = affine_matrix((60, 45), (150, 200), config, np.random.default_rng(seed))
+    item = warp(painted(), matrix, (150, 200), config)
     assert len(item.boxes) >= 2
     check_boxes(item)
 
@@ -140,7 +141,8 @@ def test_random_scales_and_shifts_keep_boxes_tight(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_rotation_and_shear_enclose_the_rectangles(seed: int) -> None:
     config = replace(OFF, degrees=30, shear=10, scale=0.2)
-    item = random_affine(painted(), (60, 45), (200, 220), config, np.random.default_rng(seed))
+    matrix = affine_matrix((60, 45), (200, 220), config, np.random.default_rng(seed))
+    item = warp(painted(), matrix, (200, 220), config)
     assert len(item.boxes) == 3
     for box, label in zip(item.boxes, item.labels, strict=True):
         found = painted_box(item.image, label)

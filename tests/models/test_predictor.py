@@ -48,8 +48,8 @@ def state() -> dict:
 def test_a_checkpoint_gives_its_averaged_weights(state: dict, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "best.pt", state)
     predictor = open_predictor(tmp_path / "best.pt", device="cpu")
-    assert (predictor.names, predictor.category_ids) == (INFO.names, INFO.category_ids)
-    assert (predictor.image_size, predictor.resize, predictor.stride) == ((64, 96), "stretch", 32)
+    assert (predictor.names, predictor.info.category_ids) == (INFO.names, INFO.category_ids)
+    assert (predictor.image_size, predictor.resize, predictor.info.stride) == ((64, 96), "stretch", 32)
     assert predictor.info.data == "shapes"
     assert "PyTorch on cpu" in predictor.description
     images = torch.rand(2, 3, 64, 96)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.config import ConfigError
+from utils.config import ConfigError, load_yaml
 from utils.run import Run, new_run_folder
 
 
@@ -33,7 +33,7 @@ def test_a_run_reads_back_its_configuration(tmp_path: Path) -> None:
     config = {"model": {"name": "x"}, "amp": "off", "lr": 1e-05, "size": [1, 2], "data": None}
     run = Run.create(tmp_path, "exp", config)
     assert (run.folder / "weights").is_dir()
-    assert run.config() == config
+    assert load_yaml(run.folder / "config.yaml") == config
     assert run.last == run.folder / "weights" / "last.pt"
     assert run.best == run.folder / "weights" / "best.pt"
     assert [path.name for path in run.folder.iterdir() if path.name.startswith(".")] == []

@@ -74,7 +74,7 @@ def test_long_values_are_cut_without_a_look_at_all_of_them() -> None:
             assert text == "" or text.isprintable()
     assert shown("x" * 100).startswith("'xxx")
     assert shown("x" * 100).endswith("xxx...")
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 10  # all of it would take longer than the universe has been there
 
 
 def test_lists_and_messages_say_how_much_is_left_out() -> None:

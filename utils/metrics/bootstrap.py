@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.metrics.coco import box_ground_truth
+from utils.metrics.coco import box_ground_truth, coco_eval
 
 
 class ResampledAP:
@@ -26,19 +26,8 @@ class ResampledAP:
     """
 
     def __init__(self, ground_truth: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-            truth, results = COCO(), COCO()
-            truth.dataset = box_ground_truth(ground_truth)
-            truth.createIndex()
-            if rows:
-                results = truth.loadRes([dict(row) for row in rows])
-            else:
-                results.dataset = {**truth.dataset, "annotations": []}
-                results.createIndex()
-            evaluation = COCOeval(truth, results, "bbox")
+            evaluation = coco_eval(box_ground_truth(ground_truth), [dict(row) for row in rows])
             evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
             evaluation.params.maxDets = [100]
             evaluation.evaluate()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.text import printable
+from utils.text import shorten
 
 ROW = ("image_id", "label", "rank", "labels", "scores")
 MANY = 40
@@ -85,7 +85,8 @@ class ClassificationMetric:
 
     def compute(self) -> dict[str, Any]:
         """'top1', 'top5', 'per_class' (name to both, and its images) and 'images' (how many were evaluated)."""
-        labels, ranks = self._columns()
+        rows = self._rows.values()
+        labels, ranks = (np.array([row[key] for row in rows], np.int64) for key in ("label", "rank"))
         per_class = {}
         for label, name in enumerate(self.names):
             mine = ranks[labels == label]
@@ -107,15 +108,11 @@ class ClassificationMetric:
         if len(shown) > MANY:
             shown = sorted((item for item in shown if item[1]["images"]), key=lambda item: item[1]["top1"])[:MANY]
             lines += [f" the {len(shown)} of {len(self.names)} classes with the lowest top-1 (metrics.json has all):"]
-        width = max(len(printable(name)) for name in ("class", *dict(shown)))
+        width = max(len(shorten(name)) for name in ("class", *dict(shown)))
         lines += [f" {'class':<{width}}   top-1  top-5  images"]
         for name, row in shown:
-            lines.append(f" {printable(name):<{width}}  {row['top1']:6.3f} {row['top5']:6.3f} {row['images']:7d}")
+            lines.append(f" {shorten(name):<{width}}  {row['top1']:6.3f} {row['top5']:6.3f} {row['images']:7d}")
         return "\n".join(lines)
-
-    def _columns(self) -> tuple[np.ndarray, np.ndarray]:
-        rows = list(self._rows.values())
-        return np.array([r["label"] for r in rows], np.int64), np.array([r["rank"] for r in rows], np.int64)
 
 
 def _share(hits: np.ndarray) -> float:

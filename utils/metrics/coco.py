@@ -117,7 +117,8 @@ def box_ground_truth(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _run_pycocotools(ground_truth: dict, rows: list[dict], image_ids: list, limits: list[int]) -> CocoResult:
+def coco_eval(ground_truth: dict[str, Any], rows: list[dict[str, Any]]) -> Any:
+    """pycocotools' COCOeval of boxes, before its evaluation; it prints its progress."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -129,7 +130,11 @@ def _run_pycocotools(ground_truth: dict, rows: list[dict], image_ids: list, limi
     else:  # loadRes([]) fails, but nothing found is a result too
         results.dataset = {**ground_truth, "annotations": []}
         results.createIndex()
-    return _accumulate(COCOeval(truth, results, "bbox"), image_ids, limits)
+    return COCOeval(truth, results, "bbox")
+
+
+def _run_pycocotools(ground_truth: dict, rows: list[dict], image_ids: list, limits: list[int]) -> CocoResult:
+    return _accumulate(coco_eval(ground_truth, rows), image_ids, limits)
 
 
 def _run_faster(ground_truth: dict, rows: list[dict], image_ids: list, limits: list[int]) -> CocoResult:

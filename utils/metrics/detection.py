@@ -10,7 +10,7 @@ import numpy as np
 from utils.boxes import xywh_to_xyxy, xyxy_to_xywh
 from utils.metrics.coco import BACKENDS, FIGURES, CocoResult, box_ground_truth, evaluate_boxes
 from utils.structures import Detections
-from utils.text import printable
+from utils.text import shorten
 
 
 class DetectionMetric:
@@ -23,7 +23,6 @@ class DetectionMetric:
         ground_truth: the split as a COCO dict; not changed. iscrowd left out is 0, area left out is width * height.
         category_ids: the category id of each label of the detections.
         names: the class names, in the same order.
-        image_ids: the images to evaluate; None takes all of the ground truth, as pycocotools does.
         max_det: best detections of an image and class that count; any other number than 100 leaves the COCO protocol,
             and 'AR100', AP and the figures by size are then those at `max_det`.
         backend: 'pycocotools', or 'faster' (faster-coco-eval, whole-number ids only): the same figures in less time.
@@ -40,7 +39,6 @@ class DetectionMetric:
         category_ids: Sequence[Hashable],
         names: Sequence[str],
         *,
-        image_ids: Iterable[Hashable] | None = None,
         max_det: int = 100,
         backend: str = "pycocotools",
     ) -> None:
@@ -51,14 +49,8 @@ class DetectionMetric:
         self._ground_truth = box_ground_truth(ground_truth)
         self._category_ids = _check_categories(category_ids, names, self._ground_truth)
         self._names = _distinct(names, category_ids)
-        known = dict.fromkeys(image["id"] for image in self._ground_truth["images"])
-        self._image_ids = dict.fromkeys(known if image_ids is None else image_ids)
-        if missing := [i for i in self._image_ids if i not in known]:
-            raise ValueError(
-                f"image_ids: {len(missing)} not in the ground truth (the first is {missing[0]!r}); "
-                f"expected ids out of its {len(known)} images"
-            )
-        if backend == "faster" and not all(isinstance(i, int) for i in (*known, *category_ids)):
+        self._image_ids = dict.fromkeys(image["id"] for image in self._ground_truth["images"])
+        if backend == "faster" and not all(isinstance(i, int) for i in (*self._image_ids, *category_ids)):
             raise ValueError("backend 'faster': expected ids that are whole numbers; use 'pycocotools' for these")
         self._max_det = max_det
         self._backend = backend
@@ -145,10 +137,10 @@ class DetectionMetric:
             area = {"s": "small", "m": "medium", "l": "large"}.get(key[-1], "all")
             limit = {"AR1": 1, "AR10": 10}.get(key, self._max_det)
             lines.append(f" {title} @[ IoU={iou:<9} | area={area:>6} | maxDets={limit:>3} ] = {figures[key]:0.3f}")
-        width = max(len(printable(name)) for name in ("class", *self._names))
+        width = max(len(shorten(name)) for name in ("class", *self._names))
         lines += ["", f" {'class':<{width}}      AP   AP50"]
         for name, row in figures["per_class"].items():
-            lines.append(f" {printable(name):<{width}}  {row['AP']:6.3f} {row['AP50']:6.3f}")
+            lines.append(f" {shorten(name):<{width}}  {row['AP']:6.3f} {row['AP50']:6.3f}")
         return "\n".join(lines)
 
     def _rows(self, image_id: Hashable, detections: Detections) -> list[dict[str, Any]]:

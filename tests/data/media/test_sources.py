@@ -26,7 +26,7 @@ def test_frames_of_images_and_videos(tmp_path: Path) -> None:
     save_image(tmp_path / "a.jpg", 50)
     save_video(tmp_path / "b.mp4")
     source = open_source(str(tmp_path / "a.jpg"), str(tmp_path / "b.mp4"))
-    assert not source.live
+    assert [media.kind for media in source.media] == ["image", "video"]
     assert source.expected_frames() == 6
     frames = list(source)
     assert [frame.index for frame in frames] == [0, 0, 1, 2, 3, 4]
@@ -109,7 +109,7 @@ def play(monkeypatch: pytest.MonkeyPatch, scripts: list[int | None]) -> tuple[li
     monkeypatch.setattr(sources, "RECONNECT_DELAYS_S", (0.001, 0.002))
     monkeypatch.setattr(FakeCamera, "scripts", scripts)
     source = open_source("rtsp://user:secret@host/a")
-    assert source.live
+    assert source.media[0].kind == "live"
     assert source.expected_frames() is None
     return list(source), source
 

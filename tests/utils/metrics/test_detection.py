@@ -218,16 +218,6 @@ def test_ranks_merge_to_the_same_figures_and_count_no_image_twice() -> None:
     assert first.predictions() == []
 
 
-def test_a_part_of_the_images() -> None:
-    truth = random_ground_truth(9)
-    found = random_detections(truth, (2, 3, 7, 11))
-    ids = list(found)[:15]
-    part = {**truth, "images": truth["images"][:15]}
-    some = filled(truth, {i: found[i] for i in ids}, image_ids=ids)
-    assert some.compute() == filled(part, {i: found[i] for i in ids}).compute()
-    assert some.compute()["images"] == 15
-
-
 def test_pr_curve_has_the_mean_that_the_table_shows() -> None:
     truth = random_ground_truth()
     metric = filled(truth, random_detections(truth, (2, 3, 7, 11)))
@@ -275,8 +265,6 @@ def test_wrong_use_is_refused() -> None:
         DetectionMetric(text, [1], ["a"], backend="faster")
     with pytest.raises(ValueError, match="max_det"):
         filled(truth, {}, max_det=5)
-    with pytest.raises(ValueError, match="1 not in the ground truth"):
-        filled(truth, {}, image_ids=[10, 11])
     with pytest.raises(ValueError, match="expected 2 different ids"):
         DetectionMetric(truth, [2], ["a", "b"])
     with pytest.raises(ValueError, match="none is in the ground truth"):
