@@ -14,7 +14,7 @@ from torch import Tensor
 from utils.config import ConfigError
 from utils.text import shown
 
-MOST_VALUES = 1_000_000
+MOST_VALUES = 300_000
 """Of lists and mappings in a file; the checkpoint of a large network has some 10,000."""
 MOST_CLASSES = 100_000
 _DEEPEST = 50
