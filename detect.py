@@ -59,7 +59,7 @@ def open_model(args: argparse.Namespace) -> tuple[Predictor, DetectOptions]:
         ConfigError: whatever is wrong with them.
     """
     weights = Path(args.weights) if args.weights else default_weights()
-    predictor = open_predictor(weights, cfg=args.cfg, device=args.device, half=args.half)
+    predictor = open_predictor(weights, cfg=args.cfg, device=args.device, half=args.half, trust=args.trust)
     size = (args.img_size, args.img_size) if args.img_size else predictor.image_size
     predictor.info.check_size(size, where="--img-size")
     classify = predictor.info.task == "classify"
@@ -121,6 +121,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--weights", help=".pt, .weights, .onnx or OpenVINO .xml (default: newest runs/train/*/weights/best.pt)"
     )
     parser.add_argument("--cfg", help="darknet .cfg or model config, for darknet .weights only")
+    parser.add_argument("--trust", action="store_true", help="run the code that a .torchscript file contains")
     parser.add_argument("--conf-thres", type=share, help="detections score more than this, 0 to 1 (default: 0.25)")
     parser.add_argument("--iou-thres", type=share, help="NMS removes overlaps above this IoU, 0 to 1 (default: 0.45)")
     parser.add_argument("--max-det", type=whole_number, help="detections kept in an image (default: 300)")

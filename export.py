@@ -45,9 +45,10 @@ def run(args: argparse.Namespace) -> Path:
     check_options(args)
     weights = Path(args.weights) if args.weights else default_weights()
     output = output_path(args.output, weights, form.suffix)
-    original = open_predictor(weights, cfg=args.cfg, device="cpu")
-    if not isinstance(original, ModelPredictor):
+    if weights.suffix.lower() in (".onnx", ".xml", ".torchscript"):
         raise ConfigError(f"--weights {weights}: is an exported file; name the checkpoint (.pt) that it came from")
+    original = open_predictor(weights, cfg=args.cfg, device="cpu")
+    assert isinstance(original, ModelPredictor)  # all others are
     size = (args.img_size, args.img_size) if args.img_size else original.image_size
     original.info.check_size(size, where="--img-size")
     if first_layers(output) is not None:
@@ -62,7 +63,11 @@ def run(args: argparse.Namespace) -> Path:
     say(f"Largest difference from the original: {difference}")
     for file in files:
         say(f"Wrote {_size_of(file)}")
-    say(f"Next: python val.py --weights {output} --data DATA, or python detect.py --weights {output} --source SOURCE")
+    trust = " --trust" if args.format == "torchscript" else ""
+    say(
+        f"Next: python val.py --weights {output}{trust} --data DATA, or python detect.py --weights {output}{trust} "
+        "--source SOURCE"
+    )
     return output
 
 

@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> Path:
     """Evaluate as the command line says; returns the folder with the results."""
     weights = Path(args.weights) if args.weights else default_weights()
-    predictor = open_predictor(weights, cfg=args.cfg, device=args.device, half=args.half)
+    predictor = open_predictor(weights, cfg=args.cfg, device=args.device, half=args.half, trust=args.trust)
     say(f"Weights: {weights} ({predictor.description})")
     size = (args.img_size, args.img_size) if args.img_size else predictor.image_size
     predictor.info.check_size(size, where="--img-size")
@@ -112,6 +112,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--weights", help=".pt, .weights, .onnx or OpenVINO .xml (default: newest runs/train/*/weights/best.pt)"
     )
     parser.add_argument("--cfg", help="darknet .cfg or model config, for darknet .weights only")
+    parser.add_argument("--trust", action="store_true", help="run the code that a .torchscript file contains")
     parser.add_argument(
         "--data", nargs="?", const="shapes", help="data YAML: a path, or a name in cfg/data/ (default: the model's own)"
     )

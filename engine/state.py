@@ -99,12 +99,15 @@ class TrainState:
         Raises:
             ConfigError: it is of another model or optimizer than the run's configuration now says.
         """
-        saved, own = state["optimizer"]["param_groups"][0], self.optimizer.state_dict()["param_groups"][0]
+        own = self.optimizer.state_dict()["param_groups"][0]
         try:
+            saved = state["optimizer"]["param_groups"][0]
             if any((key in saved) != (key in own) for key in ("betas", "orthogonal")):
                 raise ValueError("another type of optimizer")
             self.load_state_dict(state)
-        except (RuntimeError, ValueError) as error:
+        except KeyError as error:
+            raise ConfigError(f"{where}: {error} is missing in it, so no training can go on from it") from None
+        except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
             if is_out_of_memory(error):
                 raise
             reason = str(error).splitlines()[-1].strip()

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from models.build import nearest_multiple
 from utils.config import ConfigError
-from utils.text import from_json, to_json
+from utils.saved import check_pairs, wrong_value
+from utils.text import first_line, from_json, to_json
 
 _KEYS = ("names", "category_ids", "image_size", "resize", "stride")
 _OPTIONAL = ("nms", "beta_nms", "named", "task", "clip")
@@ -87,16 +88,25 @@ class ModelInfo:
             ConfigError: a key is missing or unreadable: not an export of ours.
         """
         try:
-            names, ids, (height, width), resize, stride = (from_json(metadata[key]) for key in _KEYS)
-            size = (shape[0] or int(height), shape[1] or int(width))
-            rest = {key: from_json(metadata[key]) for key in _OPTIONAL if key in metadata}
-            names, fixed = tuple(map(str, names)), None not in shape
-            return cls(names, tuple(ids), size, str(resize), int(stride), fixed_size=fixed, **rest)
-        except (KeyError, TypeError, ValueError) as error:
+            values = {key: from_json(metadata[key]) for key in (*_KEYS, *_OPTIONAL) if key in _KEYS or key in metadata}
+            wrong = wrong_value(values)
+            if wrong is not None:
+                raise ValueError(wrong)
+            names, ids, size, resize, stride = (values.pop(key) for key in _KEYS)
+            height, width = (own or written for own, written in zip(shape, size, strict=True))
+            info = cls(
+                tuple(names), tuple(ids), (height, width), resize, stride, fixed_size=None not in shape, **values
+            )
+            if not names:
+                raise ValueError("names: expected one or more, found none")
+            check_pairs(info.names, info.category_ids, where="metadata")
+            info.check_size(info.image_size, where="image_size")
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ConfigError(
                 f"{where}: not a detector exported by CSPDet, its metadata is missing or wrong "
-                f"({type(error).__name__}: {error}); export the checkpoint with export.py"
+                f"({type(error).__name__}: {first_line(error)}); export the checkpoint with export.py"
             ) from None
+        return info
 
 
 class Predictor(ABC):

@@ -10,20 +10,24 @@ import torch
 from torch import Tensor
 
 from models.build import build_model
-from models.config import load_model_config, model_config_from
+from models.config import load_model_config
 from models.darknet.cfg import MARK, declared_classes
-from models.darknet.weights import classes_in_file, count_floats_in, load_weights_
+from models.darknet.header import read_numbers
+from models.darknet.weights import classes_in_file, load_weights_
 from models.detector import Detector
 from models.info import ModelInfo, Predictor
 from models.runtimes import OnnxPredictor, OpenVinoPredictor, TorchScriptPredictor
+from models.saved import build_saved
 from utils.config import ROOT, ConfigError, load_yaml
 from utils.device import describe_device, select_device
+from utils.saved import check_pairs
 from utils.weights import load_saved_model
 
 logger = logging.getLogger(__name__)
 
 KNOWN = {80: ROOT / "cfg" / "data" / "coco.yaml", 20: ROOT / "cfg" / "data" / "voc.yaml"}
 """Data sets whose models have so many classes, as a rule."""
+_IN_MEMORY = (".pt", ".safetensors", ".weights")
 
 
 def names_beside(classes: int, files: Sequence[Path | str]) -> tuple[str, ...] | None:
@@ -77,7 +81,12 @@ class ModelPredictor(Predictor):
 
 
 def open_predictor(
-    weights: Path | str, *, cfg: Path | str | None = None, device: torch.device | str | None = None, half: bool = False
+    weights: Path | str,
+    *,
+    cfg: Path | str | None = None,
+    device: torch.device | str | None = None,
+    half: bool = False,
+    trust: bool = False,
 ) -> Predictor:
     """The predictor for a file: .pt, .safetensors, .weights (darknet), .onnx, .xml (OpenVINO) or .torchscript.
 
@@ -86,21 +95,15 @@ def open_predictor(
             other files carry their own.
         device: where to compute; None is the fastest for .pt, .safetensors and .weights and the CPU for the others.
         half: fp16 convolutions, for the same on CUDA; an exported file has the precision it was exported with.
+        trust: open .torchscript too. THAT RUNS CODE FROM THE FILE: only for files whose origin is trusted.
     Raises:
-        ConfigError: a missing, foreign or unreadable file, a missing package, or a device that cannot be used.
+        ConfigError: a file that would run code without `trust`; a missing, foreign or unreadable one; a missing
+            package, or a device that cannot be used.
     """
     path = Path(weights)
     kind = path.suffix.lower()
-    if ".conv." in path.name:
-        raise ConfigError(f"{path}: holds the first layers of a network alone; start a training from it, with train.py")
-    in_memory = kind in (".pt", ".safetensors", ".weights")
-    if not in_memory and kind not in (".onnx", ".xml", ".torchscript"):
-        raise ConfigError(
-            f"{path}: expected .pt, .weights, .onnx, .xml (OpenVINO), .torchscript or .safetensors, found the suffix "
-            f"'{kind}'"
-        )
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file; check --weights, or leave it out for the newest training run")
+    in_memory = kind in _IN_MEMORY
+    _check_file(path, trust=trust)
     if cfg is not None and kind != ".weights":
         logger.warning("--cfg %s is not used: %s says itself what model it holds", cfg, path.name)
     if half and not in_memory:
@@ -118,6 +121,29 @@ def open_predictor(
     if device.type != "cpu":
         raise ConfigError(f"{path}: OpenVINO runs on the CPU here, and the device is {device}; use --device cpu")
     return OpenVinoPredictor(path)
+
+
+def _check_file(path: Path, *, trust: bool) -> None:
+    """Refuse what no predictor can be made of, or what would run code, before anything is read.
+
+    Raises:
+        ConfigError: another suffix, no such file, or a program without `trust`.
+    """
+    kind = path.suffix.lower()
+    if ".conv." in path.name:
+        raise ConfigError(f"{path}: holds the first layers of a network alone; start a training from it, with train.py")
+    if kind not in (*_IN_MEMORY, ".onnx", ".xml", ".torchscript"):
+        raise ConfigError(
+            f"{path}: expected .pt, .weights, .onnx, .xml (OpenVINO), .torchscript or .safetensors, found the suffix "
+            f"'{kind}'"
+        )
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; check --weights, or leave it out for the newest training run")
+    if kind == ".torchscript" and not trust:
+        raise ConfigError(
+            f"{path}: not loaded, because a TorchScript file is a program, which can do anything while it is loaded or "
+            "used. Use the checkpoint or an .onnx file instead; or, if you trust where it comes from, add --trust"
+        )
 
 
 def default_weights(project: Path = ROOT / "runs" / "train") -> Path:
@@ -138,32 +164,27 @@ def default_weights(project: Path = ROOT / "runs" / "train") -> Path:
 def _open_checkpoint(path: Path, device: torch.device, half: bool) -> ModelPredictor:
     """The averaged weights of a checkpoint or a .safetensors file of ours."""
     state = load_saved_model(path)
-    try:
-        config = model_config_from(state["model"], where=f"{path}: model")
-        names, category_ids, resize, weights = (state[key] for key in ("names", "category_ids", "resize", "ema"))
-        height, width = state["image_size"]
-    except KeyError as error:
-        raise ConfigError(f"{path}: the checkpoint has no key {error}; it was not written by train.py") from None
-    model = build_model(config, len(names))
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        first = str(error).strip().splitlines()[1:2] or [str(error)]
-        raise ConfigError(
-            f"{path}: the weights do not fit the model '{config.name}' described beside them ({first[0].strip()}); "
-            "the checkpoint was changed, or comes from another version of CSPDet"
-        ) from None
+    missing = next(
+        (key for key in ("model", "names", "category_ids", "resize", "ema", "image_size") if key not in state), ""
+    )
+    if missing:
+        raise ConfigError(f"{path}: the checkpoint has no key '{missing}'; it was not written by train.py")
+    names, category_ids, weights = tuple(state["names"]), tuple(state["category_ids"]), state["ema"]
+    config, model = build_saved(state["model"], len(names), weights, where=str(path))
+    check_pairs(names, category_ids, where=str(path))
+    height, width = state["image_size"]
     info = ModelInfo(
-        tuple(names),
-        tuple(category_ids),
+        names,
+        category_ids,
         (height, width),
-        resize,
+        state["resize"],
         model.stride,
         data=state.get("data"),
         nms=config.nms,
         beta_nms=config.beta_nms,
         task=model.task,
     )
+    info.check_size(info.image_size, where=f"{path}: image_size")
     return ModelPredictor(model, info, device=device, half=half)
 
 
@@ -178,11 +199,13 @@ def _open_darknet(path: Path, cfg: Path | str | None, device: torch.device, half
     config = load_model_config(cfg or beside)
     classes = declared_classes(config.backbone)
     if classes is None:  # our files are for any number of classes; the size of the file tells
-        classes = classes_in_file(build_model(config, 80), count_floats_in(path)) or 80
+        network = build_model(config, 80)
+        fitting = (classes_in_file(network, len(numbers)) for _, numbers in read_numbers(path))
+        classes = next((count for count in fitting if count), 80)
     model = build_model(config, classes)
     load_weights_(model, path)
     names = names_beside(classes, (path, cfg or beside))
-    ours = (network := Path(cfg or beside)).is_file() and network.read_text("utf-8", "replace").startswith(MARK)
+    ours = (file := Path(cfg or beside)).is_file() and file.read_text("utf-8", "replace").startswith(MARK)
     info = ModelInfo(
         names or known_names(classes),
         tuple(range(1, classes + 1)),

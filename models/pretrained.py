@@ -16,6 +16,8 @@ from models.detector import Detector
 from models.pretrained_timm import fold_image_statistics, from_timm, is_timm_darknet, warn_of_slope
 from utils.checkpoint import ForeignFile, load_matching_
 from utils.config import ConfigError
+from utils.saved import check_weights
+from utils.text import listed
 from utils.weights import load_foreign, load_saved_model
 
 logger = logging.getLogger(__name__)
@@ -66,6 +68,7 @@ def _copy_(model: Detector, weights: Mapping[str, Tensor], path: Path) -> bool:
         if _ANCHORS.fullmatch(name) and name in own and not torch.equal(value.cpu(), own[name].cpu())
     }
     rest = {name: value for name, value in weights.items() if whole or name not in others}
+    check_weights({name: rest[name] for name in rest if name in own}, where=f"--weights {path}")
     loaded, other_shape, absent = load_matching_(model, rest)
     absent = [name for name in absent if name not in others]
     if not any(not _ANCHORS.fullmatch(name) for name in loaded):
@@ -108,7 +111,7 @@ def _fit(model: Detector, weights: dict[str, Tensor], path: Path) -> dict[str, T
         below = {f"backbone.{name}": value for name, value in mapped.items()}
     best = max((weights, below), key=lambda names: sum(name in own for name in names))
     if not any(name in own for name in best):
-        first = ", ".join(list(weights)[:4])
+        first = listed(list(weights)[:4])
         raise ConfigError(
             f"--weights {path}: none of its {len(weights)} tensors has a name of this model ({first}, ...). Weights of "
             "a timm network start the same network: backbone: {type: timm, model: NAME, pretrained: FILE}"

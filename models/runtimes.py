@@ -17,7 +17,7 @@ from torch import Tensor
 from models.info import OUTPUTS, ModelInfo, Predictor
 from utils.config import ConfigError
 from utils.device import describe_device
-from utils.text import from_json
+from utils.text import first_line, from_json, shown
 
 # Name of the metadata inside a TorchScript file, JSON: torch.jit.load(path, _extra_files={SCRIPT_METADATA: ""}).
 SCRIPT_METADATA = "cspdet.json"
@@ -46,12 +46,10 @@ class OnnxPredictor(Predictor):
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # ONNX Runtime's own exceptions share no other base
-            raise ConfigError(f"{path}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from None
-        source = self.session.get_inputs()[0]
-        shape = (source.shape[axis] for axis in (0, 2, 3))
-        self.batch, height, width = (side if isinstance(side, int) else None for side in shape)
+            raise ConfigError(f"{path}: ONNX Runtime cannot load it: {first_line(error)}") from None
+        shapes = {each.name: each.shape for each in (*self.session.get_inputs(), *self.session.get_outputs())}
         metadata = self.session.get_modelmeta().custom_metadata_map
-        info = ModelInfo.from_metadata(metadata, shape=(height, width), where=str(path))
+        self.batch, info = _described(shapes, metadata, where=str(path))
         runtime = f"ONNX Runtime {onnxruntime.__version__} on {device}"
         super().__init__(info, device=torch.device("cpu"), precision=_precision(metadata), runtime=runtime)
 
@@ -78,12 +76,16 @@ class OpenVinoPredictor(Predictor):
             # Without the hint some CPUs compute in bf16, and the figures would not be those of the other formats.
             self.compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         except RuntimeError as error:
-            raise ConfigError(f"{path}: OpenVINO cannot load it: {str(error).strip().splitlines()[0]}") from None
+            raise ConfigError(f"{path}: OpenVINO cannot load it: {first_line(error)}") from None
         keys = model.get_rt_info("cspdet").value if model.has_rt_info("cspdet") else {}
-        metadata = {key: model.get_rt_info(["cspdet", key]).value for key in keys}
-        shape = model.input(0).get_partial_shape()
-        self.batch, height, width = (shape[i].get_length() if shape[i].is_static else None for i in (0, 2, 3))
-        info = ModelInfo.from_metadata(metadata, shape=(height, width), where=str(path))
+        keys = keys if isinstance(keys, Mapping) else {}
+        metadata = {key: str(model.get_rt_info(["cspdet", key]).value) for key in keys}
+        shapes = {
+            name: [side.get_length() if side.is_static else None for side in port.get_partial_shape()]
+            for port in (*model.inputs, *model.outputs)
+            for name in port.get_names()
+        }
+        self.batch, info = _described(shapes, metadata, where=str(path))
         runtime = f"OpenVINO {openvino.__version__.split('-')[0]} on cpu"
         super().__init__(info, device=torch.device("cpu"), precision=_precision(metadata), runtime=runtime)
 
@@ -107,8 +109,12 @@ class TorchScriptPredictor(Predictor):
                 warnings.simplefilter("ignore")  # newer PyTorch recommends torch.export
                 self.module = torch.jit.load(str(path), map_location=device, _extra_files=extra).eval()
         except (RuntimeError, ValueError) as error:
-            raise ConfigError(f"{path}: PyTorch cannot load it: {str(error).strip().splitlines()[0]}") from None
-        metadata = from_json(extra[SCRIPT_METADATA] or "{}")
+            raise ConfigError(f"{path}: PyTorch cannot load it: {first_line(error)}") from None
+        try:
+            metadata = from_json(extra[SCRIPT_METADATA] or "{}")
+        except (ValueError, RecursionError):
+            metadata = {}
+        metadata = metadata if isinstance(metadata, dict) else {}
         info = ModelInfo.from_metadata(metadata, shape=(None, None), where=str(path))
         runtime = f"TorchScript on {describe_device(device)}"
         super().__init__(info, device=device, precision=_precision(metadata), runtime=runtime)
@@ -152,6 +158,32 @@ def import_openvino() -> ModuleType:
 def _precision(metadata: Mapping[str, str]) -> str:
     """What the file was exported with; fp32 where it does not say."""
     return str(metadata.get("precision", "fp32"))
+
+
+def _described(
+    shapes: Mapping[str, Sequence[int | str | None]], metadata: Mapping[str, str], *, where: str
+) -> tuple[int | None, ModelInfo]:
+    """The batch that a file takes, None for any, and what its metadata says.
+
+    Args:
+        shapes: of inputs and outputs by name; sides that are not fixed are no int.
+    Raises:
+        ConfigError: not an export of ours.
+    """
+    source = [side if isinstance(side, int) else None for side in shapes.get("images", ())]
+    if len(source) != 4:
+        found = ", ".join(shown(name) for name in list(shapes)[:5])
+        raise ConfigError(
+            f"{where}: not a detector exported by CSPDet: expected an input 'images' (batch, 3, height, width), found "
+            f"{found or 'none'}; export the checkpoint with export.py"
+        )
+    info = ModelInfo.from_metadata(metadata, shape=(source[2], source[3]), where=where)
+    classes = shapes.get(OUTPUTS[info.task][-1], [None])[-1]
+    missing = [name for name in OUTPUTS[info.task] if name not in shapes]
+    if missing or (isinstance(classes, int) and classes != len(info.names)):
+        wrong = f"no output '{missing[0]}'" if missing else f"{classes} classes and {len(info.names)} names"
+        raise ConfigError(f"{where}: not a detector exported by CSPDet: it has {wrong}; export the checkpoint again")
+    return source[0], info
 
 
 def _in_batches(

@@ -174,7 +174,7 @@ def test_an_exported_classifier_has_the_same_figures(
     assert export.main(["--weights", best(trained), "--format", kind, "--dynamic", "--output", str(output)]) == 0
     assert "in probabilities" in capsys.readouterr().out
     wanted, found = (
-        evaluate(tmp_path, "--weights", weights, "--data", str(stripes), "--device", "cpu")
+        evaluate(tmp_path, "--weights", weights, "--data", str(stripes), "--device", "cpu", "--trust")
         for weights in (best(trained), str(output))
     )
     for key in ("top1", "top5", "per_class", "images"):

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from utils.config import ConfigError
 from utils.files import link, remove_temporaries, sync_folder, write_atomically
+from utils.saved import check_state
+from utils.text import first_line, shown
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +62,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         ForeignFile: a file of another program, with what to do.
-        ConfigError: no such file, or a damaged one; names a whole one beside it.
+        ConfigError: no such file, a damaged one, or one with values that train.py does not write; names a whole one
+            beside it.
     """
     if not path.is_file():
         remedy = offer(path) or "train one with 'python train.py', or check the path"
@@ -145,7 +148,7 @@ def read_torch_file(path: Path) -> Any:
         raise
     except Exception as error:  # a damaged file can end in any exception, as the documentation of pickle says
         size = path.stat().st_size
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ConfigError(
             f"{path}: cannot be read as a checkpoint ({size:,} bytes; {reason}): "
             "the file is cut off, damaged or of another kind"
@@ -236,14 +239,20 @@ def _read(path: Path) -> dict[str, Any]:
         raise ForeignFile(f"{path}: not a checkpoint of CSPDet: loading it would run code from the file") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         name = state.get("format") if isinstance(state, dict) else type(state).__name__
-        raise ForeignFile(f"{path}: expected a checkpoint with format '{FORMAT}', found {name!r}")
+        raise ForeignFile(f"{path}: expected a checkpoint with format '{FORMAT}', found {shown(name)}")
+    check_state(state, where=str(path))
     return state
 
 
 def _check_sums(path: Path) -> None:
-    """Verify the checksums of a file, which torch itself does not look at."""
+    """Verify what torch itself does not look at: the checksums, and that a file unpacks to no more than it is."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+            if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+                raise ValueError("its parts are compressed, and torch compresses none")
+            if sum(part.file_size for part in parts) > path.stat().st_size:
+                raise ValueError("its parts are larger than the file")
             damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"wrong check sum of {damaged}")

@@ -95,7 +95,7 @@ def _position(about: Mapping[str, Any]) -> str | None:
 
 
 def _best(about: Mapping[str, Any]) -> str | None:
-    if not about["best_epoch"]:
+    if not about["best_epoch"] or about["best"] is None:
         return None
     here = " (this file)" if about["is_best"] else ""
     return f"{about['best']:.4f} after epoch {about['best_epoch']}{here}"

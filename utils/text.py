@@ -84,6 +84,11 @@ def shown_json(value: object, length: int = 80) -> str:
     return _cut(_pieces(value, lambda scalar: _json(scalar, length)), length)
 
 
+def first_line(error: BaseException, length: int = 200) -> str:
+    """The first line of what an error of another program says, or its kind where it says nothing."""
+    return shorten((str(error).strip() or type(error).__name__).splitlines()[0], length)
+
+
 def shorten_message(message: str) -> str:
     """A message cut to LONGEST_MESSAGE; says how much is left out."""
     if len(message) <= LONGEST_MESSAGE:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from utils.checkpoint import FORMAT, ForeignFile, load_checkpoint, read_torch_file
 from utils.config import ConfigError
 from utils.files import write_atomically
-from utils.text import from_json, to_json
+from utils.saved import check_state, check_weights, wrong_value
+from utils.text import first_line, from_json, listed, to_json
 
 SUFFIX = ".safetensors"
 CONTAINERS = ("ema", "model_ema", "state_dict_ema", "model", "state_dict", "model_state_dict", "net", "weights")
@@ -27,7 +28,6 @@ _MARK = "cspdet"
 """Key of the metadata that tells our files from others; its value is the format."""
 _TRAINING = ("weights", "ema", "ema_updates", "optimizer", "scaler", "rng", "batch", "sums", "is_best", "format")
 """What only going on with a training needs, or is stored otherwise."""
-_KINDS = {"model": dict, "names": list, "category_ids": list, "image_size": list, "resize": str}
 _WRAPPERS = ("module.", "_orig_mod.")
 """What DistributedDataParallel and torch.compile put before every name."""
 
@@ -66,15 +66,15 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         ConfigError: no such file, or a damaged one.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; check the path")
     try:
         with safe_open(str(path), framework="pt", device="cpu") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        size, reason = path.stat().st_size, str(error).splitlines()[0]
+    except Exception as error:  # those of the package, and of torch for types of numbers that it has not
+        size, reason = path.stat().st_size, first_line(error)
         raise ConfigError(
             f"{path}: cannot be read as safetensors ({size:,} bytes; {reason}): the file is cut off, damaged or of "
             "another kind; write it again with 'python -m utils.info CHECKPOINT --safetensors OUT'"
@@ -104,9 +104,10 @@ def load_foreign(path: Path, *, trust: bool = False) -> dict[str, Tensor]:
             content = _load_trusted(path)
     weights = _find_weights(content)
     if not weights:
-        keys = isinstance(content, Mapping) and ", ".join(map(str, list(content)[:8]))
+        keys = isinstance(content, Mapping) and listed(list(content)[:8])
         kind = f"the keys {keys}" if keys else f"a {type(content).__name__}"
         raise ConfigError(f"{path}: expected the weights of a network (a state_dict), found {kind}")
+    check_weights(weights, where=str(path), finite=False)  # of those that are used, whoever uses them
     return {_bare(name): value.float() if value.is_floating_point() else value for name, value in weights.items()}
 
 
@@ -118,12 +119,14 @@ def _with_values(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
         )
     try:
         state = {key: from_json(value) for key, value in metadata.items() if key not in ("format", _MARK)}
-    except ValueError as error:
-        raise ConfigError(f"{path}: its metadata is damaged ({error}); write the file again") from None
-    wrong = [key for key, kind in _KINDS.items() if key in state and not isinstance(state[key], kind)]
-    if wrong:
-        raise ConfigError(f"{path}: its metadata is damaged ({wrong[0]}: {state[wrong[0]]!r}); write the file again")
-    return {**state, "format": FORMAT, "ema": tensors}
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: its metadata is damaged ({first_line(error)}); write the file again") from None
+    state = {**state, "format": FORMAT, "ema": tensors}
+    wrong = wrong_value(state)
+    if wrong is not None:
+        raise ConfigError(f"{path}: its metadata is damaged ({wrong}); write the file again")
+    check_state(state, where=str(path))
+    return state
 
 
 def _load_trusted(path: Path) -> Any:
@@ -136,8 +139,7 @@ def _load_trusted(path: Path) -> Any:
             "or save the state_dict alone there"
         ) from None
     except Exception as error:  # the file's own code may raise anything
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"{path}: cannot be loaded ({type(error).__name__}: {reason})") from None
+        raise ConfigError(f"{path}: cannot be loaded ({type(error).__name__}: {first_line(error)})") from None
 
 
 def _find_weights(content: Any, depth: int = 0) -> Mapping[str, Tensor]:

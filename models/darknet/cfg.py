@@ -14,11 +14,18 @@ from models.darknet.heads import Level, plan_classifier, plan_levels
 from models.darknet.keys import ALIASES, KINDS, REFUSED, convert, known_keys, neutral_keys
 from models.darknet.model_sections import write_sections
 from models.darknet.plan import plan_layers
+from models.darknet.problems import Remarks
 from models.darknet.sections import Section
 from models.detector import Detector
 from utils.config import ConfigError, did_you_mean, nearest
+from utils.text import shorten, shown
 
 logger = logging.getLogger(__name__)
+
+MOST_BYTES = 2_000_000
+MOST_SECTIONS = 5_000
+"""The longest published cfgs have some 60,000 bytes and 700 sections."""
+_OTHER_NETWORK = "Without it the same weights give other results: run this network with darknet, or take another one"
 
 
 def read_cfg(path: Path) -> list[Section]:
@@ -28,10 +35,13 @@ def read_cfg(path: Path) -> list[Section]:
         ConfigError: the file cannot be read, or everything that is wrong in it, with line numbers.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")  # comments come in many encodings
+        with open(path, "rb") as file:
+            data = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
-    return parse_cfg(text, where=str(path))
+    if len(data) > MOST_BYTES:
+        raise ConfigError(f"{path}: expected a cfg file of darknet, below {MOST_BYTES:,} bytes; found more")
+    return parse_cfg(data.decode("utf-8-sig", errors="replace"), where=str(path))  # comments come in many encodings
 
 
 def parse_cfg(text: str, *, where: str) -> list[Section]:
@@ -43,86 +53,106 @@ def parse_cfg(text: str, *, where: str) -> list[Section]:
     Args:
         where: the file, for messages.
     Raises:
-        ConfigError: everything that is wrong, with line numbers.
+        ConfigError: everything that is wrong, each mistake once, with line numbers.
     """
-    sections: list[Section] = []
-    problems: list[str] = []
-    options: dict[str, str | int] | None = None  # of the section being read; None while that one is refused
+    reader = _Reader(where)
     for number, raw in enumerate(text.splitlines(), 1):
         line = "".join(raw.split("#")[0].split(";")[0].split())
+        if line and not reader.read(number, line):
+            break
+    for remark in reader.warnings.lines():
+        logger.warning("%s", remark)
+    if reader.problems:
+        raise ConfigError(str(reader.problems))
+    if not reader.sections:
+        raise ConfigError(f"{where}: expected darknet sections like [net] and [convolutional], found none")
+    if len(reader.sections) == 1:
+        raise ConfigError(f"{where}: expected layers after [net], found none")
+    return reader.sections
+
+
+class _Reader:
+    """Reads line after line, and collects sections, mistakes and warnings."""
+
+    def __init__(self, where: str) -> None:
+        self.sections: list[Section] = []
+        self.problems, self.warnings = Remarks(where), Remarks(where)
+        self.options: dict[str, str | int] | None = None  # of the section being read; None while that one is refused
+        self.supported = f" Supported: {', '.join(f'[{kind}]' for kind in KINDS)}"  # told once
+
+    def read(self, number: int, line: str) -> bool:
+        """Read a line that is not empty; whether those after it can be understood."""
         try:
             if line.startswith("["):
-                options = None
-                section = Section(_kind(line, first=not sections), number, {})
-                sections.append(section)
-                options = section.options
-            elif line and not sections:
-                raise ValueError(f"expected [net] before anything else, found '{raw.strip()}'")
-            elif line and options is not None:
-                _add_option_(options, sections[-1].kind, line, f"{where}, line {number}")
+                self.options = None
+                self.options = self.open_section(number, line)
+            elif not self.sections:
+                raise ValueError(f"expected [net] before anything else, found {shown(line)}")
+            elif self.options is not None:
+                self.add_option(number, self.sections[-1].kind, line)
         except ValueError as error:
-            problems.append(f"{where}, line {number}: {error}")
-            if not sections:  # nothing after it can be understood
-                break
-    if not sections and not problems:
-        problems.append(f"{where}: expected darknet sections like [net] and [convolutional], found none")
-    if problems:
-        raise ConfigError("\n".join(problems))
-    if len(sections) == 1:
-        raise ConfigError(f"{where}: expected layers after [net], found none")
-    return sections
+            self.problems.add(number, str(error))
+        return bool(self.sections) and len(self.sections) <= MOST_SECTIONS
 
+    def open_section(self, number: int, line: str) -> dict[str, str | int] | None:
+        """The options of the section that a line opens; None of one that is not known or not supported.
 
-def _kind(line: str, *, first: bool) -> str:
-    """The kind of section that a line opens.
+        Raises:
+            ValueError: no section, or [net] in the wrong place.
+        """
+        word = line.strip("[]")
+        kind = ALIASES.get(word, word)
+        if not line.endswith("]"):
+            raise ValueError(f"expected a section like [convolutional], found {shown(line)}")
+        if (not self.sections) != (kind == "net"):
+            place = "once, at the top" if self.sections else "first"
+            raise ValueError(f"expected [net] {place}, found [{shorten(word)}]")
+        if len(self.sections) == MOST_SECTIONS:
+            raise ValueError(f"expected at most {MOST_SECTIONS:,} sections")
+        if kind in KINDS:
+            self.sections.append(Section(kind, number, {}))
+            return self.sections[-1].options
+        near = nearest(word, (*KINDS, *REFUSED)) if kind not in REFUSED else None
+        reason = f"no section of darknet.{f' Did you mean [{near}]?' if near else ''}"
+        if kind in REFUSED:
+            reason = "a section of darknet that is not supported here."
+        self.problems.add(number, f"[{shorten(word)}] is {reason}{self.supported}", kind=("section", word))
+        self.supported = ""
+        return None
 
-    Raises:
-        ValueError: a kind that is not known or not supported, or [net] in the wrong place.
-    """
-    word = line.strip("[]")
-    kind = ALIASES.get(word, word)
-    if not line.endswith("]"):
-        raise ValueError(f"expected a section like [convolutional], found '{line}'")
-    if first != (kind == "net"):
-        raise ValueError(f"expected [net] {'first' if first else 'once, at the top'}, found [{word}]")
-    if kind in REFUSED:
-        raise ValueError(f"[{word}] is a section of darknet that is not supported here; supported: {_list(KINDS)}")
-    if kind not in KINDS:
-        near = nearest(word, (*KINDS, *REFUSED))
-        hint = f" Did you mean [{near}]?" if near else ""
-        raise ValueError(f"[{word}] is no section of darknet.{hint} Supported: {_list(KINDS)}")
-    return kind
+    def add_option(self, number: int, kind: str, line: str) -> None:
+        """Read `key=value` into the section.
 
-
-def _add_option_(options: dict[str, str | int], kind: str, line: str, where: str) -> None:
-    """Read `key=value` into `options`.
-
-    Raises:
-        ValueError: no such form, a value of the wrong type, or one that asks for something not supported.
-    """
-    key, equals, value = line.partition("=")
-    if not equals or not key:
-        raise ValueError(f"expected key=value or [section], found '{line}'")
-    known, neutral = known_keys(kind), neutral_keys(kind)
-    if key not in known:
-        hint = did_you_mean(key, known)
-        logger.warning("%s: [%s] knows no key '%s'; it is ignored, as darknet does.%s", where, kind, key, hint)
-        return
-    if key in options:
-        logger.warning("%s: '%s' stands twice in this section; the first counts, as in darknet", where, key)
-        return
-    try:
-        convert(value, known[key])
-    except ValueError as error:
-        raise ValueError(f"[{kind}] {key}: {error}") from None
-    if key in neutral and value not in neutral[key]:
-        raise ValueError(f"[{kind}] {key}={value} is not supported; leave this key out")
-    options[key] = _plain(value)
+        Raises:
+            ValueError: no such form, or a value of the wrong type.
+        """
+        assert self.options is not None
+        key, equals, value = line.partition("=")
+        if not equals or not key:
+            raise ValueError(f"expected key=value or [section], found {shown(line)}")
+        known, neutral = known_keys(kind), neutral_keys(kind).get(key)
+        if key not in known:
+            hint = did_you_mean(key, known)
+            ignored = f"[{kind}] knows no key {shown(key)}; it is ignored, as darknet does.{hint}"
+            self.warnings.add(number, ignored)
+            return
+        if key in self.options:
+            self.warnings.add(number, f"'{key}' stands twice in this section; the first counts, as in darknet")
+            return
+        try:
+            convert(value, known[key])
+        except ValueError as error:
+            raise ValueError(f"[{kind}] {key}: {error}") from None
+        if neutral is not None and not neutral.allows(value):
+            told = f"[{kind}] {key}={shorten(value)} is not supported: {neutral.effect}. {_OTHER_NETWORK}"
+            self.problems.add(number, told, kind=(kind, key))
+        self.options[key] = _plain(value)
 
 
 def _plain(value: str) -> str | int:
     """Whole numbers as int where that loses nothing, so that a configuration file reads well."""
-    return int(value) if value.lstrip("-").isdecimal() and str(int(value)) == value else value
+    short = len(value) < 20 and value.lstrip("-").isdecimal()
+    return int(value) if short and str(int(value)) == value else value
 
 
 def format_cfg(sections: Sequence[Section]) -> str:
@@ -220,7 +250,3 @@ def cfg_text(
             for each in sections
         ]
     )
-
-
-def _list(kinds: Mapping[str, object]) -> str:
-    return ", ".join(f"[{kind}]" for kind in kinds)

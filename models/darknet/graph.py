@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,9 +48,12 @@ class DarknetGraph(Backbone):
                 raise layer.section.error("it reads a layer that only the head may read: one at a network's end")
         self.steps = self._schedule(heads)
         channels = [plan[index].output.channels for index in self.outputs]
-        image = self.sections[0].integer("height")
-        self.features = Features(tuple(channels), tuple(image // plan[index].output.height for index in self.outputs))
-        self.stride = max(image // layer.output.height for layer in _spatial(plan))
+        self.features = Features(tuple(channels), tuple(_pixels(plan[index]) for index in self.outputs))
+        stride = max(_pixels(layer) for layer in _spatial(plan))
+        net = self.sections[0]
+        # A classifier takes its own size, also where that is no multiple: 320 of one whose last map has 3 x 3 cells.
+        sides = (net.integer("height"), net.integer("width")) if self.classifier is not None else ()
+        self.stride = math.gcd(stride, *sides)
 
     def _schedule(self, heads: set[int]) -> list[tuple[int, list[int]]]:
         """The layers to run, each with the layers whose outputs are not needed afterwards."""
@@ -73,6 +77,11 @@ class DarknetGraph(Backbone):
             for source in done:
                 del values[source]
         return [values[index] for index in self.outputs]
+
+
+def _pixels(layer: Layer) -> int:
+    """Pixels of the image per cell of a layer's output, at least 1."""
+    return max(math.ceil(side) for side in layer.stride)
 
 
 def _spatial(plan: Sequence[Layer]) -> list[Layer]:

@@ -69,22 +69,22 @@ def read_header(path: Path, *, wide: bool | None = None) -> WeightsHeader:
     return header
 
 
-def read_numbers(path: Path, expected: int) -> tuple[WeightsHeader, np.ndarray]:
-    """Header and numbers (float32); of the two header sizes, the one that leaves the expected numbers is preferred.
+def read_numbers(path: Path) -> list[tuple[WeightsHeader, np.ndarray]]:
+    """Header and numbers (float32), with the header that the version promises; then with the other length.
 
     Raises:
         ConfigError: no such file, no darknet file, or one that was cut off within a number.
     """
-    header = read_header(path)
-    other = read_header(path, wide=not header.wide)
+    promised = read_header(path)
     size = path.stat().st_size
-    if size - other.size == 4 * expected:
-        header = other
-    if (size - header.size) % 4:
+    if (size - promised.size) % 4:
         raise ConfigError(
-            f"{path}: expected a header of {header.size} bytes and numbers of 4 bytes, found {size:,} bytes; the file "
-            "was cut off or changed"
+            f"{path}: expected a header of {promised.size} bytes and numbers of 4 bytes, found {size:,} bytes; the "
+            "file was cut off or changed"
         )
-    if size == header.size:
-        return header, np.empty(0, "<f4")
-    return header, np.memmap(path, "<f4", "r", offset=header.size, shape=((size - header.size) // 4,))
+    readings = []
+    for header in (promised, read_header(path, wide=not promised.wide)):
+        count = (size - header.size) // 4
+        numbers = np.memmap(path, "<f4", "r", offset=header.size, shape=(count,)) if count else np.empty(0, "<f4")
+        readings.append((header, numbers))
+    return readings

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from models.darknet.plan import IMAGE, Layer
+from models.darknet.plan import DROPOUT, IMAGE, Layer
 from models.darknet.sections import Section
+from utils.text import shown
 
 _PLAIN = {"size": 1, "stride": 1, "groups": 1, "batch_normalize": 0, "padding": 0}
 """Options of the 1x1 convolutions that become part of a head."""
@@ -71,7 +72,8 @@ def plan_levels(sections: Sequence[Section], layers: Sequence[Layer]) -> list[Le
         if (layer.output.height * stride, layer.output.width * stride) != (height, width):
             raise layer.section.error(
                 f"the map is {layer.output}, no whole fraction of the image, {height} x {width}; "
-                "expected a width and height in [net] that the network's strides divide"
+                "expected a width and height in [net] that the network's strides divide, "
+                f"here {' x '.join(map(str, layer.stride))}"
             )
         source = predictor.sources[0]
         channels = 3 if source == IMAGE else layers[source].output.channels
@@ -92,7 +94,7 @@ def plan_classifier(layers: Sequence[Layer]) -> ClassifierEnd | None:
         if section.kind in ("avgpool", "convolutional") and section.kind not in last:
             last[section.kind] = index
         elif section.kind == "dropout" and last and section.text("dropblock", "0") == "0":
-            dropout = section.number("probability", 0.5)
+            dropout = section.number("probability", DROPOUT)
         else:
             return None
         if len(last) == 2:
@@ -111,11 +113,11 @@ def last_value(layers: Sequence[Layer]) -> int:
 def _masked_anchors(yolo: Section) -> list[float]:
     """Width, height, ... of the anchors in a yolo layer's mask."""
     values, count = yolo.numbers("anchors"), yolo.integer("num", 1)
-    mask = yolo.integers("mask") if "mask" in yolo.options else list(range(count))
-    if len(values) % 2 or len(values) // 2 < count or min(values) <= 0:
+    if count < 1 or len(values) % 2 or len(values) // 2 < count or min(values) <= 0:
         raise yolo.error(f"anchors: expected num={count} pairs of width and height above 0, found {len(values)} values")
+    mask = yolo.integers("mask") if "mask" in yolo.options else list(range(count))
     if any(not 0 <= number < count for number in mask):
-        raise yolo.error(f"mask: expected numbers of anchors, 0 to {count - 1}, found {mask}")
+        raise yolo.error(f"mask: expected numbers of anchors, 0 to {count - 1}, found {shown(mask)}")
     return [value for number in mask for value in values[2 * number : 2 * number + 2]]
 
 
@@ -138,6 +140,8 @@ def _predictor(yolo: Section, before: Layer | None, anchors: int) -> Layer:
             f"{key}: expected {expected} in the convolution before a yolo layer{new_coords}, found {value}"
         )
     classes = yolo.integer("classes", 20)
+    if classes < 1:
+        raise yolo.error(f"classes: expected 1 or more, found {classes}")
     if conv.integer("filters", 1) != anchors * (5 + classes):
         raise conv.error(
             f"filters: expected {anchors} anchors x (5 + {classes} classes) = {anchors * (5 + classes)} for "

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+from utils.text import shown
 
 ACTIVATIONS = ("leaky", "relu", "mish", "swish", "logistic", "linear", "relu6", "tanh")
 YES_NO = ("0", "1")
+
+
+class Neutral(NamedTuple):
+    """A key that must be switched off: what it does otherwise, and the number that switches it off, if one does."""
+
+    effect: str
+    off: float | None = 0
+
+    def allows(self, value: str) -> bool:
+        """Whether the value written switches it off."""
+        try:
+            return self.off is not None and float(value) == self.off
+        except ValueError:
+            return False
 
 
 @dataclass(frozen=True)
@@ -16,12 +33,13 @@ class Keys:
 
     Args:
         used: key -> its type ('int', 'float', 'ints', 'floats', 'text', or the words allowed).
-        neutral: keys that change what the layer computes in a way not supported here -> the values that switch it off.
+        neutral: keys that change what the layer computes in a way not supported here -> the values that switch it off,
+            and what the key does, for the message.
         training: keys of darknet's own training, read and kept; here the recipe decides how to train.
     """
 
     used: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
-    neutral: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    neutral: Mapping[str, Neutral] = field(default_factory=dict)
     training: Sequence[str] = ()
 
 
@@ -33,19 +51,43 @@ def convert(value: str | float, kind: str | tuple[str, ...]) -> Any:
     """
     if isinstance(kind, tuple):
         if str(value) not in kind:
-            raise ValueError(f"expected one of {', '.join(kind)}, found '{value}'")
+            raise ValueError(f"expected one of {', '.join(kind)}, found {shown(value)}")
         return str(value)
     if kind == "text":
         return str(value)
-    reader, word = (int, "whole number") if kind.startswith("int") else (float, "number")
-    many = kind.endswith("s")
+    whole, many = kind.startswith("int"), kind.endswith("s")
+    word = "whole number" if whole else "number"
     try:
         # darknet lets a list end with a comma
-        numbers = [reader(part) for part in (str(value).rstrip(", ").split(",") if many else [value])]
+        parts = str(value).rstrip(", ").split(",") if many else [str(value)]
+        numbers = [_whole(part) if whole else _finite(part) for part in parts]
     except ValueError:
         expected = f"{word}s with commas between" if many else f"a {word}"
-        raise ValueError(f"expected {expected}, found '{value}'") from None
+        raise ValueError(f"expected {expected}, found {shown(value)}") from None
     return numbers if many else numbers[0]
+
+
+def _whole(text: str) -> int:
+    """A whole number as darknet's int holds it.
+
+    Raises:
+        ValueError: something else, also what Python alone takes for one, like 1_000.
+    """
+    if not re.fullmatch(r"\s*[-+]?[0-9]{1,10}\s*", text) or abs(int(text)) > 2**31 - 1:
+        raise ValueError(text)
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    """A number that is neither NaN nor infinite in float32.
+
+    Raises:
+        ValueError: something else, also what Python alone takes for one, like 1_0.
+    """
+    number = float(text)
+    if "_" in text or not abs(number) < 3.4e38:
+        raise ValueError(text)
+    return number
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -53,10 +95,14 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 _EVERY_LAYER = Keys(
-    # These change the contents of the weights file.
-    neutral={"dontload": ("0",), "dontloadscales": ("0",), "numload": ("0",)},
+    neutral={
+        "dontload": Neutral("the weights file has no numbers of this layer"),
+        "dontloadscales": Neutral("the weights file has other numbers for this layer"),
+        "dontsave": Neutral("the weights file has no numbers of this layer"),
+        "numload": Neutral("the weights file has numbers of some filters alone"),
+    },
     training=_words(
-        "burnin_update clip dont_update learning_rate onlyforward stopbackward train_only_bn truth unsupervised"
+        "burnin_update clip dont_update learning_rate onlyforward smooth stopbackward train_only_bn truth unsupervised"
     ),
 )
 
@@ -71,9 +117,14 @@ _NET = Keys(
         "label_smooth_eps resize_step attention adversarial_lr ema_alpha equidistant_point try_fix_nan "
         "num_sigmas_reject_badlabels badlabels_rejection_percentage badlabels_reject_threshold weights_reject_freq "
         "state_constrain use_cuda_graph sequential_subdivisions show_receptive_field unsupervised full_batch "
-        "no_augment hierarchy"
+        "no_augment hierarchy clip max_ratio min_ratio notruth random"
     ),
 )
+
+_BLUR = Neutral("it blurs the map before it takes every other cell")
+_DEFORMED = Neutral("it computes with turned or stretched copies of its weights")
+_STREAMS = ("stream", "wait_stream")
+"""Where darknet's GPU code runs a layer; nothing that it computes."""
 
 _CONVOLUTIONAL = Keys(
     used={
@@ -91,18 +142,19 @@ _CONVOLUTIONAL = Keys(
         "activation": ACTIVATIONS,
     },
     neutral={
-        "antialiasing": ("0",),
-        "binary": ("0",),
-        "bin_output": ("0",),
-        "flipped": ("0",),
-        "rotate": ("0",),
-        "share_index": (),
-        "stretch": ("0",),
-        "stretch_sway": ("0",),
-        "sway": ("0",),
-        "xnor": ("0",),
+        "antialiasing": _BLUR,
+        "binary": Neutral("it computes with the signs of the weights"),
+        "bin_output": Neutral("it turns the output into bits"),
+        "coordconv": Neutral("it writes the position into two of the channels"),
+        "flipped": Neutral("the weights file has its numbers in another order"),
+        "rotate": _DEFORMED,
+        "share_index": Neutral("it computes with the weights of another layer, and the file has none of its own", None),
+        "stretch": _DEFORMED,
+        "stretch_sway": _DEFORMED,
+        "sway": _DEFORMED,
+        "xnor": Neutral("it computes with the signs of weights and inputs"),
     },
-    training=("angle", "assisted_excitation", "dot", "grad_centr", "reverse"),
+    training=("angle", "assisted_excitation", "dot", "grad_centr", "reverse", *_STREAMS),
 )
 
 _YOLO = Keys(
@@ -131,7 +183,7 @@ _FROM_MAP: dict[str, str | tuple[str, ...]] = {"from": "int", "activation": ACTI
 KINDS: dict[str, Keys] = {
     "net": _NET,
     "convolutional": _CONVOLUTIONAL,
-    "route": Keys(used={"layers": "ints", "groups": "int", "group_id": "int"}),
+    "route": Keys(used={"layers": "ints", "groups": "int", "group_id": "int"}, training=_STREAMS),
     "shortcut": Keys(
         used={
             "from": "ints",
@@ -139,10 +191,20 @@ KINDS: dict[str, Keys] = {
             "weights_type": ("none", "per_feature", "per_layer", "per_channel"),
             "weights_normalization": ("none", "relu", "avg_relu", "softmax"),
         },
+        neutral={
+            "alpha": Neutral("it multiplies the map before the sum", 1),
+            "beta": Neutral("it multiplies the source before the sum", 1),
+        },
         training=("assisted_excitation",),
     ),
-    "maxpool": Keys(used={**_POOL, "maxpool_depth": YES_NO, "out_channels": "int"}, neutral={"antialiasing": ("0",)}),
-    "local_avgpool": Keys(used=_POOL, neutral={"antialiasing": ("0",)}),
+    "maxpool": Keys(
+        used={**_POOL, "maxpool_depth": YES_NO, "out_channels": "int"},
+        neutral={
+            "antialiasing": _BLUR,
+            "maxpool_zero_nonmax": Neutral("it keeps the map's size and clears all but the largest cells"),
+        },
+    ),
+    "local_avgpool": Keys(used=_POOL, neutral={"antialiasing": _BLUR}),
     "upsample": Keys(used={"stride": "int", "scale": "float"}),
     "sam": Keys(used=_FROM_MAP),
     "scale_channels": Keys(used={**_FROM_MAP, "scale_wh": YES_NO}),
@@ -155,7 +217,15 @@ KINDS: dict[str, Keys] = {
             "dropblock_size_abs": "int",
         }
     ),
-    "softmax": Keys(neutral={"groups": ("1",), "temperature": ("1", "1.0"), "spatial": ("0",)}, training=("noloss",)),
+    "softmax": Keys(
+        neutral={
+            "groups": Neutral("it gives several lists of probabilities", 1),
+            "spatial": Neutral("it gives probabilities at every position"),
+            "temperature": Neutral("it divides the logits, so every probability is another one", 1),
+            "tree": Neutral("its classes form a tree, with probabilities within each branch", None),
+        },
+        training=("noloss",),
+    ),
     "cost": Keys(training=("type", "scale", "ratio", "noobj", "thresh")),
     "yolo": _YOLO,
 }
@@ -183,8 +253,8 @@ def known_keys(kind: str) -> dict[str, str | tuple[str, ...]]:
     return {**dict.fromkeys((*neutral_keys(kind), *keys.training, *_common(kind).training), "text"), **keys.used}
 
 
-def neutral_keys(kind: str) -> dict[str, tuple[str, ...]]:
-    """Keys of a kind of section that must be switched off, with the values that do so."""
+def neutral_keys(kind: str) -> dict[str, Neutral]:
+    """Keys of a kind of section that must be switched off."""
     return {**KINDS[kind].neutral, **_common(kind).neutral}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from torch import nn
 
@@ -14,6 +15,13 @@ from models.layers import ConvNormAct, Maxout, Shortcut, WeightedShortcut
 
 IMAGE = -1
 """The index of the network's input among the sources of a layer."""
+
+DROPOUT = 0.2
+"""Darknet's default for `probability`."""
+MOST_NUMBERS = 2**31 - 1
+"""In a network; the largest published one has some 250 million."""
+MOST_SIDE = 65_536
+"""Of an image, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +47,14 @@ class Layer:
 
     Args:
         sources: indices of the layers whose outputs it takes, `IMAGE` for the image.
+        stride: (y, x), pixels of the image per cell of its output.
     """
 
     section: Section
     module: nn.Module
     sources: tuple[int, ...]
     output: Map
+    stride: tuple[Fraction, Fraction]
 
 
 def plan_layers(sections: Sequence[Section]) -> list[Layer]:
@@ -55,8 +65,12 @@ def plan_layers(sections: Sequence[Section]) -> list[Layer]:
     Raises:
         ValueError: layers that do not fit together, with the line.
     """
+    if not sections or sections[0].kind != "net":
+        raise ValueError("expected [net] as the first section")
     planner = _Planner(sections[0])
     for section in sections[1:]:
+        if section.kind == "net":
+            raise section.error("expected [net] once, at the top")
         planner.add(section)
     return planner.layers
 
@@ -66,18 +80,25 @@ class _Planner:
 
     def __init__(self, net: Section) -> None:
         self.layers: list[Layer] = []
+        self.numbers = 0
         self.image = Map(net.integer("channels", 3), net.integer("height"), net.integer("width"))
         if self.image.channels != 3:
             raise net.error(f"channels: expected 3, images are RGB here; found {self.image.channels}")
-        if min(self.image.size) < 1:
-            raise net.error(f"expected a width and height above 0, found {self.image.width} x {self.image.height}")
+        if not 1 <= min(self.image.size) <= max(self.image.size) <= MOST_SIDE:
+            wanted = f"expected a width and height above 0, and up to {MOST_SIDE:,}"
+            raise net.error(f"{wanted}, found {self.image.width} x {self.image.height}")
 
     def add(self, section: Section) -> None:
         """Plan one more layer."""
         sources, module, output = _PLANNERS[section.kind](self, section)
+        self.numbers += sum(tensor.numel() for tensor in module.parameters())
+        if self.numbers > MOST_NUMBERS:
+            raise section.error(f"{self.numbers:,} numbers in the network so far; expected at most {MOST_NUMBERS:,}")
         if min(output.channels, output.height, output.width) < 1:
             raise section.error(f"its output would be {output} (channels x height x width): the map is used up")
-        self.layers.append(Layer(section, module, sources, output))
+        if max(output.channels, output.height, output.width) > MOST_NUMBERS:
+            raise section.error(f"its output would be {output} (channels x height x width), which no memory holds")
+        self.layers.append(Layer(section, module, sources, output, self._stride(section, sources)))
 
     @property
     def last(self) -> int:
@@ -87,6 +108,18 @@ class _Planner:
     def shape(self, index: int) -> Map:
         """The shape of a layer's output, or of the image."""
         return self.image if index == IMAGE else self.layers[index].output
+
+    def _stride(self, section: Section, sources: tuple[int, ...]) -> tuple[Fraction, Fraction]:
+        """(y, x) of a layer's output; that of a product's is its source's."""
+        index = sources[-1] if section.kind in ("sam", "scale_channels") else sources[0]
+        y, x = (Fraction(1), Fraction(1)) if index == IMAGE else self.layers[index].stride
+        if section.kind in ("convolutional", "maxpool", "local_avgpool"):
+            steps = _strides(section, section.integer("stride", 1))
+            return y * steps[0], x * steps[1]
+        if section.kind == "upsample":
+            factor = section.integer("stride", 2)
+            return y / factor, x / factor
+        return y, x
 
     def resolve(self, section: Section, key: str, reference: int) -> int:
         """The index of a layer given by an absolute number, or by a negative one counted back from this layer."""
@@ -109,8 +142,13 @@ def _convolutional(planner: _Planner, section: Section) -> Plan:
     strides = _strides(section, stride)
     filters, groups = section.integer("filters", 1), section.integer("groups", 1)
     padding = size // 2 if section.integer("pad", 0) else section.integer("padding", 0)
+    dilation = 1 if size == 1 else dilation
     if min(size, dilation, groups, filters) < 1 or padding < 0:
-        raise section.error("expected size, dilation, groups and filters above 0")
+        raise section.error("expected size, dilation, groups and filters above 0, and a padding from 0")
+    if source.channels * filters * size**2 > MOST_NUMBERS:
+        raise section.error(
+            f"{filters} filters of {source.channels} x {size} x {size} numbers; expected at most {MOST_NUMBERS:,}"
+        )
     for name, channels in (("filters", filters), ("input channels", source.channels)):
         if channels % groups:
             raise section.error(f"groups={groups} does not divide the {channels} {name}")
@@ -237,13 +275,13 @@ def _avgpool(planner: _Planner, section: Section) -> Plan:
 
 def _dropout(planner: _Planner, section: Section) -> Plan:
     source = planner.shape(planner.last)
-    probability = section.number("probability", 0.5)
+    probability = section.number("probability", DROPOUT)
     if not 0 <= probability < 1:
         raise section.error(f"probability: expected a share from 0 to below 1, found {probability}")
     module: nn.Module = nn.Dropout(probability)
     if section.text("dropblock", "0") == "1":
-        share = section.number("dropblock_size_rel", 0.0)
-        size = round(share * source.width) if share else section.integer("dropblock_size_abs", 7)
+        share, size = section.number("dropblock_size_rel", 0.0), section.integer("dropblock_size_abs", 0)
+        size = size or (round(share * source.width) if share else 7)
         module = DropBlock(probability=probability, size=max(min(size, *source.size), 1), rising=False)
     return (planner.last,), module, source
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from models.darknet.keys import KINDS, convert
+from models.darknet.keys import KINDS, convert, known_keys
+from utils.text import shown
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,15 @@ class Section:
         """What `to_plain` gave.
 
         Raises:
-            ValueError: no known kind.
+            ValueError: no known kind, or options that no cfg could have.
         """
-        kind = values.get("section")
-        if kind not in KINDS:
-            raise ValueError(f"sections: expected the key 'section' with a kind of darknet section, found {kind!r}")
+        kind, line = values.get("section"), values.get("line", 0)
+        if not isinstance(kind, str) or kind not in KINDS:
+            raise ValueError(f"sections: expected the key 'section' with a kind of section, found {shown(kind)}")
         options = {key: value for key, value in values.items() if key not in ("section", "line")}
-        return cls(kind, int(values.get("line", 0)), options)
+        for key, value in options.items():
+            if key not in known_keys(kind) or not isinstance(value, str | int | float):
+                raise ValueError(f"sections: [{kind}]: {shown(key)}: {shown(value)} is no option of a darknet cfg")
+        if not isinstance(line, int):
+            raise ValueError(f"sections: [{kind}]: line: expected a whole number, found {shown(line)}")
+        return cls(kind, line, options)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from models.darknet.graph import DarknetGraph
 from models.darknet.header import WeightsHeader, read_header, read_numbers
+from models.darknet.published import warn_of_masks
 from models.darknet.trace import file_layers
 from models.detector import Detector
 from models.heads.anchor import AnchorHead
@@ -24,6 +25,7 @@ from models.heads.classify import ClassifyHead
 from models.layers import ConvNormAct, WeightedShortcut
 from utils.config import ConfigError
 from utils.files import write_atomically
+from utils.saved import LOWEST_VARIANCE, MOST_CLASSES
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +55,13 @@ class StoredLayer:
             return self.count
         each, beside = self.filters
         return (each * classes + beside) * self.numbers_a_filter
+
+    def variances(self, numbers: np.ndarray) -> np.ndarray:
+        """Those of batch normalization among the layer's numbers; none where it has no norm."""
+        if len(self.tensors) != 5:
+            return numbers[:0]
+        before = sum(tensor.numel() for tensor in self.tensors[:3])
+        return numbers[before : before + self.tensors[3].numel()]
 
     @property
     def numbers_a_filter(self) -> int:
@@ -162,22 +171,17 @@ def load_weights_(model: Detector | DarknetGraph, path: Path, *, partial: bool =
         partial: accept a file that ends after any of the model's layers, and one of the same network for other classes;
             its convolutions before the yolo layers are then skipped.
     Raises:
-        ConfigError: no such file, or one that does not fit: how many numbers were expected and found, and where.
+        ConfigError: no such file; one that does not fit: how many numbers were expected and found, and where; or one
+            with numbers that no training gives, with the layer's name.
     """
     layers = stored_layers(model)
-    header, numbers = read_numbers(path, sum(layer.count for layer in layers))
-    sizes = [layer.count for layer in layers]
-    if len(numbers) != sum(sizes):
-        classes = classes_in_file(model, len(numbers)) if partial else None
-        if classes is not None:
-            sizes = [layer.count_with(classes) for layer in layers]
-        elif not partial or len(numbers) not in np.cumsum(sizes):  # an empty file is no part either
-            raise ConfigError(_misfit(path, layers, numbers))
+    header, numbers, sizes = _choose_reading(model, layers, path, partial=partial)
     start, loaded, skipped = 0, [], 0
     for layer, size in zip(layers, sizes, strict=True):
         if start == len(numbers):
             break
         if size == layer.count:
+            check_numbers(path, layer, numbers[start : start + size])
             _fill_(layer, numbers[start : start + size])
             loaded.append(layer)
         else:
@@ -185,6 +189,7 @@ def load_weights_(model: Detector | DarknetGraph, path: Path, *, partial: bool =
         start += size
     if len(loaded) == len(layers) and isinstance(model, Detector):
         model.darknet_header = header
+        warn_of_masks(model, path, header, len(numbers))
     return Loaded(header, len(loaded), len(layers), skipped, loaded[-1].name)
 
 
@@ -195,7 +200,7 @@ def classes_in_file(model: Detector | DarknetGraph, floats: int) -> int | None:
     if each == 0:
         return None
     classes, remainder = divmod(floats - sum(layer.count_with(0) for layer in layers), each)
-    return classes if remainder == 0 and classes >= 1 else None
+    return classes if remainder == 0 and 1 <= classes <= MOST_CLASSES else None
 
 
 def count_floats_in(path: Path) -> int:
@@ -206,6 +211,82 @@ def count_floats_in(path: Path) -> int:
     """
     header = read_header(path)
     return (path.stat().st_size - header.size) // 4
+
+
+def check_numbers(path: Path, layer: StoredLayer, numbers: np.ndarray) -> None:
+    """Refuse a layer that would make every output NaN, or that holds the numbers of another one.
+
+    Raises:
+        ConfigError: NaN, infinity, or a variance below 0.
+    """
+    broken = int(np.count_nonzero(~np.isfinite(numbers)))
+    if broken:
+        raise ConfigError(
+            f"{path}: {layer.name}: {broken:,} of its {len(numbers):,} numbers are NaN or infinite; the file is "
+            "damaged, or its training had failed: use another one"
+        )
+    lowest = float(layer.variances(numbers).min(initial=0))
+    if lowest < LOWEST_VARIANCE:
+        raise ConfigError(
+            f"{path}: {layer.name}: expected variances from 0 on, found {lowest:g}; the numbers are those of another "
+            f"layer. {_REMEDY}"
+        )
+
+
+def _choose_reading(
+    model: Detector | DarknetGraph, layers: Sequence[StoredLayer], path: Path, *, partial: bool
+) -> tuple[WeightsHeader, np.ndarray, list[int]]:
+    """Header, numbers, and how many of them each layer takes.
+
+    The version decides how long the header is. The other length counts only if the numbers do not fit as promised,
+    and their variances, which are never negative, say that everything is shifted by one.
+
+    Raises:
+        ConfigError: the file does not fit.
+    """
+    (header, numbers), other = read_numbers(path)
+    sizes = _sizes(model, layers, len(numbers), partial=partial)
+    if sizes is not None:
+        return header, numbers, sizes
+    shifted = _sizes(model, layers, len(other[1]), partial=partial)
+    if shifted is None:
+        raise ConfigError(_misfit(path, layers, numbers))
+    if _are_sensible(layers, shifted, other[1]) and not _are_sensible(layers, None, numbers):
+        return *other, shifted
+    lacks = len(other[1]) > len(numbers)
+    raise ConfigError(
+        f"{path}: expected {sum(shifted):,} numbers for this model, found {len(numbers):,}: the header of "
+        f"version {header.major}.{header.minor} has {header.size} bytes, so the file "
+        f"{'lacks 4 bytes' if lacks else 'has 4 bytes too many'}; download or copy it again"
+    )
+
+
+def _sizes(
+    model: Detector | DarknetGraph, layers: Sequence[StoredLayer], count: int, *, partial: bool
+) -> list[int] | None:
+    """How many of `count` numbers each layer takes; None where they do not fit."""
+    sizes = [layer.count for layer in layers]
+    if count == sum(sizes):
+        return sizes
+    classes = classes_in_file(model, count) if partial else None
+    if classes is not None:
+        return [layer.count_with(classes) for layer in layers]
+    return sizes if partial and count in np.cumsum(sizes) else None  # an empty file is no part either
+
+
+def _are_sensible(layers: Sequence[StoredLayer], sizes: Sequence[int] | None, numbers: np.ndarray) -> bool:
+    """Whether all variances are finite and not negative, as far as the numbers go; `sizes` None are the layers' own."""
+    start = 0
+    for layer, size in zip(layers, sizes or [layer.count for layer in layers], strict=True):
+        part = numbers[start : start + size]
+        if size == layer.count == len(part) and not _fits(layer.variances(part)):
+            return False
+        start += size
+    return True
+
+
+def _fits(variances: np.ndarray) -> bool:
+    return bool(np.isfinite(variances).all() and (variances >= LOWEST_VARIANCE).all())
 
 
 @torch.no_grad()
@@ -226,11 +307,8 @@ def _misfit(path: Path, layers: Sequence[StoredLayer], numbers: np.ndarray) -> s
         end = start + layer.count
         if end > len(numbers):
             return message + f"The file ends in {layer.name}, {end - len(numbers):,} numbers early. {_REMEDY}"
-        if len(layer.tensors) == 5:
-            before = start + sum(tensor.numel() for tensor in layer.tensors[:3])
-            variance = numbers[before : before + layer.tensors[3].numel()]
-            if not (np.isfinite(variance).all() and (variance >= 0).all()):
-                return message + f"It goes wrong in {layer.name} or just before: variances are negative. {_REMEDY}"
+        if not _fits(layer.variances(numbers[start:end])):
+            return message + f"It goes wrong in {layer.name} or just before: variances are negative. {_REMEDY}"
         start = end
     return message + f"{len(numbers) - expected:,} numbers are left after the last, {layers[-1].name}. {_REMEDY}"
 

@@ -65,7 +65,7 @@ def export(original: ModelPredictor, kind: str, output: Path, spec: ExportSpec) 
         draft = Path(folder, output.name)
         FORMATS[kind].write(original.model, draft, spec)
         cfg = draft.with_suffix(".cfg") if kind == "darknet" else None
-        exported = open_predictor(draft, cfg=cfg, device="cpu")
+        exported = open_predictor(draft, cfg=cfg, device="cpu", trust=True)  # it was written here, just now
         shapes = shapes_to_compare(spec, FORMATS[kind])
         difference = compare(original, exported, shapes)
         del exported  # it may hold the file open

@@ -132,3 +132,52 @@ def test_a_stop_is_noted_once_and_insisted_on_twice() -> None:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("key", ["weights", "ema", "ema_updates", "optimizer", "scaler", "rng", "step", "best", "sums"])
+def test_a_checkpoint_that_lacks_something_is_refused_with_its_name(key: str) -> None:
+    state = make()
+    step(state)
+    saved = {name: value for name, value in state.state_dict().items() if name != key}
+    with pytest.raises(ConfigError, match=rf"last\.pt: '{key}' is missing in it, so no training can go on from it"):
+        make().resume(saved, where="last.pt")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("optimizer", []),
+        ("optimizer", {"state": {}, "param_groups": []}),
+        ("rng", {}),
+        ("rng", {"cpu": torch.zeros(3)}),
+        ("scaler", None),
+        ("step", "3"),
+        ("epoch", -1),
+        ("batch", 1.5),
+        ("ema_updates", True),
+        ("best", "high"),
+        ("best", float("nan")),
+        ("sums", 3),
+        ("fingerprint", 7),
+    ],
+)
+def test_values_of_a_wrong_kind_are_refused_where_the_file_is_opened(key: str, value: object, tmp_path: Path) -> None:
+    state = make()
+    step(state)
+    save_checkpoint(tmp_path / "last.pt", {**state.state_dict(), key: value})
+    with pytest.raises(ConfigError, match=rf"last\.pt: {key}: expected "):
+        load_checkpoint(tmp_path / "last.pt")
+
+
+def test_what_the_check_cannot_see_ends_in_the_same_message() -> None:
+    state = make()
+    step(state)
+    saved = state.state_dict()
+    for optimizer in (
+        {"state": {}, "param_groups": [{}]},
+        {"state": {0: 3}, "param_groups": [{"betas": 1, "params": 7}]},
+    ):
+        with pytest.raises(ConfigError, match=r"last\.pt: (does not fit the config.yaml|.* is missing)"):
+            make().resume({**saved, "optimizer": optimizer}, where="last.pt")
+    with pytest.raises(ConfigError, match=r"last\.pt: does not fit"):
+        make().resume({**saved, "rng": {"cpu": torch.zeros(3, dtype=torch.uint8)}}, where="last.pt")

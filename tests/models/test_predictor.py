@@ -22,6 +22,7 @@ from utils.config import ConfigError, to_plain
 
 CPU = torch.device("cpu")
 INFO = ModelInfo(("cat", 'süß "dog"'), (1, 7), (64, 96), "stretch", 32)
+COLOURS = replace(INFO, names=("red", 'süß "green"', "blue"), category_ids=(1, 7, 9))
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +151,7 @@ def write_onnx(path: Path, *, batch: int | None = None, side: int | None = None,
         [numbers.from_array(np.array([-1, 1, 3]), "shape"), numbers.from_array(matrix, "matrix")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    helper.set_model_props(model, INFO.to_metadata() if metadata is None else metadata)
+    helper.set_model_props(model, COLOURS.to_metadata() if metadata is None else metadata)
     onnx.save(model, str(path))
     return path
 
@@ -165,7 +166,7 @@ def test_onnx(batch: int | None, side: int | None, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     predictor = open_predictor(write_onnx(tmp_path / "m.onnx", batch=batch, side=side))
     size = (64, 64) if side else (64, 96)
-    assert predictor.info == replace(INFO, image_size=size, fixed_size=side is not None)
+    assert predictor.info == replace(COLOURS, image_size=size, fixed_size=side is not None)
     assert predictor.description.startswith("ONNX Runtime")
     images = torch.rand(6, 3, *size)
     for found, wanted in zip(predictor.predict(images), expected_output(images), strict=True):
@@ -188,11 +189,11 @@ def test_openvino(batch: int | None, side: int | None, tmp_path: Path) -> None:
     except ImportError:
         pytest.skip("openvino is not installed")
     model = openvino.Core().read_model(write_onnx(tmp_path / "m.onnx", batch=batch, side=side))
-    for key, value in INFO.to_metadata().items():
+    for key, value in COLOURS.to_metadata().items():
         model.set_rt_info(value, ["cspdet", key])
     openvino.save_model(model, tmp_path / "m.xml", compress_to_fp16=False)
     predictor = open_predictor(tmp_path / "m.xml")
-    assert predictor.names == INFO.names
+    assert predictor.names == COLOURS.names
     assert predictor.info.fixed_size is (side is not None)
     images = torch.rand(5, 3, *predictor.image_size)
     for found, wanted in zip(predictor.predict(images), expected_output(images), strict=True):

@@ -17,8 +17,38 @@ from models.darknet.cfg import declared_classes, model_values, parse_cfg
 from models.darknet.graph import DarknetGraph
 from models.darknet.weights import save_weights, stored_layers
 from models.detector import Detector
+from utils.config import ConfigError
 
 Model = Detector | DarknetGraph
+
+TINY = """[net]
+width=64
+height = 32    ; the image
+letter_box=1
+
+[convolutional]
+batch_normalize=1
+filters=8
+size=3
+stride=2
+pad=1
+activation=leaky
+
+[maxpool]
+[conv]  # alias
+filters=14
+size=1
+activation=linear
+
+[yolo]
+mask = 1,0
+anchors = 10,20,  30,40
+classes=2
+num=2
+scale_x_y=1.05
+iou_loss=ciou
+nms_kind=greedynms
+"""
 
 
 def quick(names: Iterable[str], chosen: set[str]) -> list:
@@ -92,3 +122,10 @@ def saved(model: Model, folder: Path) -> Path:
     """The model's weights file."""
     save_weights(model, folder / "test.weights")
     return folder / "test.weights"
+
+
+def wrong(text: str) -> str:
+    """The message for a wrong cfg text."""
+    with pytest.raises(ConfigError) as caught:
+        parse_cfg(text, where="x.cfg")
+    return str(caught.value)

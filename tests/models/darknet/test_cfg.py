@@ -12,45 +12,10 @@ from models.config import ModelConfig, load_model_config, model_config_from
 from models.darknet.cfg import declared_classes, format_cfg, model_values, parse_cfg, read_cfg
 from models.darknet.sections import Section
 from tests.models.darknet.cfgs import NETWORKS
+from tests.models.darknet.common import TINY, wrong
 from utils.config import ROOT, ConfigError, dump_yaml, parse_yaml, to_plain
 
 SHIPPED = sorted((ROOT / "cfg" / "darknet").glob("*.cfg"))
-
-TINY = """[net]
-width=64
-height = 32    ; the image
-letter_box=1
-
-[convolutional]
-batch_normalize=1
-filters=8
-size=3
-stride=2
-pad=1
-activation=leaky
-
-[maxpool]
-[conv]  # alias
-filters=14
-size=1
-activation=linear
-
-[yolo]
-mask = 1,0
-anchors = 10,20,  30,40
-classes=2
-num=2
-scale_x_y=1.05
-iou_loss=ciou
-nms_kind=greedynms
-"""
-
-
-def wrong(text: str) -> str:
-    """The message for a wrong cfg text."""
-    with pytest.raises(ConfigError) as caught:
-        parse_cfg(text, where="x.cfg")
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "\n\n# only a comment\n; and another\n"])
@@ -101,7 +66,7 @@ def test_text_and_plain_values_round_trip() -> None:
         ("size=3", "size=three", "line 9: [convolutional] size: expected a whole number, found 'three'"),
         ("activation=leaky", "activation=elu", "line 12: [convolutional] activation: expected one of leaky, relu"),
         ("10,20", "10x20", "line 22: [yolo] anchors: expected numbers with commas between, found '10x20,30,40'"),
-        ("pad=1", "xnor=1", "line 11: [convolutional] xnor=1 is not supported; leave this key out"),
+        ("pad=1", "xnor=1", "line 11: [convolutional] xnor=1 is not supported: it computes with the signs of weights"),
         ("pad=1", "dontload=1", "line 11: [convolutional] dontload=1 is not supported"),
         ("pad=1", "share_index=2", "line 11: [convolutional] share_index=2 is not supported"),
         ("iou_loss=ciou", "iou_loss=siou", "line 26: [yolo] iou_loss: expected one of mse, iou, giou, diou, ciou"),
@@ -111,6 +76,15 @@ def test_text_and_plain_values_round_trip() -> None:
 )
 def test_mistakes_name_the_line(old: str, new: str, message: str) -> None:
     assert message in wrong(TINY.replace(old, new, 1))
+
+
+def test_a_file_that_is_no_cfg_is_not_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.cfg"
+    with open(path, "wb") as file:
+        file.truncate(10**12)  # sparse: takes no room
+    with pytest.raises(ConfigError, match="expected a cfg file of darknet, below 2,000,000 bytes"):
+        read_cfg(path)
+    assert "expected at most 5,000 sections" in wrong("[net]\n" + "[maxpool]\n" * 6000)
 
 
 def test_all_mistakes_come_at_once() -> None:

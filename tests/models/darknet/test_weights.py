@@ -90,6 +90,63 @@ def test_both_headers_round_trip_to_the_byte(header: WeightsHeader, tmp_path: Pa
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.weights", "b.weights"]
 
 
+@pytest.mark.parametrize(
+    ("header", "size", "message"),
+    [
+        (WeightsHeader(0, 2, 5, 9), -4, "version 0.2 has 20 bytes, so the file lacks 4 bytes; download"),
+        (WeightsHeader(1, 0, 0, 9), -4, "version 1.0 has 20 bytes, so the file lacks 4 bytes"),
+        (WeightsHeader(0, 1, 0, 9, wide=False), 4, "version 0.1 has 16 bytes, so the file has 4 bytes too many"),
+    ],
+)
+@pytest.mark.parametrize("part", [None, 7])
+def test_a_file_that_is_4_bytes_off_is_not_read_shifted_by_one(
+    header: WeightsHeader, size: int, message: str, part: int | None, tmp_path: Path
+) -> None:
+    """The other length of the header would fit, but the variances fit the promised one; also for .conv.N files."""
+    path = tmp_path / "x.weights"
+    save_weights(small(), path, header=header, count=part)
+    data = path.read_bytes()
+    path.write_bytes(data[:size] if size < 0 else data + bytes(size))
+    for partial in (False, True) if part is None else (True,):
+        model = small(seed=1)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        with pytest.raises(ConfigError, match=message):
+            load_weights_(model, path, partial=partial)
+        assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_file_4_bytes_short_without_variances_is_refused(tmp_path: Path) -> None:
+    """Nothing in such a network says which header is right, so the version does."""
+    cfg = Cfg(32)
+    cfg.plain_conv(2)
+    cfg.yolo("0", "5,6", classes=1)
+    path = saved(build_text(cfg.text()), tmp_path)
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(ConfigError, match="lacks 4 bytes"):
+        load_weights_(build_text(cfg.text()), path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_none_are_refused_with_the_layer(value: float, tmp_path: Path) -> None:
+    model = small()
+    model.backbone.layers[2].conv.weight.data[3, 2, 1, 0] = value
+    path = saved(model, tmp_path)
+    for partial in (False, True):
+        with pytest.raises(ConfigError, match=r"layer 2, \[convolutional\] \(line \d+\): 1 of its .* NaN or infinite"):
+            load_weights_(small(), path, partial=partial)
+
+
+def test_variances_below_zero_are_refused_and_denormal_ones_are_not(tmp_path: Path) -> None:
+    """-7e-44 and the like stand in good files."""
+    model = small()
+    variances = model.backbone.layers[1].norm.running_var
+    variances[0] = -7e-44
+    load_weights_(small(), saved(model, tmp_path))
+    variances[0] = -0.25
+    with pytest.raises(ConfigError, match=r"layer 1, .*: expected variances from 0 on, found -0.25"):
+        load_weights_(small(), saved(model, tmp_path))
+
+
 def test_weighted_shortcuts_store_their_weights(tmp_path: Path) -> None:
     text = (
         "[net]\nwidth=8\nheight=8\n[conv]\nfilters=4\nactivation=linear\n[maxpool]\nsize=3\n"

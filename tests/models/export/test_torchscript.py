@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import detect
+import export
+import val
 from models.export.compare import compare
 from models.export.torchscript import write_torchscript
 from models.predictor import open_predictor
@@ -40,7 +43,7 @@ def file_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def test_any_batch_and_size_give_what_pytorch_gives(name: str, file_of: Callable[[str], Path]) -> None:
     model = small_model(name)
     spec = spec_of(model)
-    predictor = open_predictor(file_of(name))
+    predictor = open_predictor(file_of(name), trust=True)
     assert predictor.info == spec.info
     assert predictor.description.startswith("TorchScript on cpu")
     difference = compare(predictor_of(model), predictor, [(1, 64, 96), (3, 32, 32), (2, 96, 64)])
@@ -96,7 +99,7 @@ def test_weights_in_fp16(tmp_path: Path) -> None:
     module = torch.jit.load(str(tmp_path / "half.torchscript"))
     types = {parameter.dtype for parameter in module.parameters() if parameter.ndim == 4}
     assert types == {torch.float16}
-    predictor = open_predictor(tmp_path / "half.torchscript")
+    predictor = open_predictor(tmp_path / "half.torchscript", trust=True)
     assert predictor.precision == "fp32 (fp16 weights)"
     difference = compare(predictor_of(model), predictor, [(2, 64, 96)])
     assert 1e-6 < difference.scores < 5e-3, difference
@@ -105,7 +108,43 @@ def test_weights_in_fp16(tmp_path: Path) -> None:
 def test_files_of_others_are_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.torchscript").write_bytes(b"no module")
     with pytest.raises(ConfigError, match=r"broken.torchscript: PyTorch cannot load it"):
-        open_predictor(tmp_path / "broken.torchscript")
+        open_predictor(tmp_path / "broken.torchscript", trust=True)
     torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.zeros(1)), str(tmp_path / "other.torchscript"))
     with pytest.raises(ConfigError, match="not a detector exported by CSPDet"):
-        open_predictor(tmp_path / "other.torchscript")
+        open_predictor(tmp_path / "other.torchscript", trust=True)
+
+
+class _Writes(torch.nn.Module):
+    """Writes a file while it is loaded, and another one while it is used."""
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[torch.Tensor, bool]:
+        return torch.zeros(1), self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[torch.Tensor, bool]) -> None:
+        torch.save(state[0], "loaded.txt")
+        self.training = state[1]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        torch.save(images, "used.txt")
+        return images
+
+
+def test_a_file_runs_only_where_it_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.jit.save(torch.jit.script(_Writes()), "x.torchscript")
+    for command, rest in (
+        (val, ["--data", "none.yaml"]),
+        (detect, ["--source", "none.jpg"]),
+        (export, ["--format", "onnx"]),
+    ):
+        assert command.main(["--weights", "x.torchscript", *rest]) == 2
+        error = capsys.readouterr().err
+        assert "add --trust" in error or (command is export and "is an exported file" in error)
+    assert not Path("loaded.txt").exists()
+    with pytest.raises(ConfigError, match="not a detector exported by CSPDet"):
+        open_predictor("x.torchscript", trust=True)
+    assert Path("loaded.txt").exists(), "the test is about what such a file can do"

@@ -1,0 +1,263 @@
+"""What the files of a trained model say: one check of every key that a checkpoint, a .safetensors file or an exported
+file may have, made where the file is opened. Whoever reads a value after it need not look again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from utils.config import ConfigError
+from utils.text import shown
+
+MOST_VALUES = 300_000
+"""Of lists and mappings in a file; the checkpoint of a large network has some 10,000."""
+MOST_CLASSES = 100_000
+_DEEPEST = 50
+LOWEST_VARIANCE = -1e-12
+"""Good files hold variances like -7e-44, which flushing to zero leaves behind; what is further below 0 is none."""
+_LONGEST = 1_000
+"""Characters of a class or a model's name."""
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def wrong_value(values: Mapping[str, Any]) -> str | None:
+    """What is wrong with the first key that has a wrong value, 'names: expected ..., found ...'; None if all are right.
+
+    Keys that are not there are not missed, and keys that nobody knows are not looked at.
+
+    >>> wrong_value({"names": ["cat", "dog"], "image_size": [416, 416]})
+    >>> wrong_value({"image_size": 1})
+    'image_size: expected height and width, whole numbers from 1 to 65536, found 1'
+    """
+    for key, (test, expected) in _CHECKS.items():
+        if key in values and not test(values[key]):
+            return f"{key}: expected {expected}, found {shown(values[key])}"
+    return None
+
+
+def check_pairs(names: tuple[str, ...], category_ids: tuple[int, ...], *, where: str) -> None:
+    """Refuse class names and ids that do not belong together.
+
+    Raises:
+        ConfigError: another number of them, or an id twice.
+    """
+    if len(names) != len(category_ids) or len(set(category_ids)) != len(category_ids):
+        raise ConfigError(
+            f"{where}: category_ids: expected a different one for each of the {len(names)} names, "
+            f"found {shown(list(category_ids))}"
+        )
+
+
+def check_state(state: Mapping[str, Any], *, where: str) -> None:
+    """Refuse a checkpoint that holds something else than it should.
+
+    Raises:
+        ConfigError: names the key, or the layer whose numbers are NaN or infinite.
+    """
+    for value in _walk(state, where):
+        if isinstance(value, Tensor) and not _is_plain_tensor(value):
+            raise ConfigError(f"{where}: expected plain tensors, found one of another kind, {_described(value)}")
+    wrong = wrong_value(state)
+    if wrong is not None:
+        raise ConfigError(f"{where}: {wrong}; the file was changed, or was not written by train.py")
+    for key in ("weights", "ema"):
+        check_weights(state.get(key, {}), where=where)
+
+
+def check_weights(weights: Mapping[str, Tensor], *, where: str, finite: bool = True) -> None:
+    """Refuse weights that no training should start from and no picture should meet.
+
+    Args:
+        finite: look at the numbers too.
+    Raises:
+        ConfigError: names the layer: no plain tensor of numbers; NaN or infinity, or a variance below 0.
+    """
+    for name, value in weights.items():
+        if not _is_plain_tensor(value) or value.dtype not in (*_FLOATS, *_WHOLE):
+            raise ConfigError(f"{where}: {shown(name)}: expected a plain tensor of numbers, found {_described(value)}")
+        if not finite or value.dtype not in _FLOATS or value.numel() == 0:
+            continue
+        broken = value.numel() - int(torch.isfinite(value).sum())
+        if broken:
+            raise ConfigError(
+                f"{where}: {shown(name)}: {broken:,} of its {value.numel():,} numbers are NaN or infinite; the "
+                "file is damaged, or its training had failed"
+            )
+        if name.endswith("running_var") and float(value.min()) < LOWEST_VARIANCE:
+            raise ConfigError(f"{where}: {shown(name)}: expected variances from 0 on, found {float(value.min()):g}")
+
+
+def _is_plain_tensor(value: object) -> bool:
+    """Whether this is a dense tensor on the CPU with as many numbers in memory as its shape says."""
+    if type(value) not in (Tensor, torch.nn.Parameter) or not isinstance(value, Tensor):
+        return False
+    if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+
+
+def _described(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return shown(value)
+    shape = " x ".join(map(str, value.shape))
+    return f"{str(value.dtype).removeprefix('torch.')} {value.layout} of {shape or 'no'} numbers on {value.device.type}"
+
+
+def _walk(value: Any, where: str) -> Iterator[Any]:
+    """Every value in a nest of mappings and lists.
+
+    Raises:
+        ConfigError: too many, or too deep; a file of a kilobyte can hold what takes years to print.
+    """
+    left, rest = MOST_VALUES, [(value, 0)]
+    while rest:
+        current, depth = rest.pop()
+        left -= 1
+        if left < 0 or depth > _DEEPEST:
+            raise ConfigError(f"{where}: expected at most {MOST_VALUES:,} values, {_DEEPEST} deep, found more")
+        yield current
+        if isinstance(current, Mapping):
+            rest.extend((item, depth + 1) for pair in current.items() for item in pair)
+        elif isinstance(current, list | tuple):
+            rest.extend((item, depth + 1) for item in current)
+
+
+def _is_plain(value: Any, depth: int = 0) -> bool:
+    """Whether this is made of what JSON has, with texts as keys."""
+    if depth > _DEEPEST:
+        return False
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(item, depth + 1) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item, depth + 1) for item in value)
+    return value is None or isinstance(value, bool | float | str) or _is_whole(value)
+
+
+def _is_whole(value: object, low: int = -(2**63), high: int = 2**63 - 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_number(value: object, *, infinite: bool = False) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value) or (infinite and not math.isnan(value))
+    return _is_whole(value)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= _LONGEST
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) <= MOST_CLASSES and all(map(_is_name, value))
+
+
+def _are_ids(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) <= MOST_CLASSES and all(map(_is_whole, value))
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(_is_whole(side, 1, 65536) for side in value)
+
+
+def _is_count(value: object) -> bool:
+    return _is_whole(value, 0)
+
+
+def _is_group(value: object) -> bool:
+    return isinstance(value, Mapping) and _is_plain(value)
+
+
+def _is_optional_group(value: object) -> bool:
+    return value is None or _is_group(value)
+
+
+def _is_model(value: object) -> bool:
+    if not isinstance(value, Mapping) or not _is_plain(value) or not _is_name(value.get("name", "model")):
+        return False
+    parts = (value.get(part) for part in ("backbone", "neck", "head"))
+    return all(part is None or isinstance(part, Mapping) for part in parts)
+
+
+def _is_recipe(value: object) -> bool:
+    if not _is_optional_group(value):
+        return False
+    groups = (value.get(key) for key in ("optimizer", "schedule")) if isinstance(value, Mapping) else ()
+    return all(group is None or isinstance(group, Mapping) for group in groups)
+
+
+def _are_tensors(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str) and isinstance(item, Tensor) for name, item in value.items()
+    )
+
+
+def _are_sums(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(key, str) and isinstance(item, int | float) for key, item in value.items()
+    )
+
+
+def _is_optimizer(value: object) -> bool:
+    if not isinstance(value, Mapping) or not isinstance(value.get("state"), Mapping):
+        return False
+    groups = value.get("param_groups")
+    return isinstance(groups, list) and len(groups) > 0 and all(isinstance(group, Mapping) for group in groups)
+
+
+def _is_random_state(value: object) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and "cpu" in value
+        and all(isinstance(state, Tensor) and state.dtype == torch.uint8 for state in value.values())
+    )
+
+
+def _one_of(*words: str) -> tuple[Callable[[object], bool], str]:
+    return lambda value: isinstance(value, str) and value in words, f"one of {', '.join(words)}"
+
+
+_WEIGHTS = (_are_tensors, "tensors by the names of the model's layers")
+_GROUP = (_is_optional_group, "a mapping of plain values")
+_COUNT = (_is_count, "a whole number from 0 on")
+_FLAG = (lambda value: isinstance(value, bool), "true or false")
+
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "model": (_is_model, "a mapping of plain values with the mappings backbone, neck and head"),
+    "names": (_are_names, f"a list of texts, at most {MOST_CLASSES:,}"),
+    "category_ids": (_are_ids, f"a list of whole numbers, at most {MOST_CLASSES:,}"),
+    "image_size": (_is_size, "height and width, whole numbers from 1 to 65536"),
+    "resize": _one_of("letterbox", "stretch", "crop"),
+    "stride": (lambda value: _is_whole(value, 1, 65536), "a whole number from 1 to 65536"),
+    "nms": _one_of("default", "greedynms", "diounms", "vote", "none"),
+    "beta_nms": (_is_number, "a number"),
+    "named": _FLAG,
+    "clip": _FLAG,
+    "task": _one_of("detect", "classify"),
+    "precision": (_is_name, "a text"),
+    "data": (lambda value: value is None or isinstance(value, str), "a text"),
+    "ema": _WEIGHTS,
+    "weights": _WEIGHTS,
+    "ema_updates": _COUNT,
+    "optimizer": (_is_optimizer, "the mappings of an optimizer, state and param_groups"),
+    "scaler": (lambda value: isinstance(value, Mapping), "a mapping"),
+    "rng": (_is_random_state, "the states of random number generators"),
+    "step": _COUNT,
+    "epoch": _COUNT,
+    "batch": _COUNT,
+    "best": (lambda value: value is None or _is_number(value, infinite=True), "a number"),
+    "best_epoch": _COUNT,
+    "is_best": _FLAG,
+    "sums": (_are_sums, "a mapping of numbers"),
+    "metrics": _GROUP,
+    "recipe": (_is_recipe, "a mapping of plain values"),
+    "fingerprint": _GROUP,
+    "versions": _GROUP,
+    "seed": (lambda value: value is None or _is_whole(value), "a whole number"),
+}
+"""Key -> whether a value is right, and what is expected of it."""
