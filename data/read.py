@@ -100,6 +100,11 @@ def read_splits(source: str, task: Literal["detect", "classify"] = "detect") -> 
             logger.warning("%s: %s", split, summarize(images.problems))
     check_same_classes(splits["train"], splits["val"])
     check_objects(splits["train"], f"{source}: train: there is nothing to learn")
+    if not has_objects(splits["val"]):
+        logger.warning(
+            "%s: val: no object in %d images: there is no AP, best.pt is the last epoch, and patience does not count",
+            *(source, len(splits["val"])),
+        )
     # Only validation needs its ground truth; COCO's segmentations would fill the memory of every loader process.
     return DataSplits(replace(splits["train"], ground_truth={}), splits["val"], source)
 
@@ -171,12 +176,17 @@ def check_objects(images: LabelledImages, consequence: str) -> None:
     Raises:
         ConfigError: says how many images and crowd regions there are.
     """
-    if not any((~sample.crowd).any() for sample in images.samples):
+    if not has_objects(images):
         crowds = sum(len(sample.crowd) for sample in images.samples)
         raise ConfigError(
             f"{consequence}: no object in {len(images)} images, and {crowds} crowd regions, which are no objects to "
             "learn; check the labels with python -m data.doctor"
         )
+
+
+def has_objects(images: LabelledImages) -> bool:
+    """Whether a split has an object; crowd regions do not count. Only then an AP can be counted on it."""
+    return any((~sample.crowd).any() for sample in images.samples)
 
 
 def check_same_classes(first: LabelledImages, second: LabelledImages) -> None:

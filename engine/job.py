@@ -139,7 +139,7 @@ def _assemble(prepared: Prepared, options: RunOptions, resumed: Run | None) -> J
         total_steps=sampler.total_steps(recipe.total_epochs),
     )
     val_loader = eval_loader_of(images.val, config, rank=rank, world_size=world_size)
-    metric = build_metric(images.val, backend=recipe.evaluation.backend)
+    metric = build_metric(images.val, backend=recipe.evaluation.backend, max_det=recipe.evaluation.max_det)
     about = {**images.about(), "resize": config.model["resize"], "fingerprint": images.fingerprint()}
     return Job(config, _run_of(config, options, resumed), images, stepper, loader, sampler, val_loader, metric, about)
 

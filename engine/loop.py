@@ -180,9 +180,7 @@ def validate(job: Job, state: TrainState) -> dict[str, Any] | None:
 def record(job: Job, state: TrainState, log: EpochLog | None, figures: dict[str, Any] | None) -> None:
     """Note the epoch in results.csv, TensorBoard and the console, then save last.pt and, if it is better, best.pt."""
     main = job.metric.columns[0]
-    improved = figures is not None and figures[main] > state.best
-    if figures is not None and improved:
-        state.best, state.best_epoch = figures[main], state.epoch
+    improved = figures is not None and state.note_result(figures[main])
     if log is not None:
         log.write(state, figures, improved=improved)
     state.sums = {}

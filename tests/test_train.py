@@ -29,6 +29,7 @@ from utils.config import ROOT, load_yaml
 from utils.launch import Stop
 from utils.metrics.build import build_metric
 from utils.metrics.coco import FIGURES
+from utils.run_records import RunRecord
 from utils.train_config import saved_config
 
 ONE_TO_ONE = "model.head={type: anchor_free, bins: 8, depth: 1, class_channels: 24, one_to_one: true}"
@@ -420,7 +421,7 @@ def test_training_stops_early_only_after_evaluations(
     assert train.main([*command, *settings]) == 0
     run = tmp_path / "runs" / "exp"
     assert [row["AP"] for row in rows(run)] == ["", "0.1", "", "0.3", "", "0.2", "", "0.3"]
-    assert load_checkpoint(run / "weights" / "best.pt")["epoch"] == 4
+    assert load_checkpoint(run / "weights" / "best.pt")["epoch"] == 8, "of equal ones the later; patience counts from 4"
     assert "stopping early after epoch 8" in capsys.readouterr().out
     assert train.main(["--resume", str(run), *cpu()]) == 0
     assert len(rows(run)) == 8, "a run that stopped early has ended"
@@ -437,17 +438,25 @@ def test_a_run_with_little_patience_and_rare_evaluations_is_evaluated_before_it_
 
 @pytest.mark.usefixtures("quick")
 def test_validation_images_without_any_object_are_no_obstacle(
-    command: list[str], tmp_path: Path, tiny_coco: Path
+    command: list[str], tmp_path: Path, tiny_coco: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = json.loads((tiny_coco.parent / "val.json").read_text())
     content["annotations"] = []
     (tmp_path / "empty.json").write_text(json.dumps(content))
     data = tmp_path / "data.yaml"
     data.write_text(f"path: {tiny_coco.parent}\ntrain: train.json\nval: {tmp_path / 'empty.json'}\nimages: images\n")
-    assert train.main([*command, "--data", str(data)]) == 0
+    command += ["--data", str(data)]
+    assert train.main([*command, "--epochs", "3", "--set", "patience=1"]) == 0
+    out = capsys.readouterr().out
+    assert "val: no object in 7 images: there is no AP" in out
+    assert "AP –  AP50 –  AP75 – *" in out
     run = tmp_path / "runs" / "exp"
-    assert json.loads((run / "metrics.json").read_text())["AP"] == -1
-    assert load_checkpoint(run / "weights" / "best.pt")["epoch"] == 1
+    assert json.loads((run / "metrics.json").read_text())["AP"] is None
+    assert [row["AP"] for row in rows(run)] == ["", "", ""]
+    assert load_checkpoint(run / "weights" / "best.pt")["epoch"] == 3
+    assert RunRecord(run).figures["AP"] is None
+    assert train.main([*command, "--tune", "2", "--name", "search"]) == 2
+    assert "--tune has nothing to compare trials by: no object in 7 images" in capsys.readouterr().err
 
 
 # Failing

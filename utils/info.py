@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from utils.config import ConfigError
+from utils.metrics.figures import figure_text
 from utils.weights import SUFFIX, load_saved_model, write_safetensors
 
 _STATISTICS = re.compile(r"(.*\.)?(running_mean|running_var|num_batches_tracked|anchors_\d+|mean|std)")
@@ -52,7 +53,7 @@ def as_dict(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
         "names": state.get("names"),
     }
     about |= {key: state.get(key) for key in _TOLD} | {"config": model}
-    if about["best"] == -math.inf:  # not evaluated yet; JSON has no infinity
+    if about["best"] in (-math.inf, -1.0):  # not evaluated yet, or nothing to measure on; JSON has no infinity
         about["best"] = None
     return about
 
@@ -97,7 +98,7 @@ def _best(about: Mapping[str, Any]) -> str | None:
     if not about["best_epoch"]:
         return None
     here = " (this file)" if about["is_best"] else ""
-    return f"{about['best']:.4f} after epoch {about['best_epoch']}{here}"
+    return f"{figure_text(about['best'], digits=4)} after epoch {about['best_epoch']}{here}"
 
 
 def _pairs(values: Any) -> str | None:

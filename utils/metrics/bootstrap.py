@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.metrics.coco import box_ground_truth
+from utils.metrics.coco import COCO_LIMIT, box_ground_truth
 
 
 class ResampledAP:
@@ -23,9 +23,12 @@ class ResampledAP:
     Args:
         ground_truth: the split as a COCO dict.
         rows: a COCO results list.
+        max_det: best detections of an image and class that count.
     """
 
-    def __init__(self, ground_truth: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(
+        self, ground_truth: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], *, max_det: int = COCO_LIMIT
+    ) -> None:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
 
@@ -40,7 +43,7 @@ class ResampledAP:
                 results.createIndex()
             evaluation = COCOeval(truth, results, "bbox")
             evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
-            evaluation.params.maxDets = [100]
+            evaluation.params.maxDets = [max_det]
             evaluation.evaluate()
         self._evaluation = evaluation
         self.image_ids: list[Hashable] = list(evaluation.params.imgIds)
@@ -110,6 +113,7 @@ def compare(
     *,
     samples: int = 500,
     seed: int = 0,
+    max_det: int = COCO_LIMIT,
 ) -> Comparison:
     """Whether B's predictions are better than A's (Efron and Tibshirani's paired bootstrap).
 
@@ -119,12 +123,13 @@ def compare(
     Args:
         ground_truth: the split as a COCO dict.
         first, second: COCO results lists of the runs of A and of B.
+        max_det: as in ResampledAP.
     Raises:
-        ValueError: no image, or a side without a run.
+        ValueError: no image, no object, or a side without a run.
     """
     if not first or not second:
         raise ValueError("expected at least one run on each side of a comparison")
-    sides = [[ResampledAP(ground_truth, rows) for rows in runs] for runs in (first, second)]
+    sides = [[ResampledAP(ground_truth, rows, max_det=max_det) for rows in runs] for runs in (first, second)]
     count = len(sides[0][0].image_ids)
     if not count:
         raise ValueError("the ground truth has no image to compare on")
@@ -135,6 +140,8 @@ def compare(
         return one, two
 
     whole = difference(None)
+    if whole[0] < 0:
+        raise ValueError("the ground truth has no object to compare on")
     draws = np.array([difference(rng.integers(count, size=count)) for _ in range(samples)])
     gaps = draws[:, 1] - draws[:, 0]
     low, high = np.quantile(gaps, (0.025, 0.975))

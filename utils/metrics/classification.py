@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from utils.metrics.figures import figure_text
+
 ROW = ("image_id", "label", "rank", "labels", "scores")
 MANY = 40
 """Classes that `table` lists; of more, only those with the lowest top-1."""
@@ -16,7 +18,7 @@ class ClassificationMetric:
     """The share of images whose true class is the first, or among the first five, of a classifier's.
 
     Of classes with equal probability the one with the lower label comes first, so that a model that says the same of
-    everything is not right by chance. With five classes or fewer, top-5 is 1. A figure is -1 where there is no image.
+    everything is not right by chance. With five classes or fewer, top-5 is 1. A figure is None where there is no image.
 
     Args:
         truth: image id -> label.
@@ -100,7 +102,7 @@ class ClassificationMetric:
     def table(self) -> str:
         """Both figures, and a line for each class (of many, for those with the lowest top-1)."""
         figures = self.compute()
-        lines = [f" Top-1 = {figures['top1']:.4f}", f" Top-5 = {figures['top5']:.4f}", ""]
+        lines = [f" Top-{n} = {figure_text(figures[f'top{n}'], digits=4)}" for n in (1, 5)] + [""]
         shown = list(figures["per_class"].items())
         if len(shown) > MANY:
             shown = sorted((item for item in shown if item[1]["images"]), key=lambda item: item[1]["top1"])[:MANY]
@@ -108,7 +110,8 @@ class ClassificationMetric:
         width = max(len(name) for name in ("class", *dict(shown)))
         lines += [f" {'class':<{width}}   top-1  top-5  images"]
         for name, row in shown:
-            lines.append(f" {name:<{width}}  {row['top1']:6.3f} {row['top5']:6.3f} {row['images']:7d}")
+            top1, top5 = (figure_text(row[key]) for key in self.columns)
+            lines.append(f" {name:<{width}}  {top1:>6} {top5:>6} {row['images']:7d}")
         return "\n".join(lines)
 
     def _columns(self) -> tuple[np.ndarray, np.ndarray]:
@@ -116,5 +119,5 @@ class ClassificationMetric:
         return np.array([r["label"] for r in rows], np.int64), np.array([r["rank"] for r in rows], np.int64)
 
 
-def _share(hits: np.ndarray) -> float:
-    return float(hits.mean()) if len(hits) else -1.0
+def _share(hits: np.ndarray) -> float | None:
+    return float(hits.mean()) if len(hits) else None
