@@ -11,13 +11,14 @@ from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
+from torch import Tensor
 
 from data.config import SPLITS, DataConfig, load_data_config
 from data.formats import coco, imagefolder, label_files, listing, voc, yolo
 from data.formats.rows import NOTES, Problems
 from data.images import read_image
 from utils.config import ConfigError
-from utils.provenance import data_fingerprint
+from utils.provenance import data_fingerprint, file_numbers
 from utils.structures import LabelledImages, LabelProblem, Sample
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,11 @@ class DataSplits:
     def fingerprint(self) -> dict[str, str]:
         """A fingerprint of the images and labels of each split."""
         return {"train": data_fingerprint(self.train), "val": data_fingerprint(self.val)}
+
+    def files(self) -> dict[str, Tensor]:
+        """(N,) int64 of each split: a number of each image file, by its size, beginning and end."""
+        splits = {"train": self.train, "val": self.val}
+        return {name: file_numbers([s.path for s in split.samples]) for name, split in splits.items()}
 
     def counts(self) -> str:
         """The numbers of images and boxes, as text."""

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def tune(
         "image size": list(config.image_size),
         "weights": config.weights and file_hash(Path(config.weights)),
         "data": images.fingerprint(),
+        "image files": {name: sha256(numbers.numpy()).hexdigest() for name, numbers in images.files().items()},
     }
     with graceful_stop():
         try:

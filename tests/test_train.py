@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import train
@@ -267,6 +269,48 @@ def test_a_finished_run_can_be_lengthened_and_the_longer_run_resumes_exactly(
     assert_same_run(runs / "whole", runs / "parts")
     assert train.main(["--resume", str(runs / "whole"), "--epochs", "3", *cpu()]) == 2
     assert "planned for 4; --resume can only lengthen it" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("quick")
+def test_other_pixels_and_the_checkpoint_of_another_run_are_refused(
+    command: list[str], tmp_path: Path, tiny_coco: Path, stop_after: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_coco.parent, tmp_path / "data")
+    command += ["--data", str(tmp_path / "data" / "data.yaml"), "--set", "cache=false"]
+    for name, seed in (("one", "1"), ("two", "1"), ("three", "2")):
+        stop_after(3)
+        assert train.main([*command, "--name", name, "--seed", seed]) == 143
+    stop_after(None)
+    runs = tmp_path / "runs"
+    last = runs / "one" / "weights" / "last.pt"
+    own = last.read_bytes()
+    for other in ("two", "three"):
+        shutil.copy(runs / other / "weights" / "last.pt", last)
+        assert train.main(["--resume", str(runs / "one"), *cpu()]) == 2
+        assert f"{last}: is a checkpoint of another run than {runs / 'one'}" in capsys.readouterr().err
+    older = {key: value for key, value in load_checkpoint(last).items() if key not in ("run", "files", "better_epoch")}
+    torch.save(older, last)
+    assert train.main(["--resume", str(runs / "one"), *cpu()]) == 2, "by its seed, where an older release wrote no id"
+    last.write_bytes(own)
+
+    image = tmp_path / "data" / "images" / "5.png"
+    pixels = image.read_bytes()
+    with Image.open(image) as opened:
+        turned = opened.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    turned.save(image)
+    capsys.readouterr()
+    assert train.main(["--resume", str(runs / "one"), *cpu()]) == 2
+    assert f"error: {image}: train: other pixels than the run began with" in capsys.readouterr().err
+    image.write_bytes(pixels)
+    assert train.main(["--resume", str(runs / "one"), *cpu()]) == 0
+
+    older = {**load_checkpoint(runs / "two" / "weights" / "last.pt")}
+    for key in ("run", "files", "better_epoch"):
+        del older[key]
+    torch.save(older, runs / "two" / "weights" / "last.pt")
+    (runs / "two" / "run.lock").unlink()
+    turned.save(image)
+    assert train.main(["--resume", str(runs / "two"), *cpu()]) == 0, "a run of an older release goes on"
 
 
 @pytest.mark.usefixtures("quick")
