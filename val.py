@@ -7,9 +7,13 @@ python val.py --data imagenet.yaml --ten-crop           # of a classifier
 
 from __future__ import annotations
 
+from utils.program import quiet_start, run_program
+
+if __name__ == "__main__":
+    quiet_start()
+
 import argparse
 import logging
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -144,4 +148,4 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -6,6 +6,11 @@ Classes, their ids and boxes survive every conversion; what a format cannot hold
 
 from __future__ import annotations
 
+from utils.program import quiet_start, run_program
+
+if __name__ == "__main__":
+    quiet_start()
+
 import argparse
 import os
 import shutil
@@ -230,4 +235,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

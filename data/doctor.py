@@ -6,6 +6,11 @@ splits, and lists objects that are tiny or labelled twice and classes without ob
 
 from __future__ import annotations
 
+from utils.program import quiet_start, run_program
+
+if __name__ == "__main__":
+    quiet_start()
+
 import argparse
 import hashlib
 import json
@@ -270,4 +275,4 @@ def _examine_image(sample: Sample) -> bytes | LabelProblem:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -16,6 +16,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from utils.files import open_regular, read_regular
+
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
 )
@@ -45,7 +47,7 @@ def read_image(path: Path) -> np.ndarray:
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise ValueError(_explain_os(error, path)) from None
     return decode_image(data, name=str(path))
@@ -71,7 +73,7 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             try:
                 with Image.open(file) as image:
                     return _upright_size(image, file)

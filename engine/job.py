@@ -17,7 +17,7 @@ from data.dataset import TrainDataset
 from data.loader import eval_loader_of, train_loader_of, train_set_of
 from data.read import DataSplits, read_splits
 from data.sampler import TrainSampler
-from engine.build import build_stepper, build_trainable
+from engine.build import build_stepper, build_trainable, check_single_images
 from engine.memory import find_batch_size
 from engine.options import RunOptions
 from engine.restart import note_launch
@@ -140,6 +140,8 @@ def _assemble(prepared: Prepared, options: RunOptions, resumed: Run | None, lock
         world_size=world_size,
     )
     sampler = sampler_of(loader)
+    if recipe.batch_size == world_size and not (recipe.sync_bn and world_size > 1):
+        check_single_images(model, recipe, sampler.sizes.smallest)
     if recipe.sync_bn:
         synchronize_norms_(model, device)
     forward: nn.Module = dist.wrap(model, device)

@@ -76,7 +76,7 @@ def tune(
         "image size": list(config.image_size),
         "weights": config.weights and file_hash(Path(config.weights)),
         "data": images.fingerprint(),
-        "image files": {name: sha256(numbers.numpy()).hexdigest() for name, numbers in images.files().items()},
+        "image files": {split: sha256(each.numpy().tobytes()).hexdigest() for split, each in images.files().items()},
     }
     with graceful_stop():
         try:

@@ -6,6 +6,11 @@ python -m utils.info best.pt --safetensors best.safetensors     # the averaged w
 
 from __future__ import annotations
 
+from utils.program import quiet_start, run_program
+
+if __name__ == "__main__":
+    quiet_start()
+
 import argparse
 import json
 import math
@@ -160,4 +165,4 @@ def write_beside(source: Path, state: dict[str, Any], out: Path) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

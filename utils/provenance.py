@@ -7,7 +7,6 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-import stat
 import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from utils.config import ROOT, ConfigError
+from utils.files import open_regular
 from utils.structures import LabelledImages
 
 PACKAGES = (
@@ -109,17 +109,12 @@ def changed_files(saved: Tensor, now: Tensor) -> list[int]:
 
 def _file_number(path: Path) -> int:
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        try:  # without waiting, for a pipe may be in the place of an image
-            status = os.fstat(handle)
-            if not stat.S_ISREG(status.st_mode):
-                return 0
-            digest = hashlib.blake2b(status.st_size.to_bytes(8, "little") + os.read(handle, _EDGE), digest_size=8)
-            if status.st_size > _EDGE:
-                os.lseek(handle, max(status.st_size - _EDGE, _EDGE), os.SEEK_SET)
-                digest.update(os.read(handle, _EDGE))
-        finally:
-            os.close(handle)
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            digest = hashlib.blake2b(size.to_bytes(8, "little") + file.read(_EDGE), digest_size=8)
+            if size > _EDGE:
+                file.seek(max(size - _EDGE, _EDGE))
+                digest.update(file.read(_EDGE))
     except OSError:
         return 0
     return int.from_bytes(digest.digest(), "little", signed=True)

@@ -5,6 +5,11 @@ python -m utils.report runs/train/exp runs/train/exp2
 
 from __future__ import annotations
 
+from utils.program import quiet_start, run_program
+
+if __name__ == "__main__":
+    quiet_start()
+
 import argparse
 import json
 import sys
@@ -115,4 +120,4 @@ def _compare(first: Group, second: Group, *, samples: int) -> Comparison | str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

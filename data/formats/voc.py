@@ -14,6 +14,7 @@ from data.formats.label_files import LabelFiles, report_orphans
 from data.formats.listing import Folders
 from data.formats.rows import KEPT, Problems
 from utils.config import nearest
+from utils.files import read_regular
 from utils.structures import LabelledImages, Sample
 
 SUFFIX = ".xml"
@@ -69,7 +70,7 @@ class _Files(LabelFiles):
     def read_file(self, file: Path) -> bool:
         """Read one XML file; False if it cannot be read at all."""
         try:
-            data = file.read_bytes()
+            data = read_regular(file)
             root = ET.fromstring(data)
         except OSError as error:
             self.problems.add(file, f"cannot be read ({error.strerror or error})", "its image is left out")

@@ -12,6 +12,7 @@ from data.formats.label_files import LabelFiles, report_orphans
 from data.formats.listing import Folders
 from data.formats.rows import OUTLINES, Problems
 from utils.boxes import xyxy_to_cxcywh
+from utils.files import read_regular
 from utils.structures import LabelledImages, Sample
 
 SUFFIX = ".txt"
@@ -65,7 +66,7 @@ class _Files(LabelFiles):
     def read_file(self, file: Path) -> bool:
         """Read one label file; False if it cannot be read at all."""
         try:
-            text = file.read_bytes().decode("utf-8-sig")
+            text = read_regular(file).decode("utf-8-sig")
         except OSError as error:
             self.problems.add(file, f"cannot be read ({error.strerror or error})", "its image is left out")
             return False
