@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -311,6 +312,38 @@ def test_other_pixels_and_the_checkpoint_of_another_run_are_refused(
     (runs / "two" / "run.lock").unlink()
     turned.save(image)
     assert train.main(["--resume", str(runs / "two"), *cpu()]) == 0, "a run of an older release goes on"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_finished_run_says_so_and_stays_as_it_is(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([*command, "--epochs", "1"]) == 0
+    run = tmp_path / "runs" / "exp"
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != "run.lock"}
+    capsys.readouterr()
+    assert train.main(["--resume", str(run), *cpu()]) == 0
+    told = f"{run} is finished, after 1 epochs; python train.py --resume {run} --epochs +N trains it N epochs longer"
+    assert told in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != "run.lock"} == before
+
+
+def test_one_image_with_a_map_of_one_pixel_is_refused_before_a_run_folder_is_made(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--cfg", "cspdet-n", "--batch-size", "1"]
+    expected = r"--batch-size 1: of one image of 32 x 32 px, the batch normalisation \S+ sees one value"
+    for more in (["--img-size", "32"], ["--img-size", "64", "--set", "augment.multi_scale=0.5", "--dry-run"]):
+        assert train.main([*command, *small, *more]) == 2
+        error = capsys.readouterr().err
+        assert re.search(expected, error), error
+        assert "use a larger --batch-size or --img-size" in error
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.usefixtures("quick")
+def test_one_image_at_a_time_is_trained_where_every_map_is_larger(command: list[str]) -> None:
+    assert train.main([*command, "--batch-size", "1", "--epochs", "1"]) == 0
 
 
 @pytest.mark.usefixtures("quick")

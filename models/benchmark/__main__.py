@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from utils.program import quiet_start, run_program
+from utils.program import quiet_start
 
 if __name__ == "__main__":
-    quiet_start()
+    quiet_start()  # and to the end: there is nothing to put in order
 
 import argparse
 import sys
@@ -64,4 +64,4 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    run_program(main)
+    sys.exit(main())
