@@ -7,10 +7,14 @@ python detect.py --source rtsp://camera/stream --no-save --view
 
 from __future__ import annotations
 
+from utils.program import quiet_start, run_program
+
+if __name__ == "__main__":
+    quiet_start()
+
 import argparse
 import logging
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,4 +152,4 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -7,8 +7,12 @@ python export.py --format darknet --output csdarknet53.conv.105  # the first 105
 
 from __future__ import annotations
 
+from utils.program import quiet_start, run_program
+
+if __name__ == "__main__":
+    quiet_start()
+
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,4 +131,4 @@ def _size_of(file: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

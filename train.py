@@ -7,8 +7,12 @@ torchrun --nproc_per_node 8 train.py ...                          # on several G
 
 from __future__ import annotations
 
+from utils.program import quiet_start, run_program
+
+if __name__ == "__main__":
+    quiet_start()
+
 import argparse
-import sys
 from pathlib import Path
 
 import torch
@@ -96,4 +100,4 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

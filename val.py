@@ -7,15 +7,19 @@ python val.py --data imagenet.yaml --ten-crop           # of a classifier
 
 from __future__ import annotations
 
+from utils.program import quiet_start, run_program
+
+if __name__ == "__main__":
+    quiet_start()
+
 import argparse
 import logging
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 from data.config import load_data_config
 from data.loader import build_eval_loader, default_workers
-from data.read import read_split, summarize
+from data.read import has_objects, read_split, summarize
 from data.transforms import ten_crop_size
 from engine.evaluate import EvaluationOptions, evaluate, match_classes, protocol_and_speed, training_data, write_results
 from models.info import ModelInfo
@@ -57,9 +61,11 @@ def run(args: argparse.Namespace) -> Path:
     say(f"Data: {config.source}, {args.split}: {len(images)} images, {len(images.names)} classes")
     if images.problems:
         say(summarize(images.problems))
+    if not has_objects(images):
+        say(f"Note: no object in the images of {args.split}: there is no AP to count")
     category_ids = match_classes(predictor, images)
     names = predictor.names if predictor.info.named else images.names
-    metric = build_metric(images, category_ids=category_ids, names=names, backend=args.backend)
+    metric = build_metric(images, category_ids=category_ids, names=names, backend=args.backend, max_det=options.max_det)
     shown = ten_crop_size(size) if args.ten_crop else size
     loader = build_eval_loader(
         images, image_size=shown, resize=resize, batch_size=args.batch_size, workers=args.workers
@@ -143,4 +149,4 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -5,12 +5,16 @@ python -m data.anchors DATA --img-size 416 --num 9
 
 from __future__ import annotations
 
+from utils.program import quiet_start, run_program
+
+if __name__ == "__main__":
+    quiet_start()
+
 import argparse
 import itertools
 import json
 import logging
 import math
-import sys
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -274,4 +278,4 @@ def _iou(sizes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

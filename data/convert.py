@@ -6,10 +6,14 @@ Classes, their ids and boxes survive every conversion; what a format cannot hold
 
 from __future__ import annotations
 
+from utils.program import quiet_start, run_program
+
+if __name__ == "__main__":
+    quiet_start()
+
 import itertools
 import os
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -227,4 +231,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

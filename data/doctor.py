@@ -6,8 +6,12 @@ splits, and lists objects that are tiny or labelled twice and classes without ob
 
 from __future__ import annotations
 
+from utils.program import quiet_start, run_program
+
+if __name__ == "__main__":
+    quiet_start()
+
 import hashlib
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -302,4 +306,4 @@ def _examine_image(sample: Sample) -> tuple[bytes | LabelProblem, list[str]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

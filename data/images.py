@@ -19,6 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from data.cut_jpeg import complete_jpeg
+from utils.files import open_regular, read_regular
 from utils.text import printable
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def read_image(path: Path, *, notes: list[str] | None = None) -> np.ndarray:
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise ValueError(_explain_os(error, path)) from None
     return decode_image(data, name=str(path), notes=notes)
@@ -106,7 +107,7 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             try:
                 with Image.open(file) as image:
                     return _upright_size(image, file)

@@ -6,12 +6,9 @@ import logging
 import multiprocessing
 import os
 import shutil
-import signal
-import threading
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
@@ -21,6 +18,7 @@ from data.classification import ClassifyDataset
 from data.dataset import EvalDataset, Item, TrainDataset
 from data.sampler import SizePlan, TrainSampler
 from data.transforms import ten_crop_size
+from data.watched_loader import WatchedLoader
 from utils.config import ConfigError
 from utils.structures import Batch, LabelledImages, Targets
 from utils.train_config import TrainConfig
@@ -194,17 +192,16 @@ def build_train_loader(
     """
     height, width = sampler.sizes.largest
     batch_bytes = 3 * height * width * -(-sampler.batch_size // sampler.world_size)
-    return DataLoader(
+    return WatchedLoader(
         dataset,
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin_memory,
-        worker_init_fn=_start_worker,
         generator=torch.Generator().manual_seed(sampler.seed),
         persistent_workers=workers > 0,
         prefetch_factor=prefetch_factor(workers, batch_bytes, wanted=4, share=0.6),
-        timeout=timeout if workers else 0,
+        patience=timeout,
     )
 
 
@@ -228,35 +225,13 @@ def build_eval_loader(
     """
     dataset = EvalDataset(images, image_size=image_size, resize=resize, bad_images=bad_images)
     batch_bytes = 3 * image_size[0] * image_size[1] * batch_size
-    return DataLoader(
+    return WatchedLoader(
         dataset,
         batch_size=batch_size,
         sampler=range(rank, len(dataset), world_size),
         num_workers=workers,
         collate_fn=collate,
-        worker_init_fn=_start_worker,
         generator=torch.Generator().manual_seed(0),
         prefetch_factor=prefetch_factor(workers, batch_bytes, wanted=2, share=0.3),
-        timeout=timeout if workers else 0,
+        patience=timeout,
     )
-
-
-def _start_worker(_: int) -> None:
-    """Use one thread in a loader process, as there are many of them, and leave signals to the training process.
-
-    A cluster sends SIGTERM to every process of a job, and so does `timeout`. A loader process that obeyed would end the
-    training before it has saved, so it ends only when its parent asks for it.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_with_parent, daemon=True).start()
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-
-
-def _end_with_parent() -> None:
-    """End a loader process, whose other threads block SIGTERM, when that signal comes from its parent."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)

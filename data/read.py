@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
+from torch import Tensor
 
 from data.config import SPLITS, DataConfig, load_data_config
 from data.formats import coco, imagefolder, listing, voc, yolo
@@ -18,7 +19,7 @@ from data.formats.label_places import LabelPlaces, find_labels, shared_files
 from data.formats.rows import IMAGE_LEFT_OUT, LEFT_OUT, NOTES, STOPS, Problems
 from data.images import read_image
 from utils.config import ConfigError
-from utils.provenance import data_fingerprint
+from utils.provenance import data_fingerprint, file_numbers
 from utils.structures import LabelledImages, LabelProblem, Sample
 from utils.text import shorten
 
@@ -82,6 +83,11 @@ class DataSplits:
         """A fingerprint of the images and labels of each split."""
         return {"train": data_fingerprint(self.train), "val": data_fingerprint(self.val)}
 
+    def files(self) -> dict[str, Tensor]:
+        """(N,) int64 of each split: a number of each image file, by its size, beginning and end."""
+        splits = {"train": self.train, "val": self.val}
+        return {name: file_numbers([s.path for s in split.samples]) for name, split in splits.items()}
+
     def counts(self) -> str:
         """The numbers of images and boxes, as text."""
         objects = f" with {count_objects(self.train)}" if self.task == "detect" else ""
@@ -106,6 +112,11 @@ def read_splits(source: str, task: Literal["detect", "classify"] = "detect") -> 
         logger.warning("%s: %s", split, problem)
     check_same_classes(splits["train"], splits["val"])
     check_objects(splits["train"], f"{source}: train: there is nothing to learn")
+    if not has_objects(splits["val"]):
+        logger.warning(
+            "%s: val: no object in %d images: there is no AP, best.pt is the last epoch, and patience does not count",
+            *(source, len(splits["val"])),
+        )
     # Only validation needs its ground truth; COCO's segmentations would fill the memory of every loader process.
     train = replace(splits["train"], ground_truth={}, label_files={})
     return DataSplits(train, replace(splits["val"], label_files={}), source)
@@ -193,7 +204,7 @@ def check_objects(images: LabelledImages, consequence: str) -> None:
     Raises:
         ConfigError: says how many images and crowd regions there are.
     """
-    if not any((~sample.crowd).any() for sample in images.samples):
+    if not has_objects(images):
         crowds = sum(len(sample.crowd) for sample in images.samples)
         raise ConfigError(
             f"{consequence}: no object in {len(images)} images, and {crowds} crowd regions, which are no objects to "
@@ -206,6 +217,11 @@ def count_objects(images: LabelledImages, noun: str = "boxes") -> str:
     crowd = sum(int(sample.crowd.sum()) for sample in images.samples)
     boxes = sum(len(sample.boxes) for sample in images.samples) - crowd
     return f"{boxes} {noun}" + (f" and {crowd} crowd regions" if crowd else "")
+
+
+def has_objects(images: LabelledImages) -> bool:
+    """Whether a split has an object; crowd regions do not count. Only then an AP can be counted on it."""
+    return any((~sample.crowd).any() for sample in images.samples)
 
 
 def check_same_classes(first: LabelledImages, second: LabelledImages) -> None:

@@ -122,6 +122,13 @@ class SizePlan:
         height, width = self._sides(np.array([1 + self.multi_scale]))[0].tolist()
         return height, width
 
+    @property
+    def smallest(self) -> tuple[int, int]:
+        """The smallest (height, width) there can be."""
+        factor = 1 - self.multi_scale if self.kind == "uniform" else 1 / (1 + self.multi_scale)
+        height, width = self._sides(np.array([factor]))[0].tolist()
+        return height, width
+
     def epoch(self, epoch: int, *, count: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         """The sizes of the batches of an epoch, which hold `count` images together.
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from data.anchors import fit_anchors_
 from data.read import DataSplits
-from engine.optim import freeze_
+from engine.optim import freeze_, keep_frozen_statistics_
 from engine.step import Criterion, StepClock, Stepper
 from models.build import build_criterion, build_model, check_image_size
 from models.config import model_config_from
 from models.detector import Detector
 from models.heads.anchor import AnchorHead
+from models.normalization import CrossBatchNorm2d
 from models.pretrained import start_from_
 from models.regularization import regularize_
+from utils.config import ConfigError
+from utils.recipe import RecipeConfig
 from utils.train_config import TrainConfig
 
 
@@ -42,6 +48,42 @@ def build_trainable(
     if config.recipe.channels_last:
         model.to(memory_format=torch.channels_last)
     return model.to(device)
+
+
+def check_single_images(model: Detector, recipe: RecipeConfig, size: tuple[int, int]) -> None:
+    """Refuse a training with one image at a time whose coarsest map is one pixel: its variance is always 0.
+
+    Args:
+        size: (height, width), the smallest of the training.
+    Raises:
+        ConfigError: names the layer.
+    """
+
+    def look(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        over_several = isinstance(norm, CrossBatchNorm2d) and recipe.accumulate > 1
+        if norm.training and not over_several and inputs[0].numel() == inputs[0].shape[1]:
+            raise _LoneValue(names[norm])
+
+    twin = copy.deepcopy(model).to("meta").train()  # without computing anything
+    keep_frozen_statistics_(twin, recipe.freeze)
+    names: dict[nn.Module, str] = {
+        module: name for name, module in twin.named_modules() if isinstance(module, _BatchNorm)
+    }
+    for norm in names:
+        norm.register_forward_pre_hook(look)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), contextlib.suppress(RuntimeError, NotImplementedError):
+        try:
+            twin(torch.empty((1, 3, *size), device="meta"))
+        except _LoneValue as found:
+            height, width = size
+            raise ConfigError(
+                f"--batch-size {recipe.batch_size}: of one image of {height} x {width} px, the batch normalisation "
+                f"{found} sees one value per channel, which has no variance; use a larger --batch-size or --img-size"
+            ) from None
+
+
+class _LoneValue(Exception):
+    """A batch normalisation that sees one value per channel; its name."""
 
 
 def build_stepper(

@@ -224,7 +224,7 @@ def _evaluate(job: Job, state: TrainState) -> tuple[float, int]:
     for count in counts:
         few = replace(val, samples=val.samples[:count])
         loader = eval_loader_of(few, config, rank=dist.rank(), world_size=dist.world_size())
-        metric = build_metric(few, backend=recipe.evaluation.backend)
+        metric = build_metric(few, backend=recipe.evaluation.backend, max_det=recipe.evaluation.max_det)
         short = replace(job, config=replace(config, recipe=recipe), val_loader=loader, metric=metric)
         begin = time.perf_counter()
         validate(short, state)

@@ -149,9 +149,12 @@ def saying_what_is_left(last: Path, folder: Path) -> Iterator[None]:
         folder: of the run.
     Raises:
         RunFailed: with the cause, the remedy, and how to go on.
+        KeyboardInterrupt: the user stopped it at once; with how to go on.
     """
     try:
         yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"stopped at once\n  {_left(last, folder, same=True)}") from None
     except Exception as error:
         text = explain(error)
         if text is None:

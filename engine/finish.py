@@ -17,8 +17,8 @@ def finish(job: Job, log: EpochLog) -> None:
     """Evaluate best.pt; write metrics.json and the last pictures, and print the table and the next command."""
     folder, val, recipe = job.run.folder, job.images.val, job.config.recipe
     predictor = open_predictor(job.run.best, device=job.stepper.device)
-    metric = build_metric(val)
     options = EvaluationOptions.of_training(job.config, val.task)
+    metric = build_metric(val, max_det=options.max_det)
     figures = evaluate(predictor, eval_loader_of(val, job.config), metric, options)
     protocol = recipe.evaluation.protocol(val.task)
     protocol |= {"image_size": list(job.config.image_size), "precision": predictor.precision}

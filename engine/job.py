@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from data.classification import ClassifyDataset
@@ -17,7 +17,7 @@ from data.dataset import TrainDataset
 from data.loader import eval_loader_of, train_loader_of, train_set_of
 from data.read import DataSplits, read_splits
 from data.sampler import TrainSampler
-from engine.build import build_stepper, build_trainable
+from engine.build import build_stepper, build_trainable, check_single_images
 from engine.memory import find_batch_size
 from engine.options import RunOptions
 from engine.restart import note_launch
@@ -32,6 +32,7 @@ from utils.checkpoint import repair_
 from utils.config import to_plain
 from utils.device import use_deterministic_kernels
 from utils.launch import Stop, graceful_stop
+from utils.lock import RunLock
 from utils.metrics.build import Metric, build_metric
 from utils.run import Run
 from utils.train_config import TrainConfig, settled
@@ -45,6 +46,7 @@ class Prepared:
         config: with a number for `epochs: auto`.
         dataset: augmented training images.
         model: on its device; with initial weights where the training starts anew.
+        files: a number of each image file, by split; on rank 0, and not in a dry run.
     """
 
     config: TrainConfig
@@ -52,6 +54,7 @@ class Prepared:
     dataset: TrainDataset | ClassifyDataset
     model: Detector
     device: torch.device
+    files: dict[str, Tensor]
 
 
 @dataclass(eq=False)
@@ -62,7 +65,8 @@ class Job:
         stepper: forward pass, loss and recipe of each step.
         sampler: which images each batch of `loader` has.
         metric: of the validation split.
-        about_data: what every checkpoint says of the data.
+        about_data: what every checkpoint says of the run and its data.
+        lock: of the run folder, on rank 0.
     """
 
     config: TrainConfig
@@ -74,6 +78,7 @@ class Job:
     val_loader: DataLoader
     metric: Metric
     about_data: dict[str, Any]
+    lock: RunLock
 
 
 @contextmanager
@@ -87,16 +92,22 @@ def opened(
     Raises:
         ConfigError, ValueError, OSError: something in the configuration, the data or the run does not fit.
     """
-    prepared = _prepare(config, options, device, resumed)
-    with dist.process_group(device), graceful_stop() as stop:
-        stop.at_once = options.dry_run  # there is nothing to save
-        if options.auto_batch:
-            prepared.config = _with_fitting_batch(prepared)
-        state = TrainState.create(prepared.model, prepared.config.recipe, device)
-        yield _assemble(prepared, options, resumed), state, stop
+    lock = RunLock()
+    try:
+        prepared = _prepare(config, options, device, resumed, lock)
+        with dist.process_group(device), graceful_stop() as stop:
+            stop.at_once = options.dry_run  # there is nothing to save
+            if options.auto_batch:
+                prepared.config = _with_fitting_batch(prepared)
+            state = TrainState.create(prepared.model, prepared.config.recipe, device)
+            yield _assemble(prepared, options, resumed, lock), state, stop
+    finally:
+        lock.release()
 
 
-def _prepare(config: TrainConfig, options: RunOptions, device: torch.device, resumed: Run | None) -> Prepared:
+def _prepare(
+    config: TrainConfig, options: RunOptions, device: torch.device, resumed: Run | None, lock: RunLock
+) -> Prepared:
     if options.threads:
         torch.set_num_threads(options.threads)
     if config.recipe.deterministic:
@@ -105,16 +116,18 @@ def _prepare(config: TrainConfig, options: RunOptions, device: torch.device, res
     config = settled(config, len(images.train))
     if resumed is not None:
         if dist.launched_rank() == 0:
+            lock.take(resumed.folder, new=False)
             repair_(resumed.last, resumed.best)
         dist.exchange(None)  # the others see what it has repaired
         resumed.check_start()
     torch.manual_seed(config.seed)
     fresh = resumed is None or not resumed.checkpoint.is_file()
     model = build_trainable(config, images, device, fresh=fresh, trust=options.trust)
-    return Prepared(config, images, train_set_of(images.train, config), model, device)
+    files = images.files() if dist.launched_rank() == 0 and not options.dry_run else {}
+    return Prepared(config, images, train_set_of(images.train, config), model, device, files)
 
 
-def _assemble(prepared: Prepared, options: RunOptions, resumed: Run | None) -> Job:
+def _assemble(prepared: Prepared, options: RunOptions, resumed: Run | None, lock: RunLock) -> Job:
     """Loaders, loss and metric, and the run folder last: a mistake in the configuration leaves none behind."""
     config, images, model, device = prepared.config, prepared.images, prepared.model, prepared.device
     recipe, rank, world_size = config.recipe, dist.rank(), dist.world_size()
@@ -127,6 +140,8 @@ def _assemble(prepared: Prepared, options: RunOptions, resumed: Run | None) -> J
         world_size=world_size,
     )
     sampler = sampler_of(loader)
+    if recipe.batch_size == world_size and not (recipe.sync_bn and world_size > 1):
+        check_single_images(model, recipe, sampler.sizes.smallest)
     if recipe.sync_bn:
         synchronize_norms_(model, device)
     forward: nn.Module = dist.wrap(model, device)
@@ -139,9 +154,11 @@ def _assemble(prepared: Prepared, options: RunOptions, resumed: Run | None) -> J
         total_steps=sampler.total_steps(recipe.total_epochs),
     )
     val_loader = eval_loader_of(images.val, config, rank=rank, world_size=world_size)
-    metric = build_metric(images.val, backend=recipe.evaluation.backend)
+    metric = build_metric(images.val, backend=recipe.evaluation.backend, max_det=recipe.evaluation.max_det)
     about = {**images.about(), "resize": config.model["resize"], "fingerprint": images.fingerprint()}
-    return Job(config, _run_of(config, options, resumed), images, stepper, loader, sampler, val_loader, metric, about)
+    run = _run_of(config, options, resumed, lock)
+    about |= {"run": lock.run, "files": prepared.files}
+    return Job(config, run, images, stepper, loader, sampler, val_loader, metric, about, lock)
 
 
 def sampler_of(loader: DataLoader) -> TrainSampler:
@@ -150,12 +167,13 @@ def sampler_of(loader: DataLoader) -> TrainSampler:
     return loader.batch_sampler
 
 
-def _run_of(config: TrainConfig, options: RunOptions, resumed: Run | None) -> Run:
+def _run_of(config: TrainConfig, options: RunOptions, resumed: Run | None, lock: RunLock) -> Run:
     """The run to continue, or a new one, whose folder rank 0 makes."""
     folder = None
     if dist.rank() == 0 and resumed is None:
         name = ".dry-run" if options.dry_run else options.name
         folder = str(Run.create(options.project, name, to_plain(config)).folder)
+        lock.take(Path(folder), new=True)
     run = resumed or Run(Path(dist.broadcast(folder)))
     if options.command is not None:
         note_launch(run.folder, options.command)

@@ -16,6 +16,7 @@ from engine.finish import finish
 from engine.job import Job, opened
 from engine.optim import keep_frozen_statistics_
 from engine.options import RunOptions
+from engine.resume import is_finished, resume_
 from engine.run_log import EpochLog, describe_training
 from engine.search import Trial
 from engine.state import TrainState
@@ -24,14 +25,14 @@ from models.detector import Detector
 from models.info import ModelInfo
 from models.predictor import ModelPredictor
 from utils import dist, pictures, plots
-from utils.checkpoint import load_checkpoint, replace_with_link, save_checkpoint
+from utils.checkpoint import save_checkpoint
 from utils.config import to_plain
 from utils.launch import Stop
 from utils.log import MetricLog, Progress
-from utils.provenance import check_same_data, versions
+from utils.provenance import versions
 from utils.run import Run
 from utils.structures import Batch
-from utils.train_config import TrainConfig, saved_config
+from utils.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,8 @@ def train(
     with opened(config, options, device, resumed=resumed) as (job, state, stop):
         if job.run.checkpoint.is_file():
             resume_(job, state)
+            if is_finished(job, state):
+                return 0
         with saying_what_is_left(job.run.last, job.run.folder):
             return run_epochs(job, state, stop, trial=trial)
 
@@ -82,24 +85,6 @@ def run_epochs(job: Job, state: TrainState, stop: Stop, *, trial: Trial | None =
             finish(job, log)
     dist.wait_for_first_rank()
     return 0
-
-
-def resume_(job: Job, state: TrainState) -> None:
-    """Put the run's checkpoint into `state`, and more epochs than before into config.yaml.
-
-    Raises:
-        ConfigError: a damaged checkpoint, or other data than it was trained on.
-    """
-    saved = load_checkpoint(job.run.checkpoint)
-    check_same_data(saved.get("fingerprint"), job.about_data["fingerprint"], job.images.source)
-    state.resume(saved, where=f"{job.run.checkpoint}")
-    if dist.rank() == 0 and job.run.checkpoint != job.run.last:
-        replace_with_link(job.run.last, job.run.checkpoint)
-    epochs = job.config.recipe.total_epochs
-    if dist.rank() == 0 and saved_config(job.run.folder / "config.yaml").recipe.total_epochs != epochs:
-        job.run.lengthen(to_plain(job.config))
-        logger.info("Now %d epochs, with the learning rate and the closing of mosaic of so long a run", epochs)
-    logger.info("Continuing %s after epoch %d, batch %d", job.run.folder, state.epoch, state.batch)
 
 
 def open_log(job: Job, state: TrainState) -> EpochLog:
@@ -180,9 +165,7 @@ def validate(job: Job, state: TrainState) -> dict[str, Any] | None:
 def record(job: Job, state: TrainState, log: EpochLog | None, figures: dict[str, Any] | None) -> None:
     """Note the epoch in results.csv, TensorBoard and the console, then save last.pt and, if it is better, best.pt."""
     main = job.metric.columns[0]
-    improved = figures is not None and figures[main] > state.best
-    if figures is not None and improved:
-        state.best, state.best_epoch = figures[main], state.epoch
+    improved = figures is not None and state.note_result(figures[main])
     if log is not None:
         log.write(state, figures, improved=improved)
     state.sums = {}

@@ -12,6 +12,7 @@ from engine.state import TrainState, amp_dtype
 from engine.step import Stepper
 from utils import dist
 from utils.log import MetricLog, duration
+from utils.metrics.figures import figure_text
 from utils.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,8 @@ class EpochLog:
         row = {**losses, **scores, "lr": state.optimizer.param_groups[0]["lr"], **speed, **shares}
         self.table.log(state.epoch, row)
         shown = "  ".join(f"{key.removeprefix('loss/')} {value:.3f}" for key, value in losses.items())
-        results = "  ".join(f"{key} {value:.3f}" for key, value in scores.items()) if figures else "not evaluated"
+        shown_scores = "  ".join(f"{key} {figure_text(value)}" for key, value in scores.items())
+        results = shown_scores if figures else "not evaluated"
         star = " *" if improved else ""
         left = duration((self.epochs - state.epoch) * seconds)
         logger.info(

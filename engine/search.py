@@ -226,8 +226,7 @@ def _check_same(study: optuna.Study, wanted: dict[str, Any], folder: Path) -> No
     known = study.user_attrs.get("about")
     if known is None:
         study.set_user_attr("about", wanted)
-    elif known != wanted:
-        parts = " and ".join(key for key in {**wanted, **known} if known.get(key) != wanted.get(key))
+    elif parts := " and ".join(key for key in known if known[key] != wanted.get(key)):  # older releases noted less
         raise ConfigError(
             f"{folder}: this search was begun with other settings (not the same: {parts}); give the same again to go "
             "on with it, or take another --name"

@@ -26,7 +26,8 @@ class TrainState:
         step: optimizer updates done.
         epoch: epochs finished.
         batch: batches of the current epoch that are done; the sampler goes on from here.
-        best: best AP so far; best_epoch: after which epoch.
+        best: best AP so far; best_epoch: after which epoch; of several with the same AP, the last.
+        better_epoch: after which epoch AP last rose; 0 while it is 0 or there is none. Patience counts from it.
         sums: totals of the current epoch for the log (losses, seconds, images).
     """
 
@@ -39,6 +40,7 @@ class TrainState:
     batch: int = 0
     best: float = -math.inf
     best_epoch: int = 0
+    better_epoch: int = 0
     sums: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -53,10 +55,23 @@ class TrainState:
             self.sums[key] = self.sums.get(key, 0.0) + value
 
     def is_out_of_patience(self, recipe: RecipeConfig) -> bool:
-        """Whether too many epochs have gone by without a better result; asked after evaluations only."""
+        """Whether too many epochs have gone by since the result last rose, above 0; asked after evaluations only."""
         if recipe.patience is None or self.epoch % recipe.evaluation.interval:
             return False
-        return self.epoch - self.best_epoch >= recipe.patience
+        return self.better_epoch > 0 and self.epoch - self.better_epoch >= recipe.patience
+
+    def note_result(self, figure: float | None) -> bool:
+        """Note the main figure of the epoch that has just ended; returns whether its weights are the best so far.
+
+        Of equal figures the later one is the best, and so it is where there is no figure: it has been trained longer.
+        """
+        value = -math.inf if figure is None else figure
+        if value < self.best:
+            return False
+        if value > max(self.best, 0.0):
+            self.better_epoch = self.epoch
+        self.best, self.best_epoch = value, self.epoch
+        return True
 
     def progress_note(self) -> str:
         """Mean losses and speed of the epoch so far."""
@@ -77,6 +92,7 @@ class TrainState:
             "batch": self.batch,
             "best": self.best,
             "best_epoch": self.best_epoch,
+            "better_epoch": self.better_epoch,
             "sums": dict(self.sums),
             "rng": random_state(),
         }
@@ -90,7 +106,10 @@ class TrainState:
         if state["scaler"]:  # empty where another device needed no scale
             self.scaler.load_state_dict(state["scaler"])
         self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
-        self.best, self.best_epoch, self.sums = state["best"], state["best_epoch"], dict(state["sums"])
+        best = state["best"]
+        self.best = best if best >= 0 else -math.inf  # older releases noted -1 where there was no figure
+        self.best_epoch, self.sums = state["best_epoch"], dict(state["sums"])
+        self.better_epoch = state.get("better_epoch", self.best_epoch if best > 0 else 0)
         set_random_state(state["rng"])
 
     def resume(self, state: dict[str, Any], *, where: str) -> None:

@@ -10,12 +10,13 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from data.read import read_splits
+from data.read import check_objects, read_splits
 from engine.failure import RunFailed
 from engine.loop import train
 from engine.options import RunOptions
@@ -61,11 +62,14 @@ def tune(
     def objective(trial: Trial) -> float:
         return _train_trial(trial, config, replace(options, project=folder, name=f"trial-{trial.number}"), device)
 
+    images = read_splits(config.data, task_of(model))
+    check_objects(images.val, f"{config.data}: val: --tune has nothing to compare trials by")
     about = {
         "model": config.model,
         "image size": list(config.image_size),
         "weights": config.weights and file_hash(Path(config.weights)),
-        "data": read_splits(config.data, task_of(model)).fingerprint(),
+        "data": images.fingerprint(),
+        "image files": {split: sha256(each.numpy().tobytes()).hexdigest() for split, each in images.files().items()},
     }
     with graceful_stop():
         try:

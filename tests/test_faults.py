@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 
@@ -219,3 +220,20 @@ def test_a_project_folder_that_cannot_be_made_is_named(
     lines = failed([*command, "--project", str(tmp_path / "file" / "runs")], capsys)
     assert len(lines) == 1
     assert "choose another --project" in lines[0]
+
+
+def test_memory_that_runs_out_in_another_package_is_recognised() -> None:
+    with pytest.raises(cv2.error, match="Insufficient memory") as caught:
+        raise cv2.error(
+            "OpenCV(4.14.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 268435456 bytes"
+        )
+    errors = [caught.value, OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))]
+    errors.append(
+        RuntimeError("Caught _ArrayMemoryError in DataLoader worker\nUnable to allocate 5.00 GiB for an array")
+    )
+    for error in errors:
+        assert explain(error).startswith("out of memory of the machine ("), error
+        assert "use a smaller --batch-size or --img-size" in explain(error)
+    assert explain(cv2.error("OpenCV(4.14.0) resize.cpp:4052: error: (-215:Assertion failed)")) is None
+    lone = ValueError("Expected more than 1 value per channel when training, got input size torch.Size([1, 8, 1, 1])")
+    assert "use a larger --batch-size or --img-size" in explain(lone)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import train
@@ -29,6 +32,7 @@ from utils.config import ROOT, load_yaml
 from utils.launch import Stop
 from utils.metrics.build import build_metric
 from utils.metrics.coco import FIGURES
+from utils.run_records import RunRecord
 from utils.train_config import saved_config
 
 ONE_TO_ONE = "model.head={type: anchor_free, bins: 8, depth: 1, class_channels: 24, one_to_one: true}"
@@ -283,6 +287,80 @@ def test_a_finished_run_can_be_lengthened_and_the_longer_run_resumes_exactly(
 
 
 @pytest.mark.usefixtures("quick")
+def test_other_pixels_and_the_checkpoint_of_another_run_are_refused(
+    command: list[str], tmp_path: Path, tiny_coco: Path, stop_after: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_coco.parent, tmp_path / "data")
+    command += ["--data", str(tmp_path / "data" / "data.yaml"), "--set", "cache=false"]
+    for name, seed in (("one", "1"), ("two", "1"), ("three", "2")):
+        stop_after(3)
+        assert train.main([*command, "--name", name, "--seed", seed]) == 143
+    stop_after(None)
+    runs = tmp_path / "runs"
+    last = runs / "one" / "weights" / "last.pt"
+    own = last.read_bytes()
+    for other in ("two", "three"):
+        shutil.copy(runs / other / "weights" / "last.pt", last)
+        assert train.main(["--resume", str(runs / "one"), *cpu()]) == 2
+        assert f"{last}: is a checkpoint of another run than {runs / 'one'}" in capsys.readouterr().err
+    older = {key: value for key, value in load_checkpoint(last).items() if key not in ("run", "files", "better_epoch")}
+    torch.save(older, last)
+    assert train.main(["--resume", str(runs / "one"), *cpu()]) == 2, "by its seed, where an older release wrote no id"
+    last.write_bytes(own)
+
+    image = tmp_path / "data" / "images" / "5.png"
+    pixels = image.read_bytes()
+    with Image.open(image) as opened:
+        turned = opened.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    turned.save(image)
+    capsys.readouterr()
+    assert train.main(["--resume", str(runs / "one"), *cpu()]) == 2
+    assert f"error: {image}: train: other pixels than the run began with" in capsys.readouterr().err
+    image.write_bytes(pixels)
+    assert train.main(["--resume", str(runs / "one"), *cpu()]) == 0
+
+    older = {**load_checkpoint(runs / "two" / "weights" / "last.pt")}
+    for key in ("run", "files", "better_epoch"):
+        del older[key]
+    torch.save(older, runs / "two" / "weights" / "last.pt")
+    (runs / "two" / "run.lock").unlink()
+    turned.save(image)
+    assert train.main(["--resume", str(runs / "two"), *cpu()]) == 0, "a run of an older release goes on"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_finished_run_says_so_and_stays_as_it_is(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([*command, "--epochs", "1"]) == 0
+    run = tmp_path / "runs" / "exp"
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != "run.lock"}
+    capsys.readouterr()
+    assert train.main(["--resume", str(run), *cpu()]) == 0
+    told = f"{run} is finished, after 1 epochs; python train.py --resume {run} --epochs +N trains it N epochs longer"
+    assert told in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != "run.lock"} == before
+
+
+def test_one_image_with_a_map_of_one_pixel_is_refused_before_a_run_folder_is_made(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--cfg", "cspdet-n", "--batch-size", "1"]
+    expected = r"--batch-size 1: of one image of 32 x 32 px, the batch normalisation \S+ sees one value"
+    for more in (["--img-size", "32"], ["--img-size", "64", "--set", "augment.multi_scale=0.5", "--dry-run"]):
+        assert train.main([*command, *small, *more]) == 2
+        error = capsys.readouterr().err
+        assert re.search(expected, error), error
+        assert "use a larger --batch-size or --img-size" in error
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.usefixtures("quick")
+def test_one_image_at_a_time_is_trained_where_every_map_is_larger(command: list[str]) -> None:
+    assert train.main([*command, "--batch-size", "1", "--epochs", "1"]) == 0
+
+
+@pytest.mark.usefixtures("quick")
 def test_going_on_with_a_finished_run_only_evaluates_again(command: list[str], tmp_path: Path) -> None:
     assert train.main(command) == 0
     run = tmp_path / "runs" / "exp"
@@ -434,7 +512,7 @@ def test_training_stops_early_only_after_evaluations(
     assert train.main([*command, *settings]) == 0
     run = tmp_path / "runs" / "exp"
     assert [row["AP"] for row in rows(run)] == ["", "0.1", "", "0.3", "", "0.2", "", "0.3"]
-    assert load_checkpoint(run / "weights" / "best.pt")["epoch"] == 4
+    assert load_checkpoint(run / "weights" / "best.pt")["epoch"] == 8, "of equal ones the later; patience counts from 4"
     assert "stopping early after epoch 8" in capsys.readouterr().out
     assert train.main(["--resume", str(run), *cpu()]) == 0
     assert len(rows(run)) == 8, "a run that stopped early has ended"
@@ -451,17 +529,25 @@ def test_a_run_with_little_patience_and_rare_evaluations_is_evaluated_before_it_
 
 @pytest.mark.usefixtures("quick")
 def test_validation_images_without_any_object_are_no_obstacle(
-    command: list[str], tmp_path: Path, tiny_coco: Path
+    command: list[str], tmp_path: Path, tiny_coco: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = json.loads((tiny_coco.parent / "val.json").read_text())
     content["annotations"] = []
     (tmp_path / "empty.json").write_text(json.dumps(content))
     data = tmp_path / "data.yaml"
     data.write_text(f"path: {tiny_coco.parent}\ntrain: train.json\nval: {tmp_path / 'empty.json'}\nimages: images\n")
-    assert train.main([*command, "--data", str(data)]) == 0
+    command += ["--data", str(data)]
+    assert train.main([*command, "--epochs", "3", "--set", "patience=1"]) == 0
+    out = capsys.readouterr().out
+    assert "val: no object in 7 images: there is no AP" in out
+    assert "AP –  AP50 –  AP75 – *" in out
     run = tmp_path / "runs" / "exp"
-    assert json.loads((run / "metrics.json").read_text())["AP"] == -1
-    assert load_checkpoint(run / "weights" / "best.pt")["epoch"] == 1
+    assert json.loads((run / "metrics.json").read_text())["AP"] is None
+    assert [row["AP"] for row in rows(run)] == ["", "", ""]
+    assert load_checkpoint(run / "weights" / "best.pt")["epoch"] == 3
+    assert RunRecord(run).figures["AP"] is None
+    assert train.main([*command, "--tune", "2", "--name", "search"]) == 2
+    assert "--tune has nothing to compare trials by: no object in 7 images" in capsys.readouterr().err
 
 
 # Failing

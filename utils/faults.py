@@ -20,6 +20,11 @@ SHARED_MEMORY = (
 )
 OPEN_FILES = "too many open files: raise the limit (ulimit -n 65536), or use fewer --workers"
 
+LONE_VALUE = (
+    "batch normalisation has one value per channel, and so no variance: one image whose map is 1 x 1; use a larger "
+    "--batch-size or --img-size"
+)
+
 _SIGNS = (
     # Of torch's loader; the pid is that of the process that died.
     (r"out of shared memory|killed by signal: Bus error", "a loader process died: {shared}"),
@@ -58,6 +63,8 @@ _MEMORY_SIGNS = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "could not create a primitive",  # oneDNN, which finds none for its own tables
     "could not create a memory",
+    "Insufficient memory",  # OpenCV
+    "Unable to allocate",  # NumPy, from a loader process
 )
 """In a RuntimeError that says that memory has run out."""
 
@@ -66,12 +73,12 @@ def explain(error: Exception) -> str | None:
     """The message for the user; None for a bug in the program, whose traceback is worth reading."""
     if isinstance(error, DiskFull):
         return str(error)
-    if isinstance(error, OSError):
-        return _explain_os(error)
     if is_out_of_memory(error):
         return _explain_memory(error)
+    if isinstance(error, OSError):
+        return _explain_os(error)
     if isinstance(error, ValueError):
-        return error_text(error)
+        return LONE_VALUE if "more than 1 value per channel" in str(error) else error_text(error)
     return _explain_runtime(str(error)) if isinstance(error, RuntimeError) else None
 
 
@@ -92,7 +99,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, of a GPU or of the machine."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _MEMORY_SIGNS)
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:  # a process that cannot be started
+        return True
+    of_opencv = type(error).__module__ == "cv2"  # whose errors have no class of their own
+    return (isinstance(error, RuntimeError) or of_opencv) and any(sign in str(error) for sign in _MEMORY_SIGNS)
 
 
 def memory_reason(error: BaseException) -> str:

@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -69,6 +70,32 @@ def write_atomically(
             raise DiskFull(cause.errno, _full(path, len(content) if isinstance(content, bytes) else needed)) from None
         raise cause from None
     sync_folder(path.parent)
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a file to be read; a pipe or a device in its place is refused, which could be waited for without end.
+
+    Raises:
+        OSError: no regular file.
+    """
+    return open(path, "rb", opener=_open_regular)
+
+
+def read_regular(path: str | Path) -> bytes:
+    """The content of a file that `open_regular` opens."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def _open_regular(path: str, flags: int) -> int:
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return handle
+    os.close(handle)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    raise OSError(errno.EINVAL, "a pipe or a device, expected a regular file", path)
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:

@@ -6,10 +6,14 @@ python -m utils.info best.pt --safetensors best.safetensors     # the averaged w
 
 from __future__ import annotations
 
+from utils.program import quiet_start, run_program
+
+if __name__ == "__main__":
+    quiet_start()
+
 import json
 import math
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ from torch import Tensor
 from utils.arguments import Parser
 from utils.config import ConfigError
 from utils.log import say, say_error
+from utils.metrics.figures import figure_text
 from utils.weights import SUFFIX, load_saved_model, write_safetensors
 
 _STATISTICS = re.compile(r"(.*\.)?(running_mean|running_var|num_batches_tracked|anchors_\d+|mean|std)")
@@ -53,7 +58,7 @@ def as_dict(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
         "names": state.get("names"),
     }
     about |= {key: state.get(key) for key in _TOLD} | {"config": model}
-    if about["best"] == -math.inf:  # not evaluated yet; JSON has no infinity
+    if about["best"] in (-math.inf, -1.0):  # not evaluated yet, or nothing to measure on; JSON has no infinity
         about["best"] = None
     return about
 
@@ -98,7 +103,7 @@ def _best(about: Mapping[str, Any]) -> str | None:
     if not about["best_epoch"] or about["best"] is None:
         return None
     here = " (this file)" if about["is_best"] else ""
-    return f"{about['best']:.4f} after epoch {about['best_epoch']}{here}"
+    return f"{figure_text(about['best'], digits=4)} after epoch {about['best_epoch']}{here}"
 
 
 def _pairs(values: Any) -> str | None:
@@ -158,4 +163,4 @@ def write_beside(source: Path, state: dict[str, Any], out: Path) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

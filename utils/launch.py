@@ -15,6 +15,7 @@ import torch
 from utils import dist
 from utils.dist import is_distributed, sum_over_ranks
 from utils.faults import explain
+from utils.program import STOPPED, end_children, end_soon
 
 
 def run_together(work: Callable[[], int]) -> int:
@@ -33,23 +34,36 @@ def run_together(work: Callable[[], int]) -> int:
 
 
 def _attempt(work: Callable[[], int]) -> int:
+    leaving = None
     try:
         return work()
     except Exception as error:
-        if dist.is_of_the_others(error):
-            if not dist.another_ended():
-                reason = re.sub(r"^\[[^]]*\] *", "", str(error).strip().splitlines()[0])  # gloo's place in its source
-                which = "one of them hangs, or the network between them"
-                dist.fail(f"no answer from the other processes ({reason}): {which}")
-            return 1
-        text = explain(error)
-        if text is None:
-            raise
-        dist.fail(text)
-        return 2
-    except KeyboardInterrupt:
-        dist.fail("stopped at once; the last checkpoint is whole")
-        return 130
+        status = _told(error)
+        end_children()  # before the work is taken apart, which would wait for them
+        leaving = end_soon(status)
+    except KeyboardInterrupt as stopped:
+        dist.fail(str(stopped) or "stopped at once")
+        end_children()
+        return STOPPED
+    finally:
+        if leaving is not None:
+            leaving.cancel()
+    return status
+
+
+def _told(error: Exception) -> int:
+    """Say what has ended the work; returns the exit status. Mistakes of the program are raised."""
+    if dist.is_of_the_others(error):
+        if not dist.another_ended():
+            reason = re.sub(r"^\[[^]]*\] *", "", str(error).strip().splitlines()[0])  # gloo's place in its source
+            which = "one of them hangs, or the network between them"
+            dist.fail(f"no answer from the other processes ({reason}): {which}")
+        return 1
+    text = explain(error)
+    if text is None:
+        raise error
+    dist.fail(text)
+    return 2
 
 
 class Stop:

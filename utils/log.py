@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import logging
+import os
 import sys
 import threading
 import time
@@ -16,7 +18,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from utils.config import ConfigError
 from utils.files import write_atomically
+from utils.results import read_results
 from utils.text import printable, printable_lines, shorten_message
 
 logger = logging.getLogger(__name__)
@@ -150,8 +154,14 @@ class MetricLog:
     def _read(self) -> list[dict[str, str]]:
         if not self.path.is_file():
             return []
-        with open(self.path, newline="", encoding="utf-8") as file:
-            return [row for row in csv.DictReader(file) if (row.get("epoch") or "").isdigit()]
+        try:
+            return read_results(self.path)
+        except ConfigError as error:
+            names = (self.path.with_name(f"results.old{number}.csv") for number in itertools.count(1))
+            aside = next(path for path in names if not path.exists())
+            os.replace(self.path, aside)
+            logger.warning("%s. It is kept as %s, and the table goes on without its rows", error, aside)
+            return []
 
     def log(self, epoch: int, values: dict[str, float | None]) -> None:
         """Add the row of `epoch` (counted from 1); None is an empty field."""

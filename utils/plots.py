@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from utils.draw import class_colour, font_for
 from utils.figures import Axes, Figure, FigureCanvasAgg, FontProperties, MaxNLocator, Text
 from utils.metrics.build import Metric
 from utils.metrics.classification import ClassificationMetric
+from utils.results import columns_of, read_results
 from utils.structures import LabelledImages
 from utils.text import printable
 
@@ -36,9 +36,8 @@ def plot_labels(images: LabelledImages, path: Path) -> None:
 
 def plot_results(table: Path, path: Path) -> None:
     """Curves of results.csv: losses, AP or top-1, learning rate and speed over the epochs; a blank field is a gap."""
-    with table.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    columns = {key: np.array([_number(row[key]) for row in rows]) for key in (rows[0] if rows else ())}
+    rows = read_results(table)
+    columns = {key: np.array(values) for key, values in columns_of(rows).items()}
     epochs = columns.pop("epoch", np.arange(1, len(rows) + 1))
     missing = np.empty(0)
     losses = {key.removeprefix("loss/"): values for key, values in columns.items() if key.startswith("loss/")}
@@ -242,7 +241,7 @@ def _draw_curves(ax: Axes, epochs: np.ndarray, curves: Mapping[str, np.ndarray],
 def _mark_best(ax: Axes, epochs: np.ndarray, values: np.ndarray, name: str) -> None:
     if not np.isfinite(values).any():
         return
-    best = int(np.nanargmax(values))
+    best = int(np.flatnonzero(values == np.nanmax(values))[-1])  # of equal ones the last, as best.pt
     ax.plot(epochs[best], values[best], marker="*", ms=15, color=LINES[0], mec="white")
     ax.set_title(f"best {name} {values[best]:.3f}, epoch {int(epochs[best])}", loc="right", color=QUIET, fontsize=10)
 
@@ -265,10 +264,6 @@ def _style(ax: Axes, title: str) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color("#9ca3af")
     ax.tick_params(colors=QUIET, length=0, labelsize=9)
-
-
-def _number(text: str | None) -> float:
-    return float(text) if text else math.nan
 
 
 def _shorten(name: str, limit: int = 22) -> str:

@@ -8,12 +8,16 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from utils.config import ROOT, ConfigError
+from utils.files import open_regular
 from utils.structures import LabelledImages
 
 PACKAGES = (
@@ -30,6 +34,10 @@ PACKAGES = (
     "pydantic",
 )
 """Packages beside torch whose version can change the result of a training."""
+
+
+_EDGE = 4096
+"""Bytes at the beginning and at the end of a file that `file_numbers` reads."""
 
 
 def versions() -> dict[str, str]:
@@ -65,7 +73,7 @@ def data_fingerprint(images: LabelledImages) -> str:
     """SHA-256 of what a split consists of: image paths, sizes and labels in their order, class names and ids.
 
     Paths count relative to the folder that holds all images, so that a data set keeps its fingerprint when it moves.
-    The pixels are not read.
+    The pixels are not read; see `file_numbers`.
 
     Returns:
         64 hexadecimal digits.
@@ -79,6 +87,37 @@ def data_fingerprint(images: LabelledImages) -> str:
         for values, kind in ((sample.boxes, "<f8"), (sample.labels, "<i8"), (sample.crowd, "u1")):
             digest.update(np.ascontiguousarray(values, kind).tobytes())
     return digest.hexdigest()
+
+
+def file_numbers(paths: Sequence[Path]) -> Tensor:
+    """(N,) int64: of each file a number that its size, first and last bytes make; 0 for one that cannot be read.
+
+    No whole file is read: 100,000 files take some seconds.
+    """
+    parts = [paths[start : start + 256] for start in range(0, len(paths), 256)]
+    with ThreadPoolExecutor(8) as pool:
+        numbers = [number for part in pool.map(lambda part: [*map(_file_number, part)], parts) for number in part]
+    return torch.tensor(numbers, dtype=torch.int64)
+
+
+def changed_files(saved: Tensor, now: Tensor) -> list[int]:
+    """The positions at which two results of `file_numbers` differ; all where they are not of equally many files."""
+    if saved.shape != now.shape:
+        return list(range(len(now)))
+    return torch.nonzero(saved != now).flatten().tolist()
+
+
+def _file_number(path: Path) -> int:
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            digest = hashlib.blake2b(size.to_bytes(8, "little") + file.read(_EDGE), digest_size=8)
+            if size > _EDGE:
+                file.seek(max(size - _EDGE, _EDGE))
+                digest.update(file.read(_EDGE))
+    except OSError:
+        return 0
+    return int.from_bytes(digest.digest(), "little", signed=True)
 
 
 def file_hash(path: Path) -> str:

@@ -5,8 +5,12 @@ python -m utils.report runs/train/exp runs/train/exp2
 
 from __future__ import annotations
 
+from utils.program import quiet_start, run_program
+
+if __name__ == "__main__":
+    quiet_start()
+
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from utils.config import ROOT, ConfigError
 from utils.files import write_atomically
 from utils.log import say, say_error
 from utils.metrics.bootstrap import Comparison, compare
+from utils.metrics.figures import DASH
 from utils.report_html import to_html
 from utils.run import new_run_folder
 from utils.run_records import Group, grouped, open_runs
@@ -82,7 +87,7 @@ def _figure_text(group: Group, key: str) -> str:
     """A figure of a group as text, with its standard deviation where there is one; a dash where there is none."""
     mean, deviation = group.figure(key)
     if mean is None:
-        return "–"
+        return DASH
     return f"{mean:.4g}" if deviation is None else f"{mean:.4f} ± {deviation:.4f}"
 
 
@@ -100,8 +105,13 @@ def _compare(first: Group, second: Group, *, samples: int) -> Comparison | str:
         return "not compared: a run has no ground_truth.json (val.py writes it with --save-json)"
     if any(truth != truths[0] for truth in truths[1:]):
         return "not compared: the runs were not evaluated on the same images and labels"
-    return compare(truths[0], *sides, samples=samples)
+    limits = {run.max_det for run in runs}
+    if len(limits) > 1:
+        return f"not compared: the runs were evaluated with different max_det ({', '.join(map(str, sorted(limits)))})"
+    if all(annotation.get("iscrowd") for annotation in truths[0].get("annotations") or ()):
+        return "not compared: the images have no objects"
+    return compare(truths[0], *sides, samples=samples, max_det=limits.pop())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -10,6 +10,7 @@ from typing import Any
 
 from utils.html import cell, header, page, table
 from utils.metrics.bootstrap import Comparison
+from utils.metrics.figures import DASH
 from utils.run_records import Group, Spread
 
 _STYLE = """
@@ -61,7 +62,7 @@ def _text(spread: Spread | None) -> str:
     if spread is None:
         return ""
     if spread.mean is None:
-        return "–"
+        return DASH
     return f"{spread.mean:.4g}" + ("" if spread.deviation is None else f" ± {spread.deviation:.2g}")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.config import ConfigError, load_yaml
+from utils.metrics.coco import COCO_LIMIT
+from utils.metrics.figures import without_minus_one
+from utils.results import columns_of, read_results
 from utils.text import from_json
 
 
@@ -27,8 +28,13 @@ class RunRecord:
 
     @cached_property
     def figures(self) -> dict[str, Any]:
-        """The content of metrics.json."""
-        return _read_json(self.folder / "metrics.json")
+        """The content of metrics.json; a figure that there was nothing to measure on is None."""
+        return without_minus_one(_read_json(self.folder / "metrics.json"))
+
+    @property
+    def max_det(self) -> int:
+        """Detections of an image and class that counted."""
+        return max((self.figures.get("protocol") or {}).get("max_det") or COCO_LIMIT, COCO_LIMIT)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -38,13 +44,15 @@ class RunRecord:
 
     @cached_property
     def curves(self) -> dict[str, list[float]]:
-        """The columns of a training's results.csv; empty for other runs. Missing values are NaN."""
+        """The columns of a training's results.csv; empty for other runs. Missing values are NaN.
+
+        Raises:
+            ConfigError: the file cannot be read as a table.
+        """
         path = self.folder / "results.csv"
         if not path.is_file():
             return {}
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return {key: [float(row[key] or math.nan) for row in rows] for key in (rows[0] if rows else {})}
+        return columns_of(read_results(path))
 
     @property
     def predictions(self) -> list[dict[str, Any]] | None:
@@ -74,9 +82,9 @@ class Spread(NamedTuple):
 def spread(values: Sequence[float | None]) -> Spread:
     """Mean and deviation of a figure of several runs.
 
-    A figure that a run does not have, or has as -1 (the ground truth has nothing to count it on), has neither.
+    A figure that a run does not have (the ground truth has nothing to measure it on) has neither.
     """
-    known = [value for value in values if value is not None and value != -1]
+    known = [value for value in values if value is not None]
     if len(known) < len(values):
         return Spread(None, None)
     return Spread(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None)
@@ -101,11 +109,11 @@ class Group:
 
     @property
     def figure_names(self) -> list[str]:
-        """Numbers that all runs have."""
+        """Numbers that all runs have, and figures without anything to measure."""
         return [
             key
             for key, value in self.runs[0].figures.items()
-            if isinstance(value, int | float) and all(key in run.figures for run in self.runs)
+            if (value is None or isinstance(value, int | float)) and all(key in run.figures for run in self.runs)
         ]
 
     def figure(self, key: str) -> Spread:

@@ -16,6 +16,7 @@ from data.formats.label_places import LabelPlaces, label_name, report_orphans
 from data.formats.listing import Folders
 from data.formats.rows import KEPT, REPAIRED, Problems
 from utils.config import did_you_mean
+from utils.files import read_regular
 from utils.structures import LabelledImages, Sample
 from utils.text import shorten
 
@@ -71,7 +72,7 @@ class _Files(LabelFiles):
     def read_file(self, file: Path) -> bool:
         """Read one XML file; False if it cannot be read at all."""
         try:
-            data = file.read_bytes()
+            data = read_regular(file)
             root = ET.fromstring(data)
         except OSError as error:
             self.problems.lost_file(file, f"cannot be read ({error.strerror or error})")

@@ -15,6 +15,7 @@ from data.formats.listing import Folders
 from data.formats.rows import KEYPOINTS, OUTLINES, REPAIRED, Problems
 from utils.boxes import xyxy_to_cxcywh
 from utils.config import ConfigError
+from utils.files import read_regular
 from utils.structures import LabelledImages, Sample
 from utils.text import shorten
 
@@ -71,7 +72,7 @@ class _Files(LabelFiles):
     def read_file(self, file: Path) -> bool:
         """Read one label file; False if it cannot be read at all."""
         try:
-            text = file.read_bytes().decode("utf-8-sig")
+            text = read_regular(file).decode("utf-8-sig")
         except OSError as error:
             self.problems.lost_file(file, f"cannot be read ({error.strerror or error})")
             return False

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from utils.program import quiet_start
+
+if __name__ == "__main__":
+    quiet_start()  # and to the end: there is nothing to put in order
+
 import argparse
 import sys
 from collections.abc import Sequence

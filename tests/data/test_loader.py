@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
 import subprocess
@@ -12,10 +13,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from data import loader as loader_module
 from data.config import load_data_config
 from data.dataset import TrainDataset
+from data.images import image_size, read_image
 from data.loader import build_eval_loader, build_train_loader, collate, default_workers, warn_of_small_objects
 from data.read import read_split, read_splits
 from tests.data.test_dataset import ALL, SIZE, make
@@ -58,7 +61,7 @@ def test_workers_end_when_their_parent_says_so_and_not_when_a_cluster_does(image
     dataset = make(images)
     iterator = iter(build_train_loader(dataset, make_sampler(len(dataset)), workers=1))
     found = [next(iterator)]
-    (worker,) = iterator._workers
+    (worker,) = iterator.workers
     subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
     found += list(iterator)
     expected = batches(make(images), epoch=0)
@@ -203,3 +206,46 @@ def test_objects_too_small_to_be_trained_on_are_warned_of(
     assert not caplog.text
     warn_of_small_objects(images, replace(config, image_size=(48, 48)))
     assert "100 of 100" in caplog.text
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("x"), EOFError(), RuntimeError("exited unexpectedly")])
+def test_whatever_follows_from_the_end_of_a_process_is_told_as_its_end(
+    images: LabelledImages, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    dataset = make(images)
+    iterator = iter(build_train_loader(dataset, make_sampler(len(dataset)), workers=1))
+    next(iterator)
+    (worker,) = iterator.workers
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would be faster
+    monkeypatch.setattr(iterator, "_batches", SimpleNamespace(__next__=lambda: (worker.kill(), _raise(error))))
+    try:
+        with pytest.raises(RuntimeError, match=rf"DataLoader worker \(pid {worker.pid}\) is killed by signal: Killed"):
+            next(iterator)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_in_the_place_of_an_image_or_a_label_is_refused_by_name(tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for name in "ab":
+        Image.new("RGB", (40, 30)).save(tmp_path / "images" / f"{name}.png")
+        (tmp_path / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.4 0.4\n")
+    os.mkfifo(tmp_path / "images" / "c.png")
+    (tmp_path / "labels" / "c.txt").write_text("0 0.5 0.5 0.4 0.4\n")
+    (tmp_path / "labels" / "b.txt").unlink()
+    os.mkfifo(tmp_path / "labels" / "b.txt")
+    (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: [a]\n")
+    found = read_split(load_data_config(str(tmp_path / "data.yaml")), "train")
+    problems = "\n".join(map(str, found.problems))
+    assert f"{tmp_path / 'labels' / 'b.txt'}: cannot be read (a pipe or a device, expected a regular file)" in problems
+    assert "c.png" in problems
+    assert [sample.path.name for sample in found.samples] == ["a.png"]
+    for read in (read_image, image_size):
+        with pytest.raises(ValueError, match=r"c\.png: cannot be read .a pipe or a device, expected a regular file"):
+            read(tmp_path / "images" / "c.png")

@@ -282,5 +282,16 @@ def test_what_is_left_of_a_run_is_said(tmp_path: Path) -> None:
         raise ValueError("no room")
     with pytest.raises(RunFailed, match=f"with another recipe, --weights {last}"), saying_what_is_left(last, tmp_path):
         raise StepFailed("not finite")
+    with pytest.raises(KeyboardInterrupt, match="stopped at once\n  The last checkpoint is whole"):
+        interrupted(last, tmp_path)
+    last.unlink()
+    with pytest.raises(KeyboardInterrupt, match="stopped at once\n  There was no checkpoint yet"):
+        interrupted(last, tmp_path)
     with pytest.raises(KeyError), saying_what_is_left(last, tmp_path):
         raise KeyError("a mistake of the program")
+
+
+def interrupted(last: Path, folder: Path) -> None:
+    """What a second Ctrl-C does."""
+    with saying_what_is_left(last, folder):
+        raise KeyboardInterrupt

@@ -113,6 +113,36 @@ def test_a_checkpoint_that_does_not_fit_the_configuration_is_refused() -> None:
     assert torch.equal(state.model.weight, saved["weights"]["weight"])
 
 
+@pytest.mark.parametrize(
+    ("figures", "best", "ends_after"),
+    [
+        ([0.2, 0.2, 0.2], 3, None),
+        ([None, None, None, None], 4, None),
+        ([0.0, 0.0, 0.0, 0.0], 4, None),
+        ([0.0, 0.0, 0.0, 0.1, 0.05, 0.1, 0.1], 7, 7),
+        ([0.3, 0.2, 0.1, 0.0], 1, 4),
+    ],
+)
+def test_of_equal_results_the_later_is_the_best_and_patience_begins_above_zero(
+    figures: list[float | None], best: int, ends_after: int | None
+) -> None:
+    recipe = RecipeConfig(patience=3)
+    state = TrainState.create(nn.Linear(2, 2), recipe, CPU)
+    ended = None
+    for figure in figures:
+        state.epoch += 1
+        assert state.note_result(figure) == (state.best_epoch == state.epoch)
+        if state.is_out_of_patience(recipe):
+            ended = state.epoch
+    assert (state.best_epoch, ended) == (best, ends_after)
+    older = state.state_dict()
+    del older["better_epoch"]
+    older["best"] = -1.0 if figures[0] is None else older["best"]
+    state.load_state_dict(older)
+    state.epoch += 1
+    assert state.note_result(None if figures[0] is None else 1.0), "goes on from a checkpoint of an older release"
+
+
 def test_a_stop_with_nothing_to_save_ends_at_once() -> None:
     with graceful_stop() as stop:
         stop.at_once = True

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
+import re
 import threading
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from utils.log import MetricLog, Progress, duration, setup_logging
+from utils.results import columns_of, read_results
 
 
 def read(folder: Path) -> list[dict[str, str]]:
@@ -91,3 +94,55 @@ def test_progress_speaks_now_and_then_and_never_after_the_end(caplog: pytest.Log
 )
 def test_durations_read_naturally(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        b"\xef\xbb\xbfepoch;loss/box;AP\r\n1;0,5;\r\n2;0,25;0,125\r\n",
+        b"\xef\xbb\xbfepoch,loss/box,AP\r\n1,0.5,\r\n2,0.25,0.125\r\n",
+        "epoch\tloss/box\tAP\r\n1\t0.5\t\r\n2\t2.5E-01\t0.125\r\n".encode("utf-16"),
+        b"epoch;loss/box;AP\n1;0.5;\n2;0.25;0.125\n",
+    ],
+)
+def test_a_table_that_a_spreadsheet_program_has_saved_is_read_back(tmp_path: Path, saved: bytes) -> None:
+    (tmp_path / "results.csv").write_bytes(saved)
+    assert columns_of(read_results(tmp_path / "results.csv"))["AP"][1] == 0.125
+    log = MetricLog(tmp_path, finished_epochs=2)
+    log.log(3, {"loss/box": 0.1, "AP": 1.0})
+    log.close()
+    rows = read(tmp_path)
+    assert [float(row["loss/box"]) for row in rows] == [0.5, 0.25, 0.1]
+    assert [row["AP"] and float(row["AP"]) for row in rows] == ["", 0.125, 1.0]
+    assert not list(tmp_path.glob("results.old*"))
+
+
+@pytest.mark.parametrize(
+    ("saved", "reason"),
+    [
+        (b"epoch,loss\n1,\xff\xfe\n", "is not text in UTF-8"),
+        (b"PK\x03\x04 a workbook", "expected a first line with the column 'epoch'|not one of"),
+        (b"epoch,loss\n1,12-Mar\n", "line 2: loss: expected a number, found '12-Mar'"),
+        (b"epoch,loss\nx,1\ny,2\n", "not one of 2 lines begins with the number of an epoch"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_kept_beside_the_new_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, saved: bytes, reason: str
+) -> None:
+    for number in (1, 2):
+        (tmp_path / "results.csv").write_bytes(saved)
+        log = MetricLog(tmp_path, finished_epochs=2)
+        log.log(3, {"loss": 0.1})
+        log.close()
+        assert (tmp_path / f"results.old{number}.csv").read_bytes() == saved
+        assert [row["epoch"] for row in read(tmp_path)] == ["3"]
+    assert re.search(reason, caplog.text)
+    assert f"kept as {tmp_path / 'results.old1.csv'}" in caplog.text
+
+
+def test_where_older_releases_wrote_minus_one_there_is_a_gap(tmp_path: Path) -> None:
+    (tmp_path / "results.csv").write_text("epoch,loss/box,AP,AP50\n1,-1.0,-1.0,-1.0\n2,0.5,0.0,0.25\n")
+    columns = columns_of(read_results(tmp_path / "results.csv"))
+    assert math.isnan(columns["AP"][0])
+    assert math.isnan(columns["AP50"][0])
+    assert (columns["loss/box"][0], columns["AP"][1]) == (-1.0, 0.0)

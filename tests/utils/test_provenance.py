@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 from utils.config import ROOT
-from utils.provenance import PACKAGES, data_fingerprint, git_commit, versions
+from utils.provenance import PACKAGES, changed_files, data_fingerprint, file_numbers, git_commit, versions
 from utils.structures import LabelledImages, Sample
 
 
@@ -90,3 +92,40 @@ def test_the_fingerprint_moves_with_the_folder_and_changes_with_the_labels(tmp_p
 def test_one_image_alone_is_relative_to_its_own_folder(tmp_path: Path) -> None:
     one, two = (images(tmp_path / name, count=1) for name in ("a", "b"))
     assert data_fingerprint(one) == data_fingerprint(two)
+
+
+def test_the_number_of_a_file_changes_with_its_size_beginning_and_end(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    whole = rng.bytes(20_000)
+    contents = [whole, whole[:-1], b"x" + whole[1:], whole[:-1] + b"x", whole[:5000], whole[:4096], b""]
+    paths = []
+    for number, content in enumerate(contents):
+        paths.append(tmp_path / f"{number}.jpg")
+        paths[-1].write_bytes(content)
+    found = file_numbers(paths)
+    assert found.dtype == torch.int64
+    assert len(set(found.tolist())) == len(contents)
+    assert torch.equal(found, file_numbers(paths))
+    shutil.copy(paths[0], paths[1])
+    os.utime(paths[0], (0, 0))
+    assert file_numbers(paths)[1] == found[0]
+    assert changed_files(found, file_numbers(paths)) == [1]
+    assert changed_files(found[:2], found) == list(range(len(contents)))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_what_cannot_be_read_has_the_number_zero_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert file_numbers([tmp_path / "pipe.jpg", tmp_path / "gone.jpg", tmp_path]).tolist() == [0, 0, 0]
+    assert file_numbers([]).shape == (0,)
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_files_take_less_than_ten_seconds(tmp_path: Path) -> None:
+    content = bytes(30_000)
+    for number in range(100_000):
+        (tmp_path / str(number)).write_bytes(content)
+    paths = sorted(tmp_path.iterdir())
+    begin = time.monotonic()
+    file_numbers(paths)
+    assert time.monotonic() - begin < 10

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.metrics.coco import box_ground_truth, coco_eval
+from utils.metrics.coco import COCO_LIMIT, box_ground_truth, coco_eval
 
 
 class ResampledAP:
@@ -23,13 +23,16 @@ class ResampledAP:
     Args:
         ground_truth: the split as a COCO dict.
         rows: a COCO results list.
+        max_det: best detections of an image and class that count.
     """
 
-    def __init__(self, ground_truth: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(
+        self, ground_truth: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], *, max_det: int = COCO_LIMIT
+    ) -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
             evaluation = coco_eval(box_ground_truth(ground_truth), [dict(row) for row in rows])
             evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
-            evaluation.params.maxDets = [100]
+            evaluation.params.maxDets = [max_det]
             evaluation.evaluate()
         self._evaluation = evaluation
         self.image_ids: list[Hashable] = list(evaluation.params.imgIds)
@@ -99,6 +102,7 @@ def compare(
     *,
     samples: int = 500,
     seed: int = 0,
+    max_det: int = COCO_LIMIT,
 ) -> Comparison:
     """Whether B's predictions are better than A's (Efron and Tibshirani's paired bootstrap).
 
@@ -108,12 +112,13 @@ def compare(
     Args:
         ground_truth: the split as a COCO dict.
         first, second: COCO results lists of the runs of A and of B.
+        max_det: as in ResampledAP.
     Raises:
-        ValueError: no image, or a side without a run.
+        ValueError: no image, no object, or a side without a run.
     """
     if not first or not second:
         raise ValueError("expected at least one run on each side of a comparison")
-    sides = [[ResampledAP(ground_truth, rows) for rows in runs] for runs in (first, second)]
+    sides = [[ResampledAP(ground_truth, rows, max_det=max_det) for rows in runs] for runs in (first, second)]
     count = len(sides[0][0].image_ids)
     if not count:
         raise ValueError("the ground truth has no image to compare on")
@@ -124,6 +129,8 @@ def compare(
         return one, two
 
     whole = difference(None)
+    if whole[0] < 0:
+        raise ValueError("the ground truth has no object to compare on")
     draws = np.array([difference(rng.integers(count, size=count)) for _ in range(samples)])
     gaps = draws[:, 1] - draws[:, 0]
     low, high = np.quantile(gaps, (0.025, 0.975))

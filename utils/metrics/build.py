@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from utils.metrics.classification import ClassificationMetric
+from utils.metrics.coco import COCO_LIMIT
 from utils.metrics.detection import DetectionMetric
 from utils.structures import LabelledImages
 
@@ -17,16 +18,20 @@ def build_metric(
     category_ids: Sequence[Hashable] | None = None,
     names: Sequence[str] | None = None,
     backend: str = "pycocotools",
+    max_det: int = COCO_LIMIT,
 ) -> Metric:
     """The metric of a split, without anything found yet.
 
     Args:
         category_ids, names: of each label of the model; None where they are the split's own.
         backend: what counts boxes, as in DetectionMetric.
+        max_det: detections that are kept in an image. Above COCO's limit of an image and class it becomes that limit;
+            below, COCO's limit cuts nothing.
     """
     category_ids, names = category_ids or images.category_ids, names or images.names
     if images.task == "detect":
-        return DetectionMetric(images.ground_truth, category_ids, names, backend=backend)
+        limit = max(max_det, COCO_LIMIT)
+        return DetectionMetric(images.ground_truth, category_ids, names, max_det=limit, backend=backend)
     label_of = {category_id: label for label, category_id in enumerate(category_ids)}
     own = [label_of[category_id] for category_id in images.category_ids]
     return ClassificationMetric({s.image_id: own[int(s.labels[0])] for s in images.samples}, names)

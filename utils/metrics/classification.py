@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from utils.metrics.figures import figure_text
 from utils.text import shorten
 
 ROW = ("image_id", "label", "rank", "labels", "scores")
@@ -18,7 +19,7 @@ class ClassificationMetric:
     """The share of images whose true class is the first, or among the first five, of a classifier's.
 
     Of classes with equal probability the one with the lower label comes first, so that a model that says the same of
-    everything is not right by chance. With five classes or fewer, top-5 is 1. A figure is -1 where there is no image.
+    everything is not right by chance. With five classes or fewer, top-5 is 1. A figure is None where there is no image.
 
     Args:
         truth: image id -> label.
@@ -103,7 +104,7 @@ class ClassificationMetric:
     def table(self) -> str:
         """Both figures, and a line for each class (of many, for those with the lowest top-1)."""
         figures = self.compute()
-        lines = [f" Top-1 = {figures['top1']:.4f}", f" Top-5 = {figures['top5']:.4f}", ""]
+        lines = [f" Top-{n} = {figure_text(figures[f'top{n}'], digits=4)}" for n in (1, 5)] + [""]
         shown = list(figures["per_class"].items())
         if len(shown) > MANY:
             shown = sorted((item for item in shown if item[1]["images"]), key=lambda item: item[1]["top1"])[:MANY]
@@ -111,9 +112,10 @@ class ClassificationMetric:
         width = max(len(shorten(name)) for name in ("class", *dict(shown)))
         lines += [f" {'class':<{width}}   top-1  top-5  images"]
         for name, row in shown:
-            lines.append(f" {shorten(name):<{width}}  {row['top1']:6.3f} {row['top5']:6.3f} {row['images']:7d}")
+            top1, top5 = (figure_text(row[key]) for key in self.columns)
+            lines.append(f" {shorten(name):<{width}}  {top1:>6} {top5:>6} {row['images']:7d}")
         return "\n".join(lines)
 
 
-def _share(hits: np.ndarray) -> float:
-    return float(hits.mean()) if len(hits) else -1.0
+def _share(hits: np.ndarray) -> float | None:
+    return float(hits.mean()) if len(hits) else None

@@ -15,7 +15,10 @@ import numpy as np
 logger = logging.getLogger(__name__)
 
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-"""The twelve lines of the COCO table, in its order."""
+"""The twelve lines of the COCO table, in its order; with another detection limit N than 100, AR<N> for AR100."""
+
+COCO_LIMIT = 100
+"""Detections of an image and class that count in the COCO protocol."""
 
 BACKENDS = ("pycocotools", "faster")
 
@@ -28,6 +31,9 @@ class CocoResult:
         precision: (T, R, K, A, M); recall: (T, K, A, M); -1 where there are no objects.
         iou_thresholds: (T,); recall_thresholds: (R,).
         category_ids: K ids, ascending.
+        limits: M detection limits, ascending; the last one holds for AP and the figures by size.
+
+    A figure is None where pycocotools says -1: there is no object to measure it on.
     """
 
     precision: np.ndarray
@@ -35,29 +41,30 @@ class CocoResult:
     iou_thresholds: np.ndarray
     recall_thresholds: np.ndarray
     category_ids: tuple[Hashable, ...]
+    limits: tuple[int, ...]
 
-    def average_precision(self, *, iou: float | None = None, area: int = 0) -> float:
+    def average_precision(self, *, iou: float | None = None, area: int = 0) -> float | None:
         """Mean precision at the largest detection limit; area 0 is all, then small, medium, large."""
         values = self.precision[:, :, :, area, -1]
         return _mean(values if iou is None else values[np.isclose(self.iou_thresholds, iou)])
 
-    def average_recall(self, *, limit: int = -1, area: int = 0) -> float:
+    def average_recall(self, *, limit: int = -1, area: int = 0) -> float | None:
         """Mean recall; `limit` is the position of the detection limit."""
         return _mean(self.recall[:, :, area, limit])
 
     def category(self, category_id: Hashable) -> CocoResult:
-        """The part of one category; empty, so that every figure is -1, when the ground truth does not know it."""
+        """The part of one category; empty, so that every figure is None, when the ground truth does not know it."""
         mask = np.array([i == category_id for i in self.category_ids], dtype=bool)
         parts = (self.precision[:, :, mask], self.recall[:, mask], self.iou_thresholds, self.recall_thresholds)
-        return CocoResult(*parts, tuple(i for i in self.category_ids if i == category_id))
+        return CocoResult(*parts, tuple(i for i in self.category_ids if i == category_id), self.limits)
 
-    def figures(self) -> dict[str, float]:
-        """The keys of FIGURES; 'AR100' is the recall at the largest detection limit."""
-        values = [self.average_precision(), self.average_precision(iou=0.5), self.average_precision(iou=0.75)]
-        values += [self.average_precision(area=area) for area in (1, 2, 3)]
-        values += [self.average_recall(limit=limit) for limit in (0, 1, -1)]
-        values += [self.average_recall(area=area) for area in (1, 2, 3)]
-        return dict(zip(FIGURES, values, strict=True))
+    def figures(self) -> dict[str, float | None]:
+        """The keys of FIGURES, with a recall for each detection limit."""
+        sizes = {1: "s", 2: "m", 3: "l"}
+        values = {f"AP{name}": self.average_precision(iou=iou) for name, iou in (("", None), ("50", 0.5), ("75", 0.75))}
+        values |= {f"AP{name}": self.average_precision(area=area) for area, name in sizes.items()}
+        values |= {f"AR{limit}": self.average_recall(limit=place) for place, limit in enumerate(self.limits)}
+        return values | {f"AR{name}": self.average_recall(area=area) for area, name in sizes.items()}
 
 
 def evaluate_boxes(
@@ -73,8 +80,9 @@ def evaluate_boxes(
         backend: one of BACKENDS.
     """
     run = _run_pycocotools if backend == "pycocotools" else _run_faster
+    limits = [1, 10, COCO_LIMIT, max_det] if max_det > COCO_LIMIT else [1, 10, max_det]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        return run(ground_truth, rows, image_ids, [1, 10, max_det])
+        return run(ground_truth, rows, image_ids, limits)
 
 
 def box_ground_truth(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,9 +160,9 @@ def _accumulate(evaluation: Any, image_ids: list, limits: list[int]) -> CocoResu
     evaluation.accumulate()
     params, result = evaluation.params, evaluation.eval
     precision, recall = np.asarray(result["precision"], np.float64), np.asarray(result["recall"], np.float64)
-    return CocoResult(precision, recall, params.iouThrs, params.recThrs, tuple(params.catIds))
+    return CocoResult(precision, recall, params.iouThrs, params.recThrs, tuple(params.catIds), tuple(limits))
 
 
-def _mean(values: np.ndarray) -> float:
+def _mean(values: np.ndarray) -> float | None:
     valid = values[values > -1]
-    return float(valid.mean()) if valid.size else -1.0
+    return float(valid.mean()) if valid.size else None

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from utils.boxes import xywh_to_xyxy, xyxy_to_xywh
-from utils.metrics.coco import BACKENDS, FIGURES, CocoResult, box_ground_truth, evaluate_boxes
+from utils.metrics.coco import BACKENDS, COCO_LIMIT, CocoResult, box_ground_truth, evaluate_boxes
+from utils.metrics.figures import figure_text
 from utils.structures import Detections
 from utils.text import shorten
 
@@ -16,15 +17,15 @@ from utils.text import shorten
 class DetectionMetric:
     """COCO AP and AR over exactly the rows that `predictions` gives.
 
-    A figure is -1, as in pycocotools, where the ground truth has nothing to measure it on. The 100 best detections of
-    an image and class count, COCO's own limit, however many were kept.
+    A figure is None, where pycocotools says -1: the ground truth has nothing to measure it on. The `max_det` best
+    detections of an image and class count, however many were kept.
 
     Args:
         ground_truth: the split as a COCO dict; not changed. iscrowd left out is 0, area left out is width * height.
         category_ids: the category id of each label of the detections.
         names: the class names, in the same order.
-        max_det: best detections of an image and class that count; any other number than 100 leaves the COCO protocol,
-            and 'AR100', AP and the figures by size are then those at `max_det`.
+        max_det: best detections of an image and class that count; any other number than 100 leaves the COCO protocol.
+            AP and the figures by size are those at `max_det`, and so is the key AR<max_det>.
         backend: 'pycocotools', or 'faster' (faster-coco-eval, whole-number ids only): the same figures in less time.
     Raises:
         ValueError: ids that do not fit the ground truth, an annotation without a box, or an option out of its range.
@@ -39,7 +40,7 @@ class DetectionMetric:
         category_ids: Sequence[Hashable],
         names: Sequence[str],
         *,
-        max_det: int = 100,
+        max_det: int = COCO_LIMIT,
         backend: str = "pycocotools",
     ) -> None:
         if backend not in BACKENDS:
@@ -109,7 +110,7 @@ class DetectionMetric:
         return Detections(xywh_to_xyxy(boxes), np.array([row["score"] for row in rows], np.float32), labels)
 
     def compute(self) -> dict[str, Any]:
-        """The keys of FIGURES, 'per_class' (name to AP and AP50) and 'images' (how many were evaluated)."""
+        """The figures of CocoResult, 'per_class' (name to AP and AP50) and 'images' (how many were evaluated)."""
         result = self._evaluated()
         per_class = {}
         for name, category_id in zip(self._names, self._category_ids, strict=True):
@@ -123,24 +124,24 @@ class DetectionMetric:
         curves = {}
         for name, category_id in zip(self._names, self._category_ids, strict=True):
             part = result.category(category_id)
-            if part.average_precision(iou=0.5) > -1:
+            if part.average_precision(iou=0.5) is not None:
                 curves[name] = part.precision[0, :, 0, 0, -1]
         return result.recall_thresholds, curves
 
     def table(self) -> str:
-        """The twelve lines that pycocotools prints, and one line for each class."""
+        """The lines that pycocotools prints, and one line for each class; a dash where there is nothing to measure."""
         figures = self.compute()
         lines = []
-        for key in FIGURES:
+        for key, value in self._evaluated().figures().items():
             title = "Average Precision  (AP)" if key.startswith("AP") else "Average Recall     (AR)"
             iou = {"AP50": "0.50", "AP75": "0.75"}.get(key, "0.50:0.95")
             area = {"s": "small", "m": "medium", "l": "large"}.get(key[-1], "all")
-            limit = {"AR1": 1, "AR10": 10}.get(key, self._max_det)
-            lines.append(f" {title} @[ IoU={iou:<9} | area={area:>6} | maxDets={limit:>3} ] = {figures[key]:0.3f}")
+            limit = int(key[2:]) if key.startswith("AR") and key[2:].isdecimal() else self._max_det
+            lines.append(f" {title} @[ IoU={iou:<9} | area={area:>6} | maxDets={limit:>3} ] = {figure_text(value)}")
         width = max(len(shorten(name)) for name in ("class", *self._names))
         lines += ["", f" {'class':<{width}}      AP   AP50"]
         for name, row in figures["per_class"].items():
-            lines.append(f" {shorten(name):<{width}}  {row['AP']:6.3f} {row['AP50']:6.3f}")
+            lines.append(f" {shorten(name):<{width}}  {figure_text(row['AP']):>6} {figure_text(row['AP50']):>6}")
         return "\n".join(lines)
 
     def _rows(self, image_id: Hashable, detections: Detections) -> list[dict[str, Any]]:

@@ -21,11 +21,11 @@ def random_case(count: int = 50, classes: int = 12) -> tuple[dict[int, int], tor
 def test_nothing_found_is_no_figure() -> None:
     metric = ClassificationMetric({}, ["cat", "dog"])
     figures = metric.compute()
-    assert (figures["top1"], figures["top5"], figures["images"]) == (-1, -1, 0)
-    assert figures["per_class"]["cat"] == {"top1": -1, "top5": -1, "images": 0}
+    assert (figures["top1"], figures["top5"], figures["images"]) == (None, None, 0)
+    assert figures["per_class"]["cat"] == {"top1": None, "top5": None, "images": 0}
     assert metric.predictions() == []
     assert metric.confusion().sum() == 0
-    assert "Top-1 = -1" in metric.table()
+    assert "Top-1 = –" in metric.table()
     metric.update([], torch.zeros(0, 2))
 
 
@@ -46,7 +46,7 @@ def test_figures_are_those_of_a_count_by_hand() -> None:
         mine = [hit for hit, own in zip(first, labels, strict=True) if own == label]
         row = figures["per_class"][f"class {label}"]
         assert row["images"] == len(mine)
-        assert row["top1"] == pytest.approx(np.mean(mine) if mine else -1, abs=1e-12)
+        assert row["top1"] == (pytest.approx(np.mean(mine), abs=1e-12) if mine else None)
     assert np.trace(metric.confusion()) == sum(first)
     assert metric.confusion().sum(axis=1).tolist() == [labels.count(label) for label in range(12)]
     rows = metric.predictions()

@@ -94,8 +94,8 @@ def test_nothing_to_find_and_nothing_found(backend: str) -> None:
     metric = DetectionMetric(empty_ground_truth(), [1], ["a"], backend=backend)
     assert metric.predictions() == []
     figures = metric.compute()
-    assert [figures[key] for key in FIGURES] == [-1.0] * 12
-    assert figures["per_class"] == {"a": {"AP": -1.0, "AP50": -1.0}}
+    assert [figures[key] for key in FIGURES] == [None] * 12
+    assert figures["per_class"] == {"a": {"AP": None, "AP50": None}}
     assert figures["images"] == 1
     assert metric.pr_curves()[1] == {}
 
@@ -107,19 +107,19 @@ def test_objects_but_nothing_found_gives_zero(backend: str) -> None:
     figures = filled(truth, {image["id"]: none for image in truth["images"]}, backend=backend).compute()
     assert [figures[key] for key in FIGURES] == [0.0] * 12
     assert figures["per_class"]["thing2"] == {"AP": 0.0, "AP50": 0.0}
-    assert figures["per_class"]["thing11"] == {"AP": -1.0, "AP50": -1.0}
+    assert figures["per_class"]["thing11"] == {"AP": None, "AP50": None}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_found_where_there_is_nothing(backend: str) -> None:
     metric = DetectionMetric(empty_ground_truth(), [1], ["a"], backend=backend)
     metric.update([1], [Detections(np.float32([[1, 2, 3, 4]]), np.float32([0.5]), np.array([0]))])
-    assert metric.compute()["AP"] == -1.0
+    assert metric.compute()["AP"] is None
 
 
 def test_no_images_at_all() -> None:
     metric = DetectionMetric({"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}, [1], ["a"])
-    assert metric.compute()["AP"] == -1.0
+    assert metric.compute()["AP"] is None
     assert metric.compute()["images"] == 0
 
 
@@ -134,7 +134,8 @@ def test_equals_pycocotools_on_the_written_file(backend: str, seed: int, tmp_pat
     np.testing.assert_allclose([figures[key] for key in FIGURES], expected, rtol=0, atol=1e-9)
     for category in truth["categories"]:
         alone = independent(truth, rows, tmp_path, category=category["id"])
-        assert figures["per_class"][category["name"]] == pytest.approx({"AP": alone[0], "AP50": alone[1]}, abs=1e-9)
+        mine = {key: -1.0 if value is None else value for key, value in figures["per_class"][category["name"]].items()}
+        assert mine == pytest.approx({"AP": alone[0], "AP50": alone[1]}, abs=1e-9)
     assert json.loads(json.dumps(rows)) == rows
 
 
@@ -143,7 +144,9 @@ def test_the_backends_agree_on_every_figure(max_det: int) -> None:
     truth = random_ground_truth(3)
     found = random_detections(truth, (2, 3, 7, 11), 4, extra=150)
     slow, fast = (filled(truth, found, backend=backend, max_det=max_det).compute() for backend in BACKENDS)
-    np.testing.assert_allclose([slow[k] for k in FIGURES], [fast[k] for k in FIGURES], rtol=0, atol=1e-9)
+    assert {f"AR{limit}" for limit in (1, 10, min(max_det, 100), max_det)} < slow.keys() == fast.keys()
+    keys = [key for key in slow if key.startswith("A")]
+    np.testing.assert_allclose([slow[k] for k in keys], [fast[k] for k in keys], rtol=0, atol=1e-9)
     assert slow["per_class"] == {name: pytest.approx(row, abs=1e-9) for name, row in fast["per_class"].items()}
 
 
@@ -157,7 +160,8 @@ def test_more_than_a_hundred_of_a_class_count_only_when_asked() -> None:
     found = {1: Detections(boxes, np.linspace(1, 0.1, 151, dtype=np.float32), np.zeros(151, np.int64))}
     assert filled(truth, found).compute()["AR100"] == 0.0
     more = filled(truth, found, max_det=300)
-    assert more.compute()["AR100"] == 1.0
+    assert more.compute()["AR100"] == 0.0
+    assert more.compute()["AR300"] == 1.0
     assert more.compute()["AP"] == pytest.approx(1 / 151)
     assert "maxDets=300" in more.table()
 
@@ -246,6 +250,36 @@ def test_table_prints_what_pycocotools_prints(tmp_path: Path, capsys: pytest.Cap
     lines = table.splitlines()
     assert lines[:12] == printed.getvalue().splitlines()
     assert len(lines) == 12 + 2 + 4
+    assert lines[-1].split() == ["thing11", "–", "–"], "a class without objects"
+
+
+def test_with_another_limit_the_figures_are_those_of_pycocotools_at_that_limit() -> None:
+    """180 objects of 180 found perfectly: COCO's 100 count 0.55 of them, 300 count all."""
+    boxes = [[12.0 * (i % 20), 12.0 * (i // 20), 10.0, 10.0] for i in range(180)]
+    annotations = [{"id": i + 1, "image_id": 1, "category_id": 1, "bbox": box} for i, box in enumerate(boxes)]
+    truth = {"images": [{"id": 1}], "categories": [{"id": 1, "name": "a"}], "annotations": annotations}
+    for annotation in annotations:
+        annotation.update(area=100.0, iscrowd=0)
+    corners = np.float32([[x, y, x + w, y + h] for x, y, w, h in boxes])
+    found = {1: Detections(corners, np.linspace(1, 0.1, 180, dtype=np.float32), np.zeros(180, np.int64))}
+    assert filled(truth, found).compute()["AP"] == pytest.approx(0.5545, abs=1e-3)
+    metric = filled(truth, found, max_det=300)
+    figures = metric.compute()
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = copy.deepcopy(truth)
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(metric.predictions()), "bbox")
+        evaluation.params.maxDets = [1, 10, 300]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
+    expected = {"AP": precision[..., 0, -1], "AR1": recall[..., 0, 0], "AR10": recall[..., 0, 1]}
+    expected |= {"AR300": recall[..., 0, -1], "ARs": recall[..., 1, -1], "APs": precision[..., 1, -1]}
+    assert {key: figures[key] for key in expected} == {key: float(values.mean()) for key, values in expected.items()}
+    assert (figures["AP"], figures["AR300"]) == (1.0, 1.0)
+    assert figures["AR100"] == pytest.approx(100 / 180)
 
 
 def test_wrong_use_is_refused() -> None:
@@ -283,4 +317,4 @@ def test_a_class_that_the_split_does_not_know_has_no_figure() -> None:
     truth = random_ground_truth()
     metric = DetectionMetric(truth, [2, 3, 7, 11, 99], ["a", "b", "c", "d", "e"])
     metric.update([10], [Detections(np.float32([[1, 2, 3, 4]]), np.float32([0.5]), np.array([4]))])
-    assert metric.compute()["per_class"]["e"] == {"AP": -1.0, "AP50": -1.0}
+    assert metric.compute()["per_class"]["e"] == {"AP": None, "AP50": None}

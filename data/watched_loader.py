@@ -1,0 +1,156 @@
+"""torch's DataLoader, with loader processes that are watched while they are waited for."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import DataLoader
+
+_HAS_MASKS = hasattr(signal, "pthread_sigmask")
+_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of Linux: the signal that a process gets when its parent has ended."""
+
+
+class WatchedLoader(DataLoader):
+    """A DataLoader whose processes may stop, hang or die without the training waiting for them.
+
+    torch looks every five seconds whether one has died. One that lives and gives nothing (stopped, or waiting for a
+    disk) is killed after `patience`.
+
+    Args:
+        patience: seconds to wait for a batch; 0 waits for ever.
+        arguments: of DataLoader.
+    Raises:
+        RuntimeError: while iterating, in torch's words, with the signal that ended a process.
+    """
+
+    def __init__(self, *args: Any, patience: float = 0.0, **arguments: Any) -> None:
+        super().__init__(*args, **{**arguments, "worker_init_fn": _start_worker})
+        self.patience, self.started = patience, False
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        if not self.num_workers:
+            return super().__iter__()
+        return _Watched(self)
+
+    def batches(self) -> Any:
+        """torch's own iterator, over new processes or those of the last time."""
+        if self.started and self.persistent_workers:
+            with _given_up_after(self.patience):  # it waits until each process is ready again
+                return super().__iter__()
+        self.started = True
+        with _without_interrupt():
+            return super().__iter__()
+
+
+class _Watched:
+    """The batches of one iteration."""
+
+    def __init__(self, loader: WatchedLoader) -> None:
+        self.patience = loader.patience
+        self.workers: list[Any] = []
+        self._batches = self._watched(loader.batches)
+        self.workers = self._batches._workers
+
+    def __iter__(self) -> _Watched:
+        return self
+
+    def __next__(self) -> Any:
+        with _given_up_after(self.patience):
+            return self._watched(self._batches.__next__)
+
+    def _watched(self, work: Any) -> Any:
+        try:
+            return work()
+        except (RuntimeError, OSError, EOFError) as error:  # the last two where the end cut off what it was sending
+            if "Caught " in str(error) or "killed by signal" in str(error):
+                raise
+            killed = self._killed()
+            if killed is None:
+                raise
+            name = signal.strsignal(-killed.exitcode) or -killed.exitcode
+        raise RuntimeError(f"DataLoader worker (pid {killed.pid}) is killed by signal: {name}")
+
+    def _killed(self) -> Any:
+        """A process that a signal has ended; its end may be seen a little later than what follows from it."""
+        until = time.monotonic() + 1.0
+        while True:
+            ended = [each for each in self.workers if each.exitcode is not None]
+            if ended or time.monotonic() > until:
+                return next((each for each in ended if each.exitcode < 0), None)
+            time.sleep(0.02)
+
+
+@contextmanager
+def _given_up_after(seconds: float) -> Iterator[None]:
+    """Kill all loader processes when the block takes too long, which ends it.
+
+    Raises:
+        RuntimeError: that has happened.
+    """
+    given_up = threading.Event()
+
+    def give_up() -> None:
+        given_up.set()
+        for child in multiprocessing.active_children():
+            child.kill()
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    if seconds:
+        timer.start()
+    try:
+        yield
+    except RuntimeError:
+        if not given_up.is_set():
+            raise
+    else:
+        return
+    finally:
+        timer.cancel()
+    raise RuntimeError(f"DataLoader timed out after {seconds:g} seconds")
+
+
+@contextmanager
+def _without_interrupt() -> Iterator[None]:
+    """Hold back Ctrl-C: processes that start meanwhile never see it, as it is their parent's to end them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if _HAS_MASKS else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker(_: int) -> None:
+    """Use one thread in a loader process, as there are many of them, and leave signals to the training process.
+
+    A cluster sends SIGTERM to every process of a job, and so does `timeout`. A loader process that obeyed would end the
+    training before it has saved, so it ends only when its parent asks for it, or has ended.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    """End a loader process, whose other threads block SIGTERM, when that signal comes from its parent."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
