@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,8 +16,6 @@ import torch
 from torch.utils.data import DataLoader
 
 _HAS_MASKS = hasattr(signal, "pthread_sigmask")
-_DEATH_SIGNAL = 1
-"""PR_SET_PDEATHSIG of Linux: the signal that a process gets when its parent has ended."""
 
 
 class WatchedLoader(DataLoader):
@@ -140,17 +136,17 @@ def _start_worker(_: int) -> None:
     training before it has saved, so it ends only when its parent asks for it, or has ended.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
+    if hasattr(signal, "sigtimedwait"):  # not on macOS and Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
 
-def _end_with_parent() -> None:
-    """End a loader process, whose other threads block SIGTERM, when that signal comes from its parent."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
+def _end_with_parent(parent: int) -> None:
+    """End a loader process, whose other threads block SIGTERM, when its parent sends that signal or has ended."""
+    while os.getppid() == parent:
+        received = signal.sigtimedwait({signal.SIGTERM}, 1.0)
+        if received is not None and received.si_pid == parent:
+            break
     os._exit(0)

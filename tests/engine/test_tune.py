@@ -6,7 +6,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -30,8 +32,13 @@ class Splits:
     def __init__(self, name: str, _: str) -> None:
         self.name = name
 
+    val = SimpleNamespace(samples=(SimpleNamespace(crowd=np.array([False])),))
+
     def fingerprint(self) -> dict[str, str]:
         return {"train": self.name, "val": "2"}
+
+    def files(self) -> dict[str, torch.Tensor]:
+        return {"train": torch.tensor([1])}
 
 
 @pytest.fixture
