@@ -17,10 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    from torch.distributed import Store
+from typing import Any, NamedTuple, Protocol
 
 from utils.log import say_error
 
@@ -35,6 +32,16 @@ VERDICT_SECONDS = 1.5
 LEAVE_SECONDS = 4.0
 """How long a process waits for the others to say their cause: torchrun ends them when the first is gone."""
 POLL_SECONDS = 0.05
+
+
+class Store(Protocol):
+    """What is used of a store of torch.distributed."""
+
+    def set(self, key: str, value: str) -> None: ...
+    def get(self, key: str) -> bytes: ...
+    def add(self, key: str, amount: int) -> int: ...
+    def check(self, keys: list[str]) -> bool: ...
+    def compare_set(self, key: str, expected: str, desired: str) -> bytes: ...
 
 
 class PeerEnded(RuntimeError):
