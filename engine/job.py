@@ -34,6 +34,7 @@ from utils.device import use_deterministic_kernels
 from utils.launch import Stop, graceful_stop
 from utils.lock import RunLock
 from utils.metrics.build import Metric, build_metric
+from utils.program import end_children
 from utils.run import Run
 from utils.train_config import TrainConfig, settled
 
@@ -100,7 +101,10 @@ def opened(
             if options.auto_batch:
                 prepared.config = _with_fitting_batch(prepared)
             state = TrainState.create(prepared.model, prepared.config.recipe, device)
-            yield _assemble(prepared, options, resumed, lock), state, stop
+            try:
+                yield _assemble(prepared, options, resumed, lock), state, stop
+            finally:
+                end_children()  # while Ctrl-C is still held back; a stopped one would be waited for later
     finally:
         lock.release()
 
