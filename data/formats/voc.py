@@ -115,7 +115,7 @@ class _Files(LabelFiles):
             self.problems.add(where, f"class '{shorten(name)}' is '{known}' in other letters", REPAIRED)
             return self.label_of[known], known
         hint = did_you_mean(name, self.label_of)
-        raise ValueError(f"class '{shorten(name)}' is not among the names of the data set.{hint}")
+        raise ValueError(f"class '{shorten(name)}' is not among the names of the data set{'.' if hint else ''}{hint}")
 
     def _parse_box(self, element: ET.Element, name: str, where: str) -> list[float]:
         box = []
