@@ -134,7 +134,7 @@ def train_loader_of(
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
-) -> DataLoader:
+) -> WatchedLoader:
     """Augmented batches of a run; its `batch_sampler` is the TrainSampler.
 
     Args:
@@ -184,7 +184,7 @@ def eval_loader_of(images: LabelledImages, config: TrainConfig, *, rank: int = 0
 
 def build_train_loader(
     dataset: TrainDataset, sampler: TrainSampler, *, workers: int, pin_memory: bool = False, timeout: float = 0.0
-) -> DataLoader:
+) -> WatchedLoader:
     """Batches of the sampler's epoch from its position on; set_position takes effect at the next iter().
 
     Args:

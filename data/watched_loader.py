@@ -49,6 +49,15 @@ class WatchedLoader(DataLoader):
         with _without_interrupt():
             return super().__iter__()
 
+    def end(self) -> None:
+        """End processes that are kept between iterations; they take their temporary files with them.
+
+        It waits for each of them, five seconds at most.
+        """
+        if self._iterator is not None:
+            self._iterator._shutdown_workers()  # type: ignore[attr-defined]
+            self._iterator = None
+
 
 class _Watched:
     """The batches of one iteration."""

@@ -17,6 +17,7 @@ from data.dataset import TrainDataset
 from data.loader import eval_loader_of, train_loader_of, train_set_of
 from data.read import DataSplits, read_splits
 from data.sampler import TrainSampler
+from data.watched_loader import WatchedLoader
 from engine.build import build_stepper, build_trainable, check_single_images
 from engine.memory import find_batch_size
 from engine.options import RunOptions
@@ -74,7 +75,7 @@ class Job:
     run: Run
     images: DataSplits
     stepper: Stepper
-    loader: DataLoader
+    loader: WatchedLoader
     sampler: TrainSampler
     val_loader: DataLoader
     metric: Metric
@@ -101,8 +102,10 @@ def opened(
             if options.auto_batch:
                 prepared.config = _with_fitting_batch(prepared)
             state = TrainState.create(prepared.model, prepared.config.recipe, device)
+            job = _assemble(prepared, options, resumed, lock)
             try:
-                yield _assemble(prepared, options, resumed, lock), state, stop
+                yield job, state, stop
+                job.loader.end()
             finally:
                 end_children()  # while Ctrl-C is still held back; a stopped one would be waited for later
     finally:

@@ -36,7 +36,9 @@ def run_program(main: Callable[[], int]) -> NoReturn:
     try:
         status = main()
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        from utils.log import say  # loaded by now: `main` is a command
+
+        say("stopped", error=True)
         status = STOPPED
     finally:
         quiet_start()
