@@ -26,7 +26,7 @@ from models.info import Predictor
 from models.predictor import default_weights, open_predictor
 from models.suppression import NMS_KINDS
 from utils.arguments import Parser, given, share, whole_number
-from utils.config import ROOT, ConfigError
+from utils.config import ConfigError
 from utils.faults import report
 from utils.log import say, say_error, setup_logging
 
@@ -46,12 +46,9 @@ def main(argv: list[str] | None = None) -> int:
     source = open_source(*args.source)
     try:
         return run(args, predictor, options, source, window)
-    except ConfigError as error:
-        say_error(error)
-        return 2
     except (OSError, ValueError) as error:
         say_error(error)
-        return 1
+        return 2 if isinstance(error, ConfigError) else 1
     except (RuntimeError, MemoryError) as error:
         return report(error)
 
@@ -121,11 +118,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--source", nargs="+", required=True, metavar="SOURCE",
         help="image, video, folder, 'glob' in quotes, .txt list, camera number, or rtsp:// or http:// stream",
     )  # fmt: skip
-    parser.add_argument(
-        "--weights", help=".pt, .weights, .onnx or OpenVINO .xml (default: newest runs/train/*/weights/best.pt)"
-    )
-    parser.add_argument("--cfg", help="darknet .cfg or model config, for darknet .weights only")
-    parser.add_argument("--trust", action="store_true", help="run the code that a .torchscript file contains")
+    parser.add_model()
     parser.add_argument("--conf-thres", type=share, help="detections score more than this, 0 to 1 (default: 0.25)")
     parser.add_argument("--iou-thres", type=share, help="NMS removes overlaps above this IoU, 0 to 1 (default: 0.45)")
     parser.add_argument("--max-det", type=whole_number, help="detections kept in an image (default: 300)")
@@ -146,8 +139,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--save-crop", action="store_true", help="cut detections out into crops/CLASS/")
     parser.add_argument("--no-save", action="store_true", help="write no annotated images and videos")
     parser.add_argument("--view", action="store_true", help="show frames in a window; q or Escape ends the run")
-    parser.add_argument("--project", default=str(ROOT / "runs" / "detect"), help="folder of runs")
-    parser.add_argument("--name", default="exp", help="folder of this run in PROJECT; never overwritten")
+    parser.add_run_folder("detect")
     return parser.parse_args(argv)
 
 

@@ -26,7 +26,6 @@ from engine.seeds import train_with_seeds
 from engine.tune import tune
 from utils import dist
 from utils.arguments import Parser, whole_number
-from utils.config import ROOT
 from utils.device import select_device
 from utils.launch import run_together
 from utils.log import setup_logging
@@ -87,8 +86,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--trust", action="store_true", help="let --weights run the code in a foreign pickle file")
     parser.add_argument("--dry-run", action="store_true", help="try everything on one batch, say what it will cost")
     parser.add_argument("--replay", metavar="FILE", help="repeat the step that a replay file holds")
-    parser.add_argument("--project", default=str(ROOT / "runs" / "train"), help="folder of runs")
-    parser.add_argument("--name", default="exp", help="folder of this run in PROJECT; never overwritten")
+    parser.add_run_folder("train")
     parser.add_argument(
         "--set",
         action="append",

@@ -26,7 +26,7 @@ from models.info import ModelInfo
 from models.predictor import default_weights, open_predictor
 from models.suppression import NMS_KINDS
 from utils.arguments import Parser, given, share, whole_number
-from utils.config import ROOT, ConfigError
+from utils.config import ConfigError
 from utils.faults import report
 from utils.log import say, setup_logging
 from utils.metrics.build import build_metric
@@ -114,11 +114,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Options as in docs/reference.md."""
     description = "Evaluate a detector with COCO's figures, or a classifier with top-1 and top-5."
     parser = Parser(description=description, allow_abbrev=False)
-    parser.add_argument(
-        "--weights", help=".pt, .weights, .onnx or OpenVINO .xml (default: newest runs/train/*/weights/best.pt)"
-    )
-    parser.add_argument("--cfg", help="darknet .cfg or model config, for darknet .weights only")
-    parser.add_argument("--trust", action="store_true", help="run the code that a .torchscript file contains")
+    parser.add_model()
     parser.add_argument(
         "--data", nargs="?", const="shapes", help="data YAML: a path, or a name in cfg/data/ (default: the model's own)"
     )
@@ -143,8 +139,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=default_workers(), help="loader processes")
     parser.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0], help="what counts; the same figures")
     parser.add_argument("--save-json", action="store_true", help="write predictions.json, a COCO results file")
-    parser.add_argument("--project", default=str(ROOT / "runs" / "val"), help="folder of runs")
-    parser.add_argument("--name", default="exp", help="folder of this run in PROJECT; never overwritten")
+    parser.add_run_folder("val")
     return parser.parse_args(argv)
 
 

@@ -85,8 +85,7 @@ class DataSplits:
 
     def files(self) -> dict[str, Tensor]:
         """(N,) int64 of each split: a number of each image file, by its size, beginning and end."""
-        splits = {"train": self.train, "val": self.val}
-        return {name: file_numbers([s.path for s in split.samples]) for name, split in splits.items()}
+        return {key: file_numbers([each.path for each in getattr(self, key).samples]) for key in ("train", "val")}
 
     def counts(self) -> str:
         """The numbers of images and boxes, as text."""
@@ -231,8 +230,10 @@ def check_same_classes(first: LabelledImages, second: LabelledImages) -> None:
         ConfigError: names the first class that differs.
     """
     if len(first.names) != len(second.names):
+        only = sorted(set(first.names) ^ set(second.names))
+        differ = f"only one of them has {', '.join(only[:5])}" if only else "the names are the same"
         raise ConfigError(
-            f"one split has {len(first.names)} classes, the other {len(second.names)}: {_only_one(first, second)}; "
+            f"one split has {len(first.names)} classes, the other {len(second.names)}: {differ}; "
             "give every split the same list of categories"
         )
     classes, others = (list(zip(split.names, split.category_ids, strict=False)) for split in (first, second))
@@ -280,35 +281,35 @@ def _read_images(config: DataConfig, target: Path, problems: Problems) -> Labell
     images = listing.list_images(target, config.path, folders, problems)
     form, places = _find_labels(config, target, images, folders, problems)
     names = _names_without_list(config, form, places) if config.names is None else config.names
-    options: dict[str, Any] = {"category_ids": config.category_ids, "folders": folders, "problems": problems}
+    own: dict[str, Any] = {}
     if form is voc:
-        return voc.read(places, names, config.voc_first_pixel, **options)
-    if form is yolo:
-        return yolo.read(places, names, kpt_shape=config.kpt_shape, **options)
-    return form.read(places, names, **options)
+        own["first_pixel"] = config.voc_first_pixel
+    elif form is yolo:
+        own["kpt_shape"] = config.kpt_shape
+    return form.read(places, names, category_ids=config.category_ids, folders=folders, problems=problems, **own)
 
 
 def _find_labels(
     config: DataConfig, target: Path, images: list[Path], folders: listing.Folders, problems: Problems
 ) -> tuple[ModuleType, LabelPlaces]:
     """The format of the labels, a module of FORMATS, and the label files: of the format that most images have."""
-    found: list[tuple[ModuleType, LabelPlaces, Problems]] = []
+    candidates: list[tuple[ModuleType, LabelPlaces, Problems]] = []
     for form in FORMATS:
         doubts = Problems(problems.thorough, problems.unreadable)
         places = find_labels(images, config.path, form, folders, doubts, labels_dir=config.labels_dir)
         if places.files or places.folders or doubts.entries:
-            found.append((form, places, doubts))
+            candidates.append((form, places, doubts))
         if len(places.files) == len(images):
             break
-    if not found:
+    if not candidates:
         hint = "; class folders are for a classifier" if imagefolder.looks_like_classes(target, images) else ""
         raise ConfigError(
             f"{target}: no labels for {images[0]}: expected {yolo.FOLDER}/ with YOLO text files or {voc.FOLDER}/ with "
             f"VOC XML files beside {images[0].parent} or in {config.path}, or another folder as 'labels_dir'{hint}"
         )
-    form, places, doubts = max(found, key=lambda each: len(each[1].files) + len(each[2].entries))
+    form, places, doubts = max(candidates, key=lambda each: len(each[1].files) + len(each[2].entries))
     problems.entries += doubts.entries
-    for other, others, _ in found:
+    for other, others, _ in candidates:
         strays = [image for image in places.images if image in others.files and image not in places.files]
         if other is not form and strays:
             kind = form.__name__.rpartition(".")[2].upper()
@@ -341,16 +342,9 @@ def _names_without_list(config: DataConfig, form: ModuleType, places: LabelPlace
     """
     if form is yolo and config.nc is not None:
         return [str(index) for index in range(config.nc)]
-    hint = "rows of YOLO labels have none" if form is yolo else "the label files may have none"
-    if form is voc:
-        hint = f"the XML files hold names: {voc.find_names(places)}"
+    hint = f"the XML files hold names: {voc.find_names(places)}" if form is voc else "rows of YOLO labels have none"
     raise ConfigError(f"{config.source}: expected 'names', the list of class names; {hint}")
 
 
 def _is_json(target: Path) -> bool:
     return target.suffix.lower() == ".json"
-
-
-def _only_one(first: LabelledImages, second: LabelledImages) -> str:
-    only = sorted(set(first.names) ^ set(second.names))
-    return f"only one of them has {', '.join(only[:5])}" if only else "the names are the same"

@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import Any, NoReturn
 
+from utils.config import ROOT
 from utils.log import say
 from utils.text import shorten, shorten_message
 
@@ -15,6 +16,19 @@ LARGEST = 1_000_000_000
 
 class Parser(argparse.ArgumentParser):
     """argparse whose messages go where all output goes: what was typed, or filled in by a shell, is quoted in them."""
+
+    def add_model(self) -> None:
+        """Add the options that name a model: --weights, --cfg and --trust."""
+        self.add_argument(
+            "--weights", help=".pt, .weights, .onnx or OpenVINO .xml (default: newest runs/train/*/weights/best.pt)"
+        )
+        self.add_argument("--cfg", help="darknet .cfg or model config, for darknet .weights only")
+        self.add_argument("--trust", action="store_true", help="run the code that a .torchscript file contains")
+
+    def add_run_folder(self, kind: str) -> None:
+        """Add --project and --name, the folder of a run: runs/KIND/exp where they are left out."""
+        self.add_argument("--project", default=str(ROOT / "runs" / kind), help="folder of runs")
+        self.add_argument("--name", default="exp", help="folder of this run in PROJECT; never overwritten")
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and what is wrong; ends the program with status 2."""
