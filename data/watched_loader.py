@@ -64,7 +64,8 @@ class _Watched:
 
     def __init__(self, loader: WatchedLoader) -> None:
         self.patience = loader.patience
-        self.workers: list[Any] = []
+        # Those that are kept from the last iteration: one of them may die while they are made ready again.
+        self.workers: list[Any] = getattr(loader._iterator, "_workers", [])
         self._batches = self._watched(loader.batches)
         self.workers = self._batches._workers
 
