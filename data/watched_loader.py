@@ -80,7 +80,7 @@ class _Watched:
         try:
             return work()
         except (RuntimeError, OSError, EOFError) as error:  # the last two where the end cut off what it was sending
-            if "Caught " in str(error) or "killed by signal" in str(error):
+            if any(said in str(error) for said in ("Caught ", "killed by signal", "timed out after")):
                 raise
             killed = self._killed()
             if killed is None:
