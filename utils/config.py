@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from utils.files import NOT_REGULAR, read_regular
 from utils.text import listed, shorten, shorten_message, shown
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,7 +45,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_YAML:
             raise ConfigError(f"{path}: larger than {LARGEST_YAML / 1e6:.0f} MB; is it a YAML file?")
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path).decode("utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
     except UnicodeDecodeError as error:
@@ -145,6 +146,8 @@ def find_file(name: str, folders: Sequence[Path], *, suffix: str = ".yaml", kind
     for candidate in candidates:
         if os.path.isfile(candidate):  # unlike Path.is_file, it takes a name that no system can hold as absent
             return candidate
+        if os.path.exists(candidate) and not os.path.isdir(candidate):
+            raise ConfigError(f"{kind} '{shorten(name, 200)}': {NOT_REGULAR}")
     known = sorted(path.name for folder in folders if folder.is_dir() for path in folder.glob(f"*{suffix}"))
     near = nearest(typed.name.removesuffix(suffix), [file.removesuffix(suffix) for file in known])
     looked = ", ".join(f"{below_root(folder)}/" for folder in folders)

@@ -10,6 +10,7 @@ from types import ModuleType
 
 from data.formats.listing import IMAGE_FOLDERS, Folders, is_image
 from data.formats.rows import LEFT_OUT, Problems
+from utils.files import read_regular
 from utils.structures import LabelledImages, LabelProblem
 
 NOT_LABELS = ("classes.txt", "labels.txt")
@@ -190,7 +191,7 @@ def _disagreeing(files: Sequence[Path], form: ModuleType) -> Path | None:
         return None
     try:
         content = getattr(form, "content", _rows)
-        contents = [content(file.read_bytes()) for file in files]
+        contents = [content(read_regular(file)) for file in files]
     except (OSError, ValueError):
         return files[1]
     return next((file for file, content in zip(files, contents, strict=True) if content != contents[0]), None)

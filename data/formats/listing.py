@@ -10,6 +10,7 @@ from pathlib import Path
 from data.formats.rows import Problems
 from data.images import IMAGE_SUFFIXES
 from utils.config import ConfigError
+from utils.files import NOT_REGULAR, read_regular
 
 IMAGE_FOLDERS = ("images", "JPEGImages")
 """Folder names that stand where `labels` or `Annotations` stand for the labels."""
@@ -24,6 +25,7 @@ class Folders:
 
     def __init__(self) -> None:
         self._names: dict[str, frozenset[str]] = {}
+        self._odd: set[str] = set()
         self._stems: dict[str, dict[str, list[str]]] = {}
 
     def names(self, folder: Path) -> frozenset[str]:
@@ -32,7 +34,9 @@ class Folders:
         if key not in self._names:
             try:
                 with os.scandir(folder) as entries:
-                    self._names[key] = frozenset(entry.name for entry in entries if not entry.is_dir())
+                    files = [entry for entry in entries if not entry.is_dir()]
+                    self._names[key] = frozenset(entry.name for entry in files)
+                    self._odd.update(entry.path for entry in files if not entry.is_file())
             except (OSError, ValueError):  # ValueError: a name that no system can hold
                 self._names[key] = frozenset()
         return self._names[key]
@@ -74,6 +78,12 @@ class Folders:
         """Whether the file exists."""
         return path.name in self.names(path.parent)
 
+    def why_unusable(self, path: Path) -> str | None:
+        """What is wrong with a file of a listed folder that nobody has opened yet: no regular file."""
+        if str(path) not in self._odd:
+            return None
+        return f"{NOT_REGULAR}: {path}" if path.exists() else f"a link to nothing: {path}"
+
 
 def is_image(name: str) -> bool:
     """Whether a file counts as an image by the suffix of its name, in any letter case."""
@@ -105,7 +115,9 @@ def list_images(target: Path, root: Path, folders: Folders, problems: Problems) 
 
 def _read_list(target: Path, root: Path, folders: Folders, problems: Problems) -> list[Path]:
     try:
-        lines = re.split(r"\r\n|\r|\n", target.read_bytes().decode("utf-8-sig"))  # names may hold other line ends
+        lines = re.split(r"\r\n|\r|\n", read_regular(target).decode("utf-8-sig"))  # names may hold other line ends
+    except OSError as error:
+        raise ConfigError(f"{target}: cannot be read ({error.strerror or error})") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{target}: not UTF-8 text (byte {error.start}); save the list as UTF-8") from None
     images: dict[Path, int] = {}

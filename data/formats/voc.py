@@ -139,7 +139,7 @@ class _Files(LabelFiles):
 def owner(file: Path, images: Sequence[Path]) -> Path | None:
     """The one of several images whose name, and folder if need be, an XML file states; None if it decides nothing."""
     try:
-        root = ET.parse(file).getroot()
+        root = ET.fromstring(read_regular(file))
     except (OSError, ET.ParseError, ValueError, LookupError):
         return None
     name = PurePosixPath((root.findtext("filename") or "").strip().replace("\\", "/")).name
@@ -169,7 +169,7 @@ def find_names(places: LabelPlaces, *, limit: int = 200) -> list[str]:
     names: set[str] = set()
     for file in list(places.files.values())[:limit]:
         try:
-            root = ET.parse(file).getroot()
+            root = ET.fromstring(read_regular(file))
         except (OSError, ET.ParseError, ValueError, LookupError):
             continue
         names.update((element.text or "").strip() for element in root.findall("object/name"))

@@ -20,6 +20,7 @@ import numpy as np
 from data.images import decode_image, read_image
 from data.media.find import Media, find_media, is_url
 from data.media.video import VideoReader
+from utils.files import NOT_REGULAR, open_regular
 from utils.text import printable
 
 logger = logging.getLogger(__name__)
@@ -271,12 +272,20 @@ def _open(media: Media) -> VideoReader:
 
 
 def _is_text(path: Path) -> bool:
-    """Whether a file begins as a text does; every video has other bytes there."""
+    """Whether a file begins as a text does; every video has other bytes there.
+
+    Raises:
+        ValueError: a pipe or a device.
+    """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(512)
-    except (OSError, ValueError):
+    except OSError as error:
+        if error.strerror == NOT_REGULAR:
+            raise ValueError(NOT_REGULAR) from None
         return False  # opening it says why
+    except ValueError:
+        return False
     return bool(head) and not re.search(rb"[^\t\n\f\r\x20-\xff]", head)
 
 

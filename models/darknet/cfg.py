@@ -18,6 +18,7 @@ from models.darknet.problems import Remarks
 from models.darknet.sections import Section
 from models.detector import Detector
 from utils.config import ConfigError, did_you_mean, nearest
+from utils.files import open_regular
 from utils.text import shorten, shown
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def read_cfg(path: Path) -> list[Section]:
         ConfigError: the file cannot be read, or everything that is wrong in it, with line numbers.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
