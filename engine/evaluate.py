@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from data.images import tell
 from data.transforms import ten_crops
 from models.info import ModelInfo, Predictor
 from models.postprocess import postprocess
@@ -105,6 +106,7 @@ def evaluate(
             else:
                 assert not isinstance(raw, Tensor)
                 metric.update(batch.image_ids, detections_of_batch(raw, batch, predictor.info, options))
+            tell(batch.notes)
             count += len(batch)
             unreadable += [problem for problem in batch.problems if problem]
             progress.advance()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data.images import tell
 from engine.diagnose import describe_failure, examine
 from engine.memory import fitting_part
 from engine.replay import save_replay
@@ -106,6 +107,7 @@ class Guard:
         return f"The optimizer has not moved; see the step again with: python train.py --replay {path}"
 
     def _tell_bad_images(self, state: TrainState, batches: list[Batch]) -> None:
+        tell(note for batch in batches for note in batch.notes)
         problems = [line for batch in batches for problem in batch.problems for line in problem.splitlines()]
         if not problems:
             return

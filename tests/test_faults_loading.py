@@ -136,10 +136,10 @@ def test_a_loader_process_that_hangs_is_not_waited_for_for_ever(
 ) -> None:
     real = dataset.read_image
 
-    def stuck(path: Path) -> np.ndarray:
+    def stuck(path: Path, *, notes: list[str]) -> np.ndarray:
         if path.name == "5.png":
             time.sleep(600)
-        return real(path)
+        return real(path, notes=notes)
 
     monkeypatch.setattr(dataset, "read_image", stuck)
     begin = time.monotonic()
