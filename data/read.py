@@ -15,7 +15,7 @@ from torch import Tensor
 
 from data.config import SPLITS, DataConfig, load_data_config
 from data.formats import coco, imagefolder, listing, voc, yolo
-from data.formats.label_places import LabelPlaces, find_labels, shared_files
+from data.formats.label_places import LabelPlaces, find_labels, report_other_format, shared_files
 from data.formats.rows import IMAGE_LEFT_OUT, LEFT_OUT, NOTES, STOPS, Problems
 from data.images import read_image
 from utils.config import ConfigError
@@ -299,8 +299,6 @@ def _find_labels(
         places = find_labels(images, config.path, form, folders, doubts, labels_dir=config.labels_dir)
         if places.files or places.folders or doubts.entries:
             candidates.append((form, places, doubts))
-        if len(places.files) == len(images):
-            break
     if not candidates:
         hint = "; class folders are for a classifier" if imagefolder.looks_like_classes(target, images) else ""
         raise ConfigError(
@@ -310,6 +308,8 @@ def _find_labels(
     form, places, doubts = max(candidates, key=lambda each: len(each[1].files) + len(each[2].entries))
     problems.entries += doubts.entries
     for other, others, _ in candidates:
+        if other is not form and hasattr(form, "class_counts") and hasattr(other, "class_counts"):
+            report_other_format((form, other), places, others, config.names or (), problems)
         strays = [image for image in places.images if image in others.files and image not in places.files]
         if other is not form and strays:
             kind = form.__name__.rpartition(".")[2].upper()

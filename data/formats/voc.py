@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from data.formats.assemble import probe_sizes
-from data.formats.label_files import LabelFiles
+from data.formats.label_files import LabelFiles, UnknownClass
 from data.formats.label_places import LabelPlaces, label_name, report_orphans
 from data.formats.listing import Folders
 from data.formats.rows import KEPT, REPAIRED, Problems
@@ -93,7 +93,7 @@ class _Files(LabelFiles):
                 label, name = self._parse_name(element, where)
                 box = self._parse_box(element, name, where)
             except ValueError as error:
-                self.lose(where, str(error))
+                self.lose(where, error)
                 continue
             self.add(line, label, box, crowd=(element.findtext("iscrowd") or "0").strip() == "1")
         return True
@@ -115,7 +115,8 @@ class _Files(LabelFiles):
             self.problems.add(where, f"class '{shorten(name)}' is '{known}' in other letters", REPAIRED)
             return self.label_of[known], known
         hint = did_you_mean(name, self.label_of)
-        raise ValueError(f"class '{shorten(name)}' is not among the names of the data set{'.' if hint else ''}{hint}")
+        unknown = f"class '{shorten(name)}' is not among the names of the data set{'.' if hint else ''}{hint}"
+        raise UnknownClass(shorten(name), unknown)
 
     def _parse_box(self, element: ET.Element, name: str, where: str) -> list[float]:
         box = []
@@ -162,6 +163,17 @@ def content(data: bytes) -> Hashable:
         raise ValueError(str(error)) from None
     texts = [(element.findtext("name"), *(element.findtext(f"bndbox/{c}") for c in CORNERS)) for element in objects]
     return tuple(sorted(tuple((text or "").strip() for text in each) for each in texts))
+
+
+def class_counts(data: bytes, names: Sequence[str]) -> Counter[str]:
+    """How many objects of each of the classes an XML file has; none where it cannot be read."""
+    try:
+        objects = ET.fromstring(data).findall("object/name")
+    except (ET.ParseError, ValueError, LookupError):
+        return Counter()
+    known = {name.casefold(): name for name in names}
+    written = ((element.text or "").strip().casefold() for element in objects)
+    return Counter(known[name] for name in written if name in known)
 
 
 def find_names(places: LabelPlaces, *, limit: int = 200) -> list[str]:
