@@ -155,17 +155,17 @@ def _check_problems(config: DataConfig, data: LabelledImages, *, thorough: bool)
     """Raise what the keys `labels` and `unreadable` stop at, and where nothing is left."""
     bad = [problem for problem in data.problems if problem.action not in NOTES]
     if bad and config.labels == "error":
-        raise ConfigError(f"{summarize(bad)}\nMend them, or set 'labels: warn' in {config.source} to go on without")
+        raise ConfigError(
+            *summarize(bad).split("\n"), f"Mend them, or set 'labels: warn' in {config.source} to go on without"
+        )
     stops = [problem for problem in bad if problem.action == STOPS]
     if stops:
         ways = "'unreadable: image' to go on without their images, or 'unreadable: object' without the objects alone"
-        raise ConfigError(f"{summarize(stops)}\nMend them, or set in {config.source} {ways}")
+        raise ConfigError(*summarize(stops).split("\n"), f"Mend them, or set in {config.source} {ways}")
     if not data.samples and not thorough:
         lost = [problem for problem in bad if problem.action == IMAGE_LEFT_OUT]
-        raise ConfigError(
-            f"{summarize(lost)}\nNo image is left. Mend them, or set 'unreadable: object' in {config.source} to leave "
-            "out these objects alone"
-        )
+        ways = f"or set 'unreadable: object' in {config.source} to leave out these objects alone"
+        raise ConfigError(*summarize(lost).split("\n"), f"No image is left. Mend them, {ways}")
 
 
 def label_format(config: DataConfig, split: str) -> str:
@@ -265,10 +265,10 @@ def _target(config: DataConfig, split: str) -> Path:
     if target is None:
         known = ", ".join(name for name in SPLITS if getattr(config, name) is not None)
         raise ConfigError(f"{config.source}: has no split '{split}', only {known}")
-    download = f"\nHow to get the data:\n{config.download.strip()}" if config.download else ""
+    download = ["How to get the data:", *config.download.strip().split("\n")] if config.download else []
     for key, path in ((split, target), ("images", config.images), ("labels_dir", config.labels_dir)):
         if path is not None and not path.exists():
-            raise ConfigError(f"{config.source}: {key}: no such file or folder: {path}{download}")
+            raise ConfigError(f"{config.source}: {key}: no such file or folder: {path}", *download)
     if target.is_file() and not _is_json(target) and target.suffix.lower() != ".txt":
         raise ConfigError(
             f"{config.source}: {split}: {target.name}: expected a COCO JSON file, a .txt list of images or a folder"
@@ -308,14 +308,15 @@ def _find_labels(
     form, places, doubts = max(candidates, key=lambda each: len(each[1].files) + len(each[2].entries))
     problems.entries += doubts.entries
     for other, others, _ in candidates:
-        if other is not form and hasattr(form, "class_counts") and hasattr(other, "class_counts"):
-            report_other_format((form, other), places, others, config.names or (), problems)
+        if other is form:
+            continue
+        report_other_format((form, other), places, others, config.names or (), problems)
         strays = [image for image in places.images if image in others.files and image not in places.files]
-        if other is not form and strays:
-            kind = form.__name__.rpartition(".")[2].upper()
-            for image in strays:
-                problems.add(image, f"its label file is {others.files[image]}, but the others are {kind}", LEFT_OUT)
-            places.images = [image for image in places.images if image not in set(strays)]
+        kind = form.__name__.rpartition(".")[2].upper()
+        for image in strays:
+            problems.add(image, f"its label file is {others.files[image]}, but the others are {kind}", LEFT_OUT)
+        gone = set(strays)
+        places.images = [image for image in places.images if image not in gone]
     return form, places
 
 

@@ -18,6 +18,7 @@ from engine.step import Stepper, TrainingDiverged, train_step
 from utils import dist
 from utils.faults import explain, is_out_of_memory, memory_reason
 from utils.structures import Batch
+from utils.text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +104,8 @@ class Guard:
         try:
             save_replay(path, failure, text, about=self.about, stepper=stepper, state=state, batches=batches)
         except OSError as problem:
-            return f"The optimizer has not moved. No replay file could be written: {problem}"
-        return f"The optimizer has not moved; see the step again with: python train.py --replay {path}"
+            return f"The optimizer has not moved. No replay file could be written: {printable(problem)}"
+        return f"The optimizer has not moved; see the step again with: python train.py --replay {printable(path)}"
 
     def _tell_bad_images(self, state: TrainState, batches: list[Batch]) -> None:
         tell(note for batch in batches for note in batch.notes)
@@ -170,5 +171,6 @@ def saying_what_is_left(last: Path, folder: Path) -> Iterator[None]:
 def _left(last: Path, folder: Path, *, same: bool) -> str:
     if not last.is_file():
         return "There was no checkpoint yet."
-    how = f"python train.py --resume {folder}" if same else f"with another recipe, --weights {last}"
+    other = f"with another recipe, --weights {printable(last)}"
+    how = f"python train.py --resume {printable(folder)}" if same else other
     return f"The last checkpoint is whole; to go on from it: {how}"

@@ -136,7 +136,7 @@ def replay(path: Path, device: torch.device) -> int:
         keep_frozen_statistics_(model, saved.config.recipe.freeze)
         stepper = build_stepper(saved.config, model, device, class_counts=counts, total_steps=steps)
     except ConfigError as error:
-        raise ConfigError(f"--replay {path}: {error}") from None
+        raise ConfigError(*(f"--replay {path}: {line}" for line in error.lines)) from None
     return 0 if repeat(saved, stepper, TrainState.create(model, saved.config.recipe, device)) else 1
 
 

@@ -178,7 +178,7 @@ def class_indices(values: Sequence[str], names: Sequence[str]) -> tuple[int, ...
             hint = f" Did you mean {shown(names[by_name[near]])}?" if near else ""
             problems.append(f"--classes {shorten(value)}: the model has no such class.{hint} Known: {listed(names)}")
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError(*problems)
     return tuple(labels)
 
 

@@ -121,15 +121,13 @@ def test_any_value_in_a_replay_file(
     places += [("batches", 0, "targets", key) for key in content["batches"][0]["targets"]]
     junk = [None, 7, "x", [], {}, [["\n"]], torch.zeros(2), 10**30, _nested(60)]
     monkeypatch.setattr("engine.replay.repeat", lambda replay, stepper, state: state.resume(replay.state, where="it"))
+    known = (f"error: --replay {file}: ", f"error: {file}: ", "error: it: ")
     for number, place in enumerate(places):
-        for value in (junk[number % len(junk)], junk[(number + 3) % len(junk)]):
-            torch.save(_with(content, place, value), file)
-            status = train.main(["--replay", str(file), *cpu()])
-            error = capsys.readouterr().err
-            assert status == 1 or error.startswith((f"error: --replay {file}", f"error: {file}: ", "error: it: ")), (
-                place
-            )
-            assert len(error) < 4000
+        torch.save(_with(content, place, junk[number % len(junk)]), file)
+        status = train.main(["--replay", str(file), *cpu()])
+        error = capsys.readouterr().err
+        assert status == 1 or error.startswith(known), place
+        assert len(error) < 4000
     del content["rank"]
     torch.save(content, file)
     assert train.main(["--replay", str(file), *cpu()]) == 2

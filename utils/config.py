@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from utils.files import NOT_REGULAR, read_regular
-from utils.text import listed, shorten, shorten_message, shown
+from utils.text import listed, printable, shorten, shorten_message, shown
 
 ROOT = Path(__file__).resolve().parent.parent
 """The project's root: where cfg/ lies."""
@@ -29,11 +29,18 @@ class ConfigError(ValueError):
     """A wrong file, key or value of a configuration; the message is meant for the user, and never longer than a page.
 
     Args:
-        message: what is wrong, where, what was expected and what was found.
+        lines: what is wrong, where, what was expected and what was found: a line for each mistake, whatever the names
+            in it hold. Another ConfigError stands for its lines.
     """
 
-    def __init__(self, message: str) -> None:
-        super().__init__(shorten_message(message))
+    def __init__(self, *lines: object) -> None:
+        self.lines: tuple[str, ...] = ()
+        for line in lines:
+            self.lines += line.lines if isinstance(line, ConfigError) else (printable(line),)
+        super().__init__(shorten_message("\n".join(self.lines)))
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, ...]]:
+        return type(self), self.lines
 
 
 def load_yaml(path: Path) -> dict[str, Any]:

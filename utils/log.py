@@ -38,8 +38,13 @@ def say(text: object = "", *, error: bool = False) -> None:
 
 
 def say_error(error: object) -> None:
-    """Print why a command ends, on standard error, in at most a page."""
-    say(f"error: {shorten_message(str(error))}", error=True)
+    """Print why a command ends, on standard error, in at most a page.
+
+    Args:
+        error: a text or an exception. Python's own are one line, whatever the names in them hold.
+    """
+    text = printable(error) if isinstance(error, OSError) or type(error) is ValueError else str(error)
+    say(f"error: {shorten_message(text)}", error=True)
 
 
 class _TqdmHandler(logging.Handler):

@@ -114,6 +114,8 @@ def report_other_format(
         forms: the format in use, and the other one.
         places, others: the label files of each.
     """
+    if not all(hasattr(form, "class_counts") for form in forms):
+        return
     both = [image for image in places.files if image in others.files]
     looked = both[:: max(len(both) // COMPARED, 1)]
     differ = [

@@ -64,7 +64,7 @@ def parse_cfg(text: str, *, where: str) -> list[Section]:
     for remark in reader.warnings.lines():
         logger.warning("%s", remark)
     if reader.problems:
-        raise ConfigError(str(reader.problems))
+        raise ConfigError(*reader.problems.lines())
     if not reader.sections:
         raise ConfigError(f"{where}: expected darknet sections like [net] and [convolutional], found none")
     if len(reader.sections) == 1:
