@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -9,11 +10,17 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from typing import Any
 
 import cv2
 import torch
 from torch.utils.data import DataLoader
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _HAS_MASKS = hasattr(signal, "pthread_sigmask")
 
@@ -146,11 +153,30 @@ def _start_worker(_: int) -> None:
     training before it has saved, so it ends only when its parent asks for it, or has ended.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _be_killed_with_parent()
     if hasattr(signal, "sigtimedwait"):  # not on macOS and Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+def _be_killed_with_parent() -> None:
+    """Let the system kill this process when its parent has ended, in any way: a stopped process does nothing itself.
+
+    The parent holds one end of a pipe (multiprocessing's sentinel), and Linux can signal that it has been closed.
+    Processes that were forked later hold that end too; they are killed first, as the last one's is the parent's alone.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None or not hasattr(fcntl, "F_SETSIG"):
+        return
+    pipe = parent.sentinel
+    with contextlib.suppress(OSError):  # where the system cannot, `_end_with_parent` ends all but stopped processes
+        fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
+    if wait([pipe], 0):
+        os._exit(0)  # it had ended before
 
 
 def _end_with_parent(parent: int) -> None:

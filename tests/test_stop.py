@@ -39,6 +39,17 @@ COMMANDS = [
     ["-m", "models.benchmark"],
 ]
 
+LOADERS = """
+import multiprocessing, sys, time
+from data.watched_loader import WatchedLoader
+multiprocessing.set_start_method(sys.argv[1])
+batches = iter(WatchedLoader(range(1000), num_workers=3, batch_size=2, collate_fn=list))
+for _ in range(6):
+    next(batches)
+print(*(each.pid for each in batches.workers), flush=True)
+time.sleep(600)
+"""
+
 
 def children(process: int) -> list[int]:
     """Ids of the child processes."""
@@ -135,6 +146,33 @@ def test_a_second_process_is_refused_and_after_kill_9_the_run_goes_on_at_once(
     assert train.main(["--resume", str(run), *cpu(workers=1)]) == 0
     assert len(rows(run)) == epochs
     wait_until(lambda: not any(map(alive, loaders)), 10)
+
+
+def test_loader_processes_that_are_stopped_end_with_a_training_that_is_killed(running: subprocess.Popen) -> None:
+    loaders = children(running.pid)
+    assert len(loaders) >= 2
+    for loader in loaders[:1]:
+        os.kill(loader, signal.SIGSTOP)
+    os.kill(running.pid, signal.SIGKILL)
+    wait_until(lambda: not any(map(alive, loaders)), 10)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_every_kind_of_loader_process_ends_with_its_parent(method: str) -> None:
+    command = [sys.executable, "-c", LOADERS, method]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout is not None
+    try:
+        loaders = [int(number) for number in process.stdout.readline().split()]
+        assert len(loaders) == 3
+        for loader in loaders:
+            os.kill(loader, signal.SIGSTOP)
+        process.kill()
+        wait_until(lambda: not any(map(alive, loaders)), 10)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: " ".join(arguments[:2]))
