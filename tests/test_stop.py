@@ -72,10 +72,16 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> None:
 
 
 @pytest.fixture
-def running(command: list[str], tmp_path: Path) -> Iterator[subprocess.Popen]:
+def patience() -> int:
+    """Seconds that a training waits for a batch."""
+    return PATIENCE
+
+
+@pytest.fixture
+def running(command: list[str], tmp_path: Path, patience: int) -> Iterator[subprocess.Popen]:
     """A training with two loader processes that would take for ever, after its first epoch."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    arguments = [*command, *cpu(workers=2), "--epochs", "100000", "--set", f"worker_timeout={PATIENCE}"]
+    arguments = [*command, *cpu(workers=2), "--epochs", "100000", "--set", f"worker_timeout={patience}"]
     arguments += ["--set", "evaluation.interval=100000"]
     log = tmp_path / "log.txt"
     with open(log, "w") as out:
@@ -194,14 +200,47 @@ def test_ctrl_c_during_start_up_leaves_no_traceback(arguments: list[str], tmp_pa
         assert process.returncode in (-signal.SIGINT, 130) or (process.returncode, "error: " in error) == (2, True)
 
 
-def test_ctrl_c_twice_says_what_is_left(running: subprocess.Popen, tmp_path: Path) -> None:
+def cpu_seconds(process: int) -> float:
+    """Time that a process has computed for."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_until_it_waits(process: int) -> None:
+    """Until a process has computed next to nothing for a second."""
+    deadline, before = time.monotonic() + 60, -1.0
+    while (now := cpu_seconds(process)) - before > 0.05:
+        assert time.monotonic() < deadline, "it goes on and on"
+        before = now
+        time.sleep(1.0)
+
+
+@pytest.mark.parametrize("patience", [600])
+def test_ctrl_c_twice_ends_a_training_that_waits_and_says_what_is_left(
+    running: subprocess.Popen, tmp_path: Path
+) -> None:
     for loader in children(running.pid):
         os.kill(loader, signal.SIGSTOP)
+    wait_until_it_waits(running.pid)  # for a batch, and would for 600 seconds
     os.killpg(running.pid, signal.SIGINT)
-    time.sleep(2.2)
-    os.killpg(running.pid, signal.SIGINT)
-    assert running.wait(60) in (130, 2, -signal.SIGINT), "the last where all but the end was done before"
+    time.sleep(1.0)
+    os.killpg(running.pid, signal.SIGINT)  # too soon: a cluster tells every process of a job, and torchrun once more
+    time.sleep(3.0)
+    assert running.poll() is None, "the first asks it to save after the step, which never ends"
     text = (tmp_path / "log.txt").read_text()
+    assert "error" not in text
+    os.killpg(running.pid, signal.SIGINT)
+    assert running.wait(30) == 130
+    text = (tmp_path / "log.txt").read_text()
+    assert "error: stopped at once\n  The last checkpoint is whole; to go on from it: python train.py --resume" in text
+    assert "Stopped and saved" not in text
     assert "Traceback" not in text
-    saved = "Stopped and saved. Continue with: python train.py --resume" in text
-    assert saved or "The last checkpoint is whole; to go on from it: python train.py --resume" in text
+
+
+def test_ctrl_c_once_saves_and_ends(running: subprocess.Popen, tmp_path: Path) -> None:
+    os.killpg(running.pid, signal.SIGINT)
+    assert running.wait(60) == 130
+    text = (tmp_path / "log.txt").read_text()
+    assert "Stopped and saved. Continue with: python train.py --resume" in text
+    assert "error" not in text
+    assert "Traceback" not in text
