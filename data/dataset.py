@@ -30,6 +30,7 @@ from utils.augment_config import AugmentConfig
 from utils.boxes import Letterbox, plan_resize
 from utils.log import tracked
 from utils.structures import LabelledImages
+from utils.text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Item(NamedTuple):
         image_id, path, letterbox: as in Batch; letterbox is None in training.
         weights: (N,) float32 or None, as in Targets.
         problem: files that could not be read and were replaced, one a line.
+        notes: on files that are used though they are not whole.
     """
 
     image: torch.Tensor
@@ -79,6 +81,7 @@ class Item(NamedTuple):
     letterbox: Letterbox | None
     weights: torch.Tensor | None = None
     problem: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(eq=False, repr=False)
@@ -107,6 +110,7 @@ class TrainDataset(Dataset):
 
     def __post_init__(self) -> None:
         self.problems: list[str] = []
+        self.notes: list[str] = []
         self.pipeline = None
         if self.config.albumentations:
             from data.pipeline import AlbumentationsPipeline  # the library takes a second or two to import
@@ -127,6 +131,9 @@ class TrainDataset(Dataset):
             images, quiet = pool.map(self._read_or_problem, range(len(self))), dist.launched_rank() != 0
             self.cache = list(tracked(images, len(self), "Reading the training images", quiet=quiet))
         logger.info("Training images in memory: %d, %.0f MB", len(self), needed / 1e6)
+        for note in self.notes:
+            logger.warning("%s", note)
+        self.notes.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the cached images: if loader processes are not forked, each would get a copy of them all."""
@@ -136,9 +143,10 @@ class TrainDataset(Dataset):
         """The augmented image that `request` names; its boxes are in pixels of the network input."""
         item = self._augment(request)
         sample = self.images.samples[request.index]
-        problem = "\n".join(self.problems)
+        problem, notes = "\n".join(self.problems), tuple(self.notes)
         self.problems.clear()
-        return _to_item(item, sample.image_id, str(sample.path), None, problem)
+        self.notes.clear()
+        return _to_item(item, sample.image_id, str(sample.path), None, problem, notes)
 
     def _augment(self, request: Request) -> Labelled:
         config = self.config
@@ -223,7 +231,7 @@ class TrainDataset(Dataset):
     def _read(self, index: int) -> np.ndarray:
         """The decoded image at the base size."""
         sample = self.images.samples[index]
-        image = read_image(sample.path)
+        image = _read_noted(sample.path, self.notes)
         check_size(image, sample.height, sample.width, str(sample.path))
         height, width = self._inner_size(index)
         return cv2.resize(image, (width, height), interpolation=self.interpolation)
@@ -252,9 +260,9 @@ class EvalDataset(Dataset):
 
     def __getitem__(self, index: int) -> Item:
         """The image at `index`; its boxes are in pixels of the network input."""
-        sample, problem = self.images.samples[index], ""
+        sample, problem, notes = self.images.samples[index], "", list[str]()
         try:
-            image = read_image(sample.path)
+            image = _read_noted(sample.path, notes)
             check_size(image, sample.height, sample.width, str(sample.path))
         except ValueError as error:
             if self.bad_images == "stop":
@@ -267,7 +275,7 @@ class EvalDataset(Dataset):
         boxes = letterbox.apply(sample.boxes).astype(np.float32)
         image = resize_image(image, letterbox, self.image_size, mode=self.resize)
         item = Labelled(image, boxes, sample.labels, sample.crowd)
-        return _to_item(item, sample.image_id, str(sample.path), letterbox, problem)
+        return _to_item(item, sample.image_id, str(sample.path), letterbox, problem, tuple(notes))
 
 
 def check_size(image: np.ndarray, height: int, width: int, path: str) -> None:
@@ -291,7 +299,17 @@ def _with_remedy(error: ValueError, path: Path) -> str:
     return f"{error}{GO_ON if path.exists() else PUT_BACK}"
 
 
-def _to_item(item: Labelled, image_id: int, path: str, letterbox: Letterbox | None, problem: str) -> Item:
+def _read_noted(path: Path, notes: list[str]) -> np.ndarray:
+    """`read_image`; a note is for the training process to tell, which knows what has been told."""
+    of_file: list[str] = []
+    image = read_image(path, notes=of_file)
+    notes += [f"{printable(path)}: {note}" for note in of_file]
+    return image
+
+
+def _to_item(
+    item: Labelled, image_id: int, path: str, letterbox: Letterbox | None, problem: str, notes: tuple[str, ...]
+) -> Item:
     image = torch.from_numpy(np.ascontiguousarray(item.image)).permute(2, 0, 1)
     return Item(
         image,
@@ -303,4 +321,5 @@ def _to_item(item: Labelled, image_id: int, path: str, letterbox: Letterbox | No
         letterbox,
         None if item.weights is None else torch.from_numpy(np.ascontiguousarray(item.weights, np.float32)),
         problem,
+        notes,
     )

@@ -53,6 +53,7 @@ def collate(items: list[Item]) -> Batch:
         tuple(item.path for item in items),
         letterboxes,
         tuple(item.problem for item in items) if any(item.problem for item in items) else (),
+        tuple(note for item in items for note in item.notes),
     )
 
 
