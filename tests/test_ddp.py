@@ -150,8 +150,8 @@ def damaged(tiny_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "images" / f"{number}.png").write_bytes(b"damaged")
     image = folder / "images" / "3.png"
     whole = io.BytesIO()
-    Image.open(image).save(whole, "JPEG", quality=95)
-    image.write_bytes(whole.getvalue()[:-4])
+    Image.open(image).save(whole, "JPEG", quality=95, subsampling=0)
+    image.write_bytes(whole.getvalue()[:-3])
     return folder / "data.yaml"
 
 
