@@ -23,6 +23,7 @@ from utils.log import say
 from utils.provenance import versions
 from utils.schema import to_dataclass
 from utils.structures import Batch, LabelledImages, Targets
+from utils.text import shown
 from utils.train_config import TrainConfig
 
 FORMAT = "cspdet-replay-1"
@@ -86,7 +87,7 @@ def save_replay(
         "state": state.state_dict(),
         "batches": [_to_plain_batch(batch) for batch in batches],
         "total_steps": stepper.total_steps,
-        "failure": {"what": error.what, "step": error.step, "terms": error.terms, "message": message},
+        "failure": {"what": error.quantity, "step": error.step, "terms": error.terms, "message": message},
         "rank": dist.rank(),
         "world_size": dist.world_size(),
         "device": str(stepper.device),
@@ -110,7 +111,7 @@ def load_replay(path: Path) -> Replay:
         content = None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         kind = content.get("format") if isinstance(content, dict) else "another kind of file"
-        raise ConfigError(f"--replay {path}: expected a file with format '{FORMAT}', found {kind!r}")
+        raise ConfigError(f"--replay {path}: expected a file with format '{FORMAT}', found {shown(kind)}")
     return Replay(
         config=to_dataclass(TrainConfig, content["config"], where=f"{path}: config"),
         images=LabelledImages((), tuple(content["names"]), tuple(content["category_ids"]), {}, task=content["task"]),
@@ -151,7 +152,7 @@ def repeat(replay: Replay, stepper: Stepper, state: TrainState) -> bool:
         return False
     failure = evidence.failure or TrainingDiverged(known["what"], state, known["terms"])
     say(describe_failure(failure, evidence, lr=state.optimizer.param_groups[0]["lr"]))
-    same = (failure.what, failure.step) == (known["what"], known["step"])
+    same = (failure.quantity, failure.step) == (known["what"], known["step"])
     exactly = (
         "with the same terms to the last bit" if _same_terms(failure.terms, known["terms"]) else "with other terms"
     )
