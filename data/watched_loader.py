@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
@@ -112,17 +113,19 @@ def _given_up_after(seconds: float) -> Iterator[None]:
     Raises:
         RuntimeError: that has happened.
     """
-    given_up = threading.Event()
+    given_up, ended = threading.Event(), threading.Event()
 
-    def give_up() -> None:
+    def watch() -> None:
+        # In short waits, because the clock goes on while this process is stopped with all its children (Ctrl-Z).
+        waits = math.ceil(seconds)
+        if any(ended.wait(seconds / waits) for _ in range(waits)):
+            return
         given_up.set()
         for child in multiprocessing.active_children():
             child.kill()
 
-    timer = threading.Timer(seconds, give_up)
-    timer.daemon = True
     if seconds:
-        timer.start()
+        threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     except RuntimeError:
@@ -131,7 +134,7 @@ def _given_up_after(seconds: float) -> Iterator[None]:
     else:
         return
     finally:
-        timer.cancel()
+        ended.set()
     raise RuntimeError(f"DataLoader timed out after {seconds:g} seconds")
 
 
@@ -149,10 +152,13 @@ def _without_interrupt() -> Iterator[None]:
 def _start_worker(_: int) -> None:
     """Use one thread in a loader process, as there are many of them, and leave signals to the training process.
 
-    A cluster sends SIGTERM to every process of a job, and so does `timeout`. A loader process that obeyed would end the
-    training before it has saved, so it ends only when its parent asks for it, or has ended.
+    A cluster sends SIGTERM to every process of a job, and so does `timeout`; a terminal that is closed sends SIGHUP. A
+    loader process that obeyed would end the training before it has saved, so it ends only when its parent asks for it,
+    or has ended.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _be_killed_with_parent()
     if hasattr(signal, "sigtimedwait"):  # not on macOS and Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -237,10 +238,68 @@ def test_ctrl_c_twice_ends_a_training_that_waits_and_says_what_is_left(
     assert "Traceback" not in text
 
 
-def test_ctrl_c_once_saves_and_ends(running: subprocess.Popen, tmp_path: Path) -> None:
-    os.killpg(running.pid, signal.SIGINT)
-    assert running.wait(60) == 130
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_to_every_process_saves_and_ends(running: subprocess.Popen, tmp_path: Path, name: str) -> None:
+    """Ctrl-C, a cluster, and a terminal that is closed."""
+    number = getattr(signal, name)
+    os.killpg(running.pid, number)
+    assert running.wait(60) == 128 + number
     text = (tmp_path / "log.txt").read_text()
     assert "Stopped and saved. Continue with: python train.py --resume" in text
     assert "error" not in text
     assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("patience", [3])
+def test_a_training_that_was_stopped_for_longer_than_its_patience_goes_on(
+    running: subprocess.Popen, tmp_path: Path, patience: int
+) -> None:
+    last = tmp_path / "runs" / "exp" / "weights" / "last.pt"
+
+    def is_newer(than: int) -> bool:
+        return last.stat().st_mtime_ns > than or running.poll() is not None
+
+    for pause in (0.0, 0.07, 0.13):
+        time.sleep(pause)
+        os.killpg(running.pid, signal.SIGSTOP)  # Ctrl-Z
+        time.sleep(patience + 1.5)
+        before = last.stat().st_mtime_ns
+        os.killpg(running.pid, signal.SIGCONT)
+        wait_until(functools.partial(is_newer, before), 60)
+    assert running.poll() is None, (tmp_path / "log.txt").read_text()
+
+
+GIVEN_UP = """
+import sys, time
+from data.watched_loader import _given_up_after
+with _given_up_after(4):
+    print("waits", flush=True)
+    for _ in range(20):
+        time.sleep(0.1)
+"""
+
+
+def test_time_in_which_a_process_is_stopped_does_not_count_as_patience() -> None:
+    process = subprocess.Popen([sys.executable, "-c", GIVEN_UP], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waits\n"
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(5)
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(60) == 0
+
+
+def test_a_training_outlives_the_reader_of_its_output(command: list[str], tmp_path: Path) -> None:
+    arguments = [*command, *cpu(workers=1), "--epochs", "2", "--set", "augment.mosaic=0"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    error = process.stderr.read()
+    process.wait(120)
+    assert len(rows(tmp_path / "runs" / "exp")) == 2
+    assert (tmp_path / "runs" / "exp" / "metrics.json").is_file()
+    assert "Traceback" not in error, error
