@@ -21,7 +21,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from data.cut_jpeg import complete_jpeg
 from utils.files import open_regular, read_regular
-from utils.text import printable
+from utils.text import printable, shown
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ def _explain(error: Exception, head: bytes, size: int, name: str) -> str:
             if head.lstrip().lower().startswith(start):
                 return f"{name}: not an image but {kind}"
         return (
-            f"{name}: not an image that Pillow knows ({size} bytes beginning with {head[:8]!r}); "
+            f"{name}: not an image that Pillow knows ({size} bytes beginning with {shown(head[:8])}); "
             "save it as JPEG or PNG, or leave it out"
         )
     reason = f"{error or type(error).__name__}; {size} bytes"

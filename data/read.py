@@ -21,7 +21,7 @@ from data.images import read_image
 from utils.config import ConfigError
 from utils.provenance import data_fingerprint, file_numbers
 from utils.structures import LabelledImages, LabelProblem, Sample
-from utils.text import shorten
+from utils.text import listed, shorten, shown
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def read_split(
     elif config.folders is not None:
         raise ConfigError(
             f"{config.source}: names: expected a list or the numbers 0 to {len(config.folders) - 1} as keys, found "
-            f"{list(config.folders[:3])}; class folders are for a classifier, and the model is a detector"
+            f"{shown(list(config.folders[:3]))}; class folders are for a classifier, and the model is a detector"
         )
     elif _is_json(target):
         data = coco.read(target, config.path, images=config.images, names=config.names, problems=problems)
@@ -231,7 +231,7 @@ def check_same_classes(first: LabelledImages, second: LabelledImages) -> None:
     """
     if len(first.names) != len(second.names):
         only = sorted(set(first.names) ^ set(second.names))
-        differ = f"only one of them has {', '.join(only[:5])}" if only else "the names are the same"
+        differ = f"only one of them has {listed(only[:5])}" if only else "the names are the same"
         raise ConfigError(
             f"one split has {len(first.names)} classes, the other {len(second.names)}: {differ}; "
             "give every split the same list of categories"

@@ -129,7 +129,7 @@ def _first_seen(evidence: Evidence) -> str:
         return f"gradient, from the loss backwards, of the output of {evidence.gradient}"
     if evidence.failure is None:
         return "nowhere, when the step was done again"
-    return "the loss itself" if evidence.failure.what == "loss" else "gradients of weights alone"
+    return "the loss itself" if evidence.failure.quantity == "loss" else "gradients of weights alone"
 
 
 def _watched(
@@ -164,7 +164,7 @@ def cause_and_remedy(evidence: Evidence, *, lr: float, fresh: bool) -> tuple[str
         sizes = f"values up to {evidence.largest:.3g}, weights up to {evidence.largest_weight:.3g}"
         cause = f"the training has blown up ({sizes}; learning rate {lr:.3g})"
         return cause, "a lower optimizer.lr, a longer warm-up (schedule.warmup_steps), a smaller optimizer.clip_norm"
-    if evidence.output is None and evidence.failure.what == "loss":
+    if evidence.output is None and evidence.failure.quantity == "loss":
         terms = [name for name, value in evidence.failure.terms.items() if not math.isfinite(value)]
         cause = (
             f"the loss term {', '.join(terms)}: every output of the network is finite (up to {evidence.largest:.3g})"

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.images import tell
 from engine.diagnose import describe_failure, examine
 from engine.memory import fitting_part
+from engine.notes import FileNotes
 from engine.replay import save_replay
 from engine.state import TrainState
 from engine.step import Stepper, TrainingDiverged, train_step
@@ -42,13 +42,13 @@ class Guard:
         folder: of the run, for replay files.
         about: what a replay file says of the run: 'config', 'names', 'category_ids', 'task', 'class_counts'.
         in_a_row: steps that were skipped one after another.
-        told: image files whose trouble was told.
+        notes: on image files that are damaged.
     """
 
     folder: Path
     about: dict[str, Any]
     in_a_row: int = 0
-    told: set[str] = field(default_factory=set)
+    notes: FileNotes = field(default_factory=FileNotes)
 
     def step(self, stepper: Stepper, state: TrainState, batches: list[Batch]) -> dict[str, float]:
         """The loss terms of `train_step`; none where the recipe skips a step that is not finite.
@@ -56,7 +56,7 @@ class Guard:
         Raises:
             StepFailed: a number that is not finite, or too little memory.
         """
-        self._tell_bad_images(state, batches)
+        self._note_files(state, batches)
         try:
             terms = train_step(stepper, state, batches)
         except TrainingDiverged as error:
@@ -107,16 +107,14 @@ class Guard:
             return f"The optimizer has not moved. No replay file could be written: {printable(problem)}"
         return f"The optimizer has not moved; see the step again with: python train.py --replay {printable(path)}"
 
-    def _tell_bad_images(self, state: TrainState, batches: list[Batch]) -> None:
-        tell(note for batch in batches for note in batch.notes)
+    def _note_files(self, state: TrainState, batches: list[Batch]) -> None:
         problems = [line for batch in batches for problem in batch.problems for line in problem.splitlines()]
-        if not problems:
-            return
-        state.count({"bad_images": len(problems)})
-        for problem in problems:
-            if problem not in self.told:
-                self.told.add(problem)
-                logger.warning("Another image in its place (bad_images: skip): %s", problem)
+        self.notes.add(*(f"Another image in its place (bad_images: skip): {problem}" for problem in problems))
+        self.notes.add(*(note for batch in batches for note in batch.notes))
+        if problems and dist.rank() == 0:
+            state.count({"bad_images": len(problems)})
+        elif problems:
+            self.notes.replaced += problems  # rank 0 counts them when they are shared
 
 
 def out_of_memory_text(stepper: Stepper, state: TrainState, batches: list[Batch], *, reason: str) -> str:

@@ -88,7 +88,7 @@ def save_replay(
         "state": state.state_dict(),
         "batches": [_to_plain_batch(batch) for batch in batches],
         "total_steps": stepper.total_steps,
-        "failure": {"what": error.what, "step": error.step, "terms": error.terms, "message": message},
+        "failure": {"what": error.quantity, "step": error.step, "terms": error.terms, "message": message},
         "rank": dist.rank(),
         "world_size": dist.world_size(),
         "device": str(stepper.device),
@@ -157,7 +157,7 @@ def repeat(replay: Replay, stepper: Stepper, state: TrainState) -> bool:
         return False
     failure = evidence.failure or TrainingDiverged(known["what"], state, known["terms"])
     say(describe_failure(failure, evidence, lr=state.optimizer.param_groups[0]["lr"]))
-    same = (failure.what, failure.step) == (known["what"], known["step"])
+    same = (failure.quantity, failure.step) == (known["what"], known["step"])
     exactly = (
         "with the same terms to the last bit" if _same_terms(failure.terms, known["terms"]) else "with other terms"
     )

@@ -26,6 +26,7 @@ from models.postprocess import postprocess, top_classes
 from utils.boxes import Letterbox, plan_resize
 from utils.config import ConfigError, nearest
 from utils.draw import draw_detections
+from utils.launch import stop_signals
 from utils.log import Progress, duration
 from utils.run import new_run_folder
 from utils.structures import Detections
@@ -236,7 +237,7 @@ def process(
 
 @contextlib.contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends a run like Ctrl-C, so that a video stopped from outside can be played too."""
+    """SIGTERM and SIGHUP end a run like Ctrl-C, so that a video stopped from outside can be played too."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -244,8 +245,9 @@ def _terminated_as_interrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # Python sets signals nowhere else
         yield
         return
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    previous = {number: signal.signal(number, interrupt) for number in stop_signals()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

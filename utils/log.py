@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
@@ -48,13 +49,18 @@ def say_error(error: object) -> None:
 
 
 class _TqdmHandler(logging.Handler):
-    """Writes log lines to standard output above a running progress bar."""
+    """Writes log lines to standard output above a running progress bar.
+
+    A training outlives its terminal, the reader of its pipe, and the disk that its output goes to: what cannot be
+    written there is lost, and nothing else.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         if isinstance(record.args, tuple):  # a path is one line, even if its name is not
             record.args = tuple(printable(value) if isinstance(value, Path) else value for value in record.args)
-        tqdm.write(printable_lines(self.format(record), sys.stdout.encoding or "utf-8"), file=sys.stdout)
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            tqdm.write(printable_lines(self.format(record), sys.stdout.encoding or "utf-8"), file=sys.stdout)
+            sys.stdout.flush()
 
 
 def setup_logging(*, rank: int = 0) -> None:
@@ -102,7 +108,8 @@ class Progress:
         self.note = note
         if self.bar is not None:
             self.bar.set_postfix_str(note, refresh=False)
-            self.bar.update()
+            with contextlib.suppress(OSError):  # as for log lines
+                self.bar.update()
         elif not self.quiet and time.monotonic() - self.last > self.every and self.done < self.total:
             self.last = time.monotonic()
             logger.info("%s: %d/%d, %s left%s", self.title, self.done, self.total, self._left(), note and f", {note}")
@@ -114,7 +121,8 @@ class Progress:
     def close(self) -> None:
         """Remove the bar."""
         if self.bar is not None:
-            self.bar.close()
+            with contextlib.suppress(OSError):
+                self.bar.close()
 
     def __enter__(self) -> Progress:
         return self

@@ -29,7 +29,7 @@ class Media:
         kind: 'image' has one frame; 'video' ends; 'live' (camera, stream) goes on until it is stopped.
         location: what to open: path, URL or camera number.
         fps: frame rate of a video or stream, known once it is open and states one.
-        asked_for: --source names this file itself, not a folder, glob or list that it is in.
+        asked_for: --source names this file or URL itself, not a folder, glob or list that it is in.
     """
 
     source: str
@@ -54,7 +54,7 @@ def find_media(spec: str) -> list[Media]:
     if spec.isascii() and spec.isdigit():
         return [Media(spec, f"camera{int(spec)}.mp4", "live", int(spec))]
     if is_url(spec):
-        return [_url(spec)]
+        return [replace(_url(spec), asked_for=True)]
     path = from_home(spec)
     if path.is_dir():
         deeper = path / "**" / "*"

@@ -106,8 +106,8 @@ class _Reader:
         if not line.endswith("]"):
             raise ValueError(f"expected a section like [convolutional], found {shown(line)}")
         if (not self.sections) != (kind == "net"):
-            place = "once, at the top" if self.sections else "first"
-            raise ValueError(f"expected [net] {place}, found [{shorten(word)}]")
+            expected = "once, at the top" if self.sections else "first"
+            raise ValueError(f"expected [net] {expected}, found [{shorten(word)}]")
         if len(self.sections) == MOST_SECTIONS:
             raise ValueError(f"expected at most {MOST_SECTIONS:,} sections")
         if kind in KINDS:

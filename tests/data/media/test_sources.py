@@ -158,6 +158,21 @@ def test_files_behind_urls(tmp_path: Path, server: str) -> None:
     assert "absent.png: cannot be fetched" in source.skipped[0]
 
 
+def test_playlists_behind_urls_are_followed_only_when_they_are_asked_for(tmp_path: Path, server: str) -> None:
+    save_video(tmp_path / "b.mp4", 4)
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{server}/b.mp4\n#EXT-X-ENDLIST\n"
+    for name in ("list.mp4", "list.m3u8", "list"):
+        (tmp_path / name).write_text(playlist)
+    (tmp_path / "list.txt").write_text(
+        "".join(f"{server}/{name}\n" for name in ("list.mp4", "b.mp4", "list.m3u8", "list"))
+    )
+    source = open_source(str(tmp_path / "list.txt"))
+    assert [frame.media.name for frame in source] == ["b.mp4"] * 4
+    assert len(source.skipped) == 3
+    assert all("a text, such as a playlist that names other files" in message for message in source.skipped)
+    assert len(list(open_source(f"{server}/list.m3u8"))) == 4
+
+
 def test_real_files(shared: Path) -> None:
     source = open_source(str(shared / "data" / "images"))
     frames = list(source)
