@@ -167,6 +167,8 @@ def saying_what_is_left(last: Path, folder: Path) -> Iterator[None]:
 
 
 def _left(last: Path, folder: Path, *, same: bool) -> str:
+    if not folder.is_dir():
+        return f"{folder} is gone; put it back, and go on with: python train.py --resume {folder}"
     if not last.is_file():
         return "There was no checkpoint yet."
     other = f"with another recipe, --weights {printable(last)}"

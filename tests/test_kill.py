@@ -27,6 +27,7 @@ from utils.checkpoint import load_checkpoint
 from utils.config import ROOT
 
 TIMES = ("seconds", "images_per_second", *SHARES.values())
+PARTS = ("optimizer", "scaler", "rng", "step", "epoch", "batch", "best", "best_epoch", "better_epoch", "ema_updates")
 
 
 def start(arguments: list[str], log: Path) -> subprocess.Popen:
@@ -53,7 +54,7 @@ def fingerprint(run: Path) -> dict[str, str]:
     parts = {
         "weights": state["weights"],
         "ema": state["ema"],
-        "optimizer": [state[key] for key in ("optimizer", "scaler", "rng", "step", "epoch", "best", "best_epoch")],
+        "optimizer": [state[key] for key in PARTS],
         "best": [best["ema"], best["epoch"]],
         "results": table,
         "metrics": figures,

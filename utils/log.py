@@ -35,6 +35,8 @@ def say(text: object = "", *, error: bool = False) -> None:
     terminal: what it cannot print, and what it would obey, is shown as in JSON, and JSON stays valid.
     """
     stream = sys.stderr if error else sys.stdout
+    if stream is None:  # closed, as of a service (>&-) or a program without a console
+        return
     print(printable_lines(str(text), stream.encoding or "utf-8"), file=stream, flush=True)
 
 
@@ -58,6 +60,8 @@ class _TqdmHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if isinstance(record.args, tuple):  # a path is one line, even if its name is not
             record.args = tuple(printable(value) if isinstance(value, Path) else value for value in record.args)
+        if sys.stdout is None:
+            return
         with contextlib.suppress(OSError):
             tqdm.write(printable_lines(self.format(record), sys.stdout.encoding or "utf-8"), file=sys.stdout)
             sys.stdout.flush()
@@ -97,10 +101,10 @@ class Progress:
         self.begin = self.last = time.monotonic()
         self.first = start
         self.note = ""
-        on_terminal = sys.stderr.isatty() and not quiet
-        self.bar = (
-            tqdm(total=total, initial=start, desc=title, leave=False, dynamic_ncols=True) if on_terminal else None
-        )
+        self.bar = None
+        if not quiet and sys.stderr is not None and sys.stderr.isatty():
+            with contextlib.suppress(OSError):  # as for log lines
+                self.bar = tqdm(total=total, initial=start, desc=title, leave=False, dynamic_ncols=True)
 
     def advance(self, note: str = "") -> None:
         """Count one unit as done."""
@@ -108,7 +112,7 @@ class Progress:
         self.note = note
         if self.bar is not None:
             self.bar.set_postfix_str(note, refresh=False)
-            with contextlib.suppress(OSError):  # as for log lines
+            with contextlib.suppress(OSError):
                 self.bar.update()
         elif not self.quiet and time.monotonic() - self.last > self.every and self.done < self.total:
             self.last = time.monotonic()
