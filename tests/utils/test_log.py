@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils.log import MetricLog, Progress, duration, setup_logging
+from utils.config import ConfigError
+from utils.log import MetricLog, Progress, duration, say_error, setup_logging
 from utils.results import columns_of, read_results
 
 
@@ -146,3 +147,19 @@ def test_where_older_releases_wrote_minus_one_there_is_a_gap(tmp_path: Path) -> 
     assert math.isnan(columns["AP"][0])
     assert math.isnan(columns["AP50"][0])
     assert (columns["loss/box"][0], columns["AP"][1]) == (-1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ConfigError("a\nb: wrong", "and more"), "error: a\\nb: wrong\nand more\n"),
+        (ValueError("a\nb: wrong"), "error: a\\nb: wrong\n"),
+        (FileNotFoundError(2, "No such file", "a\nb"), "error: [Errno 2] No such file: 'a\\nb'\n"),
+        ("two\n  lines", "error: two\n  lines\n"),
+    ],
+)
+def test_errors_keep_only_the_lines_that_are_meant(
+    error: object, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say_error(error)
+    assert capsys.readouterr().err == told
