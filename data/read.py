@@ -311,12 +311,11 @@ def _find_labels(
         if other is form:
             continue
         report_other_format((form, other), places, others, config.names or (), problems)
-        strays = [image for image in places.images if image in others.files and image not in places.files]
+        strays = {image for image in places.images if image in others.files and image not in places.files}
         kind = form.__name__.rpartition(".")[2].upper()
-        for image in strays:
+        for image in sorted(strays):
             problems.add(image, f"its label file is {others.files[image]}, but the others are {kind}", LEFT_OUT)
-        gone = set(strays)
-        places.images = [image for image in places.images if image not in gone]
+        places.images = [image for image in places.images if image not in strays]
     return form, places
 
 

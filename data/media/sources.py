@@ -22,7 +22,7 @@ from data.images import decode_image, read_image
 from data.media.find import Media, find_media, is_url
 from data.media.video import VideoReader, breaks_off
 from utils.files import NOT_REGULAR, open_regular
-from utils.text import printable
+from utils.text import first_line, printable
 
 logger = logging.getLogger(__name__)
 
@@ -244,13 +244,16 @@ def _fetch(media: Media, size: int | None = None) -> bytes:
     """What is behind a URL, or its first `size` bytes.
 
     Raises:
-        OSError: no answer.
+        OSError: no answer, or one that breaks off.
     """
     request = urllib.request.Request(media.source)
     if user := urllib.parse.unquote(urllib.parse.urlsplit(str(media.location)).netloc.rpartition("@")[0]):
         request.add_header("Authorization", f"Basic {base64.b64encode(user.encode()).decode()}")
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-        return answer.read(size)
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+            return answer.read(size)
+    except http.client.HTTPException as error:
+        raise OSError(first_line(error)) from None
 
 
 def _header_frames(media: Media) -> int | None:
@@ -294,7 +297,7 @@ def _is_text(media: Media) -> bool:
                 head = file.read(512)
         elif location.lower().startswith(("http://", "https://")):
             head = _fetch(media, 512)
-    except (OSError, ValueError, http.client.HTTPException) as error:
+    except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.strerror == NOT_REGULAR:
             raise ValueError(NOT_REGULAR) from None
         return False  # opening it says why

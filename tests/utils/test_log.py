@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from utils.config import ConfigError
 from utils.log import MetricLog, Progress, duration, say, say_error, setup_logging
 from utils.results import columns_of, read_results
 
@@ -198,3 +199,19 @@ def test_a_result_that_cannot_be_printed_is_an_error(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "stdout", Broken())
     with pytest.raises(OSError, match="Input/output error"):
         say("result")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ConfigError("a\nb: wrong", "and more"), "error: a\\nb: wrong\nand more\n"),
+        (ValueError("a\nb: wrong"), "error: a\\nb: wrong\n"),
+        (FileNotFoundError(2, "No such file", "a\nb"), "error: [Errno 2] No such file: 'a\\nb'\n"),
+        ("two\n  lines", "error: two\n  lines\n"),
+    ],
+)
+def test_errors_keep_only_the_lines_that_are_meant(
+    error: object, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say_error(error)
+    assert capsys.readouterr().err == told
