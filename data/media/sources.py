@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import http.client
 import logging
 import re
 import threading
@@ -21,7 +20,7 @@ import numpy as np
 from data.images import decode_image, read_image
 from data.media.find import Media, find_media, is_url
 from data.media.video import VideoReader, breaks_off
-from utils.text import printable
+from utils.text import first_line, printable
 
 logger = logging.getLogger(__name__)
 
@@ -243,13 +242,18 @@ def _fetch(media: Media, size: int | None = None) -> bytes:
     """What is behind a URL, or its first `size` bytes.
 
     Raises:
-        OSError: no answer.
+        OSError: no answer, or not one of HTTP.
     """
     request = urllib.request.Request(media.source)
     if user := urllib.parse.unquote(urllib.parse.urlsplit(str(media.location)).netloc.rpartition("@")[0]):
         request.add_header("Authorization", f"Basic {base64.b64encode(user.encode()).decode()}")
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-        return answer.read(size)
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+            return answer.read(size)
+    except OSError:
+        raise
+    except Exception as error:  # http.client's own kinds
+        raise OSError(first_line(error)) from None
 
 
 def _header_frames(media: Media) -> int | None:
@@ -289,7 +293,7 @@ def _is_text(media: Media) -> bool:
                 head = file.read(512)
         elif location.lower().startswith(("http://", "https://")):
             head = _fetch(media, 512)
-    except (OSError, ValueError, http.client.HTTPException):
+    except (OSError, ValueError):
         return False  # opening it says why
     return bool(head) and not re.search(rb"[^\t\n\f\r\x20-\xff]", head)
 
