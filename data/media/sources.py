@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import http.client
 import logging
 import re
 import threading
