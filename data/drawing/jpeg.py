@@ -87,13 +87,15 @@ def _zigzag() -> np.ndarray:
 def _quantise(plane: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """(blocks, 64) int32 quantised DCT coefficients in zigzag order."""
     height, width = plane.shape
-    blocks = plane.reshape(height // 8, 8, width // 8, 8).transpose(0, 2, 1, 3).reshape(-1, 8, 8)
-    cosines = _cosines()
-    # Of the fraction two bits stay between the two passes, so that everything fits in 32 bits.
-    columns = (np.matmul(cosines, blocks) + (1 << (_BITS - 3))) >> (_BITS - 2)
-    levels = np.matmul(columns, cosines.T).reshape(-1, 64)
-    divisors = steps << (_BITS + 2)
-    return (np.sign(levels) * ((np.abs(levels) + (divisors >> 1)) // divisors))[:, _zigzag()]
+    # Whole numbers in float64, which BLAS multiplies fast: all stay below 2**53, so they are exact in any order of sums.
+    cosines = _cosines().astype(np.float64)
+    lines = plane.reshape(height // 8, 8, width).transpose(1, 0, 2).reshape(8, -1).astype(np.float64)
+    # Of the fraction two bits stay between the two passes.
+    columns = np.floor((cosines @ lines + (1 << (_BITS - 3))) / (1 << (_BITS - 2)))
+    levels = (columns.reshape(-1, 8) @ cosines.T).reshape(8, -1, 8).transpose(1, 0, 2).reshape(-1, 64)
+    divisors = (steps << (_BITS + 2)).astype(np.float64)
+    quotients = np.floor((np.abs(levels) + np.floor(divisors / 2)) / divisors)
+    return np.copysign(quotients, levels).astype(np.int32)[:, _zigzag()]
 
 
 @functools.cache
@@ -159,13 +161,20 @@ def _entropy_code(coefficients: np.ndarray) -> bytes:
 def _pack(words: np.ndarray, lengths: np.ndarray) -> bytes:
     """Bits of the words one after another, filled up with ones, a zero byte after each 0xFF."""
     used = lengths > 0
-    words, lengths = words[used], lengths[used]
+    words, lengths = words[used].astype(np.uint64), lengths[used]
     ends = np.cumsum(lengths, dtype=np.int64)
     total = int(ends[-1])
-    shifts = np.repeat(ends, lengths) - 1 - np.arange(total, dtype=np.int64)
-    bits = ((np.repeat(words, lengths) >> shifts) & 1).astype(np.uint8)
-    bits = np.concatenate([bits, np.ones(-total % 8, dtype=np.uint8)])
-    return np.packbits(bits).tobytes().replace(b"\xff", b"\xff\x00")
+    padding = -total % 8
+    words, lengths = np.append(words, np.uint64((1 << padding) - 1)), np.append(lengths, padding)
+    starts = np.append(np.int64(0), ends)
+    # A word lies in the lane of 64 bits that it begins in, and what is too long for it in the next one.
+    lane, free = starts >> 6, 64 - (starts & 63) - lengths
+    lanes = np.zeros(int(lane[-1]) + 2, dtype=np.uint64)
+    first, last = words << free.clip(0).astype(np.uint64), words >> (-free).clip(0).astype(np.uint64)
+    np.bitwise_or.at(lanes, lane, np.where(free >= 0, first, last))
+    over = free < 0
+    np.bitwise_or.at(lanes, lane[over] + 1, words[over] << (64 + free[over]).astype(np.uint64))
+    return lanes.astype(">u8").tobytes()[: (total + padding) // 8].replace(b"\xff", b"\xff\x00")
 
 
 def _header(height: int, width: int) -> bytes:
