@@ -146,13 +146,14 @@ def train_step(stepper: Stepper, state: TrainState, batches: list[Batch], *, upd
             norm_statistics(state.model, state.step, recipe.norm_momentum),
         ):
             terms = loss_terms(stepper, batch)
-            stepper.clock.lap("forward")
+            stepper.clock.lap("loss")
             # The terms are divided by counts over all ranks, and DDP averages over ranks: undo the average.
             total = functools.reduce(torch.add, terms.values())
             state.scaler.scale(total * world_size() / len(batches)).backward()
             stepper.clock.lap("backward")
         losses.append(torch.stack(list(terms.values())).detach())
     norm = clip_gradients_(state, recipe.optimizer.clip_norm)
+    stepper.clock.lap("clip")
     # Here the host waits for the device, and nowhere else.
     *rows, (size, *_) = torch.stack((*sum_over_ranks(torch.stack(losses)), norm.expand_as(losses[0]))).tolist()
     values = [dict(zip(terms, row, strict=True)) for row in rows]
@@ -166,9 +167,10 @@ def train_step(stepper: Stepper, state: TrainState, batches: list[Batch], *, upd
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad()
+    stepper.clock.lap("optimizer")
     state.ema.update_parameters(state.model)
     state.step += 1
-    stepper.clock.lap("optimizer")
+    stepper.clock.lap("average")
     return totals
 
 
@@ -243,6 +245,7 @@ def loss_terms(stepper: Stepper, batch: Batch) -> dict[str, Tensor]:
     dtype = amp_dtype(recipe, device)
     with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
         raw_maps = stepper.forward(batch.images)
+    stepper.clock.lap("forward")
     return stepper.criterion(raw_maps, batch.targets)
 
 

@@ -44,7 +44,7 @@ def select_device(name: str | None = None, *, local_rank: int = 0) -> torch.devi
 
 
 def on_device(values: Sequence[float], like: Tensor) -> Tensor:
-    """(N,) numbers of the host, on the device and of the type of `like`; unlike `new_tensor`, the host waits for nothing.
+    """(N,) numbers, on the device and of the type of `like`; unlike with `new_tensor`, the host waits for nothing.
 
     >>> on_device([1, 2], torch.zeros(3)).tolist()
     [1.0, 2.0]

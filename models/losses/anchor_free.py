@@ -96,7 +96,8 @@ class AnchorFreeLoss(nn.Module):
 
         classes = binary_cross_entropy_with_logits(logits, wanted, weight=weight, reduction="sum")
         goals = objects.boxes[positives.target]
-        mine, points, strides = sides[positives.image, positives.point], points[positives.point], strides[positives.point]
+        mine = sides[positives.image, positives.point]
+        points, strides = points[positives.point], strides[positives.point]
         predicted = torch.where(positives.positive[:, None], self.head.decode_boxes(mine, points, strides), goals)
         overlap = BOX_LOSSES[self.box](_with_area(predicted), goals)
         distribution = self._distribution_loss(mine, goals, points, strides)

@@ -36,7 +36,7 @@ class Positives(NamedTuple):
         goals = torch.cat([objects.boxes[a.target] for a in assignments]).to(device, non_blocking=True)
         counts = [len(assignment) for assignment in assignments]
         levels = zip(table.split(counts, dim=1), goals.split(counts), strict=True)
-        return [cls((image, anchor, row, column), labels, goal) for (image, anchor, row, column, labels), goal in levels]
+        return [cls(tuple(part[:4]), part[4], goal) for part, goal in levels]
 
 
 def pick(values: Tensor, cells: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:

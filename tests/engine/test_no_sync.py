@@ -28,7 +28,8 @@ NEW_TENSOR = torch.Tensor.new_tensor
 MOST = 3
 """Waits a step, whatever is in its batches."""
 
-SMALL = ["backbone.channels=[8, 16, 24, 32]", "backbone.depths=[0, 1, 1, 1]", "neck.channels=[8, 16, 24]", "neck.out_channels=[8, 8, 8]"]
+SMALL = ["backbone.channels=[8, 16, 24, 32]", "backbone.depths=[0, 1, 1, 1]", "neck.channels=[8, 16, 24]"]
+SMALL.append("neck.out_channels=[8, 8, 8]")
 DETECT = ("coco", "default", "finetune", "scratch", "shapes")
 DARKNET = ("paper", "paper-optimal")
 CLASSIFY = ("imagenet", "imagenet-gamma", "imagenet-small")
@@ -79,7 +80,7 @@ class Waits(TorchDispatchMode):
 
 @pytest.fixture(autouse=True)
 def the_meta_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Autocast does not know it; and tensors made of numbers come into being on it without a copy that could be seen."""
+    """Autocast does not know it, and `new_tensor` makes tensors on it without a copy that could be seen."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr(torch.Tensor, "new_tensor", refuse)
 
