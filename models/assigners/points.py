@@ -60,20 +60,20 @@ class TaskAlignedAssigner:
 
     @torch.no_grad()
     def __call__(
-        self, targets: Targets, boxes: Tensor, scores: Tensor, points: Tensor, strides: Tensor
+        self, targets: Targets, boxes: Tensor, logits: Tensor, points: Tensor, strides: Tensor
     ) -> PointAssignment:
         """The positives of a batch.
 
         Args:
             targets: M objects on the device, boxes (M, 4) xyxy pixels of the network input.
-            boxes, scores: (B, N, 4) xyxy pixels and (B, N, C) probabilities, as predicted.
+            boxes, logits: (B, N, 4) xyxy pixels and (B, N, C) of the classes, as predicted.
             points, strides: (N, 2) x and y of the points and (N,) their strides, in pixels.
         """
         if not len(targets):
             return _none(boxes)
         iou = _overlaps(targets, boxes)
         inside = _inside(targets.boxes, points, least=self.least_side * strides.min())
-        wanted = scores[targets.image_index, :, targets.labels]
+        wanted = logits[targets.image_index, :, targets.labels].sigmoid()
         alignment = wanted.pow(self.alpha) * iou.pow(self.beta) * inside
         best, point = alignment.topk(min(self.top_k, alignment.shape[1]), dim=1)
         iou = iou.gather(1, point)
@@ -105,7 +105,7 @@ class SimOTAAssigner:
 
     @torch.no_grad()
     def __call__(
-        self, targets: Targets, boxes: Tensor, scores: Tensor, points: Tensor, strides: Tensor
+        self, targets: Targets, boxes: Tensor, logits: Tensor, points: Tensor, strides: Tensor
     ) -> PointAssignment:
         """The positives of a batch; arguments as in TaskAlignedAssigner."""
         if not len(targets):
@@ -118,7 +118,7 @@ class SimOTAAssigner:
         near |= torch.zeros_like(near).scatter_(1, offset.argmin(dim=1, keepdim=True), True)
         possible = inside | near
         iou = _overlaps(targets, boxes) * possible
-        cost = self._class_cost(targets, scores) - self.iou_gain * (iou + 1e-8).log()
+        cost = self._class_cost(targets, logits.sigmoid()) - self.iou_gain * (iou + 1e-8).log()
         cost = cost + 1e5 * ~(inside & near)
         cost = cost.masked_fill(~possible, torch.inf)
         count = iou.topk(min(self.candidates, iou.shape[1]), dim=1).values.sum(dim=1).int().clamp(min=1)

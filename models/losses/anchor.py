@@ -17,7 +17,8 @@ from models.assigners.anchor import AnchorIoUAssigner, AnchorRatioAssigner
 from models.heads.anchor import AnchorHead
 from models.losses.crowd import in_crowd, overlaps_object
 from models.losses.iou import BOX_LOSSES
-from models.losses.positives import Positives, pick
+from models.losses.pick import pick
+from models.losses.positives import Positives
 from utils.boxes import aligned_iou, cxcywh_to_xyxy, xyxy_to_cxcywh
 from utils.device import on_device
 from utils.dist import sum_over_ranks
@@ -145,7 +146,8 @@ class AnchorLoss(nn.Module):
         """
         cells, labels, _ = positives
         values = self.head.split(raw, level)
-        found, objectness = pick(values, cells)
+        found, objectness = pick(values, cells, slice(4, 5))
+        objectness = objectness.squeeze(-1)
         factors = None if self.class_factors is None else self.class_factors[labels]
         box, quality = self._box_terms(found[:, :4], level, positives, raw.shape, factors)
         wanted = torch.zeros_like(objectness)

@@ -6,12 +6,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from models.assigners.points import PointAssignment, SimOTAAssigner, TaskAlignedAssigner
 from models.heads.anchor_free import AnchorFreeHead
 from models.losses.crowd import in_crowd
 from models.losses.iou import BOX_LOSSES
+from models.losses.pick import pick
 from utils.dist import sum_over_ranks
 from utils.schema import build
 from utils.structures import Targets
@@ -81,22 +82,21 @@ class AnchorFreeLoss(nn.Module):
             raw_maps: (B, 4 * bins + C, h, w) a level.
         """
         raw_maps = [raw.float() for raw in raw_maps]
-        sides, logits = self._by_row(raw_maps)
+        # Prediction by prediction in memory, as maps in channels_last are.
+        values = torch.cat([raw.permute(0, 2, 3, 1).flatten(1, 2) for raw in raw_maps], dim=1)
         points, strides = self.head.points(raw_maps)
-        device = logits.device
-        objects, crowd = targets.select(~targets.crowd).to(device), targets.select(targets.crowd).to(device)
-        with torch.no_grad():
-            boxes = self.head.decode_boxes(sides, points, strides)
-            positives = assigner(objects, boxes, logits.sigmoid(), points, strides)
-            wanted = torch.zeros_like(logits)
-            places = (positives.image, positives.point, objects.labels[positives.target])
-            wanted.index_put_(places, positives.score, accumulate=True)
-            weight = self._background_weight(boxes, crowd, positives)
+        crowd, objects = (targets.select(rows).to(values.device) for rows in (targets.crowd, ~targets.crowd))
+        boxes, logits = self._predicted(values.detach(), points, strides)
+        positives = assigner(objects, boxes, logits, points, strides)
+        weight = self._background_weight(boxes, crowd, positives)
         total = sum_over_ranks(positives.score.sum()).clamp(min=1)
 
-        classes = binary_cross_entropy_with_logits(logits, wanted, weight=weight, reduction="sum")
-        goals = objects.boxes[positives.target]
-        mine = sides[positives.image, positives.point]
+        places, for_boxes = (positives.image, positives.point), 4 * self.head.bins
+        found, logits = pick(values, places, slice(for_boxes, None))
+        # Cross-entropy against a target t is softplus(x) - t * x, and t is 0 but for the class of a positive.
+        background = softplus(logits) if weight is None else softplus(logits) * weight
+        own = found[:, for_boxes:].gather(1, objects.labels[positives.target, None]).squeeze(1)
+        goals, mine = objects.boxes[positives.target], found[:, :for_boxes].unflatten(1, (4, -1))
         points, strides = points[positives.point], strides[positives.point]
         predicted = torch.where(positives.positive[:, None], self.head.decode_boxes(mine, points, strides), goals)
         overlap = BOX_LOSSES[self.box](_with_area(predicted), goals)
@@ -104,16 +104,14 @@ class AnchorFreeLoss(nn.Module):
         sums = {
             "box": (overlap * positives.score).sum(),
             "distribution": (distribution * positives.score).sum(),
-            "class": classes,
+            "class": background.sum() - (own * positives.score).sum(),
         }
         return {name: value * (self.gains[name] / total) for name, value in sums.items()}
 
-    def _by_row(self, raw_maps: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """As `flatten` of the head, but prediction by prediction in memory, as maps are while they are trained."""
-        bins, classes = self.head.bins, self.head.num_classes
-        flat = torch.cat([raw.permute(0, 2, 3, 1).flatten(1, 2) for raw in raw_maps], dim=1)
-        sides, logits = flat.split((4 * bins, classes), dim=2)
-        return sides.unflatten(2, (4, bins)), logits
+    def _predicted(self, values: Tensor, points: Tensor, strides: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N, 4) xyxy pixels and (B, N, C) class logits, of (B, N, 4 * bins + C) values."""
+        sides, logits = values.split((4 * self.head.bins, self.head.num_classes), dim=2)
+        return self.head.decode_boxes(sides.unflatten(2, (4, self.head.bins)), points, strides), logits
 
     def background(self, raw_maps: list[Tensor]) -> Tensor:
         """() the class loss of images without any object, summed over all predictions, before gains.

@@ -1,9 +1,9 @@
-"""The positives of an anchor head on the device, and what the head predicts for them."""
+"""The positives of an anchor head, on the device."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,32 +37,3 @@ class Positives(NamedTuple):
         counts = [len(assignment) for assignment in assignments]
         levels = zip(table.split(counts, dim=1), goals.split(counts), strict=True)
         return [cls(tuple(part[:4]), part[4], goal) for part, goal in levels]
-
-
-def pick(values: Tensor, cells: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """(P, 5 + C) the predictions of `cells`, and (B, A, h, w) the objectness logits of all.
-
-    As `values[cells], values[..., 4]`, whose gradients would be two tensors of the size of `values` and their sum.
-
-    Args:
-        values: (B, A, h, w, 5 + C).
-        cells: image, anchor, row and column of each positive, (P,) int64; they may repeat.
-    """
-    found, objectness = _Pick.apply(values, *cells)
-    return found, objectness
-
-
-class _Pick(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, *cells: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(*cells)
-        ctx.shape, ctx.strides = values.shape, values.stride()
-        return values[cells], values[..., 4].contiguous()
-
-    @staticmethod
-    def backward(ctx: Any, for_found: Tensor, for_objectness: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        cells = ctx.saved_tensors
-        gradient = for_objectness.new_empty_strided(ctx.shape, ctx.strides).zero_()
-        gradient[..., 4] = for_objectness
-        gradient.index_put_(cells, for_found, accumulate=True)
-        return gradient, *(None for _ in cells)
