@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from data.transforms import ten_crops
 from engine.notes import FileNotes
+from engine.step import StepClock
 from models.info import ModelInfo, Predictor
 from models.postprocess import postprocess
 from utils import dist
@@ -79,41 +80,40 @@ def evaluate(
             gets the figures of all.
         notes: of the run that the evaluation belongs to.
     Returns:
-        What `metric.compute` gives, and 'speed_ms': milliseconds an image, by the clock, for 'preprocess' (reading and
-        resizing as far as the loader's workers do not hide it, and the way to the device), 'inference' and
-        'postprocess'. The three add up to the whole time.
+        What `metric.compute` gives, and 'speed_ms': milliseconds an image that each part adds to the whole, by the
+        clock: 'preprocess' (reading, resizing, and the way to the device), 'inference' and 'postprocess'. Loader
+        processes prepare the next batches meanwhile, and a thread finishes the last one; what they hide is not counted.
     """
-    seconds = {"preprocess": 0.0, "inference": 0.0, "postprocess": 0.0}
-    count, mark, unreadable, notes = 0, time.perf_counter(), list[str](), notes or FileNotes()
-
-    def lap(part: str) -> None:
-        nonlocal mark
-        if predictor.device.type == "cuda":
-            torch.cuda.synchronize(predictor.device)
-        now = time.perf_counter()
-        seconds[part], mark = seconds[part] + now - mark, now
-
-    with torch.inference_mode(), Progress(len(loader), "Evaluating", quiet=over_ranks and dist.rank() != 0) as progress:
+    count, clock, unreadable, notes = 0, StepClock(predictor.device), list[str](), notes or FileNotes()
+    last: Future[None] | None = None
+    quiet = over_ranks and dist.rank() != 0
+    with (
+        torch.inference_mode(),
+        ThreadPoolExecutor(1) as behind,
+        Progress(len(loader), "Evaluating", quiet=quiet) as progress,
+    ):
         for batch in loader:
             images = batch.to(predictor.device).images
-            lap("preprocess")
+            clock.lap("preprocess")
             if options.ten_crop is None:
                 raw = predictor.predict(images)
             else:
                 raw = predict_ten_crops(predictor, images, options.ten_crop)
-            lap("inference")
-            if isinstance(metric, ClassificationMetric):
-                assert isinstance(raw, Tensor)
-                metric.update(batch.image_ids, raw.float().cpu().numpy())
-            else:
-                assert not isinstance(raw, Tensor)
-                metric.update(batch.image_ids, detections_of_batch(raw, batch, predictor.info, options))
+            clock.lap("inference")
+            if last is not None:
+                last.result()
+            last = behind.submit(_note, metric, raw, batch, predictor.info, options)
             count += len(batch)
             unreadable += [problem for problem in batch.problems if problem]
             notes.add(*batch.notes)
             progress.advance()
-            lap("postprocess")
-    speed = {part: 1000 * value / max(count, 1) for part, value in seconds.items()}
+            clock.lap("postprocess")
+        if last is not None:
+            last.result()
+        clock.lap("postprocess")
+    seconds = clock.take(wait=True)
+    parts = ("preprocess", "inference", "postprocess")
+    speed = {part: 1000 * seconds.get(part, 0.0) / max(count, 1) for part in parts}
     notes.tell_unread(unreadable, over_ranks=over_ranks)
     if not over_ranks:
         return {**metric.compute(), "speed_ms": speed}
@@ -121,6 +121,23 @@ def evaluate(
         metric.extend(rows)
     figures = metric.compute() if dist.rank() == 0 else None
     return {**dist.broadcast(figures), "speed_ms": speed}
+
+
+@torch.inference_mode()
+def _note(
+    metric: Metric,
+    raw: tuple[Tensor, Tensor] | Tensor,
+    batch: Batch,
+    info: ModelInfo,
+    options: EvaluationOptions,
+) -> None:
+    """Hand a metric what was predicted for a batch."""
+    if isinstance(metric, ClassificationMetric):
+        assert isinstance(raw, Tensor)
+        metric.update(batch.image_ids, raw.float().cpu().numpy())
+    else:
+        assert not isinstance(raw, Tensor)
+        metric.update(batch.image_ids, detections_of_batch(raw, batch, info, options))
 
 
 def detections_of_batch(

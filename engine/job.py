@@ -35,6 +35,7 @@ from utils.config import to_plain
 from utils.device import use_deterministic_kernels
 from utils.launch import Stop, graceful_stop
 from utils.lock import RunLock
+from utils.memory import use_huge_pages
 from utils.metrics.build import Metric, build_metric
 from utils.program import end_children
 from utils.run import Run
@@ -118,6 +119,8 @@ def opened(
 def _prepare(
     config: TrainConfig, options: RunOptions, device: torch.device, resumed: Run | None, lock: RunLock
 ) -> Prepared:
+    if device.type == "cpu":
+        use_huge_pages()
     if options.threads:
         torch.set_num_threads(options.threads)
     if config.recipe.deterministic:

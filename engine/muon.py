@@ -106,6 +106,7 @@ class Muon(torch.optim.Optimizer):
             lr=group["lr"],
             weight_decay=group["weight_decay"],
             eps=group["eps"],
+            fused=all(weight.is_cpu for weight in weights),
         )
 
 
@@ -124,11 +125,14 @@ def orthogonal(matrices: Tensor, *, rounds: int = 5) -> Tensor:
     x = (matrices if wide else matrices.mT).to(torch.promote_types(matrices.dtype, torch.float32))
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     square = x @ x.mT
-    one = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    product = one
-    for _ in range(rounds):
-        factor = a * one + b * square + c * (square @ square)
-        product = factor @ product
-        square = factor @ square @ factor
+    product = None
+    for number in range(rounds):
+        factor = torch.baddbmm(square, square, square, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
+        product = factor if product is None else factor @ product
+        if number < rounds - 1:
+            square = factor @ square @ factor
+    if product is None:
+        return matrices
     x = product @ x
     return (x if wide else x.mT).to(matrices.dtype)

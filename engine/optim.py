@@ -26,9 +26,11 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
         momentum = float(config.momentum)
         return Muon(groups, lr=config.lr, momentum=momentum, nesterov=config.nesterov, betas=(momentum, 0.999))
     if config.type == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=(float(config.momentum), 0.999))
+        fused = all(parameter.device.type in ("cpu", "cuda") for parameter in trainable)
+        return torch.optim.AdamW(groups, lr=config.lr, betas=(float(config.momentum), 0.999), fused=fused)
+    # Not fused: a step that fp16's scaler leaves out would move a fused momentum all the same.
     nesterov = config.nesterov and config.momentum > 0
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, foreach=True)
 
 
 def freeze_(model: nn.Module, prefixes: list[str]) -> int:

@@ -21,6 +21,9 @@ SHARES = {"wait": "data_wait_share", "forward": "forward_share", "backward": "ba
 SHARES |= {"optimizer": "optimizer_share", "evaluation": "evaluation_share"}
 """Part of an epoch's time -> column of results.csv."""
 
+LAPS = {"forward": ("forward", "loss"), "optimizer": ("clip", "optimizer", "average")}
+"""Part of an epoch's time -> what it is made of, by the clock of a step; others are measured as they are."""
+
 COUNTED = {
     "skipped": "steps skipped, whose loss or gradient was not finite (non_finite: skip)",
     "overflows": "steps left out while fp16 looked for its scale, which is usual at first",
@@ -53,7 +56,8 @@ class EpochLog:
         losses = {key: value / sums["steps"] for key, value in sums.items() if key.startswith("loss/")}
         scores = {key: figures[key] if figures else None for key in self.columns}
         seconds = sums["seconds"] + sums.get("time/evaluation", 0.0)
-        shares = {column: sums.get(f"time/{part}", 0.0) / seconds for part, column in SHARES.items()}
+        parts = {part: sum(sums.get(f"time/{lap}", 0.0) for lap in LAPS.get(part, (part,))) for part in SHARES}
+        shares = {column: parts[part] / seconds for part, column in SHARES.items()}
         pace = sums["images"] / sums["seconds"]
         speed = {"seconds": seconds, "images_per_second": pace}
         row = {**losses, **scores, "lr": state.optimizer.param_groups[0]["lr"], **speed, **shares}
@@ -66,11 +70,11 @@ class EpochLog:
         logger.info(
             "Epoch %d/%d  %s  %s%s  %.1f images/s  %s left", state.epoch, self.epochs, shown, results, star, pace, left
         )
-        parts = ", ".join(
+        listed = ", ".join(
             f"{'data wait' if part == 'wait' else part} {shares[column]:.0%}" for part, column in SHARES.items()
         )
         clock = f"{seconds:.1f}s" if seconds < 10 else duration(seconds)
-        logger.info("  time %s: %s", clock, parts)
+        logger.info("  time %s: %s", clock, listed)
         for key, explanation in COUNTED.items():
             if sums.get(key):
                 logger.info("  %d %s", sums[key], explanation)

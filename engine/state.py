@@ -2,20 +2,51 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from engine.optim import build_optimizer
 from utils.config import ConfigError
 from utils.faults import is_out_of_memory
 from utils.recipe import EmaConfig, RecipeConfig
 
-_Tensors = tuple[Tensor, ...] | list[Tensor]
+
+class Average(nn.Module):
+    """An average of a model's weights that starts as a copy and forgets ever more slowly (see EmaConfig).
+
+    Buffers are averaged like weights; whole-number buffers (counts) are copied.
+
+    Args:
+        module: the averaged model, in evaluation mode.
+        n_averaged: updates so far; a number of the host, which no device is asked for.
+    """
+
+    def __init__(self, model: nn.Module, config: EmaConfig) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(model)
+        self.config = config
+        self.n_averaged = 0
+        self.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take in what `model` has now."""
+        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
+        followed = [pair for pair in pairs if pair[0].is_floating_point() and self.n_averaged]
+        copied = [pair for pair in pairs if not (pair[0].is_floating_point() and self.n_averaged)]
+        share = 1 - decay_at(self.n_averaged, self.config)
+        for averaged, current in _by_type(followed):
+            torch._foreach_lerp_(averaged, current, share)
+        for averaged, current in _by_type(copied):
+            torch._foreach_copy_(averaged, current)
+        self.n_averaged += 1
 
 
 @dataclass(eq=False)
@@ -32,7 +63,7 @@ class TrainState:
     """
 
     model: nn.Module
-    ema: AveragedModel
+    ema: Average
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     step: int = 0
@@ -47,7 +78,7 @@ class TrainState:
     def create(cls, model: nn.Module, recipe: RecipeConfig, device: torch.device) -> TrainState:
         """The state before the first step; `model` is on its device and frozen where the recipe says so."""
         scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype(recipe, device) is torch.float16)
-        return cls(model, build_ema(model, recipe.ema), build_optimizer(model, recipe.optimizer), scaler)
+        return cls(model, Average(model, recipe.ema), build_optimizer(model, recipe.optimizer), scaler)
 
     def count(self, values: dict[str, float]) -> None:
         """Add to the epoch's totals."""
@@ -84,7 +115,7 @@ class TrainState:
         return {
             "weights": self.model.state_dict(),
             "ema": self.ema.module.state_dict(),
-            "ema_updates": int(self.ema.n_averaged),
+            "ema_updates": self.ema.n_averaged,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "step": self.step,
@@ -101,7 +132,7 @@ class TrainState:
         """Continue from what `state_dict` gave."""
         self.model.load_state_dict(state["weights"])
         self.ema.module.load_state_dict(state["ema"])
-        self.ema.n_averaged.fill_(state["ema_updates"])
+        self.ema.n_averaged = state["ema_updates"]
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:  # empty where another device needed no scale
             self.scaler.load_state_dict(state["scaler"])
@@ -134,24 +165,6 @@ class TrainState:
                 f"{where}: does not fit the config.yaml of its run ({reason}); put back what was changed there, or "
                 f"start a new run from its weights: --weights {where}"
             ) from None
-
-
-def build_ema(model: nn.Module, config: EmaConfig) -> AveragedModel:
-    """An average that starts as a copy of `model` and forgets ever more slowly (see EmaConfig).
-
-    Buffers are averaged like weights; whole-number buffers (counts) are copied.
-    """
-
-    @torch.no_grad()
-    def average(averaged: _Tensors, current: _Tensors, updates: Tensor | int) -> None:
-        if averaged[0].is_floating_point():
-            torch._foreach_lerp_(averaged, current, 1 - decay_at(int(updates), config))
-        else:
-            torch._foreach_copy_(averaged, current)
-
-    ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-    ema.requires_grad_(False)
-    return ema.eval()
 
 
 def decay_at(updates: int, config: EmaConfig) -> float:
@@ -204,10 +217,20 @@ def set_random_state(state: dict[str, Tensor]) -> None:
 
 @torch.no_grad()
 def _copy_(targets: list[Tensor], sources: list[Tensor]) -> None:
-    """Copy each source into its target, in one go for each type of number, which is what a GPU is fast at."""
-    for kind in {target.dtype for target in targets}:
-        pairs = [(target, source) for target, source in zip(targets, sources, strict=True) if target.dtype == kind]
-        torch._foreach_copy_([target for target, _ in pairs], [source for _, source in pairs])
+    """Copy each source into its target."""
+    for some_targets, some_sources in _by_type(list(zip(targets, sources, strict=True))):
+        torch._foreach_copy_(some_targets, some_sources)
+
+
+def _by_type(pairs: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Pairs as two lists for each type of number, which a GPU computes in one go."""
+    for kind in dict.fromkeys(first.dtype for first, _ in pairs):
+        alike = [pair for pair in pairs if pair[0].dtype == kind]
+        yield [first for first, _ in alike], [second for _, second in alike]
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    return itertools.chain(model.parameters(), model.buffers())
 
 
 def amp_dtype(recipe: RecipeConfig, device: torch.device) -> torch.dtype | None:

@@ -137,7 +137,7 @@ def train_step(stepper: Stepper, state: TrainState, batches: list[Batch], *, upd
     recipe = stepper.recipe
     stepper.before.take_(state.model)
     set_learning_rate_(state, stepper)
-    totals: dict[str, float] = {}
+    losses: list[Tensor] = []
     for index, batch in enumerate(batches):
         batch = begin_batch(stepper, state, batch, index=index, count=len(batches))
         # Ranks exchange gradients once a step, at its last batch.
@@ -147,37 +147,59 @@ def train_step(stepper: Stepper, state: TrainState, batches: list[Batch], *, upd
             norm_statistics(state.model, state.step, recipe.norm_momentum),
         ):
             terms = loss_terms(stepper, batch)
-            values = dict(zip(terms, sum_over_ranks(torch.stack(list(terms.values()))).tolist(), strict=True))
-            if not all(map(math.isfinite, values.values())):
-                state.optimizer.zero_grad()
-                raise TrainingDiverged("loss", state, values, index)
-            stepper.clock.lap("forward")
+            stepper.clock.lap("loss")
             # The terms are divided by counts over all ranks, and DDP averages over ranks: undo the average.
             total = functools.reduce(torch.add, terms.values())
             state.scaler.scale(total * world_size() / len(batches)).backward()
             stepper.clock.lap("backward")
-        for name, value in values.items():
-            totals[name] = totals.get(name, 0.0) + value / len(batches)
-    state.scaler.unscale_(state.optimizer)
-    parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, recipe.optimizer.clip_norm or math.inf)
-    finite = bool(torch.isfinite(norm))
-    # At a scale above 1 it is part of finding fp16's scale: the scaler leaves the step out and takes a smaller one.
-    if not finite and not (state.scaler.is_enabled() and state.scaler.get_scale() > 1):
-        drop_gradients_(state)
-        raise TrainingDiverged("gradient", state, totals)
+        losses.append(torch.stack(list(terms.values())).detach())
+    norm = clip_gradients_(state, recipe.optimizer.clip_norm)
+    stepper.clock.lap("clip")
+    # Here the host waits for the device, and nowhere else.
+    *rows, (size, *_) = torch.stack((*sum_over_ranks(torch.stack(losses)), norm.expand_as(losses[0]))).tolist()
+    values = [dict(zip(terms, row, strict=True)) for row in rows]
+    totals = {name: sum(each[name] / len(batches) for each in values) for name in terms}
+    _check_finite(state, values, totals, size)
     if not update:
         drop_gradients_(state)
         return totals
-    if not finite:
+    if not math.isfinite(size):
         state.count({"overflows": 1})
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad()
+    stepper.clock.lap("optimizer")
     state.ema.update_parameters(state.model)
     state.step += 1
-    stepper.clock.lap("optimizer")
+    stepper.clock.lap("average")
     return totals
+
+
+def _check_finite(state: TrainState, losses: list[dict[str, float]], totals: dict[str, float], norm: float) -> None:
+    """Raise TrainingDiverged, with the gradients dropped, if a step must not be carried out.
+
+    Args:
+        losses: the terms of each batch; `totals` of all.
+        norm: of the gradients.
+    """
+    bad = [index for index, terms in enumerate(losses) if not all(map(math.isfinite, terms.values()))]
+    # At a scale above 1 it is part of finding fp16's scale: the scaler leaves the step out and takes a smaller one.
+    if not bad and (math.isfinite(norm) or (state.scaler.is_enabled() and state.scaler.get_scale() > 1)):
+        return
+    drop_gradients_(state)
+    if bad:
+        raise TrainingDiverged("loss", state, losses[bad[0]], bad[0])
+    raise TrainingDiverged("gradient", state, totals)
+
+
+def clip_gradients_(state: TrainState, limit: float | None) -> Tensor:
+    """Scale all gradients down together so that their norm is at most `limit`; returns the norm (), as it was."""
+    state.scaler.unscale_(state.optimizer)
+    parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    if limit is not None:
+        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return norm
 
 
 def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
@@ -224,6 +246,7 @@ def loss_terms(stepper: Stepper, batch: Batch) -> dict[str, Tensor]:
     dtype = amp_dtype(recipe, device)
     with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
         raw_maps = stepper.forward(batch.images)
+    stepper.clock.lap("forward")
     return stepper.criterion(raw_maps, batch.targets)
 
 

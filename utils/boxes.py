@@ -114,6 +114,12 @@ def _joined(first: Array, second: Array) -> Array:
     return torch.cat((first, second), dim=-1)
 
 
+def centres_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(..., 4) xyxy -> centre x, centre y, width and height, each (...)."""
+    left, top, right, bottom = boxes.unbind(dim=-1)
+    return (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
+
+
 def aligned_iou(boxes: Tensor, others: Tensor, *, eps: float = 1e-7) -> Tensor:
     """IoU of each box with the one in its place.
 
@@ -123,9 +129,11 @@ def aligned_iou(boxes: Tensor, others: Tensor, *, eps: float = 1e-7) -> Tensor:
     Returns:
         (...) in [0, 1].
     """
-    low, high = boxes[..., :2].maximum(others[..., :2]), boxes[..., 2:].minimum(others[..., 2:])
-    overlap = (high - low).clamp(min=0).prod(dim=-1)
-    areas = (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1) + (others[..., 2:] - others[..., :2]).prod(dim=-1)
+    left, top, right, bottom = boxes.unbind(dim=-1)
+    other_left, other_top, other_right, other_bottom = others.unbind(dim=-1)
+    width = (right.minimum(other_right) - left.maximum(other_left)).clamp(min=0)
+    overlap = width * (bottom.minimum(other_bottom) - top.maximum(other_top)).clamp(min=0)
+    areas = (right - left) * (bottom - top) + (other_right - other_left) * (other_bottom - other_top)
     return overlap / (areas - overlap + eps)
 
 

@@ -94,6 +94,9 @@ class LabelledImages:
 class Targets:
     """The objects of a batch, all images in one list; of a classifier, the part of an image that shows a class.
 
+    A loss gets them on the host, in main memory, whatever the device is: what it counts and selects there keeps no
+    device waiting. Only what it computes with goes `to` the device.
+
     Args:
         boxes: (M, 4) float32 xyxy pixels of the network input.
         labels: (M,) int64 zero-based class index.
@@ -112,9 +115,9 @@ class Targets:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def to(self, device: torch.device, *, non_blocking: bool = False) -> Targets:
-        """The same targets on another device."""
-        return self._each(lambda part: part.to(device, non_blocking=non_blocking))
+    def to(self, device: torch.device) -> Targets:
+        """The same targets on another device; nobody waits for the copy to it."""
+        return self._each(lambda part: part.to(device, non_blocking=True))
 
     def pin_memory(self) -> Targets:
         """The same targets in page-locked memory."""
@@ -178,7 +181,7 @@ class Batch:
         return replace(self, images=self.images.pin_memory(), targets=targets)
 
     def to(self, device: torch.device, *, channels_last: bool = False) -> Batch:
-        """The batch on `device`, its images as float32 in [0, 1]."""
+        """The batch with its images on `device`, as float32 in [0, 1]; the targets stay on the host (see Targets)."""
         import torch
 
         images = self.images.to(device, non_blocking=True)
@@ -186,8 +189,7 @@ class Batch:
             images = images.float().div_(255)
         if channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        targets = self.targets.to(device, non_blocking=True)
-        return replace(self, images=images, targets=targets)
+        return replace(self, images=images)
 
 
 @dataclass(frozen=True, eq=False)

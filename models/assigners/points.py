@@ -8,24 +8,29 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy
 
-from utils.boxes import aligned_iou
+from utils.boxes import aligned_iou, centres_and_sides
 from utils.structures import Targets
+
+CHUNK = 256
+"""Objects that are compared with the predictions of their images at a time, to bound the memory."""
 
 
 class PointAssignment(NamedTuple):
-    """Positives of a batch.
+    """Positives of a batch, among as many candidates of each object, so that nobody has to count them on a device.
 
     Args:
         image: (P,) position in the batch.
-        point: (P,) index of the prediction; an (image, point) pair occurs once.
+        point: (P,) index of the prediction; an (image, point) pair occurs once among the positives.
         target: (P,) index into Targets.
-        score: (P,) in [0, 1], the score that the prediction should have.
+        score: (P,) in [0, 1], the score that the prediction should have; 0 of what is not positive.
+        positive: (P,) bool, whether the candidate is one.
     """
 
     image: Tensor
     point: Tensor
     target: Tensor
     score: Tensor
+    positive: Tensor
 
 
 class TaskAlignedAssigner:
@@ -55,29 +60,27 @@ class TaskAlignedAssigner:
 
     @torch.no_grad()
     def __call__(
-        self, targets: Targets, boxes: Tensor, scores: Tensor, points: Tensor, strides: Tensor
+        self, targets: Targets, boxes: Tensor, logits: Tensor, points: Tensor, strides: Tensor
     ) -> PointAssignment:
         """The positives of a batch.
 
         Args:
-            targets: M objects, boxes (M, 4) xyxy pixels of the network input.
-            boxes, scores: (B, N, 4) xyxy pixels and (B, N, C) probabilities, as predicted.
+            targets: M objects on the device, boxes (M, 4) xyxy pixels of the network input.
+            boxes, logits: (B, N, 4) xyxy pixels and (B, N, C) of the classes, as predicted.
             points, strides: (N, 2) x and y of the points and (N,) their strides, in pixels.
         """
         if not len(targets):
             return _none(boxes)
         iou = _overlaps(targets, boxes)
-        inside = _inside(targets.boxes, points, least=self.least_side * float(strides.min()))
-        wanted = scores[targets.image_index, :, targets.labels]
+        inside = _inside(targets.boxes, points, least=self.least_side * strides.min())
+        wanted = logits[targets.image_index, :, targets.labels].sigmoid()
         alignment = wanted.pow(self.alpha) * iou.pow(self.beta) * inside
-        best, points_of_best = alignment.topk(min(self.top_k, alignment.shape[1]), dim=1)
-        positive = torch.zeros_like(inside).scatter_(1, points_of_best, best > 0)
-        positive = _one_object_a_point(positive, iou, targets.image_index, len(boxes))
-        alignment, iou = alignment * positive, iou * positive
-        peak = alignment.amax(dim=1, keepdim=True).clamp(min=torch.finfo(alignment.dtype).tiny)
-        score = alignment / peak * iou.amax(dim=1, keepdim=True)
-        target, point = positive.nonzero(as_tuple=True)
-        return PointAssignment(targets.image_index[target], point, target, score[target, point])
+        best, point = alignment.topk(min(self.top_k, alignment.shape[1]), dim=1)
+        iou = iou.gather(1, point)
+        positive = _one_object_a_point(best > 0, iou, point, targets.image_index, boxes.shape)
+        best, iou = best * positive, iou * positive
+        peak = best.amax(dim=1, keepdim=True).clamp(min=torch.finfo(best.dtype).tiny)
+        return _assignment(targets, point, best / peak * iou.amax(dim=1, keepdim=True), positive)
 
 
 class SimOTAAssigner:
@@ -102,12 +105,12 @@ class SimOTAAssigner:
 
     @torch.no_grad()
     def __call__(
-        self, targets: Targets, boxes: Tensor, scores: Tensor, points: Tensor, strides: Tensor
+        self, targets: Targets, boxes: Tensor, logits: Tensor, points: Tensor, strides: Tensor
     ) -> PointAssignment:
         """The positives of a batch; arguments as in TaskAlignedAssigner."""
         if not len(targets):
             return _none(boxes)
-        inside = _inside(targets.boxes, points, least=0.0)
+        inside = _inside(targets.boxes, points, least=strides.new_zeros(()))
         centres = (targets.boxes[:, :2] + targets.boxes[:, 2:]) / 2
         offset = (points - centres[:, None]).abs().amax(dim=2)
         near = offset < self.radius * strides
@@ -115,18 +118,16 @@ class SimOTAAssigner:
         near |= torch.zeros_like(near).scatter_(1, offset.argmin(dim=1, keepdim=True), True)
         possible = inside | near
         iou = _overlaps(targets, boxes) * possible
-        cost = self._class_cost(targets, scores) - self.iou_gain * (iou + 1e-8).log()
+        cost = self._class_cost(targets, logits.sigmoid()) - self.iou_gain * (iou + 1e-8).log()
         cost = cost + 1e5 * ~(inside & near)
         cost = cost.masked_fill(~possible, torch.inf)
         count = iou.topk(min(self.candidates, iou.shape[1]), dim=1).values.sum(dim=1).int().clamp(min=1)
         count = count.minimum(possible.sum(dim=1).int())
-        most = int(count.max())
-        cheapest = cost.topk(most, dim=1, largest=False).indices
-        taken = torch.arange(most, device=cost.device) < count[:, None]
-        positive = torch.zeros_like(inside).scatter_(1, cheapest, taken)
-        positive = _one_object_a_point(positive, -cost, targets.image_index, len(boxes))
-        target, point = positive.nonzero(as_tuple=True)
-        return PointAssignment(targets.image_index[target], point, target, iou[target, point])
+        most = min(self.candidates, iou.shape[1])  # no IoU is above 1
+        least, point = cost.topk(most, dim=1, largest=False)
+        claims = torch.arange(most, device=cost.device) < count[:, None]
+        positive = _one_object_a_point(claims, -least, point, targets.image_index, boxes.shape)
+        return _assignment(targets, point, iou.gather(1, point) * positive, positive)
 
     @staticmethod
     def _class_cost(targets: Targets, scores: Tensor) -> Tensor:
@@ -142,7 +143,14 @@ class SimOTAAssigner:
 def _none(boxes: Tensor) -> PointAssignment:
     """No positives at all, on the device of `boxes`."""
     nothing = torch.zeros(0, dtype=torch.int64, device=boxes.device)
-    return PointAssignment(nothing, nothing, nothing, boxes.new_zeros(0))
+    return PointAssignment(nothing, nothing, nothing, boxes.new_zeros(0), nothing.bool())
+
+
+def _assignment(targets: Targets, point: Tensor, score: Tensor, positive: Tensor) -> PointAssignment:
+    """The k candidates of each object, (M, k), in one list."""
+    image = targets.image_index[:, None].expand_as(point).flatten()
+    target = torch.arange(len(point), device=point.device)[:, None].expand_as(point).flatten()
+    return PointAssignment(image, point.flatten(), target, score.flatten(), positive.flatten())
 
 
 def _overlaps(targets: Targets, boxes: Tensor) -> Tensor:
@@ -150,24 +158,32 @@ def _overlaps(targets: Targets, boxes: Tensor) -> Tensor:
 
     In chunks of objects, not image by image, so that a GPU need not wait for their counts.
     """
-    pairs = zip(targets.boxes.to(boxes.dtype).split(256), targets.image_index.split(256), strict=True)
-    overlaps = [aligned_iou(objects[:, None], boxes[images]) for objects, images in pairs]
+    columns = boxes.mT.contiguous()  # all left sides, all tops, ...: a CPU reads them twice as fast
+    pairs = zip(targets.boxes.to(boxes.dtype).split(CHUNK), targets.image_index.split(CHUNK), strict=True)
+    overlaps = [aligned_iou(objects[:, None], columns[images].mT) for objects, images in pairs]
     return torch.cat(overlaps).nan_to_num(0.0).clamp(0, 1)
 
 
-def _inside(boxes: Tensor, points: Tensor, *, least: float) -> Tensor:
-    """(M, N) whether a point lies in a box, its border included, made at least `least` pixels wide and high."""
-    centres, half = (boxes[:, :2] + boxes[:, 2:]) / 2, ((boxes[:, 2:] - boxes[:, :2]) / 2).clamp(min=least / 2)
-    return ((points - centres[:, None]).abs() <= half[:, None]).all(dim=2)
+def _inside(boxes: Tensor, points: Tensor, *, least: Tensor) -> Tensor:
+    """(M, N) whether a point lies in a box, its border included, made at least `least` () pixels wide and high."""
+    x, y, width, height = (part[:, None] for part in centres_and_sides(boxes))
+    column, row = points.mT.contiguous()
+    half_width, half_height = (width / 2).clamp(min=least / 2), (height / 2).clamp(min=least / 2)
+    return ((column - x).abs() <= half_width) & ((row - y).abs() <= half_height)
 
 
-def _one_object_a_point(positive: Tensor, merit: Tensor, image_index: Tensor, batch: int) -> Tensor:
-    """(M, N) `positive`, each point of an image left to the object with the highest merit, the first of equals."""
-    merit = merit.masked_fill(~positive, -torch.inf)
-    index = image_index[:, None].expand_as(merit)
-    best = merit.new_full((batch, merit.shape[1]), -torch.inf).scatter_reduce(0, index, merit, reduce="amax")
-    wins = positive & (merit == best[image_index])
-    order = torch.arange(len(merit), device=merit.device)[:, None].expand_as(merit)
-    order = order.masked_fill(~wins, len(merit))
-    first = order.new_full((batch, merit.shape[1]), len(merit)).scatter_reduce(0, index, order, reduce="amin")
-    return wins & (order == first[image_index])
+def _one_object_a_point(claims: Tensor, merit: Tensor, point: Tensor, image_index: Tensor, shape: torch.Size) -> Tensor:
+    """(M, k) `claims`, each point of an image left to the object with the highest merit, the first of equals.
+
+    Args:
+        claims, merit, point: (M, k) of each object's candidates.
+        image_index: (M,); shape: of the predicted boxes (B, N, 4).
+    """
+    merit = merit.masked_fill(~claims, -torch.inf)
+    place = image_index[:, None] * shape[1] + point
+    everywhere, flat = shape[0] * shape[1], place.flatten()
+    best = merit.new_full((everywhere,), -torch.inf).scatter_reduce(0, flat, merit.flatten(), reduce="amax")
+    wins = claims & (merit == best[place])
+    order = torch.arange(len(merit), device=merit.device)[:, None].expand_as(merit).masked_fill(~wins, len(merit))
+    first = order.new_full((everywhere,), len(merit)).scatter_reduce(0, flat, order.flatten(), reduce="amin")
+    return wins & (order == first[place])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,8 @@ class AnchorHead(Head):
         for index, level in enumerate(anchors):
             # Saved in the checkpoint, so that anchors fitted to a data set stay with the weights.
             self.register_buffer(f"anchors_{index}", torch.tensor(level, dtype=torch.float32).view(-1, 2))
+        self.sizes = tuple(torch.tensor(level, dtype=torch.float32, device="cpu").view(-1, 2) for level in anchors)
+        """The anchors once more, on the host, which assigns objects to them without waiting for a device."""
         self.convs = nn.ModuleList(
             nn.Conv2d(channels, count * (5 + num_classes), 1)
             for channels, count in zip(features.channels, self.anchor_counts, strict=True)
@@ -79,6 +81,15 @@ class AnchorHead(Head):
         """Replace the anchors of the model file: for each level width, height, width, height, ... in pixels."""
         for own, level in zip(self.anchors, anchors, strict=True):
             own.copy_(torch.tensor(level, dtype=own.dtype).view_as(own))
+        self._note_sizes()
+
+    def _note_sizes(self) -> None:
+        self.sizes = tuple(anchors.detach().float().cpu().clone() for anchors in self.anchors)
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*args, **options)
+        if not self.anchors_0.is_meta:
+            self._note_sizes()
 
     def reset_biases(self) -> None:
         """Start with rare objects: about 8 in an image of 640 x 640, and no favourite class (RetinaNet's prior)."""

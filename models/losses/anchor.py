@@ -12,13 +12,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torchvision.ops import box_iou
 
-from models.assigners.anchor import AnchorIoUAssigner, AnchorRatioAssigner, Assignment
+from models.assigners.anchor import AnchorIoUAssigner, AnchorRatioAssigner
 from models.heads.anchor import AnchorHead
-from models.losses.crowd import in_crowd
+from models.losses.crowd import in_crowd, overlaps_object
 from models.losses.iou import BOX_LOSSES
+from models.losses.pick import pick
+from models.losses.positives import Positives
 from utils.boxes import aligned_iou, cxcywh_to_xyxy, xyxy_to_cxcywh
+from utils.device import on_device
 from utils.dist import sum_over_ranks
 from utils.schema import build
 from utils.structures import Targets
@@ -105,20 +107,24 @@ class AnchorLoss(nn.Module):
 
         Args:
             raw_maps: (B, A * (5 + C), h, w) a level, as the head gives them.
-            targets: objects of the batch, boxes (N, 4) xyxy pixels of the network input.
+            targets: objects of the batch, on the host; boxes (N, 4) xyxy pixels of the network input.
         """
         raw_maps = [raw.to(torch.promote_types(raw.dtype, torch.float32)) for raw in raw_maps]
-        objects = targets.select(~targets.crowd)
-        assignments = self.assigner(
-            objects, self.head.anchors, self.head.strides, [tuple(raw.shape[2:]) for raw in raw_maps]
-        )
-        counts = raw_maps[0].new_tensor([float(sum(map(len, assignments))), float(len(raw_maps[0]))])
+        device = raw_maps[0].device
+        crowd, objects = targets.select(targets.crowd).to(device), targets.select(~targets.crowd)
+        sizes = [(raw.shape[2], raw.shape[3]) for raw in raw_maps]
+        assignments = self.assigner(objects, list(self.head.sizes), self.head.strides, sizes)
+        counts = on_device((sum(map(len, assignments)), len(raw_maps[0])), like=raw_maps[0])
         positives, images = sum_over_ranks(counts)
         divisor = (images if self.normalize == "images" else torch.maximum(positives, images)).clamp(min=1)
-        terms = {name: raw_maps[0].sum() * 0 for name in self.gains}  # zero, and joined to the graph on every rank
-        for level, (raw, assignment) in enumerate(zip(raw_maps, assignments, strict=True)):
-            for name, value in self._level(raw, level, assignment, objects, targets).items():
-                terms[name] = terms[name] + value * (self.gains[name] / divisor)
+        terms: dict[str, Tensor] = {}
+        levels = Positives.of(assignments, objects, device)
+        objects = objects.to(device)
+        for level, (raw, wanted) in enumerate(zip(raw_maps, levels, strict=True)):
+            weight = self._background_weight(raw, level, objects, crowd)
+            for name, value in self._level(raw, level, wanted, weight).items():
+                weighted = value * (self.gains[name] / divisor)
+                terms[name] = terms[name] + weighted if level else weighted
         return terms
 
     def background(self, raw_maps: list[Tensor]) -> Tensor:
@@ -131,35 +137,32 @@ class AnchorLoss(nn.Module):
         losses = (binary_cross_entropy_with_logits(x, torch.zeros_like(x), reduction="sum") for x in logits)
         return sum(losses, start=logits[0].new_zeros(()))
 
-    def _level(
-        self, raw: Tensor, level: int, assignment: Assignment, objects: Targets, targets: Targets
-    ) -> dict[str, Tensor]:
+    def _level(self, raw: Tensor, level: int, positives: Positives, weight: Tensor | None) -> dict[str, Tensor]:
         """Sums over one level, before gains.
 
         Args:
             raw: (B, A * (5 + C), h, w).
-            objects: the targets without crowd regions.
+            weight: (B, A, h, w) of each prediction as background; None: all 1.
         """
+        cells, labels, _ = positives
         values = self.head.split(raw, level)
-        cells = (assignment.image, assignment.anchor, assignment.row, assignment.column)
-        positives, labels = values[cells], objects.labels[assignment.target]
+        found, objectness = pick(values, cells, slice(4, 5))
+        objectness = objectness.squeeze(-1)
         factors = None if self.class_factors is None else self.class_factors[labels]
-        box, quality = self._box_terms(positives[:, :4], level, assignment, objects, raw.shape, factors)
-        wanted = torch.zeros(values.shape[:-1], dtype=raw.dtype, device=raw.device)
+        box, quality = self._box_terms(found[:, :4], level, positives, raw.shape, factors)
+        wanted = torch.zeros_like(objectness)
         # Two objects may share a prediction: the better fit is its objectness.
         flat = _flat_index(cells, wanted.shape)
         wanted.view(-1).scatter_reduce_(0, flat, quality, reduce="amax")
-        weight = self._background_weight(raw, level, objects, targets)
         if weight is None and factors is not None:
             weight = torch.ones_like(wanted)
         if weight is not None:
             weight.view(-1)[flat] = 1
             if factors is not None:
                 weight.view(-1).scatter_reduce_(0, flat, factors, reduce="amax")
-        objectness = binary_cross_entropy_with_logits(values[..., 4], wanted, weight=weight, reduction="sum")
 
-        classes = torch.full_like(positives[:, 5:], self.label_smoothing / 2)
-        true_class = (torch.arange(len(positives), device=raw.device), labels)
+        classes = torch.full_like(found[:, 5:], self.label_smoothing / 2)
+        true_class = (torch.arange(len(found), device=raw.device), labels)
         classes[true_class] = 1 - self.label_smoothing / 2
         class_weight = None
         if factors is not None:
@@ -168,18 +171,13 @@ class AnchorLoss(nn.Module):
             class_weight[true_class] = factors
         return {
             "box": box.sum(),
-            "objectness": objectness * self.level_gains[level],
-            "class": binary_cross_entropy_with_logits(positives[:, 5:], classes, weight=class_weight, reduction="sum"),
+            "objectness": binary_cross_entropy_with_logits(objectness, wanted, weight=weight, reduction="sum")
+            * self.level_gains[level],
+            "class": binary_cross_entropy_with_logits(found[:, 5:], classes, weight=class_weight, reduction="sum"),
         }
 
     def _box_terms(
-        self,
-        values: Tensor,
-        level: int,
-        assignment: Assignment,
-        objects: Targets,
-        shape: torch.Size,
-        factors: Tensor | None,
+        self, values: Tensor, level: int, positives: Positives, shape: torch.Size, factors: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """(P,) box loss of each positive, and (P,) what its objectness should be.
 
@@ -188,10 +186,10 @@ class AnchorLoss(nn.Module):
             shape: of the level's raw map.
             factors: (P,) by class, for the limit of darknet's gradient alone.
         """
-        head = self.head
-        goals = objects.boxes[assignment.target]
-        anchors = head.anchors[level][assignment.anchor]
-        cells = torch.stack((assignment.column, assignment.row), dim=1).to(values.dtype)
+        head, goals = self.head, positives.goals
+        _, anchor, row, column = positives.cells
+        anchors = head.anchors[level][anchor]
+        cells = torch.stack((column, row), dim=1).to(values.dtype)
         decoded = _with_area(head.decode_boxes(values, cells, anchors, level))
         boxes = cxcywh_to_xyxy(decoded)
         if self.box == "mse":
@@ -228,24 +226,20 @@ class AnchorLoss(nn.Module):
         return 0.5 * error.sum(dim=1) * (2 - area)
 
     @torch.no_grad()
-    def _background_weight(self, raw: Tensor, level: int, objects: Targets, targets: Targets) -> Tensor | None:
-        """(B, A, h, w): 0 where a prediction is not to be called background, else 1; None when nothing is ignored."""
-        if self.ignore_thresh is None and not bool(targets.crowd.any()):
+    def _background_weight(self, raw: Tensor, level: int, objects: Targets, crowd: Targets) -> Tensor | None:
+        """(B, A, h, w): 0 where a prediction is not to be called background, else 1; None when nothing is ignored.
+
+        Args:
+            objects, crowd: the targets that are no crowd regions, and those that are, on the device.
+        """
+        if self.ignore_thresh is None and not len(crowd):
             return None
-        boxes = cxcywh_to_xyxy(self.head.decode_level(raw, level))
-        weight = torch.ones(boxes.shape[:-1], dtype=raw.dtype, device=raw.device)
-        crowd = targets.select(targets.crowd)
-        for image in range(len(boxes)):
-            candidates = boxes[image].reshape(-1, 4)
-            ignored = torch.zeros(len(candidates), dtype=torch.bool, device=raw.device)
-            mine = objects.boxes[objects.image_index == image]
-            if self.ignore_thresh is not None and len(mine):
-                ignored |= (box_iou(candidates, mine) > self.ignore_thresh).any(dim=1)
-            regions = crowd.boxes[crowd.image_index == image]
-            if len(regions):
-                ignored |= in_crowd(candidates, regions)
-            weight[image].view(-1)[ignored] = 0
-        return weight
+        decoded = cxcywh_to_xyxy(self.head.decode_level(raw, level))
+        boxes = decoded.flatten(1, 3)
+        ignored = in_crowd(boxes, crowd)
+        if self.ignore_thresh is not None:
+            ignored |= overlaps_object(boxes, objects, self.ignore_thresh)
+        return (~ignored).to(raw.dtype).view(decoded.shape[:-1])
 
 
 def class_factors(counters: Sequence[int] | None, num_classes: int, *, limit: float | None) -> Tensor | None:
@@ -298,7 +292,7 @@ def _with_darknet_gradient(
     with torch.enable_grad():
         value = loss(cxcywh_to_xyxy(leaf), goals)
         (gradient,) = torch.autograd.grad(value.sum(), leaf)
-    gradient = gradient.nan_to_num(0, 0, 0) * gradient.new_tensor((width, height, width, height))
+    gradient = gradient.nan_to_num(0, 0, 0) * on_device((width, height, width, height), like=gradient)
     gradient[:, 2:] *= leaf.detach()[:, 2:] / anchors
     if bound is not None:
         gradient = gradient.clamp(-bound[:, None], bound[:, None])

@@ -6,12 +6,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from models.assigners.points import PointAssignment, SimOTAAssigner, TaskAlignedAssigner
 from models.heads.anchor_free import AnchorFreeHead
 from models.losses.crowd import in_crowd
 from models.losses.iou import BOX_LOSSES
+from models.losses.pick import pick
 from utils.dist import sum_over_ranks
 from utils.schema import build
 from utils.structures import Targets
@@ -63,7 +64,7 @@ class AnchorFreeLoss(nn.Module):
 
         Args:
             raw_maps: (B, 4 * bins + C, h, w) a level, as the head gives them in training mode.
-            targets: objects of the batch, boxes (N, 4) xyxy pixels of the network input.
+            targets: objects of the batch, on the host; boxes (N, 4) xyxy pixels of the network input.
         """
         levels = len(self.head.strides)
         terms = self._terms(raw_maps[:levels], targets, self.assigner)
@@ -81,27 +82,36 @@ class AnchorFreeLoss(nn.Module):
             raw_maps: (B, 4 * bins + C, h, w) a level.
         """
         raw_maps = [raw.float() for raw in raw_maps]
-        sides, logits = self.head.flatten(raw_maps)
+        # Prediction by prediction in memory, as maps in channels_last are.
+        values = torch.cat([raw.permute(0, 2, 3, 1).flatten(1, 2) for raw in raw_maps], dim=1)
         points, strides = self.head.points(raw_maps)
-        boxes = self.head.decode_boxes(sides, points, strides)
-        objects = targets.select(~targets.crowd)
-        positives = assigner(objects, boxes.detach(), logits.detach().sigmoid(), points, strides)
+        crowd, objects = (targets.select(rows).to(values.device) for rows in (targets.crowd, ~targets.crowd))
+        boxes, logits = self._predicted(values.detach(), points, strides)
+        positives = assigner(objects, boxes, logits, points, strides)
+        weight = self._background_weight(boxes, crowd, positives)
         total = sum_over_ranks(positives.score.sum()).clamp(min=1)
 
-        wanted = torch.zeros_like(logits)
-        wanted[positives.image, positives.point, objects.labels[positives.target]] = positives.score
-        weight = self._background_weight(boxes.detach(), targets, positives)
-        classes = binary_cross_entropy_with_logits(logits, wanted, weight=weight, reduction="sum")
-        cells = (positives.image, positives.point)
-        goals = objects.boxes[positives.target]
-        overlap = BOX_LOSSES[self.box](_with_area(boxes[cells]), goals)
-        distribution = self._distribution_loss(sides[cells], goals, points[positives.point], strides[positives.point])
+        places, for_boxes = (positives.image, positives.point), 4 * self.head.bins
+        found, logits = pick(values, places, slice(for_boxes, None))
+        # Cross-entropy against a target t is softplus(x) - t * x, and t is 0 but for the class of a positive.
+        background = softplus(logits) if weight is None else softplus(logits) * weight
+        own = found[:, for_boxes:].gather(1, objects.labels[positives.target, None]).squeeze(1)
+        goals, mine = objects.boxes[positives.target], found[:, :for_boxes].unflatten(1, (4, -1))
+        points, strides = points[positives.point], strides[positives.point]
+        predicted = torch.where(positives.positive[:, None], self.head.decode_boxes(mine, points, strides), goals)
+        overlap = BOX_LOSSES[self.box](_with_area(predicted), goals)
+        distribution = self._distribution_loss(mine, goals, points, strides)
         sums = {
             "box": (overlap * positives.score).sum(),
             "distribution": (distribution * positives.score).sum(),
-            "class": classes,
+            "class": background.sum() - (own * positives.score).sum(),
         }
         return {name: value * (self.gains[name] / total) for name, value in sums.items()}
+
+    def _predicted(self, values: Tensor, points: Tensor, strides: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N, 4) xyxy pixels and (B, N, C) class logits, of (B, N, 4 * bins + C) values."""
+        sides, logits = values.split((4 * self.head.bins, self.head.num_classes), dim=2)
+        return self.head.decode_boxes(sides.unflatten(2, (4, self.head.bins)), points, strides), logits
 
     def background(self, raw_maps: list[Tensor]) -> Tensor:
         """() the class loss of images without any object, summed over all predictions, before gains.
@@ -126,23 +136,18 @@ class AnchorFreeLoss(nn.Module):
         distances = distances.clamp(0, last - 0.01)
         low = distances.long()
         share = distances - low
-        flat, low = sides.flatten(0, 1), low.flatten()
-        below, above = cross_entropy(flat, low, reduction="none"), cross_entropy(flat, low + 1, reduction="none")
-        loss = below.view_as(share) * (1 - share) + above.view_as(share) * share
-        return loss.mean(dim=1)
+        shares, places = torch.stack((1 - share, share), dim=2), torch.stack((low, low + 1), dim=2)
+        return -(sides.log_softmax(dim=2).gather(2, places) * shares).sum(dim=2).mean(dim=1)
 
     @staticmethod
-    def _background_weight(boxes: Tensor, targets: Targets, positives: PointAssignment) -> Tensor | None:
+    def _background_weight(boxes: Tensor, crowd: Targets, positives: PointAssignment) -> Tensor | None:
         """(B, N, 1): 0 where a prediction lies in a crowd region and answers for no object; None without crowds."""
-        if not bool(targets.crowd.any()):
+        if not len(crowd):
             return None
-        weight = boxes.new_ones(boxes.shape[:2])
-        crowd = targets.select(targets.crowd)
-        for image in crowd.image_index.unique().tolist():
-            regions = crowd.boxes[crowd.image_index == image]
-            weight[image][in_crowd(boxes[image], regions)] = 0
-        weight[positives.image, positives.point] = 1
-        return weight[..., None]
+        places = (positives.image, positives.point)
+        answers = boxes.new_zeros(boxes.shape[:2])
+        answers.index_put_(places, positives.positive.to(boxes.dtype), accumulate=True)
+        return ((answers > 0) | ~in_crowd(boxes, crowd)).to(boxes.dtype)[..., None]
 
 
 def _with_area(boxes: Tensor, *, least: float = 0.1) -> Tensor:

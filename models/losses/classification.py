@@ -33,13 +33,14 @@ class ClassificationLoss(nn.Module):
 
         Args:
             raw_maps: one tensor, logits (B, C).
-            targets: labels of each image, with weights that sum to 1.
+            targets: labels of each image, with weights that sum to 1; on the host.
         """
         (logits,) = raw_maps
+        targets = targets.to(logits.device)
         log_shares = logits.float().log_softmax(dim=1)
         picked = log_shares[targets.image_index, targets.labels]
         true = (picked if targets.weights is None else picked * targets.weights).sum()
         other = self.label_smoothing / max(self.num_classes - 1, 1)
         loss = -(1 - self.label_smoothing - other) * true - other * log_shares.sum()
-        count = sum_over_ranks(log_shares.new_tensor(float(len(logits)))).clamp(min=1)
+        count = sum_over_ranks(log_shares.new_full((), len(logits))).clamp(min=1)
         return {"class": loss / count}

@@ -1,13 +1,17 @@
-"""Box regression losses for aligned pairs of boxes, on torchvision's IoU losses."""
+"""Box regression losses for aligned pairs of boxes; none of them asks the device how many boxes meet."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
-from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
-from utils.boxes import aligned_iou
+from utils.boxes import aligned_iou, centres_and_sides
+
+EPS = 1e-7
+"""Added to what is divided by, so that boxes without area have a finite loss."""
 
 
 def iou_loss(boxes: Tensor, others: Tensor) -> Tensor:
@@ -19,10 +23,75 @@ def iou_loss(boxes: Tensor, others: Tensor) -> Tensor:
     return 1 - aligned_iou(boxes, others)
 
 
+def generalized_iou_loss(boxes: Tensor, others: Tensor) -> Tensor:
+    """(N,) 1 - IoU + the share of the enclosing box that neither fills (GIoU, Rezatofighi et al., arXiv:1902.09630).
+
+    Args:
+        boxes, others: (N, 4) xyxy in one unit.
+    """
+    overlap, union = _overlap_and_union(boxes, others)
+    width, height = _enclosing(boxes, others)
+    enclosing = width * height
+    return 1 - overlap / (union + EPS) + (enclosing - union) / (enclosing + EPS)
+
+
+def distance_iou_loss(boxes: Tensor, others: Tensor) -> Tensor:
+    """(N,) 1 - IoU + the squared distance of the centres, in diagonals (DIoU, Zheng et al., arXiv:1911.08287).
+
+    Args:
+        boxes, others: (N, 4) xyxy in one unit.
+    """
+    return _distance_loss_and_iou(boxes, others)[0]
+
+
+def complete_iou_loss(boxes: Tensor, others: Tensor) -> Tensor:
+    """(N,) the DIoU loss + the mismatch of aspects (CIoU, Zheng et al., arXiv:1911.08287).
+
+    Args:
+        boxes, others: (N, 4) xyxy in one unit.
+    Returns:
+        No gradient passes through the weight of the mismatch.
+    """
+    loss, iou = _distance_loss_and_iou(boxes, others)
+    _, _, width, height = centres_and_sides(boxes)
+    _, _, other_width, other_height = centres_and_sides(others)
+    mismatch = 4 / math.pi**2 * (torch.atan(other_width / other_height) - torch.atan(width / height)) ** 2
+    weight = (mismatch / (1 - iou + mismatch + EPS)).detach()
+    return loss + weight * mismatch
+
+
 BOX_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "iou": iou_loss,
-    "giou": generalized_box_iou_loss,
-    "diou": distance_box_iou_loss,
-    "ciou": complete_box_iou_loss,
+    "giou": generalized_iou_loss,
+    "diou": distance_iou_loss,
+    "ciou": complete_iou_loss,
 }
 """(N, 4) predicted and target xyxy in one unit -> (N,) loss; 'mse' works on raw values and lives in AnchorLoss."""
+
+
+def _distance_loss_and_iou(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    overlap, union = _overlap_and_union(boxes, others)
+    iou = overlap / (union + EPS)
+    width, height = _enclosing(boxes, others)
+    x, y, _, _ = centres_and_sides(boxes)
+    other_x, other_y, _, _ = centres_and_sides(others)
+    distance = (x - other_x) ** 2 + (y - other_y) ** 2
+    return 1 - iou + distance / (width**2 + height**2 + EPS), iou
+
+
+def _overlap_and_union(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """(N,) areas; of boxes that do not meet the overlap has no gradient."""
+    left, top, right, bottom = boxes.unbind(dim=-1)
+    other_left, other_top, other_right, other_bottom = others.unbind(dim=-1)
+    width = right.minimum(other_right) - left.maximum(other_left)
+    height = bottom.minimum(other_bottom) - top.maximum(other_top)
+    overlap = torch.where((width > 0) & (height > 0), width * height, 0)
+    union = (right - left) * (bottom - top) + (other_right - other_left) * (other_bottom - other_top) - overlap
+    return overlap, union
+
+
+def _enclosing(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """(N,) width and height of the smallest box around each pair."""
+    left, top, right, bottom = boxes.unbind(dim=-1)
+    other_left, other_top, other_right, other_bottom = others.unbind(dim=-1)
+    return right.maximum(other_right) - left.minimum(other_left), bottom.maximum(other_bottom) - top.minimum(other_top)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.state import build_ema, decay_at
+from engine.state import Average, decay_at
 from utils.recipe import EmaConfig
 
 
@@ -25,7 +25,7 @@ def disturb(model: nn.Module) -> None:
 
 def test_the_average_starts_as_a_copy_in_evaluation_mode_without_gradients() -> None:
     model = make_model()
-    ema = build_ema(model, EmaConfig())
+    ema = Average(model, EmaConfig())
     assert not ema.training
     assert not ema.module.training
     assert model.training
@@ -38,7 +38,7 @@ def test_the_average_starts_as_a_copy_in_evaluation_mode_without_gradients() -> 
 def test_weights_and_running_statistics_follow_the_formula() -> None:
     config = EmaConfig(decay=0.7, ramp=4.0)
     model = make_model()
-    ema = build_ema(model, config)
+    ema = Average(model, config)
     expected: dict[str, np.ndarray] = {}
     for update in range(12):
         disturb(model)
@@ -67,7 +67,7 @@ def test_decay_grows_to_its_end_value() -> None:
 
 def test_zero_decay_is_no_average_and_equal_weights_stay_exactly_as_they_are() -> None:
     model = make_model()
-    off, on = build_ema(model, EmaConfig(decay=0)), build_ema(model, EmaConfig(decay=0.99, ramp=1))
+    off, on = Average(model, EmaConfig(decay=0)), Average(model, EmaConfig(decay=0.99, ramp=1))
     frozen = model[2].weight.detach().clone()
     for _ in range(5):
         disturb(model)

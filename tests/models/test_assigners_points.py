@@ -42,8 +42,15 @@ def scene(seed: int, *, objects: int = 7, images: int = 3, classes: int = 4) -> 
     return targets, torch.tensor(predicted).float(), torch.tensor(scores).float(), points, strides
 
 
+def positives_of(found: PointAssignment) -> PointAssignment:
+    """Without the candidates that are not positive."""
+    assert not found.score[~found.positive].any()
+    return PointAssignment(*(part[found.positive] for part in found))
+
+
 def as_dict(found: PointAssignment) -> dict[tuple[int, int], tuple[int, float]]:
-    rows = zip(*(part.tolist() for part in found), strict=True)
+    found = positives_of(found)
+    rows = zip(*(part.tolist() for part in found[:4]), strict=True)
     result = {(image, point): (target, score) for image, point, target, score in rows}
     assert len(result) == len(found.image), "a point answers for one object"
     return result
@@ -58,8 +65,8 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.parametrize("assigner", [TaskAlignedAssigner(), SimOTAAssigner()])
 def test_nothing_to_find_gives_nothing(assigner: TaskAlignedAssigner | SimOTAAssigner) -> None:
     _, boxes, scores, points, strides = scene(0)
-    found = assigner(Targets.empty(), boxes, scores, points, strides)
-    assert [len(part) for part in found] == [0, 0, 0, 0]
+    found = assigner(Targets.empty(), boxes, torch.logit(scores), points, strides)
+    assert [len(part) for part in found] == [0, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -86,7 +93,7 @@ def test_task_alignment_follows_the_paper(seed: int) -> None:
         mine = [m for (i, m), o in owner.items() if o == k]
         best_merit, best_iou = max(merit[k, m] for m in mine), max(overlap[k, m] for m in mine)
         expected[(image, n)] = (k, merit[k, n] / best_merit * best_iou)
-    found = as_dict(TaskAlignedAssigner(top_k=top)(targets, boxes, scores, points, strides))
+    found = as_dict(TaskAlignedAssigner(top_k=top)(targets, boxes, torch.logit(scores), points, strides))
     assert {key: target for key, (target, _) in found.items()} == {key: k for key, (k, _) in expected.items()}
     for key, (_, score) in expected.items():
         assert found[key][1] == pytest.approx(score, rel=1e-3, abs=1e-6)
@@ -114,7 +121,7 @@ def test_simota_follows_the_paper(seed: int) -> None:
         for n in sorted(costs, key=costs.get)[:positives]:
             if (image, n) not in owner or costs[n] < owner[(image, n)][1]:
                 owner[(image, n)] = (k, costs[n], overlaps[n])
-    found = as_dict(SimOTAAssigner()(targets, boxes, scores, points, strides))
+    found = as_dict(SimOTAAssigner()(targets, boxes, torch.logit(scores), points, strides))
     assert {key: target for key, (target, _) in found.items()} == {key: k for key, (k, _, _) in owner.items()}
     for key, (_, _, overlap) in owner.items():
         assert found[key][1] == pytest.approx(overlap, abs=1e-5)
@@ -130,7 +137,7 @@ def test_an_object_smaller_than_a_cell_has_a_point() -> None:
     boxes = torch.cat((points - reach, points + reach), dim=1)[None]
     scores = torch.full((1, len(points), 1), 0.5)
     for assigner in (TaskAlignedAssigner(), SimOTAAssigner()):
-        assert len(assigner(targets, boxes, scores, points, strides).image) >= 1
+        assert len(positives_of(assigner(targets, boxes, torch.logit(scores), points, strides)).image) >= 1
 
 
 def test_of_equal_claims_the_first_object_wins() -> None:
@@ -139,7 +146,7 @@ def test_of_equal_claims_the_first_object_wins() -> None:
     targets = Targets(twice, torch.tensor([0, 0]), torch.tensor([0, 0]), torch.zeros(2, dtype=torch.bool))
     boxes = twice[:1].repeat(len(points), 1)[None]
     scores = torch.full((1, len(points), 1), 0.5)
-    found = TaskAlignedAssigner()(targets, boxes, scores, points, strides)
+    found = positives_of(TaskAlignedAssigner()(targets, boxes, torch.logit(scores), points, strides))
     assert set(found.target.tolist()) == {0}
 
 

@@ -97,7 +97,7 @@ def test_a_batch_in_parts_has_the_sum_of_the_parts_before_division(head: AnchorF
         sides, logits = head.flatten(raw)
         points, strides = head.points(raw)
         boxes = head.decode_boxes(sides, points, strides)
-        total = criterion.assigner(targets, boxes, logits.sigmoid(), points, strides).score.sum().clamp(min=1)
+        total = criterion.assigner(targets, boxes, logits, points, strides).score.sum().clamp(min=1)
         return {name: float((value * total).detach()) for name, value in criterion(raw, targets).items()}
 
     whole = sums(maps, objects(one, two))
@@ -145,7 +145,7 @@ def test_one_to_one_means_one_positive_an_object(assigner: dict, head: AnchorFre
         points, strides = head.points(raw_maps(head))
         boxes = head.decode_boxes(sides, points, strides)
         one = criterion.one_to_one_assigner(targets, boxes, logits.sigmoid(), points, strides)
-        many = criterion.assigner(targets, boxes, logits.sigmoid(), points, strides)
+        many = criterion.assigner(targets, boxes, logits, points, strides)
         assert sorted(one.target.tolist()) == [0, 1, 2, 3]
         assert len(many.target) > 4
         if assigner["type"] == "task_aligned":  # of an object's positives the most aligned, which wants its own IoU
@@ -154,7 +154,7 @@ def test_one_to_one_means_one_positive_an_object(assigner: dict, head: AnchorFre
             assert chosen >= set(zip(one.image.tolist(), one.point.tolist(), strict=True))
     boxes = targets.boxes[[0, 2]].float()[:, None].expand(2, len(points), 4)  # every point predicts an object exactly
     one = criterion.one_to_one_assigner(targets, boxes, logits.sigmoid(), points, strides)
-    many = criterion.assigner(targets, boxes, logits.sigmoid(), points, strides)
+    many = criterion.assigner(targets, boxes, logits, points, strides)
     assert one.target.bincount().max() == 1 < many.target.bincount().max()
 
 
