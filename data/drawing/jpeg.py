@@ -87,7 +87,7 @@ def _zigzag() -> np.ndarray:
 def _quantise(plane: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """(blocks, 64) int32 quantised DCT coefficients in zigzag order."""
     height, width = plane.shape
-    # Whole numbers in float64, which BLAS multiplies fast: all stay below 2**53, so they are exact in any order of sums.
+    # Whole numbers in float64, which BLAS multiplies fast: below 2**53 they are exact in any order of sums.
     cosines = _cosines().astype(np.float64)
     lines = plane.reshape(height // 8, 8, width).transpose(1, 0, 2).reshape(8, -1).astype(np.float64)
     # Of the fraction two bits stay between the two passes.
