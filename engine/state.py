@@ -133,7 +133,7 @@ class TrainState:
         self.model.load_state_dict(state["weights"])
         self.ema.module.load_state_dict(state["ema"])
         self.ema.n_averaged = state["ema_updates"]
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(_with_own_kernels(state["optimizer"], self.optimizer))
         if state["scaler"]:  # empty where another device needed no scale
             self.scaler.load_state_dict(state["scaler"])
         self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
@@ -165,6 +165,15 @@ class TrainState:
                 f"{where}: does not fit the config.yaml of its run ({reason}); put back what was changed there, or "
                 f"start a new run from its weights: --weights {where}"
             ) from None
+
+
+def _with_own_kernels(saved: dict[str, Any], own: torch.optim.Optimizer) -> dict[str, Any]:
+    """The saved state of an optimizer, to go on with the kernels that are this release's and device's choice."""
+    groups = [
+        {**group, **{key: mine[key] for key in ("fused", "foreach") if key in group and key in mine}}
+        for group, mine in zip(saved["param_groups"], own.param_groups, strict=True)
+    ]
+    return {**saved, "param_groups": groups}
 
 
 def decay_at(updates: int, config: EmaConfig) -> float:

@@ -94,7 +94,7 @@ class Stop:
         asked = self.signal is not None
         if not is_distributed():
             return asked
-        return bool(sum_over_ranks(torch.tensor(float(asked), device=device)) > 0)
+        return bool(sum_over_ranks(torch.full((), float(asked), device=device)) > 0)
 
 
 def stop_signals() -> list[signal.Signals]:

@@ -211,3 +211,17 @@ def test_what_the_check_cannot_see_ends_in_the_same_message() -> None:
             make().resume({**saved, "optimizer": optimizer}, where="last.pt")
     with pytest.raises(ConfigError, match=r"last\.pt: does not fit"):
         make().resume({**saved, "rng": {"cpu": torch.zeros(3, dtype=torch.uint8)}}, where="last.pt")
+
+
+@pytest.mark.parametrize(("kind", "key"), [("adamw", "fused"), ("sgd", "foreach")])
+def test_an_older_checkpoint_goes_on_with_the_kernels_of_now(kind: str, key: str) -> None:
+    """PyTorch takes over which kernels a saved optimizer had; others know nothing of fp16's scaler."""
+    state, older = make(kind), make(kind)
+    step(older)
+    saved = older.state_dict()
+    for group in saved["optimizer"]["param_groups"]:
+        group[key] = None
+    state.load_state_dict(saved)
+    assert all(group[key] is True for group in state.optimizer.param_groups)
+    assert saved["optimizer"]["param_groups"][0][key] is None
+    assert equal(state.optimizer.state_dict()["state"], saved["optimizer"]["state"])
