@@ -24,7 +24,8 @@ from data.config import SPLITS, DataConfig, load_data_config
 from data.formats import coco, imagefolder, voc, yolo
 from data.formats.holdable import check_names
 from data.formats.label_places import label_name
-from data.read import check_same_classes, count_objects, read_split, summarize
+from data.formats.rows import summarize
+from data.read import check_same_classes, count_objects, read_split
 from utils.arguments import Parser
 from utils.config import ConfigError, dump_yaml
 from utils.log import say, say_error, setup_logging, tracked
@@ -179,7 +180,7 @@ def _losses(splits: Mapping[str, LabelledImages], form: str) -> list[str]:
     """What the format cannot hold of the ground truth, one line each."""
     if form == "coco":
         return []
-    crowd = sum(int(sample.crowd.sum()) for data in splits.values() for sample in data.samples)
+    crowd = sum(int(data.samples.crowd.sum()) for data in splits.values())
     numbered = image_ids = areas = 0
     keys: Counter[str] = Counter()
     for data in splits.values():

@@ -22,7 +22,7 @@ from utils.files import write_atomically
 from utils.log import say
 from utils.provenance import versions
 from utils.schema import to_dataclass
-from utils.structures import Batch, LabelledImages, Targets
+from utils.structures import Batch, LabelledImages, Samples, Targets
 from utils.train_config import TrainConfig
 
 FORMAT = "cspdet-replay-1"
@@ -113,7 +113,9 @@ def load_replay(path: Path) -> Replay:
         raise ConfigError(f"--replay {path}: expected a file with format '{FORMAT}', found {kind!r}")
     return Replay(
         config=to_dataclass(TrainConfig, content["config"], where=f"{path}: config"),
-        images=LabelledImages((), tuple(content["names"]), tuple(content["category_ids"]), {}, task=content["task"]),
+        images=LabelledImages(
+            Samples.of(()), tuple(content["names"]), tuple(content["category_ids"]), {}, task=content["task"]
+        ),
         batches=[_from_plain_batch(batch) for batch in content["batches"]],
         **{key: content[key] for key in ("class_counts", "state", "rank", "total_steps", "failure")},
     )

@@ -31,6 +31,7 @@ def read(
     *,
     images: Path | None = None,
     names: Sequence[str] | None = None,
+    outlines: bool = True,
     problems: Problems | None = None,
 ) -> LabelledImages:
     """A split in COCO form; class indices follow the ascending category ids.
@@ -42,15 +43,16 @@ def read(
         root: where folders of images are looked for if `images` is None.
         images: the folder that file_name is relative to.
         names: names that replace the file's own; as many as it has categories.
+        outlines: as in `load_coco`.
         problems: where to report; a new list when None.
     Raises:
         ConfigError: no COCO JSON, no categories or no images, or names that do not fit the categories.
     """
     problems = problems or Problems()
-    text, content = load_coco(file)
+    content = load_coco(file, outlines=outlines)
     category_ids, own_names = _categories(file, content, problems)
     names = own_names if names is None else _check_names(file, names, own_names, category_ids)
-    lines = Lines(file, text)
+    lines = Lines(file)
     entries = _read_images(content["images"], lines, problems)
     table, position = _find_images(file, root, images, entries, lines, problems)
     listed = content.get("annotations")
@@ -62,7 +64,7 @@ def read(
     if entries.changed or annotations is not listed:
         categories = [{**entry, "id": as_id(entry["id"])} for entry in content["categories"]]
         content = {**content, "images": entries.images, "annotations": annotations, "categories": categories}
-    return to_labelled_images(table, rows, names, category_ids, problems, ground_truth=content)
+    return replace(to_labelled_images(table, rows, names, category_ids, problems), ground_truth=content)
 
 
 def write(data: LabelledImages, file: Path, file_names: Sequence[str]) -> None:

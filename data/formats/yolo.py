@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -123,16 +124,15 @@ class _Files(LabelFiles):
 
     def _parse(self, fields: list[str]) -> tuple[int, list[float]]:
         """Class and numbers of a row."""
-        shown = shorten(" ".join(fields))
         try:
             label, *values = map(float, fields)
         except ValueError:
-            raise ValueError(f"'{shown}' holds something that is no number; {ROW}") from None
+            raise ValueError(f"'{shorten(' '.join(fields))}' holds something that is no number; {ROW}") from None
         if len(values) == 5:
             raise ValueError(f"6 numbers, as in predictions with a confidence; {ROW}")
         if len(values) < 4:
             raise ValueError(f"{len(fields)} numbers; {ROW}")
-        if not np.isfinite(label) or label != int(label):
+        if not math.isfinite(label) or label != int(label):
             raise ValueError(f"class '{shorten(fields[0])}' is no whole number; {ROW}")
         if not 0 <= label < self.num_classes:
             known = f"the data set has {self.num_classes} classes, from 0"

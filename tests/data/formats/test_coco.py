@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 
 from data.config import load_data_config
 from data.formats import coco
-from data.read import read_split
+from data.read import read_split, read_splits
 from tests.data.formats.test_formats import same_boxes
 from tests.data.tiny_sets import (
     HEIGHT,
@@ -277,3 +277,42 @@ def test_lines_in_a_file_with_keys_in_any_order(tmp_path: Path) -> None:
     data = read(make_config(tmp_path, "val: val.json"))
     places = [problem.where.removeprefix(str(tmp_path / "val.json")) for problem in data.problems]
     assert places[:3] == [":6: images[1]", ":3: annotation 2", ":5: annotation 3"]
+
+
+def test_outlines_are_dropped_where_nobody_needs_them(tmp_path: Path) -> None:
+    """All but those that a box may come from; the samples and the messages are the same."""
+    outline = [[10, 5, 30, 5, 30, 15]]
+    boxes: list[object] = [
+        [10, 5, 20, 10],
+        [1, 2, 0, 0],
+        [9, 9, -3, -4],
+        [1, 1, 2],
+        None,
+        [True, 0, 5, 5],
+        [1e400, 0, 1, 1],
+    ]
+    entries = [
+        {**annotation(n, [1, 2, 3, 4]), "bbox": box, "segmentation": outline}
+        for n, box in enumerate([*usable, *others], 1)
+    ]
+    config = make_coco(tmp_path, entries)
+    whole, without, nothing = (read_split(config, "val", truth=truth) for truth in ("whole", "boxes", "none"))
+    for data in (without, nothing):
+        assert said(data) == said(whole)
+        assert data.samples.boxes.tolist() == whole.samples.boxes.tolist()
+    kept = [entry["id"] for entry in without.ground_truth["annotations"] if "segmentation" in entry]
+    assert kept == [entry["id"] for entry in whole.ground_truth["annotations"] if entry["id"] > len(usable)]
+    cut = [{k: v for k, v in entry.items() if k != "segmentation"} for entry in without.ground_truth["annotations"]]
+    full = [{k: v for k, v in entry.items() if k != "segmentation"} for entry in whole.ground_truth["annotations"]]
+    assert cut == full
+    assert nothing.ground_truth == {}
+
+
+def test_training_needs_no_ground_truth_and_validation_no_outlines(tmp_path: Path) -> None:
+    entry = {**annotation(1, [1, 2, 3, 4]), "segmentation": [[1, 2, 4, 2, 4, 6]]}
+    make_coco(tmp_path, [entry])
+    yaml = (tmp_path / "data.yaml").read_text()
+    (tmp_path / "data.yaml").write_text(yaml + "train: val.json\n")
+    splits = read_splits(str(tmp_path / "data.yaml"))
+    assert splits.train.ground_truth == {}
+    assert splits.val.ground_truth["annotations"] == [annotation(1, [1, 2, 3, 4])]
