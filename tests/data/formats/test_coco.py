@@ -282,18 +282,13 @@ def test_lines_in_a_file_with_keys_in_any_order(tmp_path: Path) -> None:
 def test_outlines_are_dropped_where_nobody_needs_them(tmp_path: Path) -> None:
     """All but those that a box may come from; the samples and the messages are the same."""
     outline = [[10, 5, 30, 5, 30, 15]]
-    boxes: list[object] = [
-        [10, 5, 20, 10],
-        [1, 2, 0, 0],
-        [9, 9, -3, -4],
-        [1, 1, 2],
-        None,
-        [True, 0, 5, 5],
-        [1e400, 0, 1, 1],
-    ]
+    usable, others = (
+        [[10, 5, 20, 10], [9, 9, -3, -4]],
+        [[1, 2, 0, 0], [1, 1, 2], None, [True, 0, 5, 5], [1e400, 0, 1, 1]],
+    )
     entries = [
-        {**annotation(n, [1, 2, 3, 4]), "bbox": box, "segmentation": outline}
-        for n, box in enumerate([*usable, *others], 1)
+        {**annotation(number, [1, 2, 3, 4]), "bbox": box, "segmentation": outline}
+        for number, box in enumerate([*usable, *others], start=1)
     ]
     config = make_coco(tmp_path, entries)
     whole, without, nothing = (read_split(config, "val", truth=truth) for truth in ("whole", "boxes", "none"))
