@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -143,8 +144,10 @@ def _start_worker(_: int) -> None:
     """Use one thread in a loader process, as there are many of them, and leave signals to the training process.
 
     A cluster sends SIGTERM to every process of a job, and so does `timeout`. A loader process that obeyed would end the
-    training before it has saved, so it ends only when its parent asks for it, or has ended.
+    training before it has saved, so it ends only when its parent asks for it, or has ended. Garbage collection leaves
+    alone what it was forked with: to visit an object is to copy its page of memory, which was shared until then.
     """
+    gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigtimedwait"):  # not on macOS and Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
