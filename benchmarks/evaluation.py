@@ -30,9 +30,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     truth, found = generate(args.images)
     total = sum(map(len, found))
-    say(
-        f"{args.images:,} images, {len(truth['annotations']):,} objects, {total:,} detections; seconds of processor time"
-    )
+    objects = len(truth["annotations"])
+    say(f"{args.images:,} images, {objects:,} objects, {total:,} detections; seconds of processor time")
     figures, medians = {}, {}
     rounds: dict[str, list[dict[str, float]]] = {"faster": [], "pycocotools": []}
     for _ in range(args.rounds):  # in turn, so that what else the machine does meets both
@@ -54,7 +53,8 @@ def main(argv: list[str] | None = None) -> int:
 def generate(images: int) -> tuple[dict, list[Detections]]:
     """A COCO dict with about 7 objects an image, and the detections of each image: some near objects, most not."""
     rng = np.random.default_rng(0)
-    annotations, found = [], []
+    annotations: list[dict] = []
+    found: list[Detections] = []
     for image_id in range(1, images + 1):
         count = int(rng.poisson(7.3))
         boxes, labels = draw_boxes(rng, count), rng.integers(CLASSES, size=count)
