@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 
 from data import loader as loader_module
 from data.config import load_data_config
@@ -21,6 +23,7 @@ from data.dataset import TrainDataset
 from data.images import image_size, read_image
 from data.loader import build_eval_loader, build_train_loader, collate, default_workers, warn_of_small_objects
 from data.read import read_split, read_splits
+from data.watched_loader import WatchedLoader
 from tests.data.test_dataset import ALL, SIZE, make
 from tests.data.test_sampler import make_sampler
 from utils.config import ConfigError
@@ -71,6 +74,30 @@ def test_workers_end_when_their_parent_says_so_and_not_when_a_cluster_does(image
     worker.terminate()
     worker.join(20)
     assert worker.exitcode == 0
+
+
+class _Frozen(Dataset):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        return gc.get_freeze_count()
+
+
+def test_garbage_collection_of_a_worker_leaves_alone_what_it_was_forked_with() -> None:
+    """To visit an object is to copy the page of memory that it lies in."""
+    before = gc.get_freeze_count()
+    (frozen,) = WatchedLoader(_Frozen(), num_workers=1)
+    assert frozen.item() > 1000 > before
+    assert gc.get_freeze_count() == before
+
+
+def test_evaluation_workers_are_sent_no_ground_truth(tiny_coco: Path) -> None:
+    data = read_split(load_data_config(str(tiny_coco)), "val")
+    assert data.ground_truth["annotations"]
+    loader = build_eval_loader(data, image_size=SIZE, resize="letterbox", batch_size=2, workers=0)
+    assert loader.dataset.images.ground_truth == {}
+    assert data.ground_truth["annotations"]
 
 
 def test_cache_start_and_torchs_generator_change_nothing(images: LabelledImages) -> None:
