@@ -27,7 +27,7 @@ from utils.train_config import TrainConfig
 logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 1_500_000_000
-"""Training sets up to this size (at the network's resolution) are kept in memory."""
+"""Training sets up to this size (at the network's resolution) are kept in memory; the local ranks divide it."""
 
 SMALL_SHARE = 0.05
 """Share of the objects that may be too small to be trained on without a warning."""
@@ -57,10 +57,15 @@ def collate(items: list[Item]) -> Batch:
     )
 
 
+def local_ranks() -> int:
+    """Training processes on this machine, which share its cores and memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
 def default_workers() -> int:
-    """The default number of loader processes: half of the available cores, 1 to 8."""
+    """The default number of loader processes: half of the available cores, divided by the local ranks; 1 to 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(cores // 2, 1), 8)
+    return min(max(cores // (2 * local_ranks()), 1), 8)
 
 
 def workers_share_memory(workers: int) -> bool:
@@ -82,7 +87,7 @@ def prefetch_factor(workers: int, batch_bytes: int, *, wanted: int, share: float
         free = shutil.disk_usage(SHARED_MEMORY).free
     except OSError:  # shared memory is elsewhere on this system
         return wanted
-    needed = batch_bytes * workers * int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    needed = batch_bytes * workers * local_ranks()
     if needed > share * free:
         sizes = f"has {free / 1e6:,.1f} MB free and needs {needed / share / 1e6:,.1f} MB"
         raise ConfigError(
@@ -108,7 +113,7 @@ def train_set_of(images: LabelledImages, config: TrainConfig) -> TrainDataset | 
     if images.task == "detect":
         warn_of_small_objects(images, config)
     if recipe.cache and workers_share_memory(config.workers):
-        dataset.fill_cache(limit_bytes=CACHE_BYTES)
+        dataset.fill_cache(limit_bytes=CACHE_BYTES // local_ranks())
     elif recipe.cache:
         logger.info("Images are not kept in memory: loader processes of this system cannot share it (--workers 0 can)")
     return dataset

@@ -211,8 +211,26 @@ def test_what_others_cannot_share_is_not_kept_in_memory(monkeypatch: pytest.Monk
         assert loader_module.workers_share_memory(2) is expected
 
 
-def test_there_is_at_least_one_worker_and_at_most_eight() -> None:
+def test_there_is_at_least_one_worker_and_at_most_eight(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1 <= default_workers() <= 8
+    if hasattr(os, "sched_getaffinity"):
+        for cores, ranks, expected in ((64, 1, 8), (64, 8, 4), (16, 4, 2), (8, 8, 1), (1, 1, 1)):
+            monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: range(cores))
+            monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+            assert default_workers() == expected
+
+
+def test_the_ranks_of_a_machine_divide_the_memory_for_images(
+    images: LabelledImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = sum(3 * sample.height * sample.width for sample in images.samples)  # as they are, at this input size
+    side = max(max(sample.height, sample.width) for sample in images.samples)
+    recipe = replace(RecipeConfig(), image_size=side)
+    config = SimpleNamespace(recipe=recipe, image_size=(side, side), model={"resize": "letterbox"}, seed=0, workers=0)
+    monkeypatch.setattr(loader_module, "CACHE_BYTES", 10 * needed)
+    assert loader_module.train_set_of(images, config).cache is not None
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1000")
+    assert loader_module.train_set_of(images, config).cache is None
 
 
 @pytest.mark.parametrize(("narrow", "told"), [(0, False), (5, False), (6, True), (100, True)])
