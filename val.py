@@ -18,8 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from data.config import load_data_config
+from data.formats.rows import summarize
 from data.loader import build_eval_loader, default_workers
-from data.read import has_objects, read_split, summarize
+from data.read import has_objects, read_split
 from data.transforms import ten_crop_size
 from engine.evaluate import EvaluationOptions, evaluate, match_classes, protocol_and_speed, training_data, write_results
 from models.info import ModelInfo
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> Path:
     resize = args.resize or predictor.resize
     config = load_data_config(args.data or training_data(predictor, weights))
     options = options_of(args, predictor.info, size)
-    images = read_split(config, args.split, task=predictor.info.task)
+    images = read_split(config, args.split, task=predictor.info.task, truth="boxes")
     say(f"Data: {config.source}, {args.split}: {len(images)} images, {len(images.names)} classes")
     if images.problems:
         say(summarize(images.problems))

@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.state import TrainState
-from engine.step import StepClock, Stepper, train_step
+from engine.step import Criterion, StepClock, Stepper, train_step
 from models.build import build_criterion, build_model
 from models.config import load_model_config
 from models.regularization import regularize_
@@ -123,7 +124,7 @@ def contestant(name: str, recipe: RecipeConfig, device: torch.device, *, compile
     criterion = build_criterion(model, recipe.loss, where="recipe: loss", class_counts=[1] * CLASSES).to(device)
     clock = StepClock(device) if wall else ProcessClock(device)
     forward = torch.compile(model) if compiled else model
-    stepper = Stepper(forward, criterion, recipe, 1000, 0, device, clock)
+    stepper = Stepper(forward, cast(Criterion, criterion), recipe, 1000, 0, device, clock)
     return Contestant(f"{name}, compiled" if compiled else name, stepper, TrainState.create(model, recipe, device))
 
 

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> str:
     """What the command prints."""
     if args.num % args.levels:
         raise ConfigError(f"--num {args.num} anchors cannot be shared equally by --levels {args.levels}")
-    images = read_split(load_data_config(args.data), args.split)
+    images = read_split(load_data_config(args.data), args.split, truth="none")
     sizes = box_sizes(images, (args.img_size, args.img_size), args.resize)
     anchors = rounded(fit_anchors(sizes, args.num, seed=args.seed))
     coverage = cover(sizes, anchors)
@@ -117,12 +117,10 @@ def box_sizes(images: LabelledImages, size: tuple[int, int], resize: str) -> np.
 
 def object_sizes(images: LabelledImages, size: tuple[int, int], resize: str) -> np.ndarray:
     """(N, 2) as `box_sizes`, but with boxes that have no width or height; (0, 2) where there is no object."""
-    sizes = [np.zeros((0, 2))]
-    for sample in images.samples:
-        box = plan_resize(sample.height, sample.width, size, resize)
-        boxes = sample.boxes[~sample.crowd]
-        sizes.append((boxes[:, 2:] - boxes[:, :2]) * (box.scale_x, box.scale_y))
-    return np.concatenate(sizes)
+    samples = images.samples
+    plans = [plan_resize(height, width, size, resize) for height, width in samples.sizes.tolist()]
+    scales = np.array([(plan.scale_x, plan.scale_y) for plan in plans]).reshape(-1, 2)[samples.image_index()]
+    return ((samples.boxes[:, 2:] - samples.boxes[:, :2]) * scales)[~samples.crowd]
 
 
 def cover(sizes: np.ndarray, anchors: np.ndarray, *, factor: float = FACTOR) -> Coverage:

@@ -25,12 +25,12 @@ from data.formats import coco, imagefolder, voc, yolo
 from data.formats.assemble import probe_sizes, size_mismatch
 from data.formats.holdable import check_names
 from data.formats.label_places import label_name
-from data.formats.rows import LEFT_OUT
-from data.read import check_same_classes, count_objects, read_split, summarize
+from data.formats.rows import LEFT_OUT, summarize
+from data.read import check_same_classes, count_objects, read_split
 from utils.arguments import Parser
 from utils.config import ConfigError, dump_yaml
 from utils.log import say, say_error, setup_logging, tracked
-from utils.structures import LabelledImages, LabelProblem, Sample
+from utils.structures import LabelledImages, LabelProblem, Sample, Samples
 
 FORMATS = ("coco", "yolo", "voc")
 ROW_KEYS = frozenset({"id", "image_id", "category_id", "bbox", "area", "iscrowd"})
@@ -65,7 +65,7 @@ def _of_their_size(data: LabelledImages, config: DataConfig) -> LabelledImages:
     if config.labels == "error" or len(problems) == len(data.samples):
         raise ConfigError(*summarize(problems).split("\n"), "Correct width and height, or the images")
     wrong = {problem.where for problem in problems}
-    samples = tuple(sample for sample in data.samples if str(sample.path) not in wrong)
+    samples = Samples.of(sample for sample in data.samples if str(sample.path) not in wrong)
     return replace(data, samples=samples, problems=(*data.problems, *problems))
 
 
@@ -199,7 +199,7 @@ def _losses(splits: Mapping[str, LabelledImages], form: str) -> list[str]:
     """What the format cannot hold of the ground truth, one line each."""
     if form == "coco":
         return []
-    crowd = sum(int(sample.crowd.sum()) for data in splits.values() for sample in data.samples)
+    crowd = sum(int(data.samples.crowd.sum()) for data in splits.values())
     numbered = image_ids = areas = 0
     keys: Counter[str] = Counter()
     for data in splits.values():

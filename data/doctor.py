@@ -38,14 +38,15 @@ from data.formats.rows import (
     NOTES,
     OUTLINES,
     REPAIRED,
+    SUMMED,
     SUSPECT,
 )
 from data.images import read_image
-from data.read import SUMMED, check_same_classes, guess_task, label_format, read_split
+from data.read import check_same_classes, guess_task, label_format, read_split
 from utils.arguments import Parser
 from utils.config import ConfigError
 from utils.log import say, say_error, setup_logging, tracked
-from utils.structures import LabelledImages, LabelProblem, Sample
+from utils.structures import LabelledImages, LabelProblem, Sample, Samples
 from utils.text import listed, printable, shorten, to_json
 
 Severity = Literal["error", "warning", "note"]
@@ -151,7 +152,7 @@ def examine(config: DataConfig) -> tuple[Report, dict[str, LabelledImages]]:
             report.add(split, problem)
         digests[split] = [result for result in results if isinstance(result, bytes)]
         usable = (sample for sample, result in zip(data.samples, results, strict=True) if isinstance(result, bytes))
-        usable_data = replace(data, samples=tuple(usable))
+        usable_data = replace(data, samples=Samples.of(usable))
         if not usable_data.samples:
             report.add(split, LabelProblem(str(config.source), "no image is left", "the split cannot be used"))
             continue
@@ -210,17 +211,18 @@ def compare_classes(splits: Mapping[str, LabelledImages], report: Report) -> Ite
 
 def count(data: LabelledImages) -> SplitFacts:
     """The facts of one split."""
-    labels = [sample.labels[~sample.crowd] for sample in data.samples]
-    objects = np.bincount(np.concatenate([np.zeros(0, np.int64), *labels]), minlength=len(data.names)).tolist()
-    images = Counter(label for of_image in labels for label in set(of_image.tolist()))
-    boxes = np.concatenate([np.zeros((0, 4)), *(sample.boxes[~sample.crowd] for sample in data.samples)])
+    samples, objects_only = data.samples, ~data.samples.crowd
+    labels, boxes = samples.labels[objects_only], samples.boxes[objects_only]
+    objects = np.bincount(labels, minlength=len(data.names)).tolist()
+    pairs = np.unique(np.stack((samples.image_index()[objects_only], labels)), axis=1)  # each class of an image once
+    images = np.bincount(pairs[1], minlength=len(data.names)).tolist()
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     small, large = int((areas < SMALL).sum()), int((areas >= MEDIUM).sum())
     return SplitFacts(
         images=len(data),
         objects=sum(objects),
-        crowd=sum(int(sample.crowd.sum()) for sample in data.samples),
-        background=sum(len(sample.boxes) == 0 for sample in data.samples),
+        crowd=int(samples.crowd.sum()),
+        background=int((np.diff(samples.ends) == 0).sum()),
         sizes={"small": small, "medium": len(areas) - small - large, "large": large},
         classes={name: {"objects": objects[label], "images": images[label]} for label, name in enumerate(data.names)},
     )

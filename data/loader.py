@@ -27,7 +27,7 @@ from utils.train_config import TrainConfig
 logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 1_500_000_000
-"""Training sets up to this size (at the network's resolution) are kept in memory."""
+"""Training sets up to this size (at the network's resolution) are kept in memory; the local ranks divide it."""
 
 SMALL_SHARE = 0.05
 """Share of the objects that may be too small to be trained on without a warning."""
@@ -58,10 +58,15 @@ def collate(items: list[Item]) -> Batch:
     )
 
 
+def local_ranks() -> int:
+    """Training processes on this machine, which share its cores and memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
 def default_workers() -> int:
-    """The default number of loader processes: half of the available cores, 1 to 8."""
+    """The default number of loader processes: half of the available cores, divided by the local ranks; 1 to 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(cores // 2, 1), 8)
+    return min(max(cores // (2 * local_ranks()), 1), 8)
 
 
 def workers_share_memory(workers: int) -> bool:
@@ -83,7 +88,7 @@ def prefetch_factor(workers: int, batch_bytes: int, *, wanted: int, share: float
         free = shutil.disk_usage(SHARED_MEMORY).free
     except OSError:  # shared memory is elsewhere on this system
         return wanted
-    needed = batch_bytes * workers * int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    needed = batch_bytes * workers * local_ranks()
     if needed > share * free:
         sizes = f"has {free / 1e6:,.1f} MB free and needs {needed / share / 1e6:,.1f} MB"
         raise ConfigError(
@@ -109,7 +114,7 @@ def train_set_of(images: LabelledImages, config: TrainConfig) -> TrainDataset | 
     if images.task == "detect":
         warn_of_small_objects(images, config)
     if recipe.cache and workers_share_memory(config.workers):
-        dataset.fill_cache(limit_bytes=CACHE_BYTES)
+        dataset.fill_cache(limit_bytes=CACHE_BYTES // local_ranks())
     elif recipe.cache:
         logger.info("Images are not kept in memory: loader processes of this system cannot share it (--workers 0 can)")
     return dataset
@@ -225,7 +230,7 @@ def build_eval_loader(
         timeout: as in `build_train_loader`.
         bad_images: as in EvalDataset.
     """
-    images = replace(images, ground_truth={})  # loader processes would hold a copy of it
+    images = replace(images, ground_truth={})  # for the metric alone; loader processes would get a copy
     dataset = EvalDataset(images, image_size=image_size, resize=resize, bad_images=bad_images)
     batch_bytes = 3 * image_size[0] * image_size[1] * batch_size
     return WatchedLoader(

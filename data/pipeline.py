@@ -12,7 +12,13 @@ from data.transforms import Labelled
 from utils.config import ConfigError, unknown_key
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # the library would ask a server for its newest version
-import albumentations
+try:
+    import albumentations
+except ImportError as error:
+    raise ConfigError(
+        f"augment.albumentations: the library cannot be imported ({error}): pip install 'albumentations>=2.0,<3', or "
+        "use the recipe's own keys (docs/configuration.md says which stand for what)"
+    ) from None
 
 
 class AlbumentationsPipeline:

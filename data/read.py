@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,21 +14,19 @@ from torch import Tensor
 
 from data.config import SPLITS, DataConfig, load_data_config
 from data.formats import coco, imagefolder, listing, voc, yolo
+from data.formats.assemble import to_coco
 from data.formats.label_places import LabelPlaces, find_labels, report_other_format, shared_files
-from data.formats.rows import IMAGE_LEFT_OUT, LEFT_OUT, NOTES, STOPS, Problems
+from data.formats.rows import IMAGE_LEFT_OUT, LEFT_OUT, NOTES, STOPS, Problems, summarize
 from data.images import read_image
 from utils.config import ConfigError
 from utils.provenance import data_fingerprint, file_numbers
-from utils.structures import LabelledImages, LabelProblem, Sample
-from utils.text import listed, shorten, shown
+from utils.structures import LabelledImages, Sample
+from utils.text import listed, shown
 
 logger = logging.getLogger(__name__)
 
 FORMATS = (yolo, voc)
 """Formats with one label file for each image, in the order in which they are looked for."""
-
-SUMMED = {IMAGE_LEFT_OUT: "left out with their images", STOPS: "that stop the run"}
-"""Actions that read differently behind a number."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +48,8 @@ class DataSplits:
 
     def class_counts(self) -> tuple[int, ...]:
         """Objects of each class in the training split, without crowd regions."""
-        labels = [sample.labels[~sample.crowd] for sample in self.train.samples]
-        counts = np.bincount(np.concatenate(labels), minlength=len(self.names)) if labels else np.zeros(len(self.names))
-        return tuple(int(count) for count in counts)
+        samples = self.train.samples
+        return tuple(np.bincount(samples.labels[~samples.crowd], minlength=len(self.names)).tolist())
 
     @property
     def task(self) -> Literal["detect", "classify"]:
@@ -85,7 +81,7 @@ class DataSplits:
 
     def files(self) -> dict[str, Tensor]:
         """(N,) int64 of each split: a number of each image file, by its size, beginning and end."""
-        return {key: file_numbers([each.path for each in getattr(self, key).samples]) for key in ("train", "val")}
+        return {"train": file_numbers(self.train.samples.paths()), "val": file_numbers(self.val.samples.paths())}
 
     def counts(self) -> str:
         """The numbers of images and boxes, as text."""
@@ -103,7 +99,10 @@ def read_splits(source: str, task: Literal["detect", "classify"] = "detect") -> 
             not one object to train on.
     """
     config = load_data_config(source)
-    splits = {split: read_split(config, split, task=task) for split in ("train", "val")}
+    splits = {
+        split: read_split(config, split, task=task, truth="boxes" if split == "val" else "none")
+        for split in ("train", "val")
+    }
     for split, images in splits.items():
         if images.problems:
             logger.warning("%s: %s", split, summarize(images.problems))
@@ -116,19 +115,24 @@ def read_splits(source: str, task: Literal["detect", "classify"] = "detect") -> 
             "%s: val: no object in %d images: there is no AP, best.pt is the last epoch, and patience does not count",
             *(source, len(splits["val"])),
         )
-    # Only validation needs its ground truth; COCO's segmentations would fill the memory of every loader process.
-    train = replace(splits["train"], ground_truth={}, label_files={})
-    return DataSplits(train, replace(splits["val"], label_files={}), source)
+    return DataSplits(replace(splits["train"], label_files={}), replace(splits["val"], label_files={}), source)
 
 
 def read_split(
-    config: DataConfig, split: str, *, task: Literal["detect", "classify"] = "detect", thorough: bool = False
+    config: DataConfig,
+    split: str,
+    *,
+    task: Literal["detect", "classify"] = "detect",
+    thorough: bool = False,
+    truth: Literal["whole", "boxes", "none"] = "whole",
 ) -> LabelledImages:
     """The images and labels of one split.
 
     Args:
         task: what they are for: boxes, or one class for each image.
         thorough: also list objects that are used but look wrong (tiny, labelled twice).
+        truth: the `ground_truth`: all that a COCO file says, all but outlines, or nothing (it is large; training
+            needs none).
     Raises:
         ConfigError: the split is not in the YAML or not on disk, it is for another task, nothing in it can be used
             (unless `thorough`), or something is wrong and `labels: error` or `unreadable: run` stops.
@@ -142,9 +146,12 @@ def read_split(
             f"{shown(list(config.folders[:3]))}; class folders are for a classifier, and the model is a detector"
         )
     elif _is_json(target):
-        data = coco.read(target, config.path, images=config.images, names=config.names, problems=problems)
+        outlines, images = truth == "whole", config.images
+        data = coco.read(target, config.path, images=images, names=config.names, outlines=outlines, problems=problems)
+        data = replace(data, ground_truth={} if truth == "none" else data.ground_truth)
     else:
         data = _read_images(config, target, problems)
+        data = data if truth == "none" else replace(data, ground_truth=to_coco(data))
     if config.nc not in (None, len(data.names)):
         raise ConfigError(f"{config.source}: nc is {config.nc}, but {target} has {len(data.names)} categories")
     _check_problems(config, data, thorough=thorough)
@@ -204,23 +211,20 @@ def check_objects(images: LabelledImages, consequence: str) -> None:
         ConfigError: says how many images and crowd regions there are.
     """
     if not has_objects(images):
-        crowds = sum(len(sample.crowd) for sample in images.samples)
-        raise ConfigError(
-            f"{consequence}: no object in {len(images)} images, and {crowds} crowd regions, which are no objects to "
-            "learn; check the labels with python -m data.doctor"
-        )
+        crowds = f"{len(images.samples.crowd)} crowd regions, which are no objects to learn"
+        check = "check the labels with python -m data.doctor"
+        raise ConfigError(f"{consequence}: no object in {len(images)} images, and {crowds}; {check}")
 
 
 def count_objects(images: LabelledImages, noun: str = "boxes") -> str:
     """'55 boxes', or '55 boxes and 54 crowd regions'."""
-    crowd = sum(int(sample.crowd.sum()) for sample in images.samples)
-    boxes = sum(len(sample.boxes) for sample in images.samples) - crowd
-    return f"{boxes} {noun}" + (f" and {crowd} crowd regions" if crowd else "")
+    crowd = int(images.samples.crowd.sum())
+    return f"{len(images.samples.crowd) - crowd} {noun}" + (f" and {crowd} crowd regions" if crowd else "")
 
 
 def has_objects(images: LabelledImages) -> bool:
     """Whether a split has an object; crowd regions do not count. Only then an AP can be counted on it."""
-    return any((~sample.crowd).any() for sample in images.samples)
+    return not images.samples.crowd.all()
 
 
 def check_same_classes(first: LabelledImages, second: LabelledImages) -> None:
@@ -245,26 +249,13 @@ def check_same_classes(first: LabelledImages, second: LabelledImages) -> None:
             )
 
 
-def summarize(problems: Sequence[LabelProblem], *, limit: int = 10) -> str:
-    """A few lines of text: the number of problems, the actions taken, and the first `limit` problems."""
-    if not problems:
-        return "no problems in the labels"
-    counts = Counter(problem.action for problem in problems).most_common()
-    actions = ", ".join(f"{count} {SUMMED.get(action, action)}" for action, count in counts)
-    lines = [f"{len(problems)} problem{'s' * (len(problems) > 1)} in the labels ({actions}):"]
-    lines += [f"  {shorten(str(problem), 350)}" for problem in problems[:limit]]
-    if len(problems) > limit:
-        lines.append(f"  ... and {len(problems) - limit} more; 'python -m data.doctor DATA' lists all of them")
-    return "\n".join(lines)
-
-
 def _target(config: DataConfig, split: str) -> Path:
     if split not in SPLITS:
         raise ConfigError(f"split '{split}' is unknown; expected one of {', '.join(SPLITS)}")
     target = getattr(config, split)
     if target is None:
-        known = ", ".join(name for name in SPLITS if getattr(config, name) is not None)
-        raise ConfigError(f"{config.source}: has no split '{split}', only {known}")
+        known = [name for name in SPLITS if getattr(config, name) is not None]
+        raise ConfigError(f"{config.source}: has no split '{split}', only {', '.join(known)}")
     download = ["How to get the data:", *config.download.strip().split("\n")] if config.download else []
     for key, path in ((split, target), ("images", config.images), ("labels_dir", config.labels_dir)):
         if path is not None and not path.exists():

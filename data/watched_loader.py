@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import multiprocessing
 import os
@@ -154,8 +155,10 @@ def _start_worker(_: int) -> None:
 
     A cluster sends SIGTERM to every process of a job, and so does `timeout`; a terminal that is closed sends SIGHUP. A
     loader process that obeyed would end the training before it has saved, so it ends only when its parent asks for it,
-    or has ended.
+    or has ended. Garbage collection leaves alone what it was forked with: to visit an object is to copy its page of
+    memory, which was shared until then.
     """
+    gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -97,7 +97,9 @@ def examine(stepper: Stepper, state: TrainState, batches: list[Batch]) -> Eviden
         weights=[*_not_finite(scratch.model.state_dict()), *_not_finite(_records(state))],
         data=[problem for batch in batches for problem in data_problems(batch)],
         output=watch.output,
-        gradient=None if failure is not None and failure.quantity == "loss" else watch.gradient,  # it follows from the loss
+        gradient=None
+        if failure is not None and failure.quantity == "loss"
+        else watch.gradient,  # it follows from the loss
         largest=watch.largest,
         largest_weight=largest_magnitude(list(state.model.parameters())),
         precision=precision,

@@ -23,7 +23,7 @@ from utils.log import say
 from utils.provenance import versions
 from utils.saved import check_replay
 from utils.schema import to_dataclass
-from utils.structures import Batch, LabelledImages, Targets
+from utils.structures import Batch, LabelledImages, Samples, Targets
 from utils.text import shown
 from utils.train_config import TrainConfig
 
@@ -116,7 +116,9 @@ def load_replay(path: Path) -> Replay:
     check_replay(content, where=f"--replay {path}")
     return Replay(
         config=to_dataclass(TrainConfig, content["config"], where=f"{path}: config"),
-        images=LabelledImages((), tuple(content["names"]), tuple(content["category_ids"]), {}, task=content["task"]),
+        images=LabelledImages(
+            Samples.of(()), tuple(content["names"]), tuple(content["category_ids"]), {}, task=content["task"]
+        ),
         batches=[_from_plain_batch(batch) for batch in content["batches"]],
         **{key: content[key] for key in ("class_counts", "state", "rank", "total_steps", "failure")},
     )

@@ -129,11 +129,10 @@ def plot_confusion(matrix: np.ndarray, names: Sequence[str], path: Path) -> None
 def _plot_objects(images: LabelledImages, path: Path) -> None:
     """How many objects each class has, where they are, and how large; crowd regions are left out."""
     samples = images.samples
-    keep = [~sample.crowd for sample in samples]
-    labels = np.concatenate([np.empty(0, np.int64), *(s.labels[k] for s, k in zip(samples, keep, strict=True))])
-    boxes = np.concatenate([np.empty((0, 4)), *(s.boxes[k] for s, k in zip(samples, keep, strict=True))])
-    sides = np.repeat([(s.width, s.height) for s in samples] or np.empty((0, 2)), [k.sum() for k in keep], axis=0)
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / sides.reshape(-1, 2)
+    keep = ~samples.crowd
+    labels, boxes = samples.labels[keep], samples.boxes[keep]
+    sides = samples.sizes[samples.image_index()[keep], ::-1]
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / sides
     sizes = (boxes[:, 2:] - boxes[:, :2]).clip(min=0)
     counts = np.bincount(labels, minlength=len(images.names))
     shown = min(len(counts), _MAX_BARS)
@@ -145,7 +144,7 @@ def _plot_objects(images: LabelledImages, path: Path) -> None:
     )
     _draw_counts(figure.add_subplot(bars), counts, images.names, counted="Objects")
     _draw_density(figure.add_subplot(grid[0, 1]), centres, "Centres", ("x / image width", "y / image height"))
-    relative = sizes / sides.reshape(-1, 2)
+    relative = sizes / sides
     _draw_density(figure.add_subplot(grid[0, 2]), relative, "Sizes", ("width / image width", "height / image height"))
     _draw_areas(figure.add_subplot(areas), np.sqrt(sizes.prod(axis=1)))
     _save_figure(figure, path)
@@ -153,7 +152,7 @@ def _plot_objects(images: LabelledImages, path: Path) -> None:
 
 def _plot_images(images: LabelledImages, path: Path) -> None:
     """How many images each class has, and how large they are."""
-    labels = np.array([int(sample.labels[0]) for sample in images.samples], np.int64)
+    labels = images.samples.labels  # one an image
     counts = np.bincount(labels, minlength=len(images.names))
     shown = min(len(counts), _MAX_BARS)
     figure = Figure(figsize=(13, max(6.0, 1.5 + 0.24 * shown)), layout="constrained")
@@ -161,7 +160,7 @@ def _plot_images(images: LabelledImages, path: Path) -> None:
     bars, sizes = figure.subplots(1, 2)
     _draw_counts(bars, counts, images.names, counted="Images")
     _style(sizes, "Shorter side, pixels")
-    sizes.hist([min(sample.height, sample.width) for sample in images.samples], bins=40, color=LINES[0])
+    sizes.hist(images.samples.sizes.min(axis=1), bins=40, color=LINES[0])
     sizes.set_ylabel("images", color=QUIET)
     _save_figure(figure, path)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import itertools
 import os
 import platform
 import subprocess
@@ -79,13 +80,17 @@ def data_fingerprint(images: LabelledImages) -> str:
         64 hexadecimal digits.
     """
     digest = hashlib.sha256(repr((images.names, images.category_ids, len(images))).encode())
-    folders = {sample.path.absolute().parent for sample in images.samples}
+    samples = images.samples
+    paths = [path.absolute() for path in samples.paths()]
+    folders = {path.parent for path in paths}
     root = os.path.commonpath(folders) if folders else ""
-    for sample in images.samples:
-        relative = Path(os.path.relpath(sample.path.absolute(), root)).as_posix()
-        digest.update(repr((relative, sample.height, sample.width, len(sample.labels))).encode())
-        for values, kind in ((sample.boxes, "<f8"), (sample.labels, "<i8"), (sample.crowd, "u1")):
-            digest.update(np.ascontiguousarray(values, kind).tobytes())
+    columns = [(samples.boxes, "<f8"), (samples.labels, "<i8"), (samples.crowd, "u1")]
+    ends = itertools.pairwise(samples.ends.tolist())
+    for path, (height, width), (start, end) in zip(paths, samples.sizes.tolist(), ends, strict=True):
+        relative = Path(os.path.relpath(path, root)).as_posix()
+        digest.update(repr((relative, height, width, end - start)).encode())
+        for values, kind in columns:
+            digest.update(np.ascontiguousarray(values[start:end], kind).tobytes())
     return digest.hexdigest()
 
 

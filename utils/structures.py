@@ -1,4 +1,4 @@
-"""The types that cross folders: Sample, LabelledImages, Targets, Batch, Detections.
+"""The types that cross folders: Sample (from utils.samples), LabelledImages, Targets, Batch, Detections.
 
 Targets and Batch hold tensors; torch is imported where they need it, so that programs without them do without it.
 """
@@ -13,41 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from utils.boxes import Letterbox
+from utils.samples import Sample, Samples
 from utils.text import printable, shorten
+
+__all__ = ["Batch", "Detections", "Features", "LabelProblem", "LabelledImages", "Sample", "Samples", "Targets"]
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """One image on disk with its labels.
-
-    Args:
-        path: the image file.
-        image_id: COCO's id where the data is COCO JSON, else 1, 2, ... in the order of the split.
-        height, width: pixels of the upright image (EXIF orientation applied).
-        boxes: (N, 4) float64 xyxy pixels of the upright image.
-        labels: (N,) int64, zero-based class index.
-        crowd: (N,) bool; a crowd region is neither an object to find nor background.
-    """
-
-    path: Path
-    image_id: int
-    height: int
-    width: int
-    boxes: np.ndarray
-    labels: np.ndarray
-    crowd: np.ndarray
-
-    def __post_init__(self) -> None:
-        count = len(self.boxes)
-        if self.boxes.shape != (count, 4) or self.labels.shape != (count,) or self.crowd.shape != (count,):
-            raise ValueError(
-                f"{self.path}: boxes {self.boxes.shape}, labels {self.labels.shape} and crowd {self.crowd.shape} "
-                "do not belong together; expected (N, 4), (N,) and (N,)"
-            )
 
 
 @dataclass(frozen=True)
@@ -67,7 +40,7 @@ class LabelledImages:
     """One split of a data set, as read from disk.
 
     Args:
-        samples: the images in the order of the split.
+        samples: the images in the order of the split; any sequence of them is stored as `Samples`.
         names: class names by zero-based class index.
         category_ids: the data set's own id of each class (COCO's category ids; 1, 2, ... elsewhere).
         ground_truth: the split as a COCO dict; for COCO JSON the file's own content, so that area, iscrowd and ids are
@@ -78,13 +51,16 @@ class LabelledImages:
         label_files: image -> its label file, where each image has one of its own.
     """
 
-    samples: tuple[Sample, ...]
+    samples: Samples
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
     ground_truth: dict[str, Any]
     problems: tuple[LabelProblem, ...] = ()
     task: Literal["detect", "classify"] = "detect"
     label_files: Mapping[Path, Path] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "samples", Samples.of(self.samples))
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -47,14 +47,16 @@ def can_hold(encoding: str, text: str) -> bool:
     return True
 
 
-def from_json(text: str | bytes) -> Any:
+def from_json(text: str | bytes, change: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """The value of a JSON text from a file.
 
+    Args:
+        change: what stands for an object, made from its keys and values as soon as it is read.
     Raises:
         ValueError: it is not JSON, has a number of more than 4,300 digits, or is nested about 1,000 deep.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_hook=change)
     except RecursionError:
         raise ValueError(NESTED) from None
 

@@ -18,7 +18,7 @@ from utils import dist
 from utils.boxes import xyxy_to_xywh
 from utils.config import ConfigError
 from utils.log import tracked
-from utils.structures import LabelledImages, Sample
+from utils.structures import LabelledImages, Sample, Samples
 from utils.text import printable
 
 TOLERANCE = 0.05
@@ -63,15 +63,11 @@ def to_labelled_images(
     names: Sequence[str],
     category_ids: Sequence[int],
     problems: Problems,
-    *,
-    ground_truth: dict[str, Any] | None = None,
 ) -> LabelledImages:
-    """A split from its images and rows: unreadable images and unusable boxes left out, the rest clipped.
+    """A split from its images and rows, without ground truth: unreadable images and unusable boxes left out.
 
-    It may be left without images, where `problems.unreadable` leaves out all that have an unusable box.
-
-    Args:
-        ground_truth: the COCO dict of the split; None builds it from the checked boxes.
+    Boxes that stick out of their image are clipped. The split may be left without images, where `problems.unreadable`
+    leaves out all that have an unusable box.
     """
     sizes, keep_image = _known_sizes(images, problems)
     boxes, keep, lost = _check_rows(rows, sizes, keep_image, problems)
@@ -84,30 +80,22 @@ def to_labelled_images(
         keep &= keep_image[rows.image_index]
     order = np.flatnonzero(keep)
     order = order[np.argsort(rows.image_index[order], kind="stable")]
-    boxes, labels, crowd = boxes[order], rows.labels[order], rows.crowd[order]
-    ends = np.searchsorted(rows.image_index[order], np.arange(len(images.paths) + 1))
-    samples = tuple(
-        Sample(path, image_id, height, width, boxes[start:end], labels[start:end], crowd[start:end])
-        for path, image_id, (height, width), kept, (start, end) in zip(
-            images.paths,
-            images.ids,
-            sizes.tolist(),
-            keep_image.tolist(),
-            itertools.pairwise(ends.tolist()),
-            strict=True,
-        )
-        if kept
+    counts = np.bincount(rows.image_index[order], minlength=len(images.paths))
+    samples = Samples.of_columns(
+        itertools.compress(images.paths, keep_image.tolist()),
+        np.array(images.ids, np.int64)[keep_image],
+        sizes[keep_image],
+        (boxes[order], rows.labels[order], rows.crowd[order]),
+        counts[keep_image],
     )
-    if ground_truth is None:
-        ground_truth = to_coco(samples, names, category_ids)
-    return LabelledImages(samples, tuple(names), tuple(category_ids), ground_truth, tuple(problems.entries))
+    return LabelledImages(samples, tuple(names), tuple(category_ids), {}, tuple(problems.entries))
 
 
-def to_coco(samples: Sequence[Sample], names: Sequence[str], category_ids: Sequence[int]) -> dict[str, Any]:
+def to_coco(data: LabelledImages) -> dict[str, Any]:
     """The COCO dict of samples: area is width times height, annotation ids count from 1, file_name is the path."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for sample in samples:
+    for sample in data.samples:
         images.append(
             {"id": sample.image_id, "file_name": str(sample.path), "width": sample.width, "height": sample.height}
         )
@@ -117,13 +105,13 @@ def to_coco(samples: Sequence[Sample], names: Sequence[str], category_ids: Seque
                 {
                     "id": len(annotations) + 1,
                     "image_id": sample.image_id,
-                    "category_id": category_ids[label],
+                    "category_id": data.category_ids[label],
                     "bbox": box,
                     "area": box[2] * box[3],
                     "iscrowd": int(crowd),
                 }
             )
-    categories = [{"id": number, "name": name} for number, name in zip(category_ids, names, strict=True)]
+    categories = [{"id": number, "name": name} for number, name in zip(data.category_ids, data.names, strict=True)]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
@@ -226,6 +214,13 @@ def _duplicates(rows: Rows, boxes: np.ndarray, usable: np.ndarray) -> np.ndarray
     """(M,) bool: rows whose image, class, crowd flag and box an earlier usable row has too."""
     duplicates = np.zeros(len(usable), bool)
     index = np.flatnonzero(usable)
+    order = np.lexsort((boxes[index, 0], rows.image_index[index]))
+    image, left = rows.image_index[index[order]], boxes[index[order], 0]
+    same = (image[1:] == image[:-1]) & (left[1:] == left[:-1])
+    alike = np.zeros(len(index), bool)
+    alike[1:] = same
+    alike[:-1] |= same
+    index = np.sort(index[order[alike]])  # few are left to compare in full
     keys = np.column_stack((rows.image_index[index], rows.labels[index], rows.crowd[index], boxes[index]))
     order = np.lexsort(keys.T[::-1])  # stable: equal rows keep the order of the file
     same = np.all(keys[order[1:]] == keys[order[:-1]], axis=1)

@@ -17,7 +17,7 @@ from data.formats.listing import IMAGE_FOLDERS, Folders
 from data.formats.rows import BACKGROUND, ImageTable, Problems
 from utils.boxes import clip, xywh_to_xyxy, xyxy_to_xywh
 from utils.config import ConfigError
-from utils.structures import LabelledImages, Sample
+from utils.structures import LabelledImages, Sample, Samples
 from utils.text import listed, shown, shown_json, to_json
 
 LARGEST = 1_000_000
@@ -31,6 +31,7 @@ def read(
     *,
     images: Path | None = None,
     names: Sequence[str] | None = None,
+    outlines: bool = True,
     problems: Problems | None = None,
 ) -> LabelledImages:
     """A split in COCO form; class indices follow the ascending category ids.
@@ -43,15 +44,16 @@ def read(
         root: where folders of images are looked for if `images` is None.
         images: the folder that file_name is relative to.
         names: names that replace the file's own; as many as it has categories.
+        outlines: as in `load_coco`.
         problems: where to report; a new list when None.
     Raises:
         ConfigError: no COCO JSON, no categories or no images, or names that do not fit the categories.
     """
     problems = problems or Problems()
-    text, content = load_coco(file)
+    content = load_coco(file, outlines=outlines)
     category_ids, own_names = _categories(file, content, problems)
     names = own_names if names is None else _check_names(file, names, own_names, category_ids)
-    lines = Lines(file, text)
+    lines = Lines(file)
     entries = _read_images(content["images"], lines, problems)
     given = content.get("annotations")
     source = Annotations(given or [], entries.number, category_ids, lines, problems)
@@ -63,7 +65,7 @@ def read(
     if entries.changed or annotations is not given:
         categories = [{**entry, "id": as_id(entry["id"])} for entry in content["categories"]]
         content = {**content, "images": entries.images, "annotations": annotations, "categories": categories}
-    data = to_labelled_images(table, rows, names, category_ids, problems, ground_truth=content)
+    data = to_labelled_images(table, rows, names, category_ids, problems)
     return replace(data, ground_truth=_of_samples(content, data.samples))
 
 
@@ -86,11 +88,11 @@ def write(data: LabelledImages, file: Path, file_names: Sequence[str]) -> None:
     file.write_text(text + "\n", encoding="utf-8")
 
 
-def _of_samples(content: dict[str, Any], samples: Sequence[Sample]) -> dict[str, Any]:
+def _of_samples(content: dict[str, Any], samples: Samples) -> dict[str, Any]:
     """A COCO dict without the images that are not used: what is measured on it would count their objects as missed."""
     if len(samples) == len(content["images"]):
         return content
-    used = {sample.image_id for sample in samples}
+    used = set(samples.image_ids.tolist())
     return {
         **content,
         "images": [entry for entry in content["images"] if entry["id"] in used],

@@ -60,16 +60,11 @@ class Annotations:
         self.lost = [self.images[index] for index in wrong]
         """The images of the unusable ones, as far as they are known."""
 
-    def rows(self, position: Mapping[int, int]) -> Rows:
+    def rows(self, position: Mapping[Any, int]) -> Rows:
         """The usable objects of the images in `position` (image id -> index of the image)."""
-        used, image_index = [], []
-        for index in self.good:
-            image = self.images[index]
-            if image is not None and image in position:
-                used.append(index)
-                image_index.append(position[image])
+        used = [index for index in self.good if self.images[index] in position]
         return Rows(
-            np.array(image_index, np.int64),
+            np.array([position[self.images[index]] for index in used], np.int64),
             np.array([self.labels[index] for index in used], np.int64),
             xywh_to_xyxy(self.boxes[np.array(used, np.int64)]),
             np.array([self.crowd[index] for index in used], bool),

@@ -19,7 +19,7 @@ from data.formats.rows import KEPT, Problems
 from data.images import read_image
 from utils.config import ConfigError
 from utils.files import claim
-from utils.structures import LabelledImages, Sample
+from utils.structures import LabelledImages, Sample, Samples
 
 LEAST = 8
 """Pixels: an object with a shorter side is not cut out by `write`."""
@@ -79,7 +79,9 @@ def read(target: Path, root: Path, classes: Mapping[str, str], *, problems: Prob
         if not counts[label]:
             problems.add(target / folder, f"no image of class '{classes[folder]}'", KEPT)
     ids = tuple(range(1, len(classes) + 1))
-    return LabelledImages(tuple(samples), tuple(classes.values()), ids, {}, tuple(problems.entries), task="classify")
+    return LabelledImages(
+        Samples.of(samples), tuple(classes.values()), ids, {}, tuple(problems.entries), task="classify"
+    )
 
 
 def whole_image(path: Path, image_id: int, size: tuple[int, int], label: int) -> Sample:

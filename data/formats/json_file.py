@@ -16,6 +16,8 @@ from utils.files import read_regular
 from utils.text import from_json, shorten, shown_json
 
 _ENDLESS_NUMBER = re.compile(r"[0-9]{4301}")
+LARGEST = 1e9
+"""Beyond every coordinate of an image."""
 ID_LIMIT = 10**18
 """Ids are smaller: they stand in tables of 64 bits."""
 
@@ -35,31 +37,36 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def load_coco(file: Path) -> tuple[str, dict[str, Any]]:
-    """Text and content of a COCO JSON file: an object with the list `images` and, if any, the list `annotations`.
+def load_coco(file: Path, *, outlines: bool = True) -> dict[str, Any]:
+    """The content of a COCO JSON file: an object with the list `images` and, if any, the list `annotations`.
 
+    Args:
+        outlines: whether annotations with a usable bbox keep their segmentation, most of such a file.
     Raises:
         ConfigError: the file cannot be read or holds something else.
     """
-    try:
-        text = read_regular(file).decode("utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror or error})") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file}: not UTF-8 text (byte {error.start})") from None
-    content = _parse(file, text)
+    content = _parse(file, _read(file), outlines)
     if isinstance(content, list):
         raise ConfigError(f"{file}: a list, as in COCO results (predictions); expected ground truth with 'images'")
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise ConfigError(f"{file}: no COCO JSON; expected an object with the lists images, annotations, categories")
     if not isinstance(content.get("annotations", []), list):
         raise ConfigError(f"{file}: 'annotations' is {shown_json(content['annotations'])}, expected a list")
-    return text, content
+    return content
 
 
-def _parse(file: Path, text: str) -> Any:
+def _read(file: Path) -> str:
     try:
-        return from_json(text)
+        return read_regular(file).decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: not UTF-8 text (byte {error.start})") from None
+
+
+def _parse(file: Path, text: str, outlines: bool) -> Any:
+    try:
+        return from_json(text, None if outlines else _without_outline)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{file}:{error.lineno}: not valid JSON ({error.msg}); was the file copied whole?") from None
     except ValueError as error:
@@ -69,18 +76,28 @@ def _parse(file: Path, text: str) -> Any:
         raise ConfigError(f"{file}: {error}; no COCO JSON is") from None
 
 
-class Lines:
-    """File and line of the entries of a JSON file, computed only if something is wrong with one."""
+def _without_outline(entry: dict[str, Any]) -> dict[str, Any]:
+    """An object of the file without `segmentation`, unless its box may have to come from there."""
+    box = entry.get("bbox")
+    if "segmentation" in entry and isinstance(box, list) and len(box) == 4:
+        usual = all(type(value) in (int, float) and -LARGEST < value < LARGEST for value in box)
+        if usual and box[2] and box[3]:
+            del entry["segmentation"]
+    return entry
 
-    def __init__(self, file: Path, text: str) -> None:
-        self.file, self._text = file, text
+
+class Lines:
+    """File and line of the entries of a JSON file; it is read again for them only if something is wrong with one."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
         self._lines: dict[str, list[int]] = {}
 
     def where(self, key: str, index: int, entry: Any) -> str:
         """`file:line: annotation 7`, for entry `index` of the list `key` (images or annotations)."""
         if key not in self._lines:
             try:
-                self._lines[key] = _entry_lines(self._text, key)
+                self._lines[key] = _entry_lines(_read(self.file), key)
             except RecursionError:  # nested just so deep that it could be read, higher up in the stack
                 self._lines[key] = []
         line = self._lines[key][index] if self._lines[key] else 1

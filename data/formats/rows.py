@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from utils.structures import LabelProblem
+from utils.text import shorten
 
 LEFT_OUT = "left out"
 IMAGE_LEFT_OUT = "its image is left out"
@@ -25,6 +27,8 @@ COMPLETED = "width times height is taken"
 LISTED = "each is listed"
 NOTES = frozenset({KEPT, LISTED, SUSPECT, BACKGROUND, OUTLINES, KEYPOINTS, COMPLETED})
 """Actions of a LabelProblem that is worth reporting but not an error: `labels: error` accepts it."""
+SUMMED = {IMAGE_LEFT_OUT: "left out with their images", STOPS: "that stop the run"}
+"""Actions that read differently behind a number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,3 +99,16 @@ class Problems:
 def show_box(box: np.ndarray) -> str:
     """The (4,) numbers of a box for a message."""
     return "[" + ", ".join(f"{value:.6g}" for value in box) + "]"
+
+
+def summarize(problems: Sequence[LabelProblem], *, limit: int = 10) -> str:
+    """A few lines of text: the number of problems, the actions taken, and the first `limit` problems."""
+    if not problems:
+        return "no problems in the labels"
+    counts = Counter(problem.action for problem in problems).most_common()
+    actions = ", ".join(f"{count} {SUMMED.get(action, action)}" for action, count in counts)
+    lines = [f"{len(problems)} problem{'s' * (len(problems) > 1)} in the labels ({actions}):"]
+    lines += [f"  {shorten(str(problem), 350)}" for problem in problems[:limit]]
+    if len(problems) > limit:
+        lines.append(f"  ... and {len(problems) - limit} more; 'python -m data.doctor DATA' lists all of them")
+    return "\n".join(lines)

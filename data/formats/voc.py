@@ -119,9 +119,10 @@ class _Files(LabelFiles):
         raise UnknownClass(shorten(name), unknown)
 
     def _parse_box(self, element: ET.Element, name: str, where: str) -> list[float]:
-        box = []
+        box, bndbox = [], element.find("bndbox")
         for corner in CORNERS:
-            text = element.findtext(f"bndbox/{corner}")
+            text = None if bndbox is None else bndbox.findtext(corner)
+            text = element.findtext(f"bndbox/{corner}") if text is None else text  # several <bndbox>: any has it
             try:
                 box.append(float(text or ""))
             except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -146,7 +147,7 @@ class _Files(LabelFiles):
             raise ValueError(f"6 numbers, as in predictions with a confidence; {ROW}")
         if len(values) < 4:
             raise ValueError(f"{len(fields)} numbers; {ROW}")
-        if not np.isfinite(label) or label != int(label):
+        if not math.isfinite(label) or label != int(label):
             raise ValueError(f"class '{shorten(fields[0])}' is no whole number; {ROW}")
         if not 0 <= label < len(self.names):
             known, shown = f"the data set has {len(self.names)} classes, from 0", shorten(f"{label:.0f}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 
 from data import loader as loader_module
 from data.config import load_data_config
@@ -21,6 +23,7 @@ from data.dataset import TrainDataset
 from data.images import image_size, read_image
 from data.loader import build_eval_loader, build_train_loader, collate, default_workers, warn_of_small_objects
 from data.read import read_split, read_splits
+from data.watched_loader import WatchedLoader
 from tests.data.test_dataset import ALL, SIZE, make
 from tests.data.test_sampler import make_sampler
 from utils.config import ConfigError
@@ -71,6 +74,30 @@ def test_workers_end_when_their_parent_says_so_and_not_when_a_cluster_does(image
     worker.terminate()
     worker.join(20)
     assert worker.exitcode == 0
+
+
+class _Frozen(Dataset):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        return gc.get_freeze_count()
+
+
+def test_garbage_collection_of_a_worker_leaves_alone_what_it_was_forked_with() -> None:
+    """To visit an object is to copy the page of memory that it lies in."""
+    before = gc.get_freeze_count()
+    (frozen,) = WatchedLoader(_Frozen(), num_workers=1)
+    assert frozen.item() > 1000 > before
+    assert gc.get_freeze_count() == before
+
+
+def test_evaluation_workers_are_sent_no_ground_truth(tiny_coco: Path) -> None:
+    data = read_split(load_data_config(str(tiny_coco)), "val")
+    assert data.ground_truth["annotations"]
+    loader = build_eval_loader(data, image_size=SIZE, resize="letterbox", batch_size=2, workers=0)
+    assert loader.dataset.images.ground_truth == {}
+    assert data.ground_truth["annotations"]
 
 
 def test_cache_start_and_torchs_generator_change_nothing(images: LabelledImages) -> None:
@@ -184,8 +211,26 @@ def test_what_others_cannot_share_is_not_kept_in_memory(monkeypatch: pytest.Monk
         assert loader_module.workers_share_memory(2) is expected
 
 
-def test_there_is_at_least_one_worker_and_at_most_eight() -> None:
+def test_there_is_at_least_one_worker_and_at_most_eight(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1 <= default_workers() <= 8
+    if hasattr(os, "sched_getaffinity"):
+        for cores, ranks, expected in ((64, 1, 8), (64, 8, 4), (16, 4, 2), (8, 8, 1), (1, 1, 1)):
+            monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: range(cores))
+            monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+            assert default_workers() == expected
+
+
+def test_the_ranks_of_a_machine_divide_the_memory_for_images(
+    images: LabelledImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = sum(3 * sample.height * sample.width for sample in images.samples)  # as they are, at this input size
+    side = max(max(sample.height, sample.width) for sample in images.samples)
+    recipe = replace(RecipeConfig(), image_size=side)
+    config = SimpleNamespace(recipe=recipe, image_size=(side, side), model={"resize": "letterbox"}, seed=0, workers=0)
+    monkeypatch.setattr(loader_module, "CACHE_BYTES", 10 * needed)
+    assert loader_module.train_set_of(images, config).cache is not None
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1000")
+    assert loader_module.train_set_of(images, config).cache is None
 
 
 @pytest.mark.parametrize(("narrow", "told"), [(0, False), (5, False), (6, True), (100, True)])

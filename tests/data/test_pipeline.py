@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from data.pipeline import AlbumentationsPipeline
 from tests.data.test_transforms import painted, rng
-from utils.config import ConfigError
+from utils.config import ROOT, ConfigError
 
 
 def test_no_transforms_is_no_change() -> None:
@@ -65,3 +69,34 @@ def test_transforms_that_make_something_else_than_an_image_are_refused() -> None
     pipeline = AlbumentationsPipeline([{"type": "Normalize", "p": 1.0}])
     with pytest.raises(ValueError, match=r"augment.albumentations: .*uint8.*found float32.*leave out Normalize"):
         pipeline(painted(), rng())
+
+
+def test_the_library_is_imported_by_one_file() -> None:
+    folders = [ROOT / name for name in ("data", "engine", "models", "utils", "benchmarks")]
+    files = [*ROOT.glob("*.py"), *(file for folder in folders for file in folder.rglob("*.py"))]
+    importing = [
+        file for file in files if re.search(r"^\s*(import|from) albumentations", file.read_text("utf-8"), re.M)
+    ]
+    assert importing == [ROOT / "data" / "pipeline.py"]
+
+
+def test_training_without_the_key_does_not_import_the_library(tiny_coco: Path) -> None:
+    code = f"""
+import sys
+sys.modules["albumentations"] = None  # its import fails, as where it is not installed
+import detect, export, train, val
+from data.dataset import TrainDataset
+from data.read import read_splits
+from utils.augment_config import AugmentConfig
+images = read_splits({str(tiny_coco)!r}).train
+options = dict(image_size=(64, 64), resize="letterbox", seed=0)
+TrainDataset(images, AugmentConfig(), **options)
+try:
+    TrainDataset(images, AugmentConfig(albumentations=[dict(type="Blur")]), **options)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("ConfigError augment.albumentations: the library cannot be imported")
+    assert "pip install 'albumentations>=2.0,<3'" in done.stdout

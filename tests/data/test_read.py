@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data.config import SPLITS
-from data.read import check_same_classes, guess_task, read_split, read_splits, summarize
+from data.read import check_same_classes, guess_task, read_split, read_splits
 from tests.data.tiny_sets import (
     annotation,
     folders_config,
@@ -25,7 +25,6 @@ from tests.data.tiny_sets import (
 )
 from utils.config import ConfigError
 from utils.provenance import data_fingerprint
-from utils.structures import LabelProblem
 
 
 def test_category_ids_of_the_yaml_are_kept(tmp_path: Path) -> None:
@@ -63,19 +62,6 @@ def test_policy_for_bad_labels(tmp_path: Path) -> None:
     assert "or set 'labels: warn'" in str(caught.value)
     (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 1 1\n")
     assert len(read(dataclasses.replace(config, labels="error"))) == 2  # background images are no mistake
-
-
-def test_summary_of_problems() -> None:
-    assert summarize([]) == "no problems in the labels"
-    problems = [LabelProblem(f"a.txt:{line}", "has no area", "left out") for line in range(1, 13)]
-    text = summarize([*problems, LabelProblem("b.txt:1", "sticks out", "clipped")], limit=3)
-    assert text.splitlines() == [
-        "13 problems in the labels (12 left out, 1 clipped):",
-        "  a.txt:1: has no area; left out",
-        "  a.txt:2: has no area; left out",
-        "  a.txt:3: has no area; left out",
-        "  ... and 10 more; 'python -m data.doctor DATA' lists all of them",
-    ]
 
 
 def test_splits_must_mean_the_same_classes(tmp_path: Path) -> None:

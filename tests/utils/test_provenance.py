@@ -89,6 +89,12 @@ def test_the_fingerprint_moves_with_the_folder_and_changes_with_the_labels(tmp_p
     assert len({first, *others.values()}) == len(others) + 1
 
 
+def test_the_fingerprint_of_older_checkpoints_is_still_that_of_their_data() -> None:
+    """A run resumes only on data of the fingerprint that its checkpoint has; this one is of release 0.1's code."""
+    expected = "f88fd06fef5009462b738d23722df21bd7d9966e1c9bc217bb474dd39f94c2af"
+    assert data_fingerprint(images(Path("anywhere"))) == expected
+
+
 def test_one_image_alone_is_relative_to_its_own_folder(tmp_path: Path) -> None:
     one, two = (images(tmp_path / name, count=1) for name in ("a", "b"))
     assert data_fingerprint(one) == data_fingerprint(two)

@@ -34,4 +34,5 @@ def build_metric(
         return DetectionMetric(images.ground_truth, category_ids, names, max_det=limit, backend=backend)
     label_of = {category_id: label for label, category_id in enumerate(category_ids)}
     own = [label_of[category_id] for category_id in images.category_ids]
-    return ClassificationMetric({s.image_id: own[int(s.labels[0])] for s in images.samples}, names)
+    ids, labels = images.samples.image_ids.tolist(), images.samples.labels.tolist()  # one label an image
+    return ClassificationMetric({number: own[label] for number, label in zip(ids, labels, strict=True)}, names)

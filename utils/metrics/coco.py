@@ -24,6 +24,9 @@ COCO_LIMIT = 100
 
 BACKENDS = ("pycocotools", "faster")
 
+EXACT = 2**53
+"""Whole numbers up to this one are exact as 64-bit floats."""
+
 
 @dataclass(frozen=True, eq=False)
 class CocoResult:
@@ -79,9 +82,9 @@ def evaluate_boxes(
         rows: a COCO results list; written into.
         image_ids: the images that count.
         max_det: best detections of an image and class that count, above 10.
-        backend: one of BACKENDS.
+        backend: one of BACKENDS; pycocotools counts in any case what the faster one would count otherwise.
     """
-    run = _run_pycocotools if backend == "pycocotools" else _run_faster
+    run = _run_faster if backend == "faster" and rows and _has_plain_ids(ground_truth) else _run_pycocotools
     limits = [1, 10, COCO_LIMIT, max_det] if max_det > COCO_LIMIT else [1, 10, max_det]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         return run(ground_truth, rows, image_ids, limits)
@@ -145,6 +148,16 @@ def coco_eval(ground_truth: dict[str, Any], rows: list[dict[str, Any]]) -> Any:
 
 def _run_pycocotools(ground_truth: dict, rows: list[dict], image_ids: list, limits: list[int]) -> CocoResult:
     return _accumulate(coco_eval(ground_truth, rows), image_ids, limits)
+
+
+def _has_plain_ids(ground_truth: dict[str, Any]) -> bool:
+    """Whether faster-coco-eval counts as pycocotools does.
+
+    It passes ids through 64-bit floats, and takes a match with an annotation of negative id for none.
+    """
+    ids = (entry["id"] for key in ("images", "categories", "annotations") for entry in ground_truth[key])
+    whole = all(isinstance(number, int) and abs(number) <= EXACT for number in ids)
+    return whole and all(annotation["id"] >= 0 for annotation in ground_truth["annotations"])
 
 
 def _run_faster(ground_truth: dict, rows: list[dict], image_ids: list, limits: list[int]) -> CocoResult:

@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from data.config import DataConfig, load_data_config, read_data_config
 from data.convert import main as convert
 from data.formats import coco
-from data.read import read_split
+from data.read import read_split, read_splits
 from tests.data.formats.test_formats import same_boxes
 from tests.data.tiny_sets import (
     HEIGHT,
@@ -370,3 +370,37 @@ def test_the_folder_of_images_is_that_of_most(tmp_path: Path) -> None:
     images = [{"id": 1, "file_name": str(elsewhere)}, {"id": 2, "file_name": "a.png"}]
     make_image(tmp_path / "set" / "images" / "a.png")
     assert len(read(make_coco(tmp_path / "set", [], images=images))) == 2
+
+
+def test_outlines_are_dropped_where_nobody_needs_them(tmp_path: Path) -> None:
+    """All but those that a box may come from; the samples and the messages are the same."""
+    outline = [[10, 5, 30, 5, 30, 15]]
+    usable, others = (
+        [[10, 5, 20, 10], [9, 9, -3, -4]],
+        [[1, 2, 0, 0], [1, 1, 2], None, [True, 0, 5, 5], [1e400, 0, 1, 1]],
+    )
+    entries = [
+        {**annotation(number, [1, 2, 3, 4]), "bbox": box, "segmentation": outline}
+        for number, box in enumerate([*usable, *others], start=1)
+    ]
+    config = make_coco(tmp_path, entries)
+    whole, without, nothing = (read_split(config, "val", truth=truth) for truth in ("whole", "boxes", "none"))
+    for data in (without, nothing):
+        assert said(data) == said(whole)
+        assert data.samples.boxes.tolist() == whole.samples.boxes.tolist()
+    kept = [entry["id"] for entry in without.ground_truth["annotations"] if "segmentation" in entry]
+    assert kept == [entry["id"] for entry in whole.ground_truth["annotations"] if entry["id"] > len(usable)]
+    cut = [{k: v for k, v in entry.items() if k != "segmentation"} for entry in without.ground_truth["annotations"]]
+    full = [{k: v for k, v in entry.items() if k != "segmentation"} for entry in whole.ground_truth["annotations"]]
+    assert cut == full
+    assert nothing.ground_truth == {}
+
+
+def test_training_needs_no_ground_truth_and_validation_no_outlines(tmp_path: Path) -> None:
+    entry = {**annotation(1, [1, 2, 3, 4]), "segmentation": [[1, 2, 4, 2, 4, 6]]}
+    make_coco(tmp_path, [entry])
+    yaml = (tmp_path / "data.yaml").read_text()
+    (tmp_path / "data.yaml").write_text(yaml + "train: val.json\n")
+    splits = read_splits(str(tmp_path / "data.yaml"))
+    assert splits.train.ground_truth == {}
+    assert splits.val.ground_truth["annotations"] == [annotation(1, [1, 2, 3, 4])]

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.config import DataConfig
-from data.read import read_split, summarize
+from data.formats.rows import summarize
+from data.read import read_split
 from tests.data.tiny_sets import HEIGHT, NAMES, WIDTH, make_config, make_image
 from utils.config import ConfigError
 from utils.structures import LabelledImages

@@ -1,0 +1,19 @@
+"""What readers report, in a few lines."""
+
+from __future__ import annotations
+
+from data.formats.rows import summarize
+from utils.structures import LabelProblem
+
+
+def test_summary_of_problems() -> None:
+    assert summarize([]) == "no problems in the labels"
+    problems = [LabelProblem(f"a.txt:{line}", "has no area", "left out") for line in range(1, 13)]
+    text = summarize([*problems, LabelProblem("b.txt:1", "sticks out", "clipped")], limit=3)
+    assert text.splitlines() == [
+        "13 problems in the labels (12 left out, 1 clipped):",
+        "  a.txt:1: has no area; left out",
+        "  a.txt:2: has no area; left out",
+        "  a.txt:3: has no area; left out",
+        "  ... and 10 more; 'python -m data.doctor DATA' lists all of them",
+    ]
