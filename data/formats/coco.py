@@ -17,7 +17,7 @@ from data.formats.listing import IMAGE_FOLDERS, Folders
 from data.formats.rows import BACKGROUND, ImageTable, Problems
 from utils.boxes import clip, xywh_to_xyxy, xyxy_to_xywh
 from utils.config import ConfigError
-from utils.structures import LabelledImages, Sample, Samples
+from utils.structures import LabelledImages, Samples
 from utils.text import listed, shown, shown_json, to_json
 
 LARGEST = 1_000_000

@@ -45,14 +45,34 @@ def load_coco(file: Path, *, outlines: bool = True) -> dict[str, Any]:
     Raises:
         ConfigError: the file cannot be read or holds something else.
     """
-    content = _parse(file, _read(file), outlines)
+    text = _read(file)
+    content = _parse(file, text, outlines)
     if isinstance(content, list):
         raise ConfigError(f"{file}: a list, as in COCO results (predictions); expected ground truth with 'images'")
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise ConfigError(f"{file}: no COCO JSON; expected an object with the lists images, annotations, categories")
     if not isinstance(content.get("annotations", []), list):
         raise ConfigError(f"{file}: 'annotations' is {shown_json(content['annotations'])}, expected a list")
+    _check_lists_once(file, text)
     return content
+
+
+def _check_lists_once(file: Path, text: str) -> None:
+    """Refuse a list that stands twice, of which a parser of JSON keeps the last alone; `text` is a valid object.
+
+    Raises:
+        ConfigError: names the list and the line of its second.
+    """
+    names = [name for name in ("images", "annotations", "categories") if text.count(f'"{name}"') > 1]
+    decode, seen = json.JSONDecoder().raw_decode, set[str]()
+    position = _next_token(text, text.index("{") + 1)
+    while names and text[position] != "}":
+        name, position = decode(text, position)
+        if name in seen and name in names:
+            line = text.count("\n", 0, position) + 1
+            raise ConfigError(f"{file}:{line}: a second list '{name}'; write all its entries into one")
+        seen.add(name)
+        position = _next_token(text, decode(text, _next_token(text, position))[1])
 
 
 def _read(file: Path) -> str:

@@ -404,3 +404,18 @@ def test_training_needs_no_ground_truth_and_validation_no_outlines(tmp_path: Pat
     splits = read_splits(str(tmp_path / "data.yaml"))
     assert splits.train.ground_truth == {}
     assert splits.val.ground_truth["annotations"] == [annotation(1, [1, 2, 3, 4])]
+
+
+@pytest.mark.parametrize("name", ["images", "annotations", "categories"])
+def test_a_list_that_stands_twice_is_refused(tmp_path: Path, name: str) -> None:
+    """A parser of JSON keeps the last one alone."""
+    config = make_coco(tmp_path, [annotation(1, [1, 2, 9, 9])])
+    file = tmp_path / "val.json"
+    content = json.loads(file.read_text())
+    content["info"] = {"description": f'"{name}"', name: []}
+    file.write_text(json.dumps(content))
+    assert read(config).samples[0].boxes.tolist() == [[1, 2, 10, 11]]
+    again = json.dumps({name: content[name]})
+    file.write_text(f"{json.dumps(content)[:-1]},\n{again[1:]}")
+    with pytest.raises(ConfigError, match=rf"val\.json:2: a second list '{name}'"):
+        read(config)
