@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data.images import read_image
-from data.mosaic import draw_mosaic, mixup, mosaic, quadrants, random_variant
+from data.images import read_image, read_reduced
+from data.mosaic import draw_crossing, mixup, mosaic, quadrants, random_variant
 from data.transforms import (
     FILL,
     Labelled,
@@ -36,6 +36,9 @@ logger = logging.getLogger(__name__)
 MIXUP_STREAM = 1_000_003
 """Added to the epoch for the second image of a mixup, so that it is not the augmentation of the first."""
 
+RECENT = 32
+"""Images that are kept for those that they are mixed with: two blocks of the sampler."""
+
 MOST_IN_A_ROW = 20
 """If this many images in a row cannot be read, the cause is not single files."""
 
@@ -50,6 +53,7 @@ class Request:
 
     Args:
         repeat: how often the image has occurred before in this epoch (the last batch is filled from the start).
+        partners: images that it may be mixed with: three of its mosaic, one of its mixup, and three of that one's mosaic.
     """
 
     epoch: int
@@ -57,6 +61,7 @@ class Request:
     size: tuple[int, int]
     mix: bool
     repeat: int = 0
+    partners: tuple[int, ...] = ()
 
 
 class Item(NamedTuple):
@@ -107,6 +112,8 @@ class TrainDataset(Dataset):
 
     def __post_init__(self) -> None:
         self.problems: list[str] = []
+        self.recent: dict[tuple[int, tuple[int, int]], tuple[Labelled, list[str]]] = {}
+        """By index and size, the images that were read last, and what was wrong with their files."""
         self.pipeline = None
         if self.config.albumentations:
             from data.pipeline import AlbumentationsPipeline  # the library takes a second or two to import
@@ -129,8 +136,8 @@ class TrainDataset(Dataset):
         logger.info("Training images in memory: %d, %.0f MB", len(self), needed / 1e6)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the cached images: if loader processes are not forked, each would get a copy of them all."""
-        return {**self.__dict__, "cache": None}
+        """Without images: if loader processes are not forked, each would get a copy of them all."""
+        return {**self.__dict__, "cache": None, "recent": {}}
 
     def __getitem__(self, request: Request) -> Item:
         """The augmented image that `request` names; its boxes are in pixels of the network input."""
@@ -145,7 +152,7 @@ class TrainDataset(Dataset):
         rng = self._generator(request.epoch, request)
         item = self._compose(request, rng)
         if request.mix and rng.random() < config.mixup:
-            partner = replace(request, index=int(rng.integers(len(self))))
+            partner = replace(request, index=request.partners[3], partners=request.partners[4:])
             other = self._generator(request.epoch + MIXUP_STREAM, partner)
             item = mixup(item, self._compose(partner, other), rng)
         item = self._run_pipeline(item, request.size, rng)
@@ -161,10 +168,9 @@ class TrainDataset(Dataset):
         """One image or a mosaic of four, through the random affine map, at the requested size."""
         each_alone = self.config.mosaic_type == "quadrants"
         if request.mix and rng.random() < self.config.mosaic:
-            crossing, indices = draw_mosaic(request.index, len(self), self.config, rng)
-            items = [self._load(index, request.size) for index in indices]
+            items = [self._load(index, request.size) for index in (request.index, *request.partners[:3])]
             join = quadrants if each_alone else mosaic
-            return join(items, crossing, request.size, self.config, rng)
+            return join(items, draw_crossing(self.config, rng), request.size, self.config, rng)
         vary = random_variant if each_alone else random_place
         return vary(self._load(request.index, request.size), request.size, self.config, rng)
 
@@ -180,13 +186,28 @@ class TrainDataset(Dataset):
         return warp(item, matrix, size, self.config)
 
     def _load(self, index: int, size: tuple[int, int]) -> Labelled:
-        """An image with its labels, resized for an input of `size`, without the grey sides."""
+        """An image with its labels, resized for an input of `size`, without the grey sides.
+
+        Images of one block follow each other, so the last ones are kept.
+        """
+        known = self.recent.pop((index, size), None)
+        if known is None:
+            told = len(self.problems)
+            item = self._sized(index, size)
+            known = item, self.problems[told:]
+            del self.problems[told:]
+        self.recent[index, size] = known
+        if len(self.recent) > RECENT:
+            del self.recent[next(iter(self.recent))]
+        self.problems += known[1]
+        return known[0]
+
+    def _sized(self, index: int, size: tuple[int, int]) -> Labelled:
         index, image = self.image_at(index)
         sample = self.images.samples[index]
         box = plan_resize(sample.height, sample.width, size, self.resize)
         height, width = round(sample.height * box.scale_y), round(sample.width * box.scale_x)
-        if image.shape[:2] != (height, width):
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        image = _resized(image, (height, width), cv2.INTER_LINEAR)
         boxes = (sample.boxes * (box.scale_x, box.scale_y, box.scale_x, box.scale_y)).astype(np.float32)
         return Labelled(image, boxes, sample.labels, sample.crowd)
 
@@ -223,10 +244,10 @@ class TrainDataset(Dataset):
     def _read(self, index: int) -> np.ndarray:
         """The decoded image at the base size."""
         sample = self.images.samples[index]
-        image = read_image(sample.path)
-        check_size(image, sample.height, sample.width, str(sample.path))
-        height, width = self._inner_size(index)
-        return cv2.resize(image, (width, height), interpolation=self.interpolation)
+        size = self._inner_size(index)
+        image, whole = read_reduced(sample.path, size)
+        check_size(whole, sample.height, sample.width, str(sample.path))
+        return _resized(image, size, self.interpolation)
 
 
 @dataclass(eq=False, repr=False)
@@ -255,7 +276,7 @@ class EvalDataset(Dataset):
         sample, problem = self.images.samples[index], ""
         try:
             image = read_image(sample.path)
-            check_size(image, sample.height, sample.width, str(sample.path))
+            check_size(image.shape[:2], sample.height, sample.width, str(sample.path))
         except ValueError as error:
             if self.bad_images == "stop":
                 raise ValueError(_with_remedy(error, sample.path)) from None
@@ -270,21 +291,26 @@ class EvalDataset(Dataset):
         return _to_item(item, sample.image_id, str(sample.path), letterbox, problem)
 
 
-def check_size(image: np.ndarray, height: int, width: int, path: str) -> None:
+def check_size(found: tuple[int, ...], height: int, width: int, path: str) -> None:
     """Refuse an image whose size differs from the size that its labels were made for.
 
     Args:
-        image: (H, W, 3) uint8.
-        height, width: pixels, as the labels say.
+        found: height and width of the upright image.
+        height, width: as the labels say.
     Raises:
         ValueError: with both sizes and the likely cause.
     """
-    if image.shape[:2] != (height, width):
+    if found != (height, width):
         raise ValueError(
             f"{path}: the labels say {width} x {height} pixels, the upright image has "
-            f"{image.shape[1]} x {image.shape[0]}; correct width and height in the annotation file (if the two are "
+            f"{found[1]} x {found[0]}; correct width and height in the annotation file (if the two are "
             "swapped, the boxes were drawn on the image without its EXIF rotation)"
         )
+
+
+def _resized(image: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
+    """An image at another (height, width); the image itself if that is its own."""
+    return image if image.shape[:2] == size else cv2.resize(image, size[::-1], interpolation=interpolation)
 
 
 def _with_remedy(error: ValueError, path: Path) -> str:
@@ -292,9 +318,10 @@ def _with_remedy(error: ValueError, path: Path) -> str:
 
 
 def _to_item(item: Labelled, image_id: int, path: str, letterbox: Letterbox | None, problem: str) -> Item:
-    image = torch.from_numpy(np.ascontiguousarray(item.image)).permute(2, 0, 1)
+    planes = np.empty((3, *item.image.shape[:2]), np.uint8)
+    cv2.split(item.image, list(planes))  # several times as fast as a transposed copy
     return Item(
-        image,
+        torch.from_numpy(planes),
         torch.from_numpy(np.ascontiguousarray(item.boxes, np.float32)),
         torch.from_numpy(item.labels),
         torch.from_numpy(item.crowd),

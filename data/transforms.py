@@ -16,6 +16,9 @@ from utils.boxes import Letterbox, clip
 FILL = 114
 """Grey level around letterboxed and augmented images."""
 
+ROWS = 128
+"""Rows of an image whose colours are changed at a time, so that they stay in the processor's cache."""
+
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
@@ -126,35 +129,94 @@ def warp(item: Labelled, matrix: np.ndarray, size: tuple[int, int], config: Augm
         matrix: (2, 3), from pixels of the image to pixels of the result, edges at whole numbers.
         size: (height, width) of the result.
     """
-    # OpenCV counts from pixel centres, boxes count from pixel edges: half a pixel apart.
+    image = np.full((*size, 3), FILL, np.uint8)
+    boxes = move_boxes(item.boxes, draw_(image, item.image, matrix))
+    return keep_visible(replace(item, image=image, boxes=boxes), config)
+
+
+def move_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """(N, 4) xyxy boxes around what (N, 4) xyxy boxes become by a (2, 3) affine map, or by (N, 2, 3), one for each."""
+    corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+    corners = corners @ matrix[..., :2].swapaxes(-1, -2) + matrix[..., None, :, 2]
+    return np.concatenate((corners.min(axis=1), corners.max(axis=1)), axis=1)
+
+
+def draw_(target: np.ndarray, image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Draw an image through an affine map into `target`; what it does not cover stays.
+
+    Args:
+        target: (H, W, 3) uint8, changed in place; image: (h, w, 3) uint8.
+        matrix: (2, 3), from pixels of the image to pixels of the target, edges at whole numbers.
+    Returns:
+        The map that was taken. Without rotation and shear the image is resized from whole pixels to whole pixels, which
+        is twice as fast: then it differs from `matrix` by half a pixel at most.
+    """
+    if matrix[0, 1] == matrix[1, 0] == 0 and (matrix[[0, 1], [0, 1]] > 0).all():
+        (x, from_x), (y, from_y) = (
+            _whole_pixels(image.shape[1 - axis], target.shape[1 - axis], matrix[axis, axis], matrix[axis, 2])
+            for axis in (0, 1)
+        )
+        if x.stop > x.start and y.stop > y.start:
+            size = (x.stop - x.start, y.stop - y.start)
+            cv2.resize(image[from_y, from_x], size, dst=target[y, x], interpolation=cv2.INTER_LINEAR)
+            scale = np.array(size) / (from_x.stop - from_x.start, from_y.stop - from_y.start)
+            offset = (x.start, y.start) - scale * (from_x.start, from_y.start)
+            return np.column_stack((np.diag(scale), offset))
+        return matrix
+    # OpenCV counts from pixel centres, boxes count from pixel edges: half a pixel apart. A pixel more on each side
+    # leaves no gap between images that touch.
     linear, half = matrix[:, :2], np.array([0.5, 0.5])
-    centred = np.column_stack((linear, matrix[:, 2] + linear @ half - half))
-    image = cv2.warpAffine(item.image, centred, (size[1], size[0]), flags=cv2.INTER_LINEAR, borderValue=(FILL,) * 3)
-    corners = item.boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2) @ linear.T + matrix[:, 2]
-    moved = np.concatenate((corners.min(axis=1), corners.max(axis=1)), axis=1)
-    return keep_visible(replace(item, image=image, boxes=moved), config)
+    hull = move_boxes(np.array([[0, 0, image.shape[1], image.shape[0]]]), matrix)[0]
+    x1, y1, x2, y2 = np.concatenate((np.floor(hull[:2] - 1), np.ceil(hull[2:] + 1))).astype(int).tolist()
+    x1, y1, x2, y2 = max(x1, 0), max(y1, 0), min(x2, target.shape[1]), min(y2, target.shape[0])
+    if x1 < x2 and y1 < y2:
+        centred = np.column_stack((linear, matrix[:, 2] + linear @ (half - 1) - half - (x1, y1)))
+        wider = cv2.copyMakeBorder(image, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+        part, mode = target[y1:y2, x1:x2], cv2.BORDER_TRANSPARENT
+        cv2.warpAffine(wider, centred, (x2 - x1, y2 - y1), dst=part, flags=cv2.INTER_LINEAR, borderMode=mode)
+    return matrix
+
+
+def _whole_pixels(length: int, room: int, scale: float, offset: float) -> tuple[slice, slice]:
+    """Along one axis, the pixels of a target of `room` pixels that an image of `length` pixels covers, and its own."""
+    start, stop = round(offset), round(scale * length + offset)
+    first = 0 if start >= 0 else min(round(-offset / scale), length - 1)
+    last = length if stop <= room else max(round((room - offset) / scale), first + 1)
+    return slice(max(start, 0), min(stop, room)), slice(first, last)
 
 
 def keep_visible(item: Labelled, config: AugmentConfig) -> Labelled:
     """Boxes clipped to the (H, W) of the image, without those that have too little left (min_area, min_side)."""
-    height, width = item.image.shape[:2]
-    clipped = clip(item.boxes, height, width)
+    clipped, keep = visible(item.boxes, item.image.shape, config)
+    return Labelled(item.image, clipped.astype(np.float32), item.labels[keep], item.crowd[keep])
+
+
+def visible(boxes: np.ndarray, size: tuple[int, ...], config: AugmentConfig) -> tuple[np.ndarray, np.ndarray]:
+    """What is left of (N, 4) boxes in an image of `size` (height, width, ...).
+
+    Returns:
+        (K, 4) clipped boxes, those with enough left; (N,) bool, which they are.
+    """
+    clipped = clip(boxes, size[0], size[1])
     sides = clipped[:, 2:] - clipped[:, :2]
-    whole = np.prod(item.boxes[:, 2:] - item.boxes[:, :2], axis=1)
-    keep = (sides > config.min_side).all(axis=1) & (np.prod(sides, axis=1) > config.min_area * whole)
-    return Labelled(item.image, clipped[keep].astype(np.float32), item.labels[keep], item.crowd[keep])
+    whole = boxes[:, 2:] - boxes[:, :2]
+    enough = sides[:, 0] * sides[:, 1] > config.min_area * (whole[:, 0] * whole[:, 1])
+    keep = enough & (sides.min(axis=1) > config.min_side)
+    return clipped[keep], keep
 
 
 def random_flips(item: Labelled, config: AugmentConfig, rng: np.random.Generator) -> Labelled:
     """The image or its mirror image, left-right and upside-down, and its boxes in the pixels of that."""
-    image, boxes = item.image, item.boxes
-    height, width = image.shape[:2]
-    left_right, upside_down = rng.random(2)
-    if left_right < config.flip_lr:
-        image, boxes = image[:, ::-1], np.stack((width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]), 1)
-    if upside_down < config.flip_ud:
-        image, boxes = image[::-1], np.stack((boxes[:, 0], height - boxes[:, 3], boxes[:, 2], height - boxes[:, 1]), 1)
-    return replace(item, image=np.ascontiguousarray(image), boxes=boxes)
+    boxes, (height, width) = item.boxes, item.image.shape[:2]
+    left_right, upside_down = rng.random(2) < (config.flip_lr, config.flip_ud)
+    if left_right:
+        boxes = np.stack((width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]), axis=1)
+    if upside_down:
+        boxes = np.stack((boxes[:, 0], height - boxes[:, 3], boxes[:, 2], height - boxes[:, 1]), axis=1)
+    if not (left_right or upside_down):
+        return item
+    sides = -1 if left_right and upside_down else int(left_right)  # as OpenCV counts them
+    return replace(item, image=cv2.flip(item.image, sides), boxes=boxes)
 
 
 def random_hsv(image: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
@@ -176,11 +238,16 @@ def change_hsv(image: np.ndarray, hue: np.ndarray, saturation: float, value: flo
     Args:
         hue: (256,) the new hue of each, in half degrees, as OpenCV counts them.
     """
-    levels = np.arange(256)
-    tables = (hue, np.clip(levels * saturation, 0, 255), np.clip(levels * value, 0, 255))
-    channels = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))
-    changed = [cv2.LUT(channel, table.astype(np.uint8)) for channel, table in zip(channels, tables, strict=True)]
-    return cv2.cvtColor(cv2.merge(changed), cv2.COLOR_HSV2RGB)
+    table, changed = hue.astype(np.uint8), np.empty_like(image)
+    for top in range(0, len(image), ROWS):
+        hues, saturations, values = cv2.split(cv2.cvtColor(image[top : top + ROWS], cv2.COLOR_RGB2HSV))
+        channels = (
+            cv2.LUT(hues, table),
+            cv2.convertScaleAbs(saturations, alpha=saturation),
+            cv2.convertScaleAbs(values, alpha=value),
+        )
+        cv2.cvtColor(cv2.merge(channels), cv2.COLOR_HSV2RGB, dst=changed[top : top + ROWS])
+    return changed
 
 
 def ten_crop_size(size: tuple[int, int]) -> tuple[int, int]:
