@@ -6,7 +6,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from data.images import read_image, read_reduced
+from data.items import Item, collate, to_item
 from data.mosaic import draw_crossing, mixup, mosaic, quadrants, random_variant
 from data.transforms import (
     FILL,
@@ -27,17 +28,17 @@ from data.transforms import (
 )
 from utils import dist
 from utils.augment_config import AugmentConfig
-from utils.boxes import Letterbox, plan_resize
+from utils.boxes import plan_resize
 from utils.log import tracked
-from utils.structures import LabelledImages
+from utils.structures import Batch, LabelledImages
 
 logger = logging.getLogger(__name__)
 
 MIXUP_STREAM = 1_000_003
 """Added to the epoch for the second image of a mixup, so that it is not the augmentation of the first."""
 
-RECENT = 32
-"""Images that are kept for those that they are mixed with: two blocks of the sampler."""
+RECENT = 16
+"""Images that are kept for those that they are mixed with: a block of the sampler."""
 
 MOST_IN_A_ROW = 20
 """If this many images in a row cannot be read, the cause is not single files."""
@@ -62,28 +63,6 @@ class Request:
     mix: bool
     repeat: int = 0
     partners: tuple[int, ...] = ()
-
-
-class Item(NamedTuple):
-    """One element of a batch before collation.
-
-    Args:
-        image: (3, H, W) uint8 RGB.
-        boxes: (N, 4) float32 xyxy pixels of `image`; labels (N,) int64; crowd (N,) bool.
-        image_id, path, letterbox: as in Batch; letterbox is None in training.
-        weights: (N,) float32 or None, as in Targets.
-        problem: files that could not be read and were replaced, one a line.
-    """
-
-    image: torch.Tensor
-    boxes: torch.Tensor
-    labels: torch.Tensor
-    crowd: torch.Tensor
-    image_id: int
-    path: str
-    letterbox: Letterbox | None
-    weights: torch.Tensor | None = None
-    problem: str = ""
 
 
 @dataclass(eq=False, repr=False)
@@ -141,11 +120,19 @@ class TrainDataset(Dataset):
 
     def __getitem__(self, request: Request) -> Item:
         """The augmented image that `request` names; its boxes are in pixels of the network input."""
+        return self._item(request, None)
+
+    def __getitems__(self, requests: list[Request]) -> Batch:
+        """The batch of several requests for one size: what `collate` makes of the single items, without their copies."""
+        images = torch.empty((len(requests), 3, *requests[0].size), dtype=torch.uint8)
+        places = zip(requests, images.numpy(), strict=True)
+        return collate([self._item(request, planes) for request, planes in places], images)
+
+    def _item(self, request: Request, planes: np.ndarray | None) -> Item:
         item = self._augment(request)
-        sample = self.images.samples[request.index]
         problem = "\n".join(self.problems)
         self.problems.clear()
-        return _to_item(item, sample.image_id, str(sample.path), None, problem)
+        return to_item(item, self.images.samples[request.index], None, problem, planes=planes)
 
     def _augment(self, request: Request) -> Labelled:
         config = self.config
@@ -288,7 +275,7 @@ class EvalDataset(Dataset):
         boxes = letterbox.apply(sample.boxes).astype(np.float32)
         image = resize_image(image, letterbox, self.image_size, mode=self.resize)
         item = Labelled(image, boxes, sample.labels, sample.crowd)
-        return _to_item(item, sample.image_id, str(sample.path), letterbox, problem)
+        return to_item(item, sample, letterbox, problem)
 
 
 def check_size(found: tuple[int, ...], height: int, width: int, path: str) -> None:
@@ -315,19 +302,3 @@ def _resized(image: np.ndarray, size: tuple[int, int], interpolation: int) -> np
 
 def _with_remedy(error: ValueError, path: Path) -> str:
     return f"{error}{GO_ON if path.exists() else PUT_BACK}"
-
-
-def _to_item(item: Labelled, image_id: int, path: str, letterbox: Letterbox | None, problem: str) -> Item:
-    planes = np.empty((3, *item.image.shape[:2]), np.uint8)
-    cv2.split(item.image, list(planes))  # several times as fast as a transposed copy
-    return Item(
-        torch.from_numpy(planes),
-        torch.from_numpy(np.ascontiguousarray(item.boxes, np.float32)),
-        torch.from_numpy(item.labels),
-        torch.from_numpy(item.crowd),
-        image_id,
-        path,
-        letterbox,
-        None if item.weights is None else torch.from_numpy(np.ascontiguousarray(item.weights, np.float32)),
-        problem,
-    )

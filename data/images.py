@@ -1,9 +1,10 @@
-"""The one decoder: every image of training, evaluation and detection is read here.
+"""Every image of training, evaluation and detection is read here.
 
-Pillow, not OpenCV: its modes say what a file holds (palette, CMYK, 16 bit, alpha), a truncated file raises instead of
-coming back half grey (`data.cut_jpeg` says whether the last rows alone are missing), and the result does not change
-with the OpenCV release. The cost is small: 2.2 ms against 1.8 ms an image over the 160 photos of coco_tiny, pixels
-identical (one core, Pillow 13, OpenCV 4.14).
+By Pillow, not OpenCV: its modes say what a file holds (palette, CMYK, 16 bit, alpha), a truncated file raises instead
+of coming back half grey (`data.cut_jpeg` says whether the last rows alone are missing), and the result does not change
+with the OpenCV release. The one exception is training, where reading is what takes the time: there a plain and whole
+JPEG file is decoded by OpenCV, which takes 1.8 ms instead of 2.2 over the 160 photos of coco_tiny and leaves more of
+the processor's cache to the rest. The pixels are identical (one core, Pillow 13, OpenCV 4.14).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
@@ -32,6 +34,7 @@ IMAGE_SUFFIXES = frozenset(
 ORIENTATION = 0x0112
 """The EXIF tag; 5 to 8 exchange height and width."""
 
+END_OF_JPEG = b"\xff\xd9"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 NOT_IMAGES = {
     b"version https://git-lfs": "a Git LFS pointer; fetch the file itself with 'git lfs pull'",
@@ -120,19 +123,35 @@ def _decode(data: bytes, size: tuple[int, int] | None) -> tuple[np.ndarray, tupl
     Args:
         size: (height, width) that is enough; None: all there is.
     """
-    stream = io.BytesIO(data)
+    stream, whole = io.BytesIO(data), None
     with Image.open(stream) as image:
-        whole = None
         if size is not None and image.format == "JPEG":
-            upright = _upright_size(image, stream)
-            if upright[0] >= 2 * size[0] and upright[1] >= 2 * size[1]:
-                whole = upright
+            height, width = _upright_size(image, stream)
+            half = height >= 2 * size[0] and width >= 2 * size[1]
+            pixels = _decode_by_opencv(data, image, half=half)
+            if pixels is not None:
+                return pixels, (height, width)
+            if half:
+                whole = height, width
                 image.draft(None, (image.width // 2, image.height // 2))
         image.load()
         if image.format != "TIFF":  # Pillow rotates TIFF itself, and Pillow 10.0 would rotate it twice
             ImageOps.exif_transpose(image, in_place=True)
         pixels = _to_rgb(image)
     return pixels, whole or (pixels.shape[0], pixels.shape[1])
+
+
+def _decode_by_opencv(data: bytes, image: Image.Image, *, half: bool) -> np.ndarray | None:
+    """What Pillow would make of a JPEG file that it has opened, a third faster; None for all but the plainest files."""
+    upright = image.getexif().get(ORIENTATION, 1) == 1
+    if not (upright and image.mode in ("L", "RGB") and data.endswith(END_OF_JPEG)):
+        return None
+    flags = cv2.IMREAD_IGNORE_ORIENTATION | (cv2.IMREAD_REDUCED_COLOR_2 if half else cv2.IMREAD_COLOR)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        return None
+    return pixels if pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
 
 
 def image_size(path: Path) -> tuple[int, int]:

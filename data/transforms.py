@@ -225,11 +225,46 @@ def random_hsv(image: np.ndarray, config: AugmentConfig, rng: np.random.Generato
     drawn = rng.uniform(-1, 1, 3)
     if not limits.any():
         return image
-    factors, turn = 1 + drawn * limits, 0.0
     if config.colour == "darknet":
         factors = (1 + np.abs(drawn) * limits) ** np.sign(drawn)
-        factors[0], turn = 1.0, 180 * drawn[0] * limits[0]  # OpenCV's hue has half degrees
-    return change_hsv(image, (np.arange(256) * factors[0] + turn) % 180, factors[1], factors[2])
+        turn = 180 * drawn[0] * limits[0]  # OpenCV's hue has half degrees
+        return change_hsv(image, (np.arange(256) + turn) % 180, factors[1], factors[2])
+    turn, saturation, value = (drawn * limits).tolist()
+    return change_colour(image, turn / 2, 1 + saturation, 1 + value)
+
+
+def change_colour(image: np.ndarray, turn: float, saturation: float, value: float) -> np.ndarray:
+    """An (H, W, 3) uint8 RGB image, its hue turned, its saturation and value (as in HSV) times a factor.
+
+    Takes half the time of the way there and back. With V the largest of a pixel's channels, a channel c of its HSV
+    colour with other S and V is V' - S'/S V'/V (V - c). Where the value would be above 255, it is 255, and the
+    saturation is a little larger than asked for.
+
+    Args:
+        turn: share of the colour circle, positive from red to green.
+    """
+    thirds = round(3 * turn)  # a third of the circle makes the red green, the green blue
+    angle = math.tan(2 * math.pi * (turn - thirds / 3))
+    # A channel mixed with its neighbour on the circle turns the hue by up to a sixth, and takes some saturation with it.
+    share = abs(angle) / (math.sqrt(0.75) + 1.5 * abs(angle))
+    contrast = saturation * value / math.hypot(1 - 1.5 * share, math.sqrt(0.75) * share)
+    following = -1 if angle > 0 else 1
+    changed = np.empty_like(image)
+    for top in range(0, len(image), ROWS):
+        channels = cv2.split(image[top : top + ROWS])
+        channels = [channels[(place - thirds) % 3] for place in range(3)]
+        largest = _largest(channels)
+        values = cv2.convertScaleAbs(largest, alpha=value)
+        if share:
+            others = (channels[(place + following) % 3] for place in range(3))
+            pairs = zip(channels, others, strict=True)
+            channels = [cv2.addWeighted(channel, 1 - share, other, share, 0) for channel, other in pairs]
+            largest = _largest(channels)
+        for channel in channels:
+            cv2.subtract(largest, channel, dst=channel)
+            cv2.subtract(values, cv2.convertScaleAbs(channel, alpha=contrast), dst=channel)
+        cv2.merge(channels, dst=changed[top : top + ROWS])
+    return changed
 
 
 def change_hsv(image: np.ndarray, hue: np.ndarray, saturation: float, value: float) -> np.ndarray:
@@ -248,6 +283,10 @@ def change_hsv(image: np.ndarray, hue: np.ndarray, saturation: float, value: flo
         )
         cv2.cvtColor(cv2.merge(channels), cv2.COLOR_HSV2RGB, dst=changed[top : top + ROWS])
     return changed
+
+
+def _largest(channels: list[np.ndarray]) -> np.ndarray:
+    return cv2.max(cv2.max(channels[0], channels[1]), channels[2])
 
 
 def ten_crop_size(size: tuple[int, int]) -> tuple[int, int]:
