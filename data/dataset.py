@@ -54,7 +54,7 @@ class Request:
 
     Args:
         repeat: how often the image has occurred before in this epoch (the last batch is filled from the start).
-        partners: images that it may be mixed with: three of its mosaic, one of its mixup, and three of that one's mosaic.
+        partners: images to mix it with: three for its mosaic, one for mixup, and three for the mosaic of that one.
     """
 
     epoch: int
@@ -123,7 +123,7 @@ class TrainDataset(Dataset):
         return self._item(request, None)
 
     def __getitems__(self, requests: list[Request]) -> Batch:
-        """The batch of several requests for one size: what `collate` makes of the single items, without their copies."""
+        """The batch of several requests for one size, as `collate` makes it of single items, but without a copy."""
         images = torch.empty((len(requests), 3, *requests[0].size), dtype=torch.uint8)
         places = zip(requests, images.numpy(), strict=True)
         return collate([self._item(request, planes) for request, planes in places], images)

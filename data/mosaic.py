@@ -15,6 +15,7 @@ from data.transforms import (
     jitter_matrix,
     keep_visible,
     move_boxes,
+    moved_origin,
     random_flips,
     random_hsv,
     random_place,
@@ -61,8 +62,7 @@ def mosaic(
         top = cross_y - item.image.shape[0] if quarter in (0, 1) else cross_y
         x, y = max(left, 0), max(top, 0)  # where it begins on the canvas; what lies beyond is left out
         part = item.image[y - top : 2 * height - top, x - left : 2 * width - left]
-        drawn = draw_(image, part, np.column_stack((matrix[:, :2], matrix @ (x, y, 1))))
-        maps.append(np.column_stack((drawn[:, :2], drawn @ (-x, -y, 1))))
+        maps.append(moved_origin(draw_(image, part, moved_origin(matrix, x, y)), -x, -y))
         boxes.append(item.boxes + np.array([left, top, left, top], np.float32))
     # Boxes are clipped to the canvas first: a crop that is wider would give boxes over grey.
     whole, keep = visible(np.concatenate(boxes), (2 * height, 2 * width), config)

@@ -141,6 +141,11 @@ def move_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return np.concatenate((corners.min(axis=1), corners.max(axis=1)), axis=1)
 
 
+def moved_origin(matrix: np.ndarray, x: float, y: float) -> np.ndarray:
+    """The same (2, 3) map, from pixels that are counted from (x, y)."""
+    return matrix + np.array([[0, 0, matrix[0, 0] * x + matrix[0, 1] * y], [0, 0, matrix[1, 0] * x + matrix[1, 1] * y]])
+
+
 def draw_(target: np.ndarray, image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Draw an image through an affine map into `target`; what it does not cover stays.
 
@@ -151,18 +156,14 @@ def draw_(target: np.ndarray, image: np.ndarray, matrix: np.ndarray) -> np.ndarr
         The map that was taken. Without rotation and shear the image is resized from whole pixels to whole pixels, which
         is twice as fast: then it differs from `matrix` by half a pixel at most.
     """
-    if matrix[0, 1] == matrix[1, 0] == 0 and (matrix[[0, 1], [0, 1]] > 0).all():
-        (x, from_x), (y, from_y) = (
-            _whole_pixels(image.shape[1 - axis], target.shape[1 - axis], matrix[axis, axis], matrix[axis, 2])
-            for axis in (0, 1)
-        )
-        if x.stop > x.start and y.stop > y.start:
-            size = (x.stop - x.start, y.stop - y.start)
-            cv2.resize(image[from_y, from_x], size, dst=target[y, x], interpolation=cv2.INTER_LINEAR)
-            scale = np.array(size) / (from_x.stop - from_x.start, from_y.stop - from_y.start)
-            offset = (x.start, y.start) - scale * (from_x.start, from_y.start)
-            return np.column_stack((np.diag(scale), offset))
-        return matrix
+    (scale_x, over, offset_x), (down, scale_y, offset_y) = matrix.tolist()
+    if over == down == 0 < min(scale_x, scale_y):
+        x, own_x, scale_x, offset_x = _whole_pixels(image.shape[1], target.shape[1], scale_x, offset_x)
+        y, own_y, scale_y, offset_y = _whole_pixels(image.shape[0], target.shape[0], scale_y, offset_y)
+        if x.start < x.stop and y.start < y.stop:
+            size = x.stop - x.start, y.stop - y.start
+            cv2.resize(image[own_y, own_x], size, dst=target[y, x], interpolation=cv2.INTER_LINEAR)
+        return np.array([[scale_x, 0, offset_x], [0, scale_y, offset_y]])
     # OpenCV counts from pixel centres, boxes count from pixel edges: half a pixel apart. A pixel more on each side
     # leaves no gap between images that touch.
     linear, half = matrix[:, :2], np.array([0.5, 0.5])
@@ -177,12 +178,18 @@ def draw_(target: np.ndarray, image: np.ndarray, matrix: np.ndarray) -> np.ndarr
     return matrix
 
 
-def _whole_pixels(length: int, room: int, scale: float, offset: float) -> tuple[slice, slice]:
-    """Along one axis, the pixels of a target of `room` pixels that an image of `length` pixels covers, and its own."""
+def _whole_pixels(length: int, room: int, scale: float, offset: float) -> tuple[slice, slice, float, float]:
+    """Along one axis: what an image of `length` pixels covers of a target of `room` pixels, which part of it is seen
+    there, and scale and offset of that.
+    """
     start, stop = round(offset), round(scale * length + offset)
     first = 0 if start >= 0 else min(round(-offset / scale), length - 1)
     last = length if stop <= room else max(round((room - offset) / scale), first + 1)
-    return slice(max(start, 0), min(stop, room)), slice(first, last)
+    start, stop = max(start, 0), min(stop, room)
+    if start >= stop:
+        return slice(start, start), slice(first, last), scale, offset
+    scale = (stop - start) / (last - first)
+    return slice(start, stop), slice(first, last), scale, start - scale * first
 
 
 def keep_visible(item: Labelled, config: AugmentConfig) -> Labelled:
@@ -245,7 +252,7 @@ def change_colour(image: np.ndarray, turn: float, saturation: float, value: floa
     """
     thirds = round(3 * turn)  # a third of the circle makes the red green, the green blue
     angle = math.tan(2 * math.pi * (turn - thirds / 3))
-    # A channel mixed with its neighbour on the circle turns the hue by up to a sixth, and takes some saturation with it.
+    # A channel mixed with its neighbour on the circle turns hues by up to a sixth, and takes some saturation with it.
     share = abs(angle) / (math.sqrt(0.75) + 1.5 * abs(angle))
     contrast = saturation * value / math.hypot(1 - 1.5 * share, math.sqrt(0.75) * share)
     following = -1 if angle > 0 else 1
