@@ -16,7 +16,7 @@ from utils.boxes import Letterbox, clip
 FILL = 114
 """Grey level around letterboxed and augmented images."""
 
-ROWS = 128
+ROWS = 160
 """Rows of an image whose colours are changed at a time, so that they stay in the processor's cache."""
 
 
@@ -256,21 +256,25 @@ def change_colour(image: np.ndarray, turn: float, saturation: float, value: floa
     share = abs(angle) / (math.sqrt(0.75) + 1.5 * abs(angle))
     contrast = saturation * value / math.hypot(1 - 1.5 * share, math.sqrt(0.75) * share)
     following = -1 if angle > 0 else 1
-    changed = np.empty_like(image)
+    changed, memory = np.empty_like(image), np.empty((8, ROWS, image.shape[1]), np.uint8)
     for top in range(0, len(image), ROWS):
-        channels = cv2.split(image[top : top + ROWS])
-        channels = [channels[(place - thirds) % 3] for place in range(3)]
-        largest = _largest(channels)
-        values = cv2.convertScaleAbs(largest, alpha=value)
+        strip = changed[top : top + ROWS]
+        *parts, largest, values = list(memory[:, : len(strip)])
+        first, mixed = parts[:3], parts[3:]
+        cv2.split(image[top : top + ROWS], first)
+        channels = [first[(place - thirds) % 3] for place in range(3)]
+        cv2.convertScaleAbs(_largest(channels, largest), dst=values, alpha=value)
         if share:
-            others = (channels[(place + following) % 3] for place in range(3))
-            pairs = zip(channels, others, strict=True)
-            channels = [cv2.addWeighted(channel, 1 - share, other, share, 0) for channel, other in pairs]
-            largest = _largest(channels)
+            for place, channel in enumerate(channels):
+                other = channels[(place + following) % 3]
+                cv2.addWeighted(channel, 1 - share, other, share, 0, dst=mixed[place])
+            channels = mixed
+            _largest(channels, largest)
         for channel in channels:
             cv2.subtract(largest, channel, dst=channel)
-            cv2.subtract(values, cv2.convertScaleAbs(channel, alpha=contrast), dst=channel)
-        cv2.merge(channels, dst=changed[top : top + ROWS])
+            cv2.convertScaleAbs(channel, dst=channel, alpha=contrast)
+            cv2.subtract(values, channel, dst=channel)
+        cv2.merge(channels, dst=strip)
     return changed
 
 
@@ -292,8 +296,9 @@ def change_hsv(image: np.ndarray, hue: np.ndarray, saturation: float, value: flo
     return changed
 
 
-def _largest(channels: list[np.ndarray]) -> np.ndarray:
-    return cv2.max(cv2.max(channels[0], channels[1]), channels[2])
+def _largest(channels: list[np.ndarray], result: np.ndarray) -> np.ndarray:
+    cv2.max(channels[0], channels[1], dst=result)
+    return cv2.max(result, channels[2], dst=result)
 
 
 def ten_crop_size(size: tuple[int, int]) -> tuple[int, int]:
