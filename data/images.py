@@ -146,12 +146,13 @@ def _decode_by_opencv(data: bytes, image: Image.Image, *, half: bool) -> np.ndar
     upright = image.getexif().get(ORIENTATION, 1) == 1
     if not (upright and image.mode in ("L", "RGB") and data.endswith(END_OF_JPEG)):
         return None
-    flags = cv2.IMREAD_IGNORE_ORIENTATION | (cv2.IMREAD_REDUCED_COLOR_2 if half else cv2.IMREAD_COLOR)
+    as_rgb = None if half else getattr(cv2, "IMREAD_COLOR_RGB", None)  # since OpenCV 4.11
+    flags = as_rgb or (cv2.IMREAD_REDUCED_COLOR_2 if half else cv2.IMREAD_COLOR)
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         return None
-    return pixels if pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
+    return pixels if pixels is None or as_rgb else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -154,7 +154,7 @@ def draw_(target: np.ndarray, image: np.ndarray, matrix: np.ndarray) -> np.ndarr
         matrix: (2, 3), from pixels of the image to pixels of the target, edges at whole numbers.
     Returns:
         The map that was taken. Without rotation and shear the image is resized from whole pixels to whole pixels, which
-        is twice as fast: then it differs from `matrix` by half a pixel at most.
+        is twice as fast: then the map differs from `matrix` by at most half a pixel of the image or of the target.
     """
     (scale_x, over, offset_x), (down, scale_y, offset_y) = matrix.tolist()
     if over == down == 0 < min(scale_x, scale_y):
