@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import cv2
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data.images import read_image, read_reduced
+from data.images import image_size, read_image, read_reduced, tell
 from data.items import Item, collate, to_item
 from data.mosaic import draw_crossing, mixup, mosaic, quadrants, random_variant
 from data.transforms import (
@@ -30,7 +29,8 @@ from utils import dist
 from utils.augment_config import AugmentConfig
 from utils.boxes import plan_resize
 from utils.log import tracked
-from utils.structures import Batch, LabelledImages
+from utils.structures import Batch, LabelledImages, Sample
+from utils.text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +43,17 @@ RECENT = 16
 MOST_IN_A_ROW = 20
 """If this many images in a row cannot be read, the cause is not single files."""
 
-GO_ON = "; or train without such files: --set bad_images=skip (for --resume: bad_images: skip in the run's config.yaml)"
+GO_ON = (
+    "; --resume goes on only with the files that the run began with, a new run takes any; or train without such "
+    "files: --set bad_images=skip (for --resume: bad_images: skip in the run's config.yaml)"
+)
 PUT_BACK = "; put it back, and --resume goes on exactly; a new run leaves it out"
-"""Remedies for a file that stops a training: for a damaged one, and for a missing one."""
+REPLACED = (
+    "; --resume goes on only with the files that the run began with; or train anew without such files: "
+    "--set bad_images=skip"
+)
+"""Remedies for a file that stops a training: a damaged one; a missing one; and one of another size, or without any,
+which would be another data set for --resume."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +99,10 @@ class TrainDataset(Dataset):
 
     def __post_init__(self) -> None:
         self.problems: list[str] = []
-        self.recent: dict[tuple[int, tuple[int, int]], tuple[Labelled, list[str]]] = {}
-        """By index and size, the images that were read last, and what was wrong with their files."""
+        self.notes: list[str] = []
+        """What the image that is being made has to say: see Item."""
+        self.recent: dict[tuple[int, tuple[int, int]], tuple[Labelled, list[str], list[str]]] = {}
+        """By index and size, the images that were read last, with the problems and notes of their files."""
         self.pipeline = None
         if self.config.albumentations:
             from data.pipeline import AlbumentationsPipeline  # the library takes a second or two to import
@@ -112,6 +122,8 @@ class TrainDataset(Dataset):
         with ThreadPoolExecutor() as pool:
             images, quiet = pool.map(self._read_or_problem, range(len(self))), dist.launched_rank() != 0
             self.cache = list(tracked(images, len(self), "Reading the training images", quiet=quiet))
+        tell(sorted(self.notes))
+        self.notes.clear()
         logger.info("Training images in memory: %d, %.0f MB", len(self), needed / 1e6)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -130,9 +142,10 @@ class TrainDataset(Dataset):
 
     def _item(self, request: Request, planes: np.ndarray | None) -> Item:
         item = self._augment(request)
-        problem = "\n".join(self.problems)
+        problem, notes = "\n".join(self.problems), tuple(self.notes)
         self.problems.clear()
-        return to_item(item, self.images.samples[request.index], None, problem, planes=planes)
+        self.notes.clear()
+        return to_item(item, self.images.samples[request.index], None, problem, notes, planes=planes)
 
     def _augment(self, request: Request) -> Labelled:
         config = self.config
@@ -179,14 +192,15 @@ class TrainDataset(Dataset):
         """
         known = self.recent.pop((index, size), None)
         if known is None:
-            told = len(self.problems)
+            before = len(self.problems), len(self.notes)
             item = self._sized(index, size)
-            known = item, self.problems[told:]
-            del self.problems[told:]
+            known = item, self.problems[before[0] :], self.notes[before[1] :]
+        else:
+            self.problems += known[1]
+            self.notes += known[2]
         self.recent[index, size] = known
         if len(self.recent) > RECENT:
             del self.recent[next(iter(self.recent))]
-        self.problems += known[1]
         return known[0]
 
     def _sized(self, index: int, size: tuple[int, int]) -> Labelled:
@@ -220,7 +234,7 @@ class TrainDataset(Dataset):
             return self._read(index)
         except ValueError as error:
             if self.bad_images == "stop":
-                raise ValueError(_with_remedy(error, self.images.samples[index].path)) from None
+                raise ValueError(_with_remedy(error, self.images.samples[index])) from None
             return str(error)
 
     def _inner_size(self, index: int) -> tuple[int, int]:
@@ -231,9 +245,10 @@ class TrainDataset(Dataset):
     def _read(self, index: int) -> np.ndarray:
         """The decoded image at the base size."""
         sample = self.images.samples[index]
-        size = self._inner_size(index)
-        image, whole = read_reduced(sample.path, size)
+        size, notes = self._inner_size(index), list[str]()
+        image, whole = read_reduced(sample.path, size, notes=notes)
         check_size(whole, sample.height, sample.width, str(sample.path))
+        self.notes += _named(notes, sample)
         return _resized(image, size, self.interpolation)
 
 
@@ -260,13 +275,13 @@ class EvalDataset(Dataset):
 
     def __getitem__(self, index: int) -> Item:
         """The image at `index`; its boxes are in pixels of the network input."""
-        sample, problem = self.images.samples[index], ""
+        sample, problem, notes = self.images.samples[index], "", list[str]()
         try:
-            image = read_image(sample.path)
+            image = read_image(sample.path, notes=notes)
             check_size(image.shape[:2], sample.height, sample.width, str(sample.path))
         except ValueError as error:
             if self.bad_images == "stop":
-                raise ValueError(_with_remedy(error, sample.path)) from None
+                raise ValueError(_with_remedy(error, sample)) from None
             if self.bad_images is None:
                 raise
             image, problem = np.full((sample.height, sample.width, 3), FILL, np.uint8), str(error)
@@ -275,7 +290,7 @@ class EvalDataset(Dataset):
         boxes = letterbox.apply(sample.boxes).astype(np.float32)
         image = resize_image(image, letterbox, self.image_size, mode=self.resize)
         item = Labelled(image, boxes, sample.labels, sample.crowd)
-        return to_item(item, sample, letterbox, problem)
+        return to_item(item, sample, letterbox, problem, _named(notes, sample))
 
 
 def check_size(found: tuple[int, ...], height: int, width: int, path: str) -> None:
@@ -300,5 +315,16 @@ def _resized(image: np.ndarray, size: tuple[int, int], interpolation: int) -> np
     return image if image.shape[:2] == size else cv2.resize(image, size[::-1], interpolation=interpolation)
 
 
-def _with_remedy(error: ValueError, path: Path) -> str:
-    return f"{error}{GO_ON if path.exists() else PUT_BACK}"
+def _named(notes: list[str], sample: Sample) -> tuple[str, ...]:
+    """What is wrong with the file of a sample that is used all the same, with its name."""
+    return tuple(f"{printable(sample.path)}: {note}" for note in notes)
+
+
+def _with_remedy(error: ValueError, sample: Sample) -> str:
+    if not sample.path.exists():
+        return f"{error}{PUT_BACK}"
+    try:
+        as_before = image_size(sample.path) == (sample.height, sample.width)
+    except ValueError:
+        as_before = False
+    return f"{error}{GO_ON if as_before else REPLACED}"

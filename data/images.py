@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import logging
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,7 +23,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from data.cut_jpeg import complete_jpeg
 from utils.files import open_regular, read_regular
-from utils.text import printable
+from utils.text import printable, shown
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ NOT_IMAGES = {
 
 
 _told: set[str] = set()
-"""Names of cut-off files that this process has told of."""
+"""What this process has told of files."""
 
 
 def read_image(path: Path, *, notes: list[str] | None = None) -> np.ndarray:
@@ -64,18 +65,22 @@ def read_image(path: Path, *, notes: list[str] | None = None) -> np.ndarray:
     return decode_image(_bytes_of(Path(path)), name=str(path), notes=notes)
 
 
-def read_reduced(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+def read_reduced(
+    path: Path, size: tuple[int, int], *, notes: list[str] | None = None
+) -> tuple[np.ndarray, tuple[int, int]]:
     """The first image of a file as `read_image` gives it, for use at `size` (height, width) or less.
 
     A JPEG file that is at least twice as large is decoded at half its scale, where each pixel is the mean of four.
     A quarter would be faster still, but evaluation, which shrinks whole images, would see sharper ones than training.
 
+    Args:
+        notes: as of `read_image`.
     Returns:
         (H, W, 3) uint8 RGB, perhaps read-only; height and width of the whole upright image.
     Raises:
         ValueError: as `read_image`.
     """
-    return _decode_or_mend(_bytes_of(path), size, name=str(path), notes=None)
+    return _decode_or_mend(_bytes_of(path), size, name=str(path), notes=notes)
 
 
 def decode_image(data: bytes, *, name: str = "image", notes: list[str] | None = None) -> np.ndarray:
@@ -103,18 +108,21 @@ def _decode_or_mend(
             raise ValueError(_explain(error, data[:64], len(data), name)) from error
         whole, share = completed
     lost = f"{share:.2%} of its pixels are lost" if share else "no pixel is lost"
-    _tell(
-        name, f"the file is cut off ({len(data)} bytes), {lost}; it is used. Replace it if the whole file exists", notes
-    )
+    note = f"the file is cut off ({len(data)} bytes), {lost}; it is used. If the whole file exists, put it in its place"
+    note += " before a training begins"
+    if notes is None:
+        tell([f"{printable(name)}: {note}"])
+    else:
+        notes.append(note)
     return _decode(whole, size)
 
 
-def _tell(name: str, note: str, notes: list[str] | None) -> None:
-    if notes is not None:
-        notes.append(note)
-    elif name not in _told:
-        _told.add(name)
-        logger.warning("%s: %s", name, note)
+def tell(notes: Iterable[str]) -> None:
+    """Log what is wrong with files that are used all the same, each once in this process."""
+    for note in notes:
+        if note not in _told:
+            _told.add(note)
+            logger.warning("%s", note)
 
 
 def _decode(data: bytes, size: tuple[int, int] | None) -> tuple[np.ndarray, tuple[int, int]]:
@@ -238,9 +246,8 @@ def _explain(error: Exception, head: bytes, size: int, name: str) -> str:
             if head.lstrip().lower().startswith(start):
                 return f"{name}: not an image but {kind}"
         return (
-            f"{name}: not an image that Pillow knows ({size} bytes beginning with {head[:8]!r}); "
+            f"{name}: not an image that Pillow knows ({size} bytes beginning with {shown(head[:8])}); "
             "save it as JPEG or PNG, or leave it out"
         )
-    return (
-        f"{name}: cannot be decoded ({error or type(error).__name__}; {size} bytes); replace the file or leave it out"
-    )
+    reason = f"{error or type(error).__name__}; {size} bytes"
+    return f"{name}: cannot be decoded ({reason}); put a whole file in its place or leave it out"

@@ -23,6 +23,7 @@ class Item(NamedTuple):
         image_id, path, letterbox: as in Batch; letterbox is None in training.
         weights: (N,) float32 or None, as in Targets.
         problem: files that could not be read and were replaced, one a line.
+        notes: files that are used although something is wrong with them.
     """
 
     image: torch.Tensor
@@ -34,15 +35,23 @@ class Item(NamedTuple):
     letterbox: Letterbox | None
     weights: torch.Tensor | None = None
     problem: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def to_item(
-    item: Labelled, sample: Sample, letterbox: Letterbox | None, problem: str, *, planes: np.ndarray | None = None
+    item: Labelled,
+    sample: Sample,
+    letterbox: Letterbox | None,
+    problem: str,
+    notes: tuple[str, ...],
+    *,
+    planes: np.ndarray | None = None,
 ) -> Item:
     """An element of a batch from an image with its labels.
 
     Args:
         sample: what it was made of.
+        letterbox, problem, notes: as in Item.
         planes: (3, H, W) uint8, where its image is put; new memory if None.
     """
     if planes is None:
@@ -58,6 +67,7 @@ def to_item(
         letterbox,
         None if item.weights is None else torch.from_numpy(np.ascontiguousarray(item.weights, np.float32)),
         problem,
+        notes,
     )
 
 
@@ -84,4 +94,5 @@ def collate(items: Sequence[Item], images: torch.Tensor | None = None) -> Batch:
         tuple(item.path for item in items),
         letterboxes,
         tuple(item.problem for item in items) if any(item.problem for item in items) else (),
+        tuple(dict.fromkeys(note for item in items for note in item.notes)),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data.transforms import ten_crops
+from engine.notes import FileNotes
 from models.info import ModelInfo, Predictor
 from models.postprocess import postprocess
 from utils import dist
@@ -26,8 +26,6 @@ from utils.metrics.detection import DetectionMetric
 from utils.plots import plot_figures
 from utils.structures import Batch, Detections, LabelledImages
 from utils.train_config import TrainConfig
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,13 @@ class EvaluationOptions:
 
 
 def evaluate(
-    predictor: Predictor, loader: DataLoader, metric: Metric, options: EvaluationOptions, *, over_ranks: bool = False
+    predictor: Predictor,
+    loader: DataLoader,
+    metric: Metric,
+    options: EvaluationOptions,
+    *,
+    over_ranks: bool = False,
+    notes: FileNotes | None = None,
 ) -> dict[str, Any]:
     """The figures of a metric over the images of a loader, and what they cost in time.
 
@@ -73,14 +77,14 @@ def evaluate(
         metric: without anything found yet; it has it all afterwards.
         over_ranks: the loaders of all ranks together give each image once, and every rank calls this; every rank then
             gets the figures of all.
+        notes: of the run that the evaluation belongs to.
     Returns:
         What `metric.compute` gives, and 'speed_ms': milliseconds an image, by the clock, for 'preprocess' (reading and
         resizing as far as the loader's workers do not hide it, and the way to the device), 'inference' and
         'postprocess'. The three add up to the whole time.
     """
     seconds = {"preprocess": 0.0, "inference": 0.0, "postprocess": 0.0}
-    count, mark = 0, time.perf_counter()
-    unreadable: list[str] = []
+    count, mark, unreadable, notes = 0, time.perf_counter(), list[str](), notes or FileNotes()
 
     def lap(part: str) -> None:
         nonlocal mark
@@ -89,8 +93,7 @@ def evaluate(
         now = time.perf_counter()
         seconds[part], mark = seconds[part] + now - mark, now
 
-    quiet = over_ranks and dist.rank() != 0
-    with torch.inference_mode(), Progress(len(loader), "Evaluating", quiet=quiet) as progress:
+    with torch.inference_mode(), Progress(len(loader), "Evaluating", quiet=over_ranks and dist.rank() != 0) as progress:
         for batch in loader:
             images = batch.to(predictor.device).images
             lap("preprocess")
@@ -107,11 +110,11 @@ def evaluate(
                 metric.update(batch.image_ids, detections_of_batch(raw, batch, predictor.info, options))
             count += len(batch)
             unreadable += [problem for problem in batch.problems if problem]
+            notes.add(*batch.notes)
             progress.advance()
             lap("postprocess")
-    if unreadable:
-        logger.warning("Evaluation without %d images that cannot be read: %s", len(unreadable), unreadable[0])
     speed = {part: 1000 * value / max(count, 1) for part, value in seconds.items()}
+    notes.tell_unread(unreadable, over_ranks=over_ranks)
     if not over_ranks:
         return {**metric.compute(), "speed_ms": speed}
     for rows in dist.gather(metric.predictions()):

@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,10 +137,10 @@ def test_a_loader_process_that_hangs_is_not_waited_for_for_ever(
 ) -> None:
     real = dataset.read_reduced
 
-    def stuck(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    def stuck(path: Path, size: tuple[int, int], **options: Any) -> tuple[np.ndarray, tuple[int, int]]:
         if path.name == "5.png":
             time.sleep(600)
-        return real(path, size)
+        return real(path, size, **options)
 
     monkeypatch.setattr(dataset, "read_reduced", stuck)
     begin = time.monotonic()

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from data.config import load_data_config
-from data.dataset import RECENT, EvalDataset, Request, TrainDataset, check_size
+from data.dataset import RECENT, REPLACED, EvalDataset, Request, TrainDataset, check_size
 from data.images import read_image, read_reduced
 from data.items import Item, collate
 from data.read import read_split
@@ -120,9 +120,9 @@ def test_a_batch_is_what_its_items_are_one_by_one(images: LabelledImages) -> Non
 def test_each_image_of_a_block_is_read_once(images: LabelledImages, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
 
-    def counted(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    def counted(path: Path, size: tuple[int, int], **options: list[str]) -> tuple[np.ndarray, tuple[int, int]]:
         read.append(path)
-        return read_reduced(path, size)
+        return read_reduced(path, size, **options)
 
     monkeypatch.setattr("data.dataset.read_reduced", counted)
     dataset = make(images, replace(ALL, mosaic=1.0, mixup=1.0))
@@ -268,6 +268,26 @@ def test_a_bad_file_stops_and_names_the_other_way(spoiled: LabelledImages) -> No
         make(spoiled).fill_cache(limit_bytes=10**9)
     with pytest.raises(ValueError, match=r"2.png: no such image file"):
         EvalDataset(spoiled, image_size=SIZE, resize="letterbox")[2]
+
+
+def test_the_remedies_are_true(images: LabelledImages, tmp_path: Path) -> None:
+    """A file whose header is gone, or says another size, would be left out at --resume: another data set."""
+    whole = images.samples[2].path.read_bytes()
+    sample = replace(images.samples[2], path=tmp_path / "x.png")
+    dataset = make(replace(images, samples=(sample,)))
+    skip = "train without such files: --set bad_images=skip (for --resume: bad_images: skip in the run's config.yaml)"
+    for data, remedy in (
+        (whole[: len(whole) // 2], f"a new run takes any; or {skip}"),
+        (b"", REPLACED),
+        (None, REPLACED),
+    ):
+        if data is None:
+            Image.new("RGB", (10, 11)).save(sample.path)
+        else:
+            sample.path.write_bytes(data)
+        with pytest.raises(ValueError, match="only with the files that the run began with") as caught:
+            dataset[Request(0, 0, SIZE, False)]
+        assert str(caught.value).endswith(remedy)
 
 
 @pytest.mark.parametrize("cached", [False, True])
