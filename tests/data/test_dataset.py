@@ -138,6 +138,18 @@ def test_what_is_wrong_with_an_image_is_told_with_every_sample_of_it(spoiled: La
     assert items[0].problem.count("no such image file") == 2
 
 
+def test_what_a_cut_off_file_has_to_say_goes_with_every_sample_of_it(tmp_path: Path) -> None:
+    picture = Image.effect_noise((640, 480), 50).convert("RGB")
+    picture.save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-3])
+    sample = Sample(tmp_path / "a.jpg", 1, 480, 640, np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, bool))
+    dataset = make(LabelledImages((sample,), ("a",), (1,), {}), PLAIN)
+    items = [dataset[Request(0, 0, SIZE, False)] for _ in range(2)]
+    assert same(*items)
+    assert len(items[0].notes) == 1
+    assert "a.jpg: the file is cut off" in items[0].notes[0]
+
+
 @pytest.mark.parametrize("cached", [False, True])
 def test_large_photos_are_decoded_at_half_their_size_with_and_without_the_cache(tmp_path: Path, cached: bool) -> None:
     rows, columns = np.mgrid[:200, :300]
