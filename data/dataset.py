@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data.images import image_size, read_image, tell
-from data.mosaic import draw_mosaic, mixup, mosaic, quadrants, random_variant
+from data.images import image_size, read_image, read_reduced, tell
+from data.items import Item, collate, to_item
+from data.mosaic import draw_crossing, mixup, mosaic, quadrants, random_variant
 from data.transforms import (
     FILL,
     Labelled,
@@ -26,15 +27,18 @@ from data.transforms import (
 )
 from utils import dist
 from utils.augment_config import AugmentConfig
-from utils.boxes import Letterbox, plan_resize
+from utils.boxes import plan_resize
 from utils.log import tracked
-from utils.structures import LabelledImages, Sample
+from utils.structures import Batch, LabelledImages, Sample
 from utils.text import printable
 
 logger = logging.getLogger(__name__)
 
 MIXUP_STREAM = 1_000_003
 """Added to the epoch for the second image of a mixup, so that it is not the augmentation of the first."""
+
+RECENT = 16
+"""Images that are kept for those that they are mixed with: a block of the sampler."""
 
 MOST_IN_A_ROW = 20
 """If this many images in a row cannot be read, the cause is not single files."""
@@ -58,6 +62,7 @@ class Request:
 
     Args:
         repeat: how often the image has occurred before in this epoch (the last batch is filled from the start).
+        partners: images to mix it with: three for its mosaic, one for mixup, and three for the mosaic of that one.
     """
 
     epoch: int
@@ -65,30 +70,7 @@ class Request:
     size: tuple[int, int]
     mix: bool
     repeat: int = 0
-
-
-class Item(NamedTuple):
-    """One element of a batch before collation.
-
-    Args:
-        image: (3, H, W) uint8 RGB.
-        boxes: (N, 4) float32 xyxy pixels of `image`; labels (N,) int64; crowd (N,) bool.
-        image_id, path, letterbox: as in Batch; letterbox is None in training.
-        weights: (N,) float32 or None, as in Targets.
-        problem: files that could not be read and were replaced, one a line.
-        notes: files that are used although something is wrong with them.
-    """
-
-    image: torch.Tensor
-    boxes: torch.Tensor
-    labels: torch.Tensor
-    crowd: torch.Tensor
-    image_id: int
-    path: str
-    letterbox: Letterbox | None
-    weights: torch.Tensor | None = None
-    problem: str = ""
-    notes: tuple[str, ...] = ()
+    partners: tuple[int, ...] = ()
 
 
 @dataclass(eq=False, repr=False)
@@ -119,6 +101,8 @@ class TrainDataset(Dataset):
         self.problems: list[str] = []
         self.notes: list[str] = []
         """What the image that is being made has to say: see Item."""
+        self.recent: dict[tuple[int, tuple[int, int]], tuple[Labelled, list[str], list[str]]] = {}
+        """By index and size, the images that were read last, with the problems and notes of their files."""
         self.pipeline = None
         if self.config.albumentations:
             from data.pipeline import AlbumentationsPipeline  # the library takes a second or two to import
@@ -143,24 +127,32 @@ class TrainDataset(Dataset):
         logger.info("Training images in memory: %d, %.0f MB", len(self), needed / 1e6)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the cached images: if loader processes are not forked, each would get a copy of them all."""
-        return {**self.__dict__, "cache": None}
+        """Without images: if loader processes are not forked, each would get a copy of them all."""
+        return {**self.__dict__, "cache": None, "recent": {}}
 
     def __getitem__(self, request: Request) -> Item:
         """The augmented image that `request` names; its boxes are in pixels of the network input."""
+        return self._item(request, None)
+
+    def __getitems__(self, requests: list[Request]) -> Batch:
+        """The batch of several requests for one size, as `collate` makes it of single items, but without a copy."""
+        images = torch.empty((len(requests), 3, *requests[0].size), dtype=torch.uint8)
+        places = zip(requests, images.numpy(), strict=True)
+        return collate([self._item(request, planes) for request, planes in places], images)
+
+    def _item(self, request: Request, planes: np.ndarray | None) -> Item:
         item = self._augment(request)
-        sample = self.images.samples[request.index]
         problem, notes = "\n".join(self.problems), tuple(self.notes)
         self.problems.clear()
         self.notes.clear()
-        return _to_item(item, sample.image_id, str(sample.path), None, problem, notes)
+        return to_item(item, self.images.samples[request.index], None, problem, notes, planes=planes)
 
     def _augment(self, request: Request) -> Labelled:
         config = self.config
         rng = self._generator(request.epoch, request)
         item = self._compose(request, rng)
         if request.mix and rng.random() < config.mixup:
-            partner = replace(request, index=int(rng.integers(len(self))))
+            partner = replace(request, index=request.partners[3], partners=request.partners[4:])
             other = self._generator(request.epoch + MIXUP_STREAM, partner)
             item = mixup(item, self._compose(partner, other), rng)
         item = self._run_pipeline(item, request.size, rng)
@@ -176,10 +168,9 @@ class TrainDataset(Dataset):
         """One image or a mosaic of four, through the random affine map, at the requested size."""
         each_alone = self.config.mosaic_type == "quadrants"
         if request.mix and rng.random() < self.config.mosaic:
-            crossing, indices = draw_mosaic(request.index, len(self), self.config, rng)
-            items = [self._load(index, request.size) for index in indices]
+            items = [self._load(index, request.size) for index in (request.index, *request.partners[:3])]
             join = quadrants if each_alone else mosaic
-            return join(items, crossing, request.size, self.config, rng)
+            return join(items, draw_crossing(self.config, rng), request.size, self.config, rng)
         vary = random_variant if each_alone else random_place
         return vary(self._load(request.index, request.size), request.size, self.config, rng)
 
@@ -195,13 +186,29 @@ class TrainDataset(Dataset):
         return warp(item, matrix, size, self.config)
 
     def _load(self, index: int, size: tuple[int, int]) -> Labelled:
-        """An image with its labels, resized for an input of `size`, without the grey sides."""
+        """An image with its labels, resized for an input of `size`, without the grey sides.
+
+        Images of one block follow each other, so the last ones are kept.
+        """
+        known = self.recent.pop((index, size), None)
+        if known is None:
+            before = len(self.problems), len(self.notes)
+            item = self._sized(index, size)
+            known = item, self.problems[before[0] :], self.notes[before[1] :]
+        else:
+            self.problems += known[1]
+            self.notes += known[2]
+        self.recent[index, size] = known
+        if len(self.recent) > RECENT:
+            del self.recent[next(iter(self.recent))]
+        return known[0]
+
+    def _sized(self, index: int, size: tuple[int, int]) -> Labelled:
         index, image = self.image_at(index)
         sample = self.images.samples[index]
         box = plan_resize(sample.height, sample.width, size, self.resize)
         height, width = round(sample.height * box.scale_y), round(sample.width * box.scale_x)
-        if image.shape[:2] != (height, width):
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        image = _resized(image, (height, width), cv2.INTER_LINEAR)
         boxes = (sample.boxes * (box.scale_x, box.scale_y, box.scale_x, box.scale_y)).astype(np.float32)
         return Labelled(image, boxes, sample.labels, sample.crowd)
 
@@ -238,10 +245,11 @@ class TrainDataset(Dataset):
     def _read(self, index: int) -> np.ndarray:
         """The decoded image at the base size."""
         sample = self.images.samples[index]
-        image, notes = _read_image(sample)
-        self.notes += notes
-        height, width = self._inner_size(index)
-        return cv2.resize(image, (width, height), interpolation=self.interpolation)
+        size, notes = self._inner_size(index), list[str]()
+        image, whole = read_reduced(sample.path, size, notes=notes)
+        check_size(whole, sample.height, sample.width, str(sample.path))
+        self.notes += _named(notes, sample)
+        return _resized(image, size, self.interpolation)
 
 
 @dataclass(eq=False, repr=False)
@@ -269,7 +277,8 @@ class EvalDataset(Dataset):
         """The image at `index`; its boxes are in pixels of the network input."""
         sample, problem, notes = self.images.samples[index], "", list[str]()
         try:
-            image, notes = _read_image(sample)
+            image = read_image(sample.path, notes=notes)
+            check_size(image.shape[:2], sample.height, sample.width, str(sample.path))
         except ValueError as error:
             if self.bad_images == "stop":
                 raise ValueError(_with_remedy(error, sample)) from None
@@ -281,32 +290,34 @@ class EvalDataset(Dataset):
         boxes = letterbox.apply(sample.boxes).astype(np.float32)
         image = resize_image(image, letterbox, self.image_size, mode=self.resize)
         item = Labelled(image, boxes, sample.labels, sample.crowd)
-        return _to_item(item, sample.image_id, str(sample.path), letterbox, problem, tuple(notes))
+        return to_item(item, sample, letterbox, problem, _named(notes, sample))
 
 
-def check_size(image: np.ndarray, height: int, width: int, path: str) -> None:
+def check_size(found: tuple[int, ...], height: int, width: int, path: str) -> None:
     """Refuse an image whose size differs from the size that its labels were made for.
 
     Args:
-        image: (H, W, 3) uint8.
-        height, width: pixels, as the labels say.
+        found: height and width of the upright image.
+        height, width: as the labels say.
     Raises:
         ValueError: with both sizes and the likely cause.
     """
-    if image.shape[:2] != (height, width):
+    if found != (height, width):
         raise ValueError(
             f"{path}: the labels say {width} x {height} pixels, the upright image has "
-            f"{image.shape[1]} x {image.shape[0]}; correct width and height in the annotation file (if the two are "
+            f"{found[1]} x {found[0]}; correct width and height in the annotation file (if the two are "
             "swapped, the boxes were drawn on the image without its EXIF rotation)"
         )
 
 
-def _read_image(sample: Sample) -> tuple[np.ndarray, list[str]]:
-    """The image of a sample in full size, and what is wrong with its file."""
-    notes: list[str] = []
-    image = read_image(sample.path, notes=notes)
-    check_size(image, sample.height, sample.width, str(sample.path))
-    return image, [f"{printable(sample.path)}: {note}" for note in notes]
+def _resized(image: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
+    """An image at another (height, width); the image itself if that is its own."""
+    return image if image.shape[:2] == size else cv2.resize(image, size[::-1], interpolation=interpolation)
+
+
+def _named(notes: list[str], sample: Sample) -> tuple[str, ...]:
+    """What is wrong with the file of a sample that is used all the same, with its name."""
+    return tuple(f"{printable(sample.path)}: {note}" for note in notes)
 
 
 def _with_remedy(error: ValueError, sample: Sample) -> str:
@@ -317,21 +328,3 @@ def _with_remedy(error: ValueError, sample: Sample) -> str:
     except ValueError:
         as_before = False
     return f"{error}{GO_ON if as_before else REPLACED}"
-
-
-def _to_item(
-    item: Labelled, image_id: int, path: str, letterbox: Letterbox | None, problem: str, notes: tuple[str, ...]
-) -> Item:
-    image = torch.from_numpy(np.ascontiguousarray(item.image)).permute(2, 0, 1)
-    return Item(
-        image,
-        torch.from_numpy(np.ascontiguousarray(item.boxes, np.float32)),
-        torch.from_numpy(item.labels),
-        torch.from_numpy(item.crowd),
-        image_id,
-        path,
-        letterbox,
-        None if item.weights is None else torch.from_numpy(np.ascontiguousarray(item.weights, np.float32)),
-        problem,
-        notes,
-    )

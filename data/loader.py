@@ -16,12 +16,13 @@ from torch.utils.data import DataLoader
 
 from data.anchors import object_sizes
 from data.classification import ClassifyDataset
-from data.dataset import EvalDataset, Item, TrainDataset
+from data.dataset import EvalDataset, TrainDataset
+from data.items import collate
 from data.sampler import SizePlan, TrainSampler
 from data.transforms import ten_crop_size
 from data.watched_loader import WatchedLoader
 from utils.config import ConfigError
-from utils.structures import Batch, LabelledImages, Targets
+from utils.structures import Batch, LabelledImages
 from utils.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -34,28 +35,6 @@ SMALL_SHARE = 0.05
 
 SHARED_MEMORY = Path("/dev/shm")
 """Where loader processes put their batches, on Linux."""
-
-
-def collate(items: list[Item]) -> Batch:
-    """Items of one size -> Batch, with (B, 3, H, W) uint8 images and the targets of all items in one list."""
-    weights = [item.weights for item in items if item.weights is not None]
-    targets = Targets(
-        boxes=torch.cat([item.boxes for item in items]),
-        labels=torch.cat([item.labels for item in items]),
-        image_index=torch.cat([torch.full((len(item.boxes),), index) for index, item in enumerate(items)]),
-        crowd=torch.cat([item.crowd for item in items]),
-        weights=torch.cat(weights) if weights else None,
-    )
-    letterboxes = tuple(item.letterbox for item in items if item.letterbox is not None)
-    return Batch(
-        torch.stack([item.image for item in items]),
-        targets,
-        tuple(item.image_id for item in items),
-        tuple(item.path for item in items),
-        letterboxes,
-        tuple(item.problem for item in items) if any(item.problem for item in items) else (),
-        tuple(dict.fromkeys(note for item in items for note in item.notes)),
-    )
 
 
 def local_ranks() -> int:
@@ -203,13 +182,18 @@ def build_train_loader(
         dataset,
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=as_it_is,  # the dataset gives whole batches
         pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(sampler.seed),
         persistent_workers=workers > 0,
         prefetch_factor=prefetch_factor(workers, batch_bytes, wanted=4, share=0.6),
         patience=timeout,
     )
+
+
+def as_it_is(batch: Batch) -> Batch:
+    """The batch itself."""
+    return batch
 
 
 def build_eval_loader(

@@ -11,11 +11,15 @@ from data.transforms import (
     FILL,
     Labelled,
     affine_matrix,
+    draw_,
     jitter_matrix,
     keep_visible,
+    move_boxes,
+    moved_origin,
     random_flips,
     random_hsv,
     random_place,
+    visible,
     warp,
 )
 from utils.augment_config import AugmentConfig
@@ -24,16 +28,10 @@ CROSSING = {"canvas": (0.25, 0.75), "quadrants": (0.2, 0.8)}
 """By mosaic_type, the smallest and largest share of width and height at which the four images meet."""
 
 
-def draw_mosaic(
-    index: int, count: int, config: AugmentConfig, rng: np.random.Generator
-) -> tuple[tuple[float, float], list[int]]:
-    """The random part of a mosaic: where the images meet, and which they are, `index` and three of all `count`.
-
-    Returns:
-        x and y of the crossing as shares of width and height; four indices.
-    """
+def draw_crossing(config: AugmentConfig, rng: np.random.Generator) -> tuple[float, float]:
+    """Where the images of a mosaic meet: x and y as shares of width and height."""
     x, y = rng.uniform(*CROSSING[config.mosaic_type], 2).tolist()
-    return (x, y), [index, *rng.integers(count, size=3).tolist()]
+    return x, y
 
 
 def mosaic(
@@ -43,31 +41,34 @@ def mosaic(
     config: AugmentConfig,
     rng: np.random.Generator,
 ) -> Labelled:
-    """Four images around a crossing on a canvas of twice the size, then a random affine crop of it.
+    """Four images around a crossing on a canvas of twice the size, seen through a random affine map.
 
     After YOLOv4's mosaic (arXiv:2004.10934), with the crossing at 25 to 75 % of the canvas.
 
     Args:
         items: top left, top right, bottom left, bottom right.
-        crossing: as of `draw_mosaic`.
+        crossing: x and y as shares of the canvas (`draw_crossing`).
         size: (height, width) of the result.
     Returns:
         (height, width, 3) uint8 with the boxes of all four in its pixels.
     """
     height, width = size
-    canvas = np.full((2 * height, 2 * width, 3), FILL, np.uint8)
     cross_x, cross_y = int(crossing[0] * 2 * width), int(crossing[1] * 2 * height)
-    parts = []
+    matrix = affine_matrix((width, height), size, config, rng)
+    image, maps, boxes = np.full((height, width, 3), FILL, np.uint8), [], []
     for quarter, item in enumerate(items):
-        inner_height, inner_width = item.image.shape[:2]
         # The corner that touches the crossing: bottom right of the first image, bottom left of the second, ...
-        left = cross_x - inner_width if quarter in (0, 2) else cross_x
-        top = cross_y - inner_height if quarter in (0, 1) else cross_y
-        paste(canvas, item.image, left, top)
-        parts.append(replace(item, boxes=item.boxes + np.array([left, top, left, top], np.float32)))
+        left = cross_x - item.image.shape[1] if quarter in (0, 2) else cross_x
+        top = cross_y - item.image.shape[0] if quarter in (0, 1) else cross_y
+        x, y = max(left, 0), max(top, 0)  # where it begins on the canvas; what lies beyond is left out
+        part = item.image[y - top : 2 * height - top, x - left : 2 * width - left]
+        maps.append(moved_origin(draw_(image, part, moved_origin(matrix, x, y)), -x, -y))
+        boxes.append(item.boxes + np.array([left, top, left, top], np.float32))
     # Boxes are clipped to the canvas first: a crop that is wider would give boxes over grey.
-    whole = keep_visible(_with_objects(canvas, parts), config)
-    return warp(whole, affine_matrix((width, height), size, config, rng), size, config)
+    whole, keep = visible(np.concatenate(boxes), (2 * height, 2 * width), config)
+    moved = move_boxes(whole, np.repeat(maps, [len(own) for own in boxes], axis=0)[keep])
+    labels, crowd = (np.concatenate([getattr(item, name) for item in items])[keep] for name in ("labels", "crowd"))
+    return keep_visible(Labelled(image, moved, labels, crowd), config)
 
 
 def quadrants(

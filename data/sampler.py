@@ -11,6 +11,19 @@ from torch.utils.data import Sampler
 
 from data.dataset import Request
 
+BLOCK = 16
+"""Positions of an epoch in a row whose images are mixed with each other.
+
+A batch of so many, or of a multiple, decodes each of its images once. Each image is in the four corners of four
+mosaics of its block, and so it is seen whole and equally often.
+"""
+
+PARTNERS = 7
+"""Other images that one sample may need: see Request."""
+
+SAMPLE_ORDER = 2
+"""Version of the order of images and partners; it goes up when another release gives other samples for a seed."""
+
 LAST_LARGE_STEPS = 100
 """Steps at the end that darknet trains at the largest size, so that batch normalisation knows it."""
 
@@ -20,7 +33,8 @@ class TrainSampler(Sampler[list[Request]]):
     """The batches of an epoch, as requests for images of a size; a pure function of (seed, epoch, batch).
 
     The order is a permutation of all images; the last batch is filled from its start, so that all batches are full.
-    Every rank takes its share of the same global batch; where batches grow, shares may differ by one image.
+    Every rank takes its share of the same global batch, whose images follow each other; where batches grow, shares may
+    differ by one image.
 
     Args:
         count: images in the set.
@@ -75,15 +89,29 @@ class TrainSampler(Sampler[list[Request]]):
 
     def __iter__(self) -> Iterator[list[Request]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
-        begin = self.images_in(0, self.start)
+        end = self.images_in(0, self.start)
         for batch in range(self.start, self.batches):
             (height, width), mix = self.sides[batch].tolist(), self.is_mixed(batch)
-            end = begin + int(self.images[batch])
-            positions, begin = range(begin, end)[self.rank :: self.world_size], end
+            begin, images = end, int(self.images[batch])
+            end = begin + images
+            first, last = (begin + images * rank // self.world_size for rank in (self.rank, self.rank + 1))
             yield [
-                Request(self.epoch, int(order[position % self.count]), (height, width), mix, position // self.count)
-                for position in positions
+                Request(self.epoch, int(order[place % self.count]), (height, width), mix, place // self.count, partners)
+                for place, partners in zip(range(first, last), self._partners(order, first, last), strict=True)
             ]
+
+    def _partners(self, order: np.ndarray, first: int, last: int) -> Iterator[tuple[int, ...]]:
+        """The partners of the images at the positions from `first` to `last`: so many places further in their blocks.
+
+        How many is drawn for each block; an image at its end goes on at its beginning.
+        """
+        length = min(BLOCK, self.count)
+        for block in range(first // length, -(-last // length)):
+            begin = block * length
+            turns = np.random.default_rng((self.seed, self.epoch, block, 3)).permutation(np.arange(1, length))
+            steps = np.resize(turns, PARTNERS) if length > 1 else np.zeros(PARTNERS, int)
+            for place in range(max(first - begin, 0), min(last - begin, length)):
+                yield tuple(order[(begin + (place + steps) % length) % self.count].tolist())
 
     def is_mixed(self, batch: int) -> bool:
         """Whether a batch of the current epoch may have images made of several."""

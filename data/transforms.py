@@ -16,6 +16,9 @@ from utils.boxes import Letterbox, clip
 FILL = 114
 """Grey level around letterboxed and augmented images."""
 
+ROWS = 160
+"""Rows of an image whose colours are changed at a time, so that they stay in the processor's cache."""
+
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
@@ -126,35 +129,101 @@ def warp(item: Labelled, matrix: np.ndarray, size: tuple[int, int], config: Augm
         matrix: (2, 3), from pixels of the image to pixels of the result, edges at whole numbers.
         size: (height, width) of the result.
     """
-    # OpenCV counts from pixel centres, boxes count from pixel edges: half a pixel apart.
+    image = np.full((*size, 3), FILL, np.uint8)
+    boxes = move_boxes(item.boxes, draw_(image, item.image, matrix))
+    return keep_visible(replace(item, image=image, boxes=boxes), config)
+
+
+def move_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """(N, 4) xyxy boxes around what (N, 4) xyxy boxes become by a (2, 3) affine map, or by (N, 2, 3), one for each."""
+    corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+    corners = corners @ matrix[..., :2].swapaxes(-1, -2) + matrix[..., None, :, 2]
+    return np.concatenate((corners.min(axis=1), corners.max(axis=1)), axis=1)
+
+
+def moved_origin(matrix: np.ndarray, x: float, y: float) -> np.ndarray:
+    """The same (2, 3) map, from pixels that are counted from (x, y)."""
+    return matrix + np.array([[0, 0, matrix[0, 0] * x + matrix[0, 1] * y], [0, 0, matrix[1, 0] * x + matrix[1, 1] * y]])
+
+
+def draw_(target: np.ndarray, image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Draw an image through an affine map into `target`; what it does not cover stays.
+
+    Args:
+        target: (H, W, 3) uint8, changed in place; image: (h, w, 3) uint8.
+        matrix: (2, 3), from pixels of the image to pixels of the target, edges at whole numbers.
+    Returns:
+        The map that was taken. Without rotation and shear the image is resized from whole pixels to whole pixels, which
+        is twice as fast: then the map differs from `matrix` by at most half a pixel of the image or of the target.
+    """
+    (scale_x, over, offset_x), (down, scale_y, offset_y) = matrix.tolist()
+    if over == down == 0 < min(scale_x, scale_y):
+        x, own_x, scale_x, offset_x = _whole_pixels(image.shape[1], target.shape[1], scale_x, offset_x)
+        y, own_y, scale_y, offset_y = _whole_pixels(image.shape[0], target.shape[0], scale_y, offset_y)
+        if x.start < x.stop and y.start < y.stop:
+            size = x.stop - x.start, y.stop - y.start
+            cv2.resize(image[own_y, own_x], size, dst=target[y, x], interpolation=cv2.INTER_LINEAR)
+        return np.array([[scale_x, 0, offset_x], [0, scale_y, offset_y]])
+    # OpenCV counts from pixel centres, boxes count from pixel edges: half a pixel apart. A pixel more on each side
+    # leaves no gap between images that touch.
     linear, half = matrix[:, :2], np.array([0.5, 0.5])
-    centred = np.column_stack((linear, matrix[:, 2] + linear @ half - half))
-    image = cv2.warpAffine(item.image, centred, (size[1], size[0]), flags=cv2.INTER_LINEAR, borderValue=(FILL,) * 3)
-    corners = item.boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2) @ linear.T + matrix[:, 2]
-    moved = np.concatenate((corners.min(axis=1), corners.max(axis=1)), axis=1)
-    return keep_visible(replace(item, image=image, boxes=moved), config)
+    hull = move_boxes(np.array([[0, 0, image.shape[1], image.shape[0]]]), matrix)[0]
+    x1, y1, x2, y2 = np.concatenate((np.floor(hull[:2] - 1), np.ceil(hull[2:] + 1))).astype(int).tolist()
+    x1, y1, x2, y2 = max(x1, 0), max(y1, 0), min(x2, target.shape[1]), min(y2, target.shape[0])
+    if x1 < x2 and y1 < y2:
+        centred = np.column_stack((linear, matrix[:, 2] + linear @ (half - 1) - half - (x1, y1)))
+        wider = cv2.copyMakeBorder(image, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+        part, mode = target[y1:y2, x1:x2], cv2.BORDER_TRANSPARENT
+        cv2.warpAffine(wider, centred, (x2 - x1, y2 - y1), dst=part, flags=cv2.INTER_LINEAR, borderMode=mode)
+    return matrix
+
+
+def _whole_pixels(length: int, room: int, scale: float, offset: float) -> tuple[slice, slice, float, float]:
+    """Along one axis: what an image of `length` pixels covers of a target of `room` pixels, which part of it is seen
+    there, and scale and offset of that.
+    """
+    start, stop = round(offset), round(scale * length + offset)
+    first = 0 if start >= 0 else min(round(-offset / scale), length - 1)
+    last = length if stop <= room else max(round((room - offset) / scale), first + 1)
+    start, stop = max(start, 0), min(stop, room)
+    if start >= stop:
+        return slice(start, start), slice(first, last), scale, offset
+    scale = (stop - start) / (last - first)
+    return slice(start, stop), slice(first, last), scale, start - scale * first
 
 
 def keep_visible(item: Labelled, config: AugmentConfig) -> Labelled:
     """Boxes clipped to the (H, W) of the image, without those that have too little left (min_area, min_side)."""
-    height, width = item.image.shape[:2]
-    clipped = clip(item.boxes, height, width)
+    clipped, keep = visible(item.boxes, item.image.shape, config)
+    return Labelled(item.image, clipped.astype(np.float32), item.labels[keep], item.crowd[keep])
+
+
+def visible(boxes: np.ndarray, size: tuple[int, ...], config: AugmentConfig) -> tuple[np.ndarray, np.ndarray]:
+    """What is left of (N, 4) boxes in an image of `size` (height, width, ...).
+
+    Returns:
+        (K, 4) clipped boxes, those with enough left; (N,) bool, which they are.
+    """
+    clipped = clip(boxes, size[0], size[1])
     sides = clipped[:, 2:] - clipped[:, :2]
-    whole = np.prod(item.boxes[:, 2:] - item.boxes[:, :2], axis=1)
-    keep = (sides > config.min_side).all(axis=1) & (np.prod(sides, axis=1) > config.min_area * whole)
-    return Labelled(item.image, clipped[keep].astype(np.float32), item.labels[keep], item.crowd[keep])
+    whole = boxes[:, 2:] - boxes[:, :2]
+    enough = sides[:, 0] * sides[:, 1] > config.min_area * (whole[:, 0] * whole[:, 1])
+    keep = enough & (sides.min(axis=1) > config.min_side)
+    return clipped[keep], keep
 
 
 def random_flips(item: Labelled, config: AugmentConfig, rng: np.random.Generator) -> Labelled:
     """The image or its mirror image, left-right and upside-down, and its boxes in the pixels of that."""
-    image, boxes = item.image, item.boxes
-    height, width = image.shape[:2]
-    left_right, upside_down = rng.random(2)
-    if left_right < config.flip_lr:
-        image, boxes = image[:, ::-1], np.stack((width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]), 1)
-    if upside_down < config.flip_ud:
-        image, boxes = image[::-1], np.stack((boxes[:, 0], height - boxes[:, 3], boxes[:, 2], height - boxes[:, 1]), 1)
-    return replace(item, image=np.ascontiguousarray(image), boxes=boxes)
+    boxes, (height, width) = item.boxes, item.image.shape[:2]
+    left_right, upside_down = rng.random(2) < (config.flip_lr, config.flip_ud)
+    if left_right:
+        boxes = np.stack((width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]), axis=1)
+    if upside_down:
+        boxes = np.stack((boxes[:, 0], height - boxes[:, 3], boxes[:, 2], height - boxes[:, 1]), axis=1)
+    if not (left_right or upside_down):
+        return item
+    sides = -1 if left_right and upside_down else int(left_right)  # as OpenCV counts them
+    return replace(item, image=cv2.flip(item.image, sides), boxes=boxes)
 
 
 def random_hsv(image: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
@@ -163,11 +232,50 @@ def random_hsv(image: np.ndarray, config: AugmentConfig, rng: np.random.Generato
     drawn = rng.uniform(-1, 1, 3)
     if not limits.any():
         return image
-    factors, turn = 1 + drawn * limits, 0.0
     if config.colour == "darknet":
         factors = (1 + np.abs(drawn) * limits) ** np.sign(drawn)
-        factors[0], turn = 1.0, 180 * drawn[0] * limits[0]  # OpenCV's hue has half degrees
-    return change_hsv(image, (np.arange(256) * factors[0] + turn) % 180, factors[1], factors[2])
+        turn = 180 * drawn[0] * limits[0]  # OpenCV's hue has half degrees
+        return change_hsv(image, (np.arange(256) + turn) % 180, factors[1], factors[2])
+    turn, saturation, value = (drawn * limits).tolist()
+    return change_colour(image, turn / 2, 1 + saturation, 1 + value)
+
+
+def change_colour(image: np.ndarray, turn: float, saturation: float, value: float) -> np.ndarray:
+    """An (H, W, 3) uint8 RGB image, its hue turned, its saturation and value (as in HSV) times a factor.
+
+    Takes half the time of the way there and back. With V the largest of a pixel's channels, a channel c of its HSV
+    colour with other S and V is V' - S'/S V'/V (V - c). Where the value would be above 255, it is 255, and the
+    saturation is a little larger than asked for.
+
+    Args:
+        turn: share of the colour circle, positive from red to green.
+    """
+    thirds = round(3 * turn)  # a third of the circle makes the red green, the green blue
+    angle = math.tan(2 * math.pi * (turn - thirds / 3))
+    # A channel mixed with its neighbour on the circle turns hues by up to a sixth, and takes some saturation with it.
+    share = abs(angle) / (math.sqrt(0.75) + 1.5 * abs(angle))
+    contrast = saturation * value / math.hypot(1 - 1.5 * share, math.sqrt(0.75) * share)
+    following = -1 if angle > 0 else 1
+    changed, memory = np.empty_like(image), np.empty((8, ROWS, image.shape[1]), np.uint8)
+    for top in range(0, len(image), ROWS):
+        strip = changed[top : top + ROWS]
+        *parts, largest, values = list(memory[:, : len(strip)])
+        first, mixed = parts[:3], parts[3:]
+        cv2.split(image[top : top + ROWS], first)
+        channels = [first[(place - thirds) % 3] for place in range(3)]
+        cv2.convertScaleAbs(_largest(channels, largest), dst=values, alpha=value)
+        if share:
+            for place, channel in enumerate(channels):
+                other = channels[(place + following) % 3]
+                cv2.addWeighted(channel, 1 - share, other, share, 0, dst=mixed[place])
+            channels = mixed
+            _largest(channels, largest)
+        for channel in channels:
+            cv2.subtract(largest, channel, dst=channel)
+            cv2.convertScaleAbs(channel, dst=channel, alpha=contrast)
+            cv2.subtract(values, channel, dst=channel)
+        cv2.merge(channels, dst=strip)
+    return changed
 
 
 def change_hsv(image: np.ndarray, hue: np.ndarray, saturation: float, value: float) -> np.ndarray:
@@ -176,11 +284,21 @@ def change_hsv(image: np.ndarray, hue: np.ndarray, saturation: float, value: flo
     Args:
         hue: (256,) the new hue of each, in half degrees, as OpenCV counts them.
     """
-    levels = np.arange(256)
-    tables = (hue, np.clip(levels * saturation, 0, 255), np.clip(levels * value, 0, 255))
-    channels = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))
-    changed = [cv2.LUT(channel, table.astype(np.uint8)) for channel, table in zip(channels, tables, strict=True)]
-    return cv2.cvtColor(cv2.merge(changed), cv2.COLOR_HSV2RGB)
+    table, changed = hue.astype(np.uint8), np.empty_like(image)
+    for top in range(0, len(image), ROWS):
+        hues, saturations, values = cv2.split(cv2.cvtColor(image[top : top + ROWS], cv2.COLOR_RGB2HSV))
+        channels = (
+            cv2.LUT(hues, table),
+            cv2.convertScaleAbs(saturations, alpha=saturation),
+            cv2.convertScaleAbs(values, alpha=value),
+        )
+        cv2.cvtColor(cv2.merge(channels), cv2.COLOR_HSV2RGB, dst=changed[top : top + ROWS])
+    return changed
+
+
+def _largest(channels: list[np.ndarray], result: np.ndarray) -> np.ndarray:
+    cv2.max(channels[0], channels[1], dst=result)
+    return cv2.max(result, channels[2], dst=result)
 
 
 def ten_crop_size(size: tuple[int, int]) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 
+from data.sampler import SAMPLE_ORDER
 from engine.evaluate import EvaluationOptions, evaluate
 from engine.failure import Guard, saying_what_is_left
 from engine.finish import finish
@@ -189,4 +190,5 @@ def save(job: Job, state: TrainState, *, figures: dict[str, Any] | None = None, 
         return
     numbers = {key: value for key, value in (figures or {}).items() if isinstance(value, int | float)}
     about = {**to_plain(job.config), **job.about_data, "metrics": numbers or None, "versions": versions()}
+    about["sample_order"] = SAMPLE_ORDER
     save_checkpoint(job.run.last, about | state.state_dict(), best=best)

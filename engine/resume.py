@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from data.images import read_image
+from data.sampler import SAMPLE_ORDER
 from engine.job import Job
 from engine.state import TrainState
 from utils import dist
@@ -40,6 +41,13 @@ def resume_(job: Job, state: TrainState) -> None:
         job.lock.adopt(saved.get("run"))
         if job.run.checkpoint != job.run.last:
             replace_with_link(job.run.last, job.run.checkpoint)
+    if saved.get("sample_order", 1) != SAMPLE_ORDER:
+        state.begin_epoch_again(accumulate=job.config.recipe.accumulate)
+        logger.info(
+            "This run began under a release that drew its images in another order: epoch %d begins from its start, in "
+            "the order of this release",
+            state.epoch + 1,
+        )
     epochs = job.config.recipe.total_epochs
     if dist.rank() == 0 and saved_config(job.run.folder / "config.yaml").recipe.total_epochs != epochs:
         job.run.lengthen(to_plain(job.config))

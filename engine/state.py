@@ -85,6 +85,11 @@ class TrainState:
         for key, value in values.items():
             self.sums[key] = self.sums.get(key, 0.0) + value
 
+    def begin_epoch_again(self, *, accumulate: int) -> None:
+        """Count the steps of the current epoch, of so many batches each, as not done; the weights stay as they are."""
+        self.step -= min(self.batch // accumulate, self.step)
+        self.batch, self.sums = 0, {}
+
     def is_out_of_patience(self, recipe: RecipeConfig) -> bool:
         """Whether too many epochs have gone by since the result last rose, above 0; asked after evaluations only."""
         if recipe.patience is None or self.epoch % recipe.evaluation.interval:

@@ -367,7 +367,7 @@ def test_a_run_moves_from_one_process_to_two_and_back(runs: Runs) -> None:
         for name in names:
             for together in zip(*(rank["steps"] for rank in runs.found[name]), strict=True):
                 numbers = {step[0] for step in together}
-                images = [image for place in zip(*(step[1:] for step in together), strict=True) for image in place]
+                images = [image for step in together for image in step[1:]]
                 steps[numbers.pop()] = images
                 assert not numbers
         return steps

@@ -22,12 +22,13 @@ from torch import nn
 import train
 from data.loader import eval_loader_of
 from data.read import read_splits
+from data.sampler import SAMPLE_ORDER, TrainSampler
 from engine import failure, job, loop
 from engine.evaluate import EvaluationOptions, evaluate
 from engine.run_log import SHARES
 from models.predictor import open_predictor
 from utils import pictures, plots
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config import ROOT, load_yaml
 from utils.launch import Stop
 from utils.metrics.build import build_metric
@@ -210,6 +211,40 @@ def test_stopping_anywhere_and_going_on_is_never_having_stopped(
         expected = 0 if step is None else 128 + signal.SIGTERM
         assert train.main(["--resume", str(run), *cpu(workers=(number + 1) % 2)]) == expected
     assert_same_run(whole, run)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("older", [False, True])
+def test_a_run_of_a_release_with_another_order_of_images_begins_its_epoch_again_and_says_so(
+    command: list[str], tmp_path: Path, stop_after: Callable, capsys: pytest.CaptureFixture[str], older: bool
+) -> None:
+    stop_after(5)
+    assert train.main([*command, *ALL_AT_ONCE, "--name", "parts"]) != 0
+    run = tmp_path / "runs" / "parts"
+    last = run / "weights" / "last.pt"
+    saved = load_checkpoint(last)
+    assert (saved["sample_order"], saved["epoch"], saved["batch"], saved["step"]) == (SAMPLE_ORDER, 2, 2, 5)
+    if older:
+        del saved["sample_order"]
+        save_checkpoint(last, saved)
+    positions = []
+
+    def note(sampler: TrainSampler, epoch: int, start: int = 0) -> None:
+        positions.append((epoch, start))
+        set_position(sampler, epoch, start)
+
+    set_position = TrainSampler.set_position
+    stop_after(None)
+    capsys.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainSampler, "set_position", note)
+        assert train.main(["--resume", str(run), *cpu()]) == 0
+    told = "began under a release that drew its images in another order: epoch 3 begins from its start"
+    assert (told in capsys.readouterr().out) == older
+    assert positions[-1] == (2, 0 if older else 2)
+    ended = load_checkpoint(last)
+    assert (ended["epoch"], ended["batch"], ended["step"]) == (3, 0, 6), "the learning rate is that of its place"
+    assert rows(run)[-1]["epoch"] == "3"
 
 
 @pytest.mark.usefixtures("quick")

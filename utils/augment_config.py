@@ -58,10 +58,10 @@ class ClassifyAugment:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How training images are varied; each draw depends on (seed, epoch, index) alone.
+    """How training images are varied; each draw depends on (seed, epoch, position in the epoch) alone.
 
     Args:
-        mosaic: probability that four images make one.
+        mosaic: probability that four images make one: the image itself and three that are near it in the epoch's order.
         mosaic_type: 'canvas' lays four images around a crossing on a canvas of twice the size and cuts a random part
             out of that; 'quadrants' is darknet's: each image is augmented to full size by itself and fills a quadrant.
         close_mosaic: share of the epochs at the end that see no mosaic and no mixup.
@@ -73,8 +73,9 @@ class AugmentConfig:
         jitter: each side is cut or widened by up to this share of the input, and the rest is stretched to fill it.
         flip_lr, flip_ud: probability of a mirror image, left-right and upside-down.
         hue, saturation, value: largest change of each, as a share.
-        colour: how they are drawn. 'factor': each times a number from [1 - x, 1 + x]; 'darknet': hue turned by at most
-            this share of the circle, the others times or divided by a number from [1, 1 + x].
+        colour: how they are drawn. 'factor': hue turned by at most this share of half the circle, the others times a
+            number from [1 - x, 1 + x]; 'darknet': hue turned by at most this share of the circle, the others times or
+            divided by a number from [1, 1 + x].
         multi_scale: sizes are drawn from [1 - multi_scale, 1 + multi_scale], in multiples of the stride.
         multi_scale_type: 'uniform' in that range; 'darknet': times or divided by a number from [1, 1 + multi_scale],
             made larger by one stride, and the largest of all in the first steps and the last 100.

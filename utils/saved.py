@@ -328,6 +328,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "best": (lambda value: value is None or _is_number(value, infinite=True), "a number"),
     "best_epoch": _COUNT,
     "is_best": _FLAG,
+    "sample_order": _COUNT,
     "sums": (_are_sums, "a mapping of numbers"),
     "metrics": _GROUP,
     "recipe": (_is_recipe, "a mapping of plain values"),

@@ -26,7 +26,10 @@ CONTAINERS = ("ema", "model_ema", "state_dict_ema", "model", "state_dict", "mode
 
 _MARK = "cspdet"
 """Key of the metadata that tells our files from others; its value is the format."""
-_TRAINING = ("weights", "ema", "ema_updates", "optimizer", "scaler", "rng", "batch", "sums", "is_best", "format")
+_TRAINING = (
+    *("weights", "ema", "ema_updates", "optimizer", "scaler", "rng", "batch", "sums", "sample_order"),
+    *("is_best", "format"),
+)
 """What only going on with a training needs, or is stored otherwise."""
 _WRAPPERS = ("module.", "_orig_mod.")
 """What DistributedDataParallel and torch.compile put before every name."""

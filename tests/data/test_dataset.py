@@ -7,19 +7,21 @@ import pickle
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from data.config import load_data_config
-from data.dataset import REPLACED, EvalDataset, Item, Request, TrainDataset, check_size
-from data.images import read_image
+from data.dataset import RECENT, REPLACED, EvalDataset, Request, TrainDataset, check_size
+from data.images import read_image, read_reduced
+from data.items import Item, collate
 from data.read import read_split
 from utils.augment_config import AugmentConfig
 from utils.config import ConfigError
 from utils.log import Progress
-from utils.structures import LabelledImages
+from utils.structures import LabelledImages, Sample
 
 SIZE = (64, 64)
 ALL = AugmentConfig(
@@ -49,8 +51,9 @@ def same(one: Item, two: Item) -> bool:
     return tensors and one[4:] == two[4:]
 
 
+PARTNERS = (3, 6, 1, 4, 0, 7, 5)
 REQUESTS = [
-    Request(epoch, index, size, mix, repeat)
+    Request(epoch, index, size, mix, repeat, tuple((partner + index) % 8 for partner in PARTNERS))
     for epoch, index, size, mix, repeat in (
         (0, 0, SIZE, True, 0),
         (0, 1, SIZE, True, 0),
@@ -71,6 +74,8 @@ def test_a_sample_depends_on_seed_epoch_index_and_repeat_alone(images: LabelledI
     for other in (replace(base, epoch=1), replace(base, repeat=1), replace(base, index=3)):
         assert not torch.equal(dataset[other].image, dataset[base].image)
     assert not torch.equal(make(images, seed=1)[base].image, dataset[base].image)
+    always = make(images, replace(ALL, mosaic=1.0))
+    assert not torch.equal(always[replace(base, partners=(1,) * 7)].image, always[base].image)
 
 
 def test_the_cache_changes_speed_only(images: LabelledImages) -> None:
@@ -97,6 +102,72 @@ def test_augmentation_leaves_cache_and_labels_untouched(images: LabelledImages) 
     assert all(np.array_equal(a, sample.boxes) for a, sample in zip(boxes, images.samples, strict=True))
     labels = np.concatenate([sample.labels for sample in images.samples])
     assert set(labels.tolist()) == {0, 1}
+
+
+def test_a_batch_is_what_its_items_are_one_by_one(images: LabelledImages) -> None:
+    """Images that the last samples had are read once, and what was wrong with them is told with each."""
+    requests = [replace(request, size=SIZE) for request in REQUESTS]
+    dataset = make(images)
+    batch, single = dataset.__getitems__(requests), collate([make(images)[request] for request in requests])
+    assert torch.equal(batch.images, single.images)
+    assert batch.images.is_contiguous()
+    for name, values in vars(batch.targets).items():
+        other = getattr(single.targets, name)
+        assert values is other is None or torch.equal(values, other)
+    assert (batch.image_ids, batch.paths, batch.problems) == (single.image_ids, single.paths, single.problems)
+
+
+def test_each_image_of_a_block_is_read_once(images: LabelledImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def counted(path: Path, size: tuple[int, int], **options: list[str]) -> tuple[np.ndarray, tuple[int, int]]:
+        read.append(path)
+        return read_reduced(path, size, **options)
+
+    monkeypatch.setattr("data.dataset.read_reduced", counted)
+    dataset = make(images, replace(ALL, mosaic=1.0, mixup=1.0))
+    dataset.__getitems__([Request(0, index, SIZE, True, partners=PARTNERS) for index in range(8)])
+    assert sorted(read) == sorted(sample.path for sample in images.samples)
+    assert len(dataset.recent) <= RECENT
+
+
+def test_what_is_wrong_with_an_image_is_told_with_every_sample_of_it(spoiled: LabelledImages) -> None:
+    dataset = skipping(spoiled, replace(PLAIN, mosaic=1.0))
+    items = [dataset[Request(0, 1, SIZE, True, partners=(2, 4, 5))] for _ in range(2)]
+    assert same(*items)
+    assert items[0].problem.count("no such image file") == 2
+
+
+def test_what_a_cut_off_file_has_to_say_goes_with_every_sample_of_it(tmp_path: Path) -> None:
+    picture = Image.effect_noise((640, 480), 50).convert("RGB")
+    picture.save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-3])
+    sample = Sample(tmp_path / "a.jpg", 1, 480, 640, np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, bool))
+    dataset = make(LabelledImages((sample,), ("a",), (1,), {}), PLAIN)
+    items = [dataset[Request(0, 0, SIZE, False)] for _ in range(2)]
+    assert same(*items)
+    assert len(items[0].notes) == 1
+    assert "a.jpg: the file is cut off" in items[0].notes[0]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_large_photos_are_decoded_at_half_their_size_with_and_without_the_cache(tmp_path: Path, cached: bool) -> None:
+    rows, columns = np.mgrid[:200, :300]
+    waves = 128 + 100 * np.stack([np.sin(rows / 30), np.sin(columns / 30), np.cos((rows + columns) / 40)], axis=2)
+    Image.fromarray(waves.astype(np.uint8)).save(tmp_path / "a.jpg", quality=95)
+    sample = Sample(tmp_path / "a.jpg", 1, 200, 300, np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, bool))
+    dataset = make(LabelledImages((sample,), ("a",), (1,), {}), PLAIN)
+    if cached:
+        dataset.fill_cache(limit_bytes=10**9)
+    _, image = dataset.image_at(0)
+    half, whole = read_reduced(sample.path, (43, 64))
+    assert (half.shape, whole) == ((100, 150, 3), (200, 300))
+    assert image.shape == (43, 64, 3)
+    assert np.array_equal(image, cv2.resize(half, (64, 43)))
+    assert np.abs(image.astype(int) - cv2.resize(read_image(sample.path), (64, 43))).max() <= 6
+    wrong = replace(dataset.images, samples=(replace(sample, height=100, width=150),))
+    with pytest.raises(ValueError, match="the labels say 150 x 100 pixels, the upright image has 300 x 200"):
+        make(wrong, PLAIN).image_at(0)
 
 
 def test_a_dataset_goes_to_a_spawned_process_and_back(images: LabelledImages) -> None:
@@ -144,14 +215,14 @@ def test_mosaic_and_mixup_stop_when_they_are_told_to(images: LabelledImages) -> 
     single = make(images, PLAIN)
     closed = dataset[Request(0, 4, SIZE, False)]
     assert same(closed, single[Request(0, 4, SIZE, False)])
-    assert not torch.equal(dataset[Request(0, 4, SIZE, True)].image, closed.image)
+    assert not torch.equal(dataset[Request(0, 4, SIZE, True, partners=PARTNERS)].image, closed.image)
 
 
 def test_the_two_images_of_a_mixup_are_not_the_same_augmentation(images: LabelledImages) -> None:
     """An image may be drawn as its own partner; it is then augmented in another way."""
     one = replace(images, samples=images.samples[2:3])
     dataset = make(one, replace(PLAIN, mixup=1.0, scale=0.3, translate=0.2))
-    boxes = dataset[Request(0, 0, SIZE, True)].boxes
+    boxes = dataset[Request(0, 0, SIZE, True, partners=(0,) * 7)].boxes
     count = len(one.samples[0].boxes)
     assert len(boxes) == 2 * count
     assert (boxes[:count] - boxes[count:]).abs().max() > 1
@@ -170,7 +241,7 @@ def test_evaluation_images_come_with_the_way_back(images: LabelledImages) -> Non
 def test_an_image_of_another_size_than_its_labels_is_refused(images: LabelledImages) -> None:
     sample = images.samples[1]
     image = read_image(sample.path)
-    check_size(image, sample.height, sample.width, "x")
+    check_size(image.shape[:2], sample.height, sample.width, "x")
     turned = replace(sample, height=sample.width, width=sample.height)
     wrong = replace(images, samples=(turned,))
     message = r"1.png: the labels say 96 x 72 pixels, the upright image has 72 x 96; .*EXIF"
@@ -250,9 +321,10 @@ def test_another_image_takes_the_place_of_a_bad_one(
 
 def test_mixing_does_not_mind(spoiled: LabelledImages) -> None:
     dataset = skipping(spoiled, replace(ALL, mosaic=1.0, mixup=1.0))
-    items = [dataset[Request(1, index, SIZE, True)] for index in range(8)]
+    requests = [Request(1, index, SIZE, True, partners=PARTNERS) for index in range(8)]
+    items = [dataset[request] for request in requests]
     assert all(item.image.shape == (3, *SIZE) for item in items)
-    assert all(same(item, dataset[Request(1, index, SIZE, True)]) for index, item in enumerate(items))
+    assert all(same(item, dataset[request]) for item, request in zip(items, requests, strict=True))
 
 
 def test_a_whole_set_that_is_gone_is_not_skipped(images: LabelledImages, tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from data import loader as loader_module
 from data.config import load_data_config
 from data.dataset import TrainDataset
 from data.images import image_size, read_image
-from data.loader import build_eval_loader, build_train_loader, collate, default_workers, warn_of_small_objects
+from data.items import collate
+from data.loader import build_eval_loader, build_train_loader, default_workers, warn_of_small_objects
 from data.read import read_split, read_splits
 from data.watched_loader import WatchedLoader
 from tests.data.test_dataset import ALL, SIZE, make
@@ -134,12 +135,13 @@ def test_shares_of_the_ranks_hold_the_same_images_as_the_global_batch(images: La
     whole = batches(dataset, batch_size=6)
     for rank in range(world_size):
         share = batches(dataset, batch_size=6, rank=rank, world_size=world_size)
+        size = 6 // world_size
         for batch, part in zip(whole, share, strict=True):
-            assert torch.equal(part.images, batch.images[rank::world_size])
-            mine = batch.targets.select(batch.targets.image_index % world_size == rank)
+            assert torch.equal(part.images, batch.images[rank * size : (rank + 1) * size])
+            mine = batch.targets.select(batch.targets.image_index // size == rank)
             assert torch.equal(part.targets.boxes, mine.boxes)
             assert torch.equal(part.targets.labels, mine.labels)
-            assert torch.equal(part.targets.image_index, mine.image_index // world_size)
+            assert torch.equal(part.targets.image_index, mine.image_index % size)
 
 
 def test_a_batch_of_images_without_objects_has_empty_targets(images: LabelledImages) -> None:

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data.mosaic import draw_mosaic, mixup, mosaic, paste, quadrants, random_variant
-from data.transforms import FILL, Labelled
+from data.mosaic import CROSSING, draw_crossing, mixup, mosaic, paste, quadrants, random_variant
+from data.transforms import FILL, Labelled, affine_matrix
 from tests.data.test_transforms import COLOURS, OFF, painted_box
 from utils.augment_config import AugmentConfig
 
@@ -37,9 +37,10 @@ def empty(index: int) -> Labelled:
 def joined(
     mosaic_type: str, load: Callable[[int], Labelled], index: int, count: int, config: AugmentConfig, seed: int
 ) -> Labelled:
-    """A mosaic of SIZE, as a training set makes it: of image `index` and three of all `count`."""
+    """A mosaic of SIZE of image `index` and three of all `count`."""
     rng = np.random.default_rng(seed)
-    crossing, indices = draw_mosaic(index, count, replace(config, mosaic_type=mosaic_type), rng)
+    crossing = draw_crossing(replace(config, mosaic_type=mosaic_type), rng)
+    indices = [index, *rng.integers(count, size=3).tolist()]
     join = {"canvas": mosaic, "quadrants": quadrants}[mosaic_type]
     return join([load(number) for number in indices], crossing, SIZE, config, rng)
 
@@ -176,17 +177,102 @@ def test_varied_images_are_functions_of_the_generator() -> None:
     assert one.image.shape == (*SIZE, 3)
 
 
-def test_the_first_image_is_the_one_that_was_asked_for_and_three_are_drawn_from_all() -> None:
-    asked: list[int] = []
+@pytest.mark.parametrize("mosaic_type", ["canvas", "quadrants"])
+def test_images_meet_anywhere_in_the_middle(mosaic_type: str) -> None:
+    config, rng = replace(OFF, mosaic_type=mosaic_type), np.random.default_rng(0)
+    places = np.array([draw_crossing(config, rng) for _ in range(300)])
+    low, high = CROSSING[mosaic_type]
+    assert places.min() >= low
+    assert places.max() <= high
+    assert (np.ptp(places, axis=0) > 0.95 * (high - low)).all()
+    assert abs(np.corrcoef(places.T)[0, 1]) < 0.2
 
-    def remember(index: int) -> Labelled:
-        asked.append(index)
-        return load(index)
 
-    for seed in range(40):
-        joined("canvas", remember, 5, COUNT, OFF, seed)
-    assert asked[::4] == [5] * 40
-    assert set(asked) == set(range(COUNT))
+def canvas_reference(
+    items: list[Labelled], crossing: tuple[float, float], matrix: np.ndarray, config: AugmentConfig
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image, boxes and labels of a mosaic by way of the whole canvas, pixel for pixel."""
+    height, width = SIZE
+    canvas = np.full((2 * height, 2 * width, 3), FILL, np.uint8)
+    x, y = int(crossing[0] * 2 * width), int(crossing[1] * 2 * height)
+    boxes, labels = [], []
+    for quarter, item in enumerate(items):
+        h, w = item.image.shape[:2]
+        left, top = x - w * (quarter % 2 == 0), y - h * (quarter < 2)
+        paste(canvas, item.image, left, top)
+        for box, label in zip(item.boxes + np.array([left, top, left, top]), item.labels, strict=True):
+            cut = box.clip(0, [2 * width, 2 * height] * 2)
+            sides = cut[2:] - cut[:2]
+            if sides.min() > config.min_side and sides.prod() > config.min_area * np.prod(box[2:] - box[:2]):
+                boxes.append(cut)
+                labels.append(label)
+    rows, columns = np.mgrid[:height, :width]
+    inverse = np.linalg.inv(np.vstack((matrix, [0, 0, 1])))
+    across, down = inverse[:2] @ np.stack((columns.ravel() + 0.5, rows.ravel() + 0.5, np.ones(rows.size))) - 0.5
+    image = np.full((height * width, 3), float(FILL))
+    for place, (u, v) in enumerate(zip(across, down, strict=True)):
+        u0, v0 = int(np.floor(u)), int(np.floor(v))
+        if -1 <= u0 < 2 * width and -1 <= v0 < 2 * height:
+            total = np.zeros(3)
+            for column, row, weight in (
+                (u0, v0, (u0 + 1 - u) * (v0 + 1 - v)),
+                (u0 + 1, v0, (u - u0) * (v0 + 1 - v)),
+                (u0, v0 + 1, (u0 + 1 - u) * (v - v0)),
+                (u0 + 1, v0 + 1, (u - u0) * (v - v0)),
+            ):
+                inside = 0 <= column < 2 * width and 0 <= row < 2 * height
+                total += weight * (canvas[row, column] if inside else FILL)
+            image[place] = total
+    corners = np.array([[[b[0], b[1]], [b[2], b[1]], [b[0], b[3]], [b[2], b[3]]] for b in boxes]).reshape(-1, 4, 2)
+    corners = corners @ matrix[:, :2].T + matrix[:, 2]
+    whole = np.concatenate((corners.min(axis=1), corners.max(axis=1)), axis=1)
+    cut = whole.clip(0, [width, height] * 2)
+    sides = cut[:, 2:] - cut[:, :2]
+    keep = (sides > config.min_side).all(axis=1)
+    keep &= sides.prod(axis=1) > config.min_area * (whole[:, 2:] - whole[:, :2]).prod(axis=1)
+    return image.reshape(height, width, 3), cut[keep], np.array(labels, int)[keep]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "change", [{}, {"scale": 0.5, "translate": 0.1}, {"degrees": 20, "shear": 5, "scale": 0.4, "translate": 0.2}]
+)
+def test_a_mosaic_shows_what_a_view_of_the_whole_canvas_shows(seed: int, change: dict) -> None:
+    """Each image is drawn straight into the result, between whole pixels: up to a pixel, it is the same."""
+    config = replace(OFF, min_side=4, min_area=0.2, **change)
+    generator = np.random.default_rng(seed)
+    items = [replace(load(place), image=smooth(load(place).image.shape[:2], generator)) for place in (1, 2, 4, 5)]
+    items = [items[place] for place in generator.permutation(4)]
+    crossing, state = draw_crossing(config, generator), generator.bit_generator.state
+    found = mosaic(items, crossing, SIZE, config, generator)
+    generator.bit_generator.state = state
+    matrix = affine_matrix((SIZE[1], SIZE[0]), SIZE, config, generator)
+    image, boxes, labels = canvas_reference(items, crossing, matrix, config)
+    difference = np.abs(found.image - image).max(axis=2)
+    assert np.median(difference) <= 3
+    assert (difference > 20).mean() < 0.06, "edges of images, which lie on whole pixels"
+    unsure = 1.5 / 4  # what is just at the limit of min_side may be kept or not
+    assert abs(len(found.labels) - len(labels)) <= 1 + unsure
+    if len(found.labels) == len(labels):
+        assert found.labels.tolist() == labels.tolist()
+        np.testing.assert_allclose(found.boxes, boxes, atol=2.0)
+
+
+def smooth(shape: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
+    """An image of slow waves in each channel."""
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    waves = [np.sin(rows / 15 * a + columns / 18 * b + 6 * c) for a, b, c in generator.uniform(0.3, 1, (3, 3))]
+    return (128 + 100 * np.stack(waves, axis=2)).astype(np.uint8)
+
+
+def test_turned_images_touch_without_a_gap() -> None:
+    item = Labelled(
+        np.full((*SIZE, 3), 200, np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, int), np.zeros(0, bool)
+    )
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        image = mosaic([item] * 4, (0.5, 0.5), SIZE, replace(OFF, degrees=25, shear=5), rng).image
+        assert (image[20:-20, 30:-30] == 200).all()
 
 
 def test_a_mosaic_is_a_function_of_its_generator() -> None:

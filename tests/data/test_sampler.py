@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from data.sampler import SizePlan, TrainSampler
+from data.sampler import BLOCK, PARTNERS, SizePlan, TrainSampler
 from tests.data.test_dataset import SIZE
 
 
@@ -38,6 +38,43 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(4)}) == 12
 
 
+@pytest.mark.parametrize("count", [1, 2, 5, 16, 20, 64])
+def test_partners_come_from_the_same_block_and_every_image_is_in_as_many_samples(count: int) -> None:
+    sampler = make_sampler(count, batch_size=4)
+    requests = [request for batch in sampler for request in batch][:count]
+    length = min(BLOCK, count)
+    order = [request.index for request in requests]
+    for place, request in enumerate(requests):
+        assert len(request.partners) == PARTNERS
+        if place < count - count % length:
+            block = order[place - place % length :][:length]
+            assert set(request.partners) <= set(block)
+        if count > PARTNERS:
+            assert len({request.index, *request.partners}) == PARTNERS + 1, "no image twice in a sample"
+    for corner in range(PARTNERS if count % length == 0 else 0):
+        assert sorted(request.partners[corner] for request in requests) == list(range(count))
+
+
+def test_partners_are_others_in_each_block_and_epoch_and_the_same_for_any_batch_size() -> None:
+    def places(epoch: int, batch_size: int = 16) -> dict[int, tuple[int, ...]]:
+        sampler = make_sampler(64, batch_size=batch_size)
+        sampler.set_position(epoch)
+        return {request.index: request.partners for batch in sampler for request in batch}
+
+    assert places(0) == places(0, 4) == places(0, 32) != places(1)
+    order = list(places(0))
+    steps = {tuple(order.index(one) - place for one in places(0)[order[place]]) for place in (0, 16, 32, 48)}
+    assert len(steps) == 4
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_share_of_whole_blocks_needs_no_other_images(world_size: int) -> None:
+    for rank in range(world_size):
+        for batch in make_sampler(128, batch_size=BLOCK * world_size, rank=rank, world_size=world_size):
+            needed = {one for request in batch for one in (request.index, *request.partners)}
+            assert needed == {request.index for request in batch}
+
+
 def test_going_on_from_any_batch_gives_the_rest_of_the_epoch() -> None:
     sampler = make_sampler(20)
     sampler.set_position(3)
@@ -54,8 +91,7 @@ def test_the_shares_of_the_ranks_are_the_global_batch(world_size: int) -> None:
     shares = [list(make_sampler(20, batch_size=6, rank=rank, world_size=world_size)) for rank in range(world_size)]
     for batch, parts in zip(whole, zip(*shares, strict=True), strict=True):
         assert {len(part) for part in parts} == {6 // world_size}
-        dealt = [request for row in zip(*parts, strict=True) for request in row]
-        assert dealt == batch
+        assert [request for part in parts for request in part] == batch
 
 
 def test_a_batch_that_cannot_be_split_over_the_ranks_is_refused() -> None:

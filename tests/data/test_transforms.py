@@ -15,6 +15,8 @@ from data.transforms import (
     FILL,
     Labelled,
     affine_matrix,
+    change_colour,
+    draw_,
     jitter_matrix,
     keep_visible,
     random_flips,
@@ -151,6 +153,28 @@ def test_rotation_and_shear_enclose_the_rectangles(seed: int) -> None:
         assert np.abs(found - box).max() <= 3, "corners are drawn faintly"
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_drawn_image_is_where_the_map_that_is_given_back_says(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    for _ in range(20):
+        image = np.full((int(generator.integers(1, 60)), int(generator.integers(1, 60)), 3), 255, np.uint8)
+        scale, offset = generator.uniform(0.3, 2, 2), generator.uniform(-60, 60, 2)
+        matrix = np.column_stack((np.diag(scale), offset))
+        target = np.zeros((50, 40, 3), np.uint8)
+        taken = draw_(target, image, matrix)
+        corners = np.array([[0, 0], [image.shape[1], image.shape[0]]])
+        (x1, y1), (x2, y2) = (corners @ taken[:, :2].T + taken[:, 2]).round(6).clip(0, [40, 50]).astype(int)
+        expected = np.zeros_like(target)
+        expected[y1:y2, x1:x2] = 255
+        assert np.array_equal(target, expected), "whole pixels, and nothing beside them"
+        wanted = corners @ matrix[:, :2].T + matrix[:, 2]
+        (x1, y1), (x2, y2) = wanted.clip(0, [40, 50])
+        if x2 - x1 > 1 and y2 - y1 > 1:
+            rows, columns = np.nonzero(target[..., 0])
+            edges = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+            assert np.abs(np.array(edges) - (x1, y1, x2, y2)).max() <= 0.5 + 1e-9
+
+
 def test_a_rotation_turns_the_picture_about_the_centre() -> None:
     item = painted(rectangles=((70, 40, 90, 50),))
     angle = math.radians(90)
@@ -217,6 +241,29 @@ def test_colour_is_left_alone_at_zero_and_changes_as_little_as_asked() -> None:
     assert abs(ratio.mean() - 1) > 0.02
     grey = np.full((4, 4, 3), 90, np.uint8)
     assert np.array_equal(random_hsv(grey, replace(OFF, hue=0.5, saturation=0.5), rng()), grey)
+
+
+@pytest.mark.parametrize("turn", [-0.45, -0.16, -0.0075, 0, 0.0075, 0.05, 0.25, 0.5])
+def test_colours_are_turned_on_the_circle_and_their_saturation_and_value_scaled(turn: float) -> None:
+    hues = np.arange(180)
+    hsv = np.dstack([np.tile(hues, (300, 1)), np.full((300, 180), 120), np.full((300, 180), 150)]).astype(np.uint8)
+    image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    found = cv2.cvtColor(change_colour(image, turn, 0.8, 1.2), cv2.COLOR_RGB2HSV).astype(int)
+    assert np.abs((found[..., 0] - hues - turn * 180 + 90) % 180 - 90).max() <= 3
+    assert np.abs(found[..., 1] / (0.8 * 120) - 1).max() < (0.06 if abs(turn) < 0.01 or turn in (0, 0.5) else 0.25)
+    assert np.abs(found[..., 2] - 180).max() <= 1
+    assert (found == found[:1]).all(), "all rows alike, however many are done at a time"
+
+
+def test_saturation_and_value_are_those_of_hsv() -> None:
+    image = np.random.default_rng(1).integers(30, 200, (40, 50, 3), dtype=np.uint8)
+    expected = cv2.cvtColor(image, cv2.COLOR_RGB2HSV).astype(float)
+    expected *= (1, 0.7, 0.9)
+    expected = cv2.cvtColor(expected.round().astype(np.uint8), cv2.COLOR_HSV2RGB).astype(int)
+    assert np.abs(change_colour(image, 0.0, 0.7, 0.9) - expected).max() <= 5, "a hue of OpenCV has two degrees"
+    assert np.array_equal(change_colour(image, 0.0, 1.0, 1.0), image)
+    assert (change_colour(image, 0.0, 1.0, 9.0).max(axis=2) == 255).all()
+    assert np.array_equal(change_colour(image, 1 / 3, 1.0, 1.0), np.roll(image, 1, axis=2)), "red becomes green"
 
 
 def test_darknets_colours_are_turned_hues_and_factors_with_their_inverse() -> None:

@@ -69,6 +69,14 @@ def test_a_state_that_went_through_a_file_goes_on_exactly(tmp_path: Path, kind: 
     assert equal(other.state_dict(), state.state_dict())
 
 
+@pytest.mark.parametrize(("accumulate", "expected"), [(1, 2), (2, 5), (9, 7)])
+def test_an_epoch_begun_again_takes_its_steps_back(accumulate: int, expected: int) -> None:
+    state = make()
+    state.step, state.epoch, state.batch, state.sums = 7, 3, 5, {"steps": 5.0}
+    state.begin_epoch_again(accumulate=accumulate)
+    assert (state.step, state.epoch, state.batch, state.sums) == (expected, 3, 0, {})
+
+
 def test_the_average_is_apart_from_the_weights() -> None:
     state = make()
     for _ in range(3):
