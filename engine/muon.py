@@ -119,20 +119,30 @@ def orthogonal(matrices: Tensor, *, rounds: int = 5) -> Tensor:
 
     Each round multiplies x by the same kind of polynomial in x x^T. So the rounds run on that product alone, which is
     square and small, and x is multiplied once at the end; in single precision at least, whose rounding this can bear.
+    Where x is nearly square itself, rounds on x take fewer multiplications.
     """
-    a, b, c = NEWTON_SCHULZ
+    a, _, _ = NEWTON_SCHULZ
     wide = matrices.shape[1] <= matrices.shape[2]
     x = (matrices if wide else matrices.mT).to(torch.promote_types(matrices.dtype, torch.float32))
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    if 2 * x.shape[2] < 3 * x.shape[1]:
+        for _ in range(rounds):
+            x = torch.baddbmm(x, _factor(x @ x.mT), x, beta=a)
+        return (x if wide else x.mT).to(matrices.dtype)
     square = x @ x.mT
-    product = None
+    product: Tensor | None = None
     for number in range(rounds):
-        factor = torch.baddbmm(square, square, square, beta=b, alpha=c)
+        factor = _factor(square)
         factor.diagonal(dim1=1, dim2=2).add_(a)
         product = factor if product is None else factor @ product
         if number < rounds - 1:
             square = factor @ square @ factor
-    if product is None:
-        return matrices
-    x = product @ x
+    if product is not None:
+        x = product @ x
     return (x if wide else x.mT).to(matrices.dtype)
+
+
+def _factor(square: Tensor) -> Tensor:
+    """The polynomial of a round in x x^T, without its constant term."""
+    _, b, c = NEWTON_SCHULZ
+    return torch.baddbmm(square, square, square, beta=b, alpha=c)
