@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data.images import read_image
+from data.images import image_size, read_image, tell
 from data.mosaic import draw_mosaic, mixup, mosaic, quadrants, random_variant
 from data.transforms import (
     FILL,
@@ -29,7 +28,8 @@ from utils import dist
 from utils.augment_config import AugmentConfig
 from utils.boxes import Letterbox, plan_resize
 from utils.log import tracked
-from utils.structures import LabelledImages
+from utils.structures import LabelledImages, Sample
+from utils.text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +39,17 @@ MIXUP_STREAM = 1_000_003
 MOST_IN_A_ROW = 20
 """If this many images in a row cannot be read, the cause is not single files."""
 
-GO_ON = "; or train without such files: --set bad_images=skip (for --resume: bad_images: skip in the run's config.yaml)"
+GO_ON = (
+    "; --resume goes on only with the files that the run began with, a new run takes any; or train without such "
+    "files: --set bad_images=skip (for --resume: bad_images: skip in the run's config.yaml)"
+)
 PUT_BACK = "; put it back, and --resume goes on exactly; a new run leaves it out"
-"""Remedies for a file that stops a training: for a damaged one, and for a missing one."""
+REPLACED = (
+    "; --resume goes on only with the files that the run began with; or train anew without such files: "
+    "--set bad_images=skip"
+)
+"""Remedies for a file that stops a training: a damaged one; a missing one; and one of another size, or without any,
+which would be another data set for --resume."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,7 @@ class Item(NamedTuple):
         image_id, path, letterbox: as in Batch; letterbox is None in training.
         weights: (N,) float32 or None, as in Targets.
         problem: files that could not be read and were replaced, one a line.
+        notes: files that are used although something is wrong with them.
     """
 
     image: torch.Tensor
@@ -79,6 +88,7 @@ class Item(NamedTuple):
     letterbox: Letterbox | None
     weights: torch.Tensor | None = None
     problem: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(eq=False, repr=False)
@@ -107,6 +117,8 @@ class TrainDataset(Dataset):
 
     def __post_init__(self) -> None:
         self.problems: list[str] = []
+        self.notes: list[str] = []
+        """What the image that is being made has to say: see Item."""
         self.pipeline = None
         if self.config.albumentations:
             from data.pipeline import AlbumentationsPipeline  # the library takes a second or two to import
@@ -126,6 +138,8 @@ class TrainDataset(Dataset):
         with ThreadPoolExecutor() as pool:
             images, quiet = pool.map(self._read_or_problem, range(len(self))), dist.launched_rank() != 0
             self.cache = list(tracked(images, len(self), "Reading the training images", quiet=quiet))
+        tell(sorted(self.notes))
+        self.notes.clear()
         logger.info("Training images in memory: %d, %.0f MB", len(self), needed / 1e6)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -136,9 +150,10 @@ class TrainDataset(Dataset):
         """The augmented image that `request` names; its boxes are in pixels of the network input."""
         item = self._augment(request)
         sample = self.images.samples[request.index]
-        problem = "\n".join(self.problems)
+        problem, notes = "\n".join(self.problems), tuple(self.notes)
         self.problems.clear()
-        return _to_item(item, sample.image_id, str(sample.path), None, problem)
+        self.notes.clear()
+        return _to_item(item, sample.image_id, str(sample.path), None, problem, notes)
 
     def _augment(self, request: Request) -> Labelled:
         config = self.config
@@ -212,7 +227,7 @@ class TrainDataset(Dataset):
             return self._read(index)
         except ValueError as error:
             if self.bad_images == "stop":
-                raise ValueError(_with_remedy(error, self.images.samples[index].path)) from None
+                raise ValueError(_with_remedy(error, self.images.samples[index])) from None
             return str(error)
 
     def _inner_size(self, index: int) -> tuple[int, int]:
@@ -223,8 +238,8 @@ class TrainDataset(Dataset):
     def _read(self, index: int) -> np.ndarray:
         """The decoded image at the base size."""
         sample = self.images.samples[index]
-        image = read_image(sample.path)
-        check_size(image, sample.height, sample.width, str(sample.path))
+        image, notes = _read_image(sample)
+        self.notes += notes
         height, width = self._inner_size(index)
         return cv2.resize(image, (width, height), interpolation=self.interpolation)
 
@@ -252,13 +267,12 @@ class EvalDataset(Dataset):
 
     def __getitem__(self, index: int) -> Item:
         """The image at `index`; its boxes are in pixels of the network input."""
-        sample, problem = self.images.samples[index], ""
+        sample, problem, notes = self.images.samples[index], "", list[str]()
         try:
-            image = read_image(sample.path)
-            check_size(image, sample.height, sample.width, str(sample.path))
+            image, notes = _read_image(sample)
         except ValueError as error:
             if self.bad_images == "stop":
-                raise ValueError(_with_remedy(error, sample.path)) from None
+                raise ValueError(_with_remedy(error, sample)) from None
             if self.bad_images is None:
                 raise
             image, problem = np.full((sample.height, sample.width, 3), FILL, np.uint8), str(error)
@@ -267,7 +281,7 @@ class EvalDataset(Dataset):
         boxes = letterbox.apply(sample.boxes).astype(np.float32)
         image = resize_image(image, letterbox, self.image_size, mode=self.resize)
         item = Labelled(image, boxes, sample.labels, sample.crowd)
-        return _to_item(item, sample.image_id, str(sample.path), letterbox, problem)
+        return _to_item(item, sample.image_id, str(sample.path), letterbox, problem, tuple(notes))
 
 
 def check_size(image: np.ndarray, height: int, width: int, path: str) -> None:
@@ -287,11 +301,27 @@ def check_size(image: np.ndarray, height: int, width: int, path: str) -> None:
         )
 
 
-def _with_remedy(error: ValueError, path: Path) -> str:
-    return f"{error}{GO_ON if path.exists() else PUT_BACK}"
+def _read_image(sample: Sample) -> tuple[np.ndarray, list[str]]:
+    """The image of a sample in full size, and what is wrong with its file."""
+    notes: list[str] = []
+    image = read_image(sample.path, notes=notes)
+    check_size(image, sample.height, sample.width, str(sample.path))
+    return image, [f"{printable(sample.path)}: {note}" for note in notes]
 
 
-def _to_item(item: Labelled, image_id: int, path: str, letterbox: Letterbox | None, problem: str) -> Item:
+def _with_remedy(error: ValueError, sample: Sample) -> str:
+    if not sample.path.exists():
+        return f"{error}{PUT_BACK}"
+    try:
+        as_before = image_size(sample.path) == (sample.height, sample.width)
+    except ValueError:
+        as_before = False
+    return f"{error}{GO_ON if as_before else REPLACED}"
+
+
+def _to_item(
+    item: Labelled, image_id: int, path: str, letterbox: Letterbox | None, problem: str, notes: tuple[str, ...]
+) -> Item:
     image = torch.from_numpy(np.ascontiguousarray(item.image)).permute(2, 0, 1)
     return Item(
         image,
@@ -303,4 +333,5 @@ def _to_item(item: Labelled, image_id: int, path: str, letterbox: Letterbox | No
         letterbox,
         None if item.weights is None else torch.from_numpy(np.ascontiguousarray(item.weights, np.float32)),
         problem,
+        notes,
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import logging
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,7 +21,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from data.cut_jpeg import complete_jpeg
 from utils.files import open_regular, read_regular
-from utils.text import printable
+from utils.text import printable, shown
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ NOT_IMAGES = {
 
 
 _told: set[str] = set()
-"""Names of cut-off files that this process has told of."""
+"""What this process has told of files."""
 
 
 def read_image(path: Path, *, notes: list[str] | None = None) -> np.ndarray:
@@ -76,18 +77,21 @@ def decode_image(data: bytes, *, name: str = "image", notes: list[str] | None = 
             raise ValueError(_explain(error, data[:64], len(data), name)) from error
         whole, share = completed
     lost = f"{share:.2%} of its pixels are lost" if share else "no pixel is lost"
-    _tell(
-        name, f"the file is cut off ({len(data)} bytes), {lost}; it is used. Replace it if the whole file exists", notes
-    )
+    note = f"the file is cut off ({len(data)} bytes), {lost}; it is used. If the whole file exists, put it in its place"
+    note += " before a training begins"
+    if notes is None:
+        tell([f"{printable(name)}: {note}"])
+    else:
+        notes.append(note)
     return _decode(whole)
 
 
-def _tell(name: str, note: str, notes: list[str] | None) -> None:
-    if notes is not None:
-        notes.append(note)
-    elif name not in _told:
-        _told.add(name)
-        logger.warning("%s: %s", name, note)
+def tell(notes: Iterable[str]) -> None:
+    """Log what is wrong with files that are used all the same, each once in this process."""
+    for note in notes:
+        if note not in _told:
+            _told.add(note)
+            logger.warning("%s", note)
 
 
 def _decode(data: bytes) -> np.ndarray:
@@ -181,9 +185,8 @@ def _explain(error: Exception, head: bytes, size: int, name: str) -> str:
             if head.lstrip().lower().startswith(start):
                 return f"{name}: not an image but {kind}"
         return (
-            f"{name}: not an image that Pillow knows ({size} bytes beginning with {head[:8]!r}); "
+            f"{name}: not an image that Pillow knows ({size} bytes beginning with {shown(head[:8])}); "
             "save it as JPEG or PNG, or leave it out"
         )
-    return (
-        f"{name}: cannot be decoded ({error or type(error).__name__}; {size} bytes); replace the file or leave it out"
-    )
+    reason = f"{error or type(error).__name__}; {size} bytes"
+    return f"{name}: cannot be decoded ({reason}); put a whole file in its place or leave it out"

@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -53,6 +54,7 @@ def collate(items: list[Item]) -> Batch:
         tuple(item.path for item in items),
         letterboxes,
         tuple(item.problem for item in items) if any(item.problem for item in items) else (),
+        tuple(dict.fromkeys(note for item in items for note in item.notes)),
     )
 
 
@@ -223,6 +225,7 @@ def build_eval_loader(
         timeout: as in `build_train_loader`.
         bad_images: as in EvalDataset.
     """
+    images = replace(images, ground_truth={})  # loader processes would hold a copy of it
     dataset = EvalDataset(images, image_size=image_size, resize=resize, bad_images=bad_images)
     batch_bytes = 3 * image_size[0] * image_size[1] * batch_size
     return WatchedLoader(

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from data.config import SPLITS, DataConfig, load_data_config
 from data.formats import coco, imagefolder, listing, voc, yolo
-from data.formats.label_places import LabelPlaces, find_labels, shared_files
+from data.formats.label_places import LabelPlaces, find_labels, report_other_format, shared_files
 from data.formats.rows import IMAGE_LEFT_OUT, LEFT_OUT, NOTES, STOPS, Problems
 from data.images import read_image
 from utils.config import ConfigError
 from utils.provenance import data_fingerprint, file_numbers
 from utils.structures import LabelledImages, LabelProblem, Sample
-from utils.text import shorten
+from utils.text import listed, shorten, shown
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def read_split(
     elif config.folders is not None:
         raise ConfigError(
             f"{config.source}: names: expected a list or the numbers 0 to {len(config.folders) - 1} as keys, found "
-            f"{list(config.folders[:3])}; class folders are for a classifier, and the model is a detector"
+            f"{shown(list(config.folders[:3]))}; class folders are for a classifier, and the model is a detector"
         )
     elif _is_json(target):
         data = coco.read(target, config.path, images=config.images, names=config.names, problems=problems)
@@ -155,17 +155,17 @@ def _check_problems(config: DataConfig, data: LabelledImages, *, thorough: bool)
     """Raise what the keys `labels` and `unreadable` stop at, and where nothing is left."""
     bad = [problem for problem in data.problems if problem.action not in NOTES]
     if bad and config.labels == "error":
-        raise ConfigError(f"{summarize(bad)}\nMend them, or set 'labels: warn' in {config.source} to go on without")
+        raise ConfigError(
+            *summarize(bad).split("\n"), f"Mend them, or set 'labels: warn' in {config.source} to go on without"
+        )
     stops = [problem for problem in bad if problem.action == STOPS]
     if stops:
         ways = "'unreadable: image' to go on without their images, or 'unreadable: object' without the objects alone"
-        raise ConfigError(f"{summarize(stops)}\nMend them, or set in {config.source} {ways}")
+        raise ConfigError(*summarize(stops).split("\n"), f"Mend them, or set in {config.source} {ways}")
     if not data.samples and not thorough:
         lost = [problem for problem in bad if problem.action == IMAGE_LEFT_OUT]
-        raise ConfigError(
-            f"{summarize(lost)}\nNo image is left. Mend them, or set 'unreadable: object' in {config.source} to leave "
-            "out these objects alone"
-        )
+        ways = f"or set 'unreadable: object' in {config.source} to leave out these objects alone"
+        raise ConfigError(*summarize(lost).split("\n"), f"No image is left. Mend them, {ways}")
 
 
 def label_format(config: DataConfig, split: str) -> str:
@@ -231,7 +231,7 @@ def check_same_classes(first: LabelledImages, second: LabelledImages) -> None:
     """
     if len(first.names) != len(second.names):
         only = sorted(set(first.names) ^ set(second.names))
-        differ = f"only one of them has {', '.join(only[:5])}" if only else "the names are the same"
+        differ = f"only one of them has {listed(only[:5])}" if only else "the names are the same"
         raise ConfigError(
             f"one split has {len(first.names)} classes, the other {len(second.names)}: {differ}; "
             "give every split the same list of categories"
@@ -265,10 +265,10 @@ def _target(config: DataConfig, split: str) -> Path:
     if target is None:
         known = ", ".join(name for name in SPLITS if getattr(config, name) is not None)
         raise ConfigError(f"{config.source}: has no split '{split}', only {known}")
-    download = f"\nHow to get the data:\n{config.download.strip()}" if config.download else ""
+    download = ["How to get the data:", *config.download.strip().split("\n")] if config.download else []
     for key, path in ((split, target), ("images", config.images), ("labels_dir", config.labels_dir)):
         if path is not None and not path.exists():
-            raise ConfigError(f"{config.source}: {key}: no such file or folder: {path}{download}")
+            raise ConfigError(f"{config.source}: {key}: no such file or folder: {path}", *download)
     if target.is_file() and not _is_json(target) and target.suffix.lower() != ".txt":
         raise ConfigError(
             f"{config.source}: {split}: {target.name}: expected a COCO JSON file, a .txt list of images or a folder"
@@ -299,8 +299,6 @@ def _find_labels(
         places = find_labels(images, config.path, form, folders, doubts, labels_dir=config.labels_dir)
         if places.files or places.folders or doubts.entries:
             candidates.append((form, places, doubts))
-        if len(places.files) == len(images):
-            break
     if not candidates:
         hint = "; class folders are for a classifier" if imagefolder.looks_like_classes(target, images) else ""
         raise ConfigError(
@@ -310,12 +308,14 @@ def _find_labels(
     form, places, doubts = max(candidates, key=lambda each: len(each[1].files) + len(each[2].entries))
     problems.entries += doubts.entries
     for other, others, _ in candidates:
-        strays = [image for image in places.images if image in others.files and image not in places.files]
-        if other is not form and strays:
-            kind = form.__name__.rpartition(".")[2].upper()
-            for image in strays:
-                problems.add(image, f"its label file is {others.files[image]}, but the others are {kind}", LEFT_OUT)
-            places.images = [image for image in places.images if image not in set(strays)]
+        if other is form:
+            continue
+        report_other_format((form, other), places, others, config.names or (), problems)
+        strays = {image for image in places.images if image in others.files and image not in places.files}
+        kind = form.__name__.rpartition(".")[2].upper()
+        for image in sorted(strays):
+            problems.add(image, f"its label file is {others.files[image]}, but the others are {kind}", LEFT_OUT)
+        places.images = [image for image in places.images if image not in strays]
     return form, places
 
 

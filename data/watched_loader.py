@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import multiprocessing
 import os
 import signal
@@ -9,11 +11,17 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from typing import Any
 
 import cv2
 import torch
 from torch.utils.data import DataLoader
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _HAS_MASKS = hasattr(signal, "pthread_sigmask")
 
@@ -105,17 +113,19 @@ def _given_up_after(seconds: float) -> Iterator[None]:
     Raises:
         RuntimeError: that has happened.
     """
-    given_up = threading.Event()
+    given_up, ended = threading.Event(), threading.Event()
 
-    def give_up() -> None:
+    def watch() -> None:
+        # In short waits, because the clock goes on while this process is stopped with all its children (Ctrl-Z).
+        waits = math.ceil(seconds)
+        if any(ended.wait(seconds / waits) for _ in range(waits)):
+            return
         given_up.set()
         for child in multiprocessing.active_children():
             child.kill()
 
-    timer = threading.Timer(seconds, give_up)
-    timer.daemon = True
     if seconds:
-        timer.start()
+        threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     except RuntimeError:
@@ -124,7 +134,7 @@ def _given_up_after(seconds: float) -> Iterator[None]:
     else:
         return
     finally:
-        timer.cancel()
+        ended.set()
     raise RuntimeError(f"DataLoader timed out after {seconds:g} seconds")
 
 
@@ -142,15 +152,37 @@ def _without_interrupt() -> Iterator[None]:
 def _start_worker(_: int) -> None:
     """Use one thread in a loader process, as there are many of them, and leave signals to the training process.
 
-    A cluster sends SIGTERM to every process of a job, and so does `timeout`. A loader process that obeyed would end the
-    training before it has saved, so it ends only when its parent asks for it, or has ended.
+    A cluster sends SIGTERM to every process of a job, and so does `timeout`; a terminal that is closed sends SIGHUP. A
+    loader process that obeyed would end the training before it has saved, so it ends only when its parent asks for it,
+    or has ended.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    _be_killed_with_parent()
     if hasattr(signal, "sigtimedwait"):  # not on macOS and Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+def _be_killed_with_parent() -> None:
+    """Let the system kill this process when its parent has ended, in any way: a stopped process does nothing itself.
+
+    The parent holds one end of a pipe (multiprocessing's sentinel), and Linux can signal that it has been closed.
+    Processes that were forked later hold that end too; they are killed first, as the last one's is the parent's alone.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None or not hasattr(fcntl, "F_SETSIG"):
+        return
+    pipe = parent.sentinel
+    with contextlib.suppress(OSError):  # where the system cannot, `_end_with_parent` ends all but stopped processes
+        fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
+    if wait([pipe], 0):
+        os._exit(0)  # it had ended before
 
 
 def _end_with_parent(parent: int) -> None:

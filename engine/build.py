@@ -74,11 +74,11 @@ def check_single_images(model: Detector, recipe: RecipeConfig, size: tuple[int, 
     with torch.no_grad(), torch.random.fork_rng(devices=[]), contextlib.suppress(RuntimeError, NotImplementedError):
         try:
             twin(torch.empty((1, 3, *size), device="meta"))
-        except _LoneValue as found:
+        except _LoneValue as name:
             height, width = size
             raise ConfigError(
                 f"--batch-size {recipe.batch_size}: of one image of {height} x {width} px, the batch normalisation "
-                f"{found} sees one value per channel, which has no variance; use a larger --batch-size or --img-size"
+                f"{name} sees one value per channel, which has no variance; use a larger --batch-size or --img-size"
             ) from None
 
 

@@ -17,6 +17,7 @@ from engine.trial_step import scratch_of, try_step
 from utils.faults import is_out_of_memory
 from utils.log import first_few
 from utils.structures import Batch
+from utils.text import printable
 
 FAR_TOO_LARGE = 1e5
 """Values and weights beyond this come from a training that has blown up; sane ones stay below 1,000."""
@@ -96,7 +97,8 @@ def examine(stepper: Stepper, state: TrainState, batches: list[Batch]) -> Eviden
         weights=[*_not_finite(scratch.model.state_dict()), *_not_finite(_records(state))],
         data=[problem for batch in batches for problem in data_problems(batch)],
         output=watch.output,
-        gradient=None if failure is not None and failure.what == "loss" else watch.gradient,  # it follows from the loss
+        # After a loss that is not finite, gradients only follow from it.
+        gradient=None if failure is not None and failure.quantity == "loss" else watch.gradient,
         largest=watch.largest,
         largest_weight=largest_magnitude(list(state.model.parameters())),
         precision=precision,
@@ -117,8 +119,8 @@ def culprits(evidence: Evidence) -> list[str]:
     sighting = evidence.output or evidence.gradient
     if sighting is not None and sighting.images and len(evidence.suspects) == 1:
         paths = evidence.suspects[0].paths
-        return [paths[index] for index in sighting.images if index < len(paths)]
-    return [path for batch in evidence.suspects for path in batch.paths]
+        return [printable(paths[index]) for index in sighting.images if index < len(paths)]
+    return [printable(path) for batch in evidence.suspects for path in batch.paths]
 
 
 def _first_seen(evidence: Evidence) -> str:
@@ -128,7 +130,7 @@ def _first_seen(evidence: Evidence) -> str:
         return f"gradient, from the loss backwards, of the output of {evidence.gradient}"
     if evidence.failure is None:
         return "nowhere, when the step was done again"
-    return "the loss itself" if evidence.failure.what == "loss" else "gradients of weights alone"
+    return "the loss itself" if evidence.failure.quantity == "loss" else "gradients of weights alone"
 
 
 def _watched(
@@ -163,7 +165,7 @@ def cause_and_remedy(evidence: Evidence, *, lr: float, fresh: bool) -> tuple[str
         sizes = f"values up to {evidence.largest:.3g}, weights up to {evidence.largest_weight:.3g}"
         cause = f"the training has blown up ({sizes}; learning rate {lr:.3g})"
         return cause, "a lower optimizer.lr, a longer warm-up (schedule.warmup_steps), a smaller optimizer.clip_norm"
-    if evidence.output is None and evidence.failure.what == "loss":
+    if evidence.output is None and evidence.failure.quantity == "loss":
         terms = [name for name, value in evidence.failure.terms.items() if not math.isfinite(value)]
         cause = (
             f"the loss term {', '.join(terms)}: every output of the network is finite (up to {evidence.largest:.3g})"
@@ -179,12 +181,12 @@ def data_problems(batch: Batch) -> Iterator[str]:
     images, targets = batch.images, batch.targets
     if images.is_floating_point():
         for index in torch.nonzero(~torch.isfinite(images).flatten(1).all(dim=1)).flatten().tolist():
-            yield f"{batch.paths[index]}: pixels that are not finite"
+            yield f"{printable(batch.paths[index])}: pixels that are not finite"
     boxes = targets.boxes
     wrong = ~torch.isfinite(boxes).all(dim=1) | (boxes[:, 2:] <= boxes[:, :2]).any(dim=1) | (targets.labels < 0)
     for row in torch.nonzero(wrong).flatten().tolist():
         shown = ", ".join(f"{value:.4g}" for value in boxes[row].tolist())
-        path = batch.paths[int(targets.image_index[row])]
+        path = printable(batch.paths[int(targets.image_index[row])])
         yield f"{path}: a box without width or height, or not finite: [{shown}], label {int(targets.labels[row])}"
 
 

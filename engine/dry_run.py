@@ -24,6 +24,7 @@ from engine.options import RunOptions
 from engine.state import TrainState
 from utils import dist
 from utils.checkpoint import copied, load_checkpoint, same_values
+from utils.lock import RunLock
 from utils.log import duration, say
 from utils.memory import children_bytes, free_memory, gigabytes, peak_resident_bytes, reset_gpu_peak
 from utils.metrics.build import build_metric
@@ -51,12 +52,13 @@ class DryRunFailed(ValueError):
 
 
 @contextmanager
-def removed_afterwards(folder: Path) -> Iterator[None]:
-    """Delete the folder of a dry run when the block ends, but for a replay file in it."""
+def removed_afterwards(folder: Path, lock: RunLock) -> Iterator[None]:
+    """Delete the folder of a dry run when the block ends, but for a replay file in it; its lock is given back first."""
     try:
         yield
         dist.barrier()  # not after an error: the others may be elsewhere
     finally:
+        lock.release()  # Windows deletes no file that is open
         if dist.rank() == 0:
             replays = set(folder.glob("replay_*.pt"))
             for path in [path for path in folder.iterdir() if path not in replays]:
@@ -93,7 +95,7 @@ def dry_run(config: TrainConfig, options: RunOptions, device: torch.device) -> i
         ValueError, OSError: what the parts themselves raise.
     """
     with opened(config, options, device) as (job, state, _):
-        with removed_afterwards(job.run.folder):
+        with removed_afterwards(job.run.folder, job.lock):
             text = report(job, measure(job, state))
         if dist.rank() == 0:
             say(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data.transforms import ten_crops
+from engine.notes import FileNotes
 from engine.step import StepClock
 from models.info import ModelInfo, Predictor
 from models.postprocess import postprocess
@@ -27,8 +27,6 @@ from utils.metrics.detection import DetectionMetric
 from utils.plots import plot_figures
 from utils.structures import Batch, Detections, LabelledImages
 from utils.train_config import TrainConfig
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,13 @@ class EvaluationOptions:
 
 
 def evaluate(
-    predictor: Predictor, loader: DataLoader, metric: Metric, options: EvaluationOptions, *, over_ranks: bool = False
+    predictor: Predictor,
+    loader: DataLoader,
+    metric: Metric,
+    options: EvaluationOptions,
+    *,
+    over_ranks: bool = False,
+    notes: FileNotes | None = None,
 ) -> dict[str, Any]:
     """The figures of a metric over the images of a loader, and what they cost in time.
 
@@ -74,13 +78,13 @@ def evaluate(
         metric: without anything found yet; it has it all afterwards.
         over_ranks: the loaders of all ranks together give each image once, and every rank calls this; every rank then
             gets the figures of all.
+        notes: of the run that the evaluation belongs to.
     Returns:
         What `metric.compute` gives, and 'speed_ms': milliseconds an image that each part adds to the whole, by the
         clock: 'preprocess' (reading, resizing, and the way to the device), 'inference' and 'postprocess'. Loader
         processes prepare the next batches meanwhile, and a thread finishes the last one; what they hide is not counted.
     """
-    count, clock = 0, StepClock(predictor.device)
-    unreadable: list[str] = []
+    count, clock, unreadable, notes = 0, StepClock(predictor.device), list[str](), notes or FileNotes()
     last: Future[None] | None = None
     quiet = over_ranks and dist.rank() != 0
     with (
@@ -101,16 +105,16 @@ def evaluate(
             last = behind.submit(_note, metric, raw, batch, predictor.info, options)
             count += len(batch)
             unreadable += [problem for problem in batch.problems if problem]
+            notes.add(*batch.notes)
             progress.advance()
             clock.lap("postprocess")
         if last is not None:
             last.result()
         clock.lap("postprocess")
     seconds = clock.take(wait=True)
-    if unreadable:
-        logger.warning("Evaluation without %d images that cannot be read: %s", len(unreadable), unreadable[0])
     parts = ("preprocess", "inference", "postprocess")
     speed = {part: 1000 * seconds.get(part, 0.0) / max(count, 1) for part in parts}
+    notes.tell_unread(unreadable, over_ranks=over_ranks)
     if not over_ranks:
         return {**metric.compute(), "speed_ms": speed}
     for rows in dist.gather(metric.predictions()):

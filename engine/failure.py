@@ -11,12 +11,14 @@ from typing import Any
 
 from engine.diagnose import describe_failure, examine
 from engine.memory import fitting_part
+from engine.notes import FileNotes
 from engine.replay import save_replay
 from engine.state import TrainState
 from engine.step import Stepper, TrainingDiverged, train_step
 from utils import dist
 from utils.faults import explain, is_out_of_memory, memory_reason
 from utils.structures import Batch
+from utils.text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +42,13 @@ class Guard:
         folder: of the run, for replay files.
         about: what a replay file says of the run: 'config', 'names', 'category_ids', 'task', 'class_counts'.
         in_a_row: steps that were skipped one after another.
-        told: image files whose trouble was told.
+        notes: on image files that are damaged.
     """
 
     folder: Path
     about: dict[str, Any]
     in_a_row: int = 0
-    told: set[str] = field(default_factory=set)
+    notes: FileNotes = field(default_factory=FileNotes)
 
     def step(self, stepper: Stepper, state: TrainState, batches: list[Batch]) -> dict[str, float]:
         """The loss terms of `train_step`; none where the recipe skips a step that is not finite.
@@ -54,7 +56,7 @@ class Guard:
         Raises:
             StepFailed: a number that is not finite, or too little memory.
         """
-        self._tell_bad_images(state, batches)
+        self._note_files(state, batches)
         try:
             terms = train_step(stepper, state, batches)
         except TrainingDiverged as error:
@@ -102,18 +104,17 @@ class Guard:
         try:
             save_replay(path, failure, text, about=self.about, stepper=stepper, state=state, batches=batches)
         except OSError as problem:
-            return f"The optimizer has not moved. No replay file could be written: {problem}"
-        return f"The optimizer has not moved; see the step again with: python train.py --replay {path}"
+            return f"The optimizer has not moved. No replay file could be written: {printable(problem)}"
+        return f"The optimizer has not moved; see the step again with: python train.py --replay {printable(path)}"
 
-    def _tell_bad_images(self, state: TrainState, batches: list[Batch]) -> None:
+    def _note_files(self, state: TrainState, batches: list[Batch]) -> None:
         problems = [line for batch in batches for problem in batch.problems for line in problem.splitlines()]
-        if not problems:
-            return
-        state.count({"bad_images": len(problems)})
-        for problem in problems:
-            if problem not in self.told:
-                self.told.add(problem)
-                logger.warning("Another image in its place (bad_images: skip): %s", problem)
+        self.notes.add(*(f"Another image in its place (bad_images: skip): {problem}" for problem in problems))
+        self.notes.add(*(note for batch in batches for note in batch.notes))
+        if problems and dist.rank() == 0:
+            state.count({"bad_images": len(problems)})
+        elif problems:
+            self.notes.replaced += problems  # rank 0 counts them when they are shared
 
 
 def out_of_memory_text(stepper: Stepper, state: TrainState, batches: list[Batch], *, reason: str) -> str:
@@ -166,7 +167,10 @@ def saying_what_is_left(last: Path, folder: Path) -> Iterator[None]:
 
 
 def _left(last: Path, folder: Path, *, same: bool) -> str:
+    if not folder.is_dir():
+        return f"{folder} is gone; put it back, and go on with: python train.py --resume {folder}"
     if not last.is_file():
         return "There was no checkpoint yet."
-    how = f"python train.py --resume {folder}" if same else f"with another recipe, --weights {last}"
+    other = f"with another recipe, --weights {printable(last)}"
+    how = f"python train.py --resume {printable(folder)}" if same else other
     return f"The last checkpoint is whole; to go on from it: {how}"

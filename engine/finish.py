@@ -19,7 +19,7 @@ def finish(job: Job, log: EpochLog) -> None:
     predictor = open_predictor(job.run.best, device=job.stepper.device)
     options = EvaluationOptions.of_training(job.config, val.task)
     metric = build_metric(val, max_det=options.max_det)
-    figures = evaluate(predictor, eval_loader_of(val, job.config), metric, options)
+    figures = evaluate(predictor, eval_loader_of(val, job.config), metric, options, notes=job.notes)
     protocol = recipe.evaluation.protocol(val.task)
     protocol |= {"image_size": list(job.config.image_size), "precision": predictor.precision}
     protocol["resize"] = predictor.resize

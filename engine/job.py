@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from data.sampler import TrainSampler
 from data.watched_loader import WatchedLoader
 from engine.build import build_stepper, build_trainable, check_single_images
 from engine.memory import find_batch_size
+from engine.notes import FileNotes
 from engine.options import RunOptions
 from engine.restart import note_launch
 from engine.state import TrainState
@@ -70,6 +71,7 @@ class Job:
         metric: of the validation split.
         about_data: what every checkpoint says of the run and its data.
         lock: of the run folder, on rank 0.
+        notes: on image files that are damaged.
     """
 
     config: TrainConfig
@@ -82,6 +84,7 @@ class Job:
     metric: Metric
     about_data: dict[str, Any]
     lock: RunLock
+    notes: FileNotes = field(default_factory=FileNotes)
 
 
 @contextmanager

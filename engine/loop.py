@@ -66,7 +66,7 @@ def run_epochs(job: Job, state: TrainState, stop: Stop, *, trial: Trial | None =
     describe_training(job.config, job.run.folder, job.stepper, state, lines)
     if dist.rank() == 0 and state.step == 0:
         plots.plot_labels(images.train, job.run.folder / "labels.png")
-    guard = Guard(job.run.folder, {"config": job.config, **images.about()})
+    guard = Guard(job.run.folder, {"config": job.config, **images.about()}, notes=job.notes)
     with closing(open_log(job, state)) if dist.rank() == 0 else nullcontext() as log:
         for epoch in range(state.epoch, recipe.total_epochs):
             if state.is_out_of_patience(recipe):
@@ -120,13 +120,23 @@ def train_one_epoch(job: Job, state: TrainState, guard: Guard, stop: Stop) -> bo
             for _ in batches:
                 progress.advance(state.progress_note())
             if stop.requested(job.stepper.device):
+                share_notes(job, state)
                 return False
             if now - last_save > 60 * recipe.save_minutes:
                 save(job, state)
                 last_save = now
                 clock.restart()
     state.count({f"time/{part}": seconds for part, seconds in clock.take(wait=True).items()})
+    share_notes(job, state)
     return True
+
+
+def share_notes(job: Job, state: TrainState) -> None:
+    """Rank 0 tells and counts the damaged images that the other processes have met."""
+    elsewhere, _ = job.notes.share(job.notes.replaced)
+    job.notes.replaced = []
+    if elsewhere:
+        state.count({"bad_images": elsewhere})
 
 
 def plot_first_batch(job: Job, state: TrainState, batch: Batch) -> None:
@@ -157,7 +167,8 @@ def validate(job: Job, state: TrainState) -> dict[str, Any] | None:
     job.metric.reset()
     begin = time.perf_counter()
     options = EvaluationOptions.of_training(job.config, job.images.task)
-    figures = evaluate(predictor, job.val_loader, job.metric, options, over_ranks=dist.is_distributed())
+    over_ranks = dist.is_distributed()
+    figures = evaluate(predictor, job.val_loader, job.metric, options, over_ranks=over_ranks, notes=job.notes)
     state.count({"time/evaluation": time.perf_counter() - begin})
     return figures
 

@@ -21,8 +21,10 @@ from utils.config import ConfigError, to_plain
 from utils.files import write_atomically
 from utils.log import say
 from utils.provenance import versions
+from utils.saved import check_replay
 from utils.schema import to_dataclass
 from utils.structures import Batch, LabelledImages, Targets
+from utils.text import shown
 from utils.train_config import TrainConfig
 
 FORMAT = "cspdet-replay-1"
@@ -86,7 +88,7 @@ def save_replay(
         "state": state.state_dict(),
         "batches": [_to_plain_batch(batch) for batch in batches],
         "total_steps": stepper.total_steps,
-        "failure": {"what": error.what, "step": error.step, "terms": error.terms, "message": message},
+        "failure": {"what": error.quantity, "step": error.step, "terms": error.terms, "message": message},
         "rank": dist.rank(),
         "world_size": dist.world_size(),
         "device": str(stepper.device),
@@ -110,7 +112,8 @@ def load_replay(path: Path) -> Replay:
         content = None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         kind = content.get("format") if isinstance(content, dict) else "another kind of file"
-        raise ConfigError(f"--replay {path}: expected a file with format '{FORMAT}', found {kind!r}")
+        raise ConfigError(f"--replay {path}: expected a file with format '{FORMAT}', found {shown(kind)}")
+    check_replay(content, where=f"--replay {path}")
     return Replay(
         config=to_dataclass(TrainConfig, content["config"], where=f"{path}: config"),
         images=LabelledImages((), tuple(content["names"]), tuple(content["category_ids"]), {}, task=content["task"]),
@@ -127,10 +130,13 @@ def replay(path: Path, device: torch.device) -> int:
     """
     saved = load_replay(path)
     images = DataSplits(saved.images, saved.images, saved.config.data)
-    model = build_trainable(saved.config, images, device, fresh=False).train()
-    keep_frozen_statistics_(model, saved.config.recipe.freeze)
     counts, steps = saved.class_counts, saved.total_steps
-    stepper = build_stepper(saved.config, model, device, class_counts=counts, total_steps=steps)
+    try:
+        model = build_trainable(saved.config, images, device, fresh=False).train()
+        keep_frozen_statistics_(model, saved.config.recipe.freeze)
+        stepper = build_stepper(saved.config, model, device, class_counts=counts, total_steps=steps)
+    except ConfigError as error:
+        raise ConfigError(*(f"--replay {path}: {line}" for line in error.lines)) from None
     return 0 if repeat(saved, stepper, TrainState.create(model, saved.config.recipe, device)) else 1
 
 
@@ -140,7 +146,7 @@ def repeat(replay: Replay, stepper: Stepper, state: TrainState) -> bool:
     Args:
         state: of a model as the replay's configuration describes it; it gets the replay's state.
     """
-    state.load_state_dict(replay.state)
+    state.resume(replay.state, where="the replay file")
     stepper.before.take_(state.model)
     set_learning_rate_(state, stepper)
     with dist.alone(as_rank=replay.rank):
@@ -151,7 +157,7 @@ def repeat(replay: Replay, stepper: Stepper, state: TrainState) -> bool:
         return False
     failure = evidence.failure or TrainingDiverged(known["what"], state, known["terms"])
     say(describe_failure(failure, evidence, lr=state.optimizer.param_groups[0]["lr"]))
-    same = (failure.what, failure.step) == (known["what"], known["step"])
+    same = (failure.quantity, failure.step) == (known["what"], known["step"])
     exactly = (
         "with the same terms to the last bit" if _same_terms(failure.terms, known["terms"]) else "with other terms"
     )

@@ -28,16 +28,17 @@ class TrainingDiverged(ValueError):
     """A loss or gradient is not a finite number; raised before the optimizer moves.
 
     Args:
-        what: 'loss' or 'gradient'.
+        quantity: 'loss' or 'gradient'.
         step, epoch: which, counted from 1.
         terms: of the loss, as far as they were known.
         batch: of the step's batches the one whose loss it is; None for a gradient, which is of all of them.
     """
 
-    def __init__(self, what: str, state: TrainState, terms: dict[str, float], batch: int | None = None) -> None:
-        self.what, self.step, self.epoch, self.terms, self.batch = what, state.step + 1, state.epoch + 1, terms, batch
+    def __init__(self, quantity: str, state: TrainState, terms: dict[str, float], batch: int | None = None) -> None:
+        self.quantity, self.terms, self.batch = quantity, terms, batch
+        self.step, self.epoch = state.step + 1, state.epoch + 1
         shown = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
-        super().__init__(f"the {what} of step {self.step} (epoch {self.epoch}) is not a finite number: {shown}")
+        super().__init__(f"the {quantity} of step {self.step} (epoch {self.epoch}) is not a finite number: {shown}")
 
 
 class StepClock:

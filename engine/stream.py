@@ -26,6 +26,7 @@ from models.postprocess import postprocess, top_classes
 from utils.boxes import Letterbox, plan_resize
 from utils.config import ConfigError, nearest
 from utils.draw import draw_detections
+from utils.launch import stop_signals
 from utils.log import Progress, duration
 from utils.run import new_run_folder
 from utils.structures import Detections
@@ -178,7 +179,7 @@ def class_indices(values: Sequence[str], names: Sequence[str]) -> tuple[int, ...
             hint = f" Did you mean {shown(names[by_name[near]])}?" if near else ""
             problems.append(f"--classes {shorten(value)}: the model has no such class.{hint} Known: {listed(names)}")
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError(*problems)
     return tuple(labels)
 
 
@@ -236,7 +237,7 @@ def process(
 
 @contextlib.contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends a run like Ctrl-C, so that a video stopped from outside can be played too."""
+    """SIGTERM and SIGHUP end a run like Ctrl-C, so that a video stopped from outside can be played too."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -244,8 +245,9 @@ def _terminated_as_interrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # Python sets signals nowhere else
         yield
         return
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    previous = {number: signal.signal(number, interrupt) for number in stop_signals()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

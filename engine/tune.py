@@ -94,7 +94,7 @@ def fitting_space(
     """
     problems = {key: problem for key, entry in space.items() if (problem := _problem(key, entry, base, model))}
     if problems and given is not None:
-        raise ConfigError("\n".join(f"{given}: {problem}" for problem in problems.values()))
+        raise ConfigError(*(f"{given}: {problem}" for problem in problems.values()))
     if problems:
         logger.info("Not searched, for this model does not have them: %s", ", ".join(problems))
     fitting = {key: entry for key, entry in space.items() if key not in problems}

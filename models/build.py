@@ -117,7 +117,7 @@ def check_parts(config: ModelConfig) -> None:
     Raises:
         ConfigError: every wrong key and value of all three, at once.
     """
-    problems = []
+    problems: list[str] = []
     for part, kinds in (("backbone", BACKBONES), ("neck", NECKS), ("head", HEADS)):
         spec = getattr(config, part)
         if part == "neck" and spec is None:
@@ -125,12 +125,12 @@ def check_parts(config: ModelConfig) -> None:
         try:
             check_spec(kinds, spec, where=f"{config.file}: {part}", derived=("features", "num_classes"))
         except ConfigError as error:
-            problems.append(str(error))
+            problems += error.lines
     parts = (config.backbone, config.neck, config.head)
     if any(isinstance(spec, dict) and "type" not in spec for spec in parts):
         problems.append(f"{config.file}: a variant of another model file names that file with the key 'base'")
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError(*problems)
 
 
 def build_criterion(

@@ -120,7 +120,7 @@ def load_model_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -
         if {"backbone", "head"} <= values.keys():
             raise
         hint = "a variant of another model file names that file with the key 'base'"
-        raise ConfigError(f"{error}; {hint}") from None
+        raise ConfigError(*error.lines[:-1], f"{error.lines[-1]}; {hint}") from None
 
 
 def model_config_from(values: Mapping[str, Any], *, where: str) -> ModelConfig:
@@ -146,7 +146,7 @@ def _load_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     known = [*(each.name for each in dataclasses.fields(ModelConfig)), "base"]
     unknown = [unknown_key(f"{path}: model", key, known) for key in [key for key in values if key not in known][:20]]
     if unknown:
-        raise ConfigError("\n".join(unknown))
+        raise ConfigError(*unknown)
     _resolve_weights_(values.get("backbone"), path.parent)
     if _finds_once(values):  # a base's kind of suppression is for its own head
         values.setdefault("nms", "none")

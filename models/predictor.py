@@ -20,6 +20,7 @@ from models.runtimes import OnnxPredictor, OpenVinoPredictor, TorchScriptPredict
 from models.saved import build_saved
 from utils.config import ROOT, ConfigError, load_yaml
 from utils.device import describe_device, select_device
+from utils.files import read_regular
 from utils.saved import check_pairs
 from utils.weights import load_saved_model
 
@@ -37,8 +38,8 @@ def names_beside(classes: int, files: Sequence[Path | str]) -> tuple[str, ...] |
         ConfigError: it holds another number of names.
     """
     for path in (Path(file).with_suffix(".names") for file in files):
-        if path.is_file():
-            lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        if path.exists() and not path.is_dir():
+            lines = read_regular(path).decode("utf-8-sig", errors="replace").splitlines()
             names = [line.strip() for line in lines if line.strip()]
             if len(names) != classes or len(set(names)) != classes:
                 raise ConfigError(f"{path}: expected {classes} different names, one a line, found {len(set(names))}")

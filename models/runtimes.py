@@ -172,10 +172,10 @@ def _described(
     """
     source = [side if isinstance(side, int) else None for side in shapes.get("images", ())]
     if len(source) != 4:
-        found = ", ".join(shown(name) for name in list(shapes)[:5])
+        inputs = ", ".join(shown(name) for name in list(shapes)[:5])
         raise ConfigError(
             f"{where}: not a detector exported by CSPDet: expected an input 'images' (batch, 3, height, width), found "
-            f"{found or 'none'}; export the checkpoint with export.py"
+            f"{inputs or 'none'}; export the checkpoint with export.py"
         )
     info = ModelInfo.from_metadata(metadata, shape=(source[2], source[3]), where=where)
     classes = shapes.get(OUTPUTS[info.task][-1], [None])[-1]

@@ -67,9 +67,9 @@ def _check_shapes(model: Detector, weights: Mapping[str, Tensor]) -> None:
     """
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     for name in (*own, *weights):
-        found = tuple(weights[name].shape) if name in weights else None
-        if found != own.get(name):
-            raise _Misfit(f"{shown(name)}: expected {_shape(own.get(name))}, found {_shape(found)}")
+        in_file = tuple(weights[name].shape) if name in weights else None
+        if in_file != own.get(name):
+            raise _Misfit(f"{shown(name)}: expected {_shape(own.get(name))}, found {_shape(in_file)}")
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

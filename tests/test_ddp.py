@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import distributed
 
 import train
@@ -88,8 +93,10 @@ class Runs:
     def _alone(self, run: dict[str, Any]) -> list[Any]:
         if "double" in run:
             return [steps_in_double(**run["double"])]
-        with fault(run.get("fault"), run.get("step", 0)), watched() as seen:
+        with fault(run.get("fault"), run.get("step", 0)), watched() as seen, redirect_stdout(io.StringIO()) as said:
             seen["code"] = train.main(run["arguments"])
+        with open(self.folder / "log.txt", "a") as file:
+            file.write(said.getvalue())
         return [seen]
 
     def _launch(self, processes: int, runs: tuple[dict[str, Any], ...]) -> list[list[Any]]:
@@ -109,8 +116,15 @@ class Runs:
 
     @property
     def log(self) -> str:
-        """Whatever the launches have said."""
+        """Whatever all have said."""
         return (self.folder / "log.txt").read_text()
+
+    def log_of(self, name: str) -> str:
+        """What a run has said, and what it has said after it was resumed."""
+        parts = re.split(r"^Run folder: (.*)$", self.log, flags=re.MULTILINE)
+        return "".join(
+            text for folder, text in zip(parts[1::2], parts[2::2], strict=True) if folder == str(self.folder / name)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +142,20 @@ def few(tiny_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def damaged(tiny_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """data.yaml of the same images: five cannot be read, and a sixth is a JPEG file without its last bytes."""
+    folder = tmp_path_factory.mktemp("damaged")
+    shutil.copytree(tiny_coco.parent, folder, dirs_exist_ok=True)
+    for number in (1, 2, 4, 5, 7):
+        (folder / "images" / f"{number}.png").write_bytes(b"damaged")
+    image = folder / "images" / "3.png"
+    whole = io.BytesIO()
+    Image.open(image).save(whole, "JPEG", quality=95, subsampling=0)
+    image.write_bytes(whole.getvalue()[:-3])
+    return folder / "data.yaml"
+
+
+@pytest.fixture(scope="module")
 def one_to_one(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model YAML with one-to-one branches."""
     path = tmp_path_factory.mktemp("one_to_one") / "model.yaml"
@@ -136,7 +164,9 @@ def one_to_one(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_coco: Path, tiny_model: Path, one_to_one: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+def runs(
+    tiny_coco: Path, tiny_model: Path, one_to_one: Path, damaged: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Runs:
     """All runs, from weights that find something; 'moved' goes from one process to two and back."""
     folder = tmp_path_factory.mktemp("ddp")
     about = ["--cfg", str(tiny_model), "--data", str(tiny_coco), "--project", str(folder), *CPU]
@@ -153,6 +183,7 @@ def runs(tiny_coco: Path, tiny_model: Path, one_to_one: Path, tmp_path_factory: 
         runs.about = [*about, "--weights", str(folder / "start" / "weights" / "last.pt")]
         norms = {name.rpartition(".")[0] for name in runs.checkpoint("start")["ema"] if name.endswith("running_mean")}
         frozen = [*LONG, "--set", f"freeze=[{', '.join(sorted(norms))}]"]
+        skipping = [*SHORT, "--data", str(damaged), *settings("bad_images=skip", "cache=false")]
         runs.do(
             1,
             runs.new("frozen1", *frozen),
@@ -161,6 +192,7 @@ def runs(tiny_coco: Path, tiny_model: Path, one_to_one: Path, tmp_path_factory: 
             runs.in_double("frozen in double 1", frozen=True),
             runs.in_double("synced in double 1", frozen=False),
             runs.in_double("one to one in double 1", **branches),
+            runs.new("damaged1", *skipping),
         )
         runs.found["moved 1"] = runs.found["moved"]
         runs.do(
@@ -177,6 +209,9 @@ def runs(tiny_coco: Path, tiny_model: Path, one_to_one: Path, tmp_path_factory: 
             runs.new("bad", *SHORT, fault="nan", step=2),
             runs.new("skipped", *SHORT, "--set", "non_finite=skip", fault="nan", step=2),
             runs.new("odd", *SHORT, "--batch-size", "3"),
+            runs.new("damaged2", *skipping),
+            runs.new("damaged-parts", *skipping, fault="stop", step=3),
+            runs.go_on("damaged-parts", workers=1),
         )
         runs.found["moved 2"] = runs.found["moved resumed"]
         runs.do(1, runs.go_on("moved", workers=0))
@@ -215,7 +250,7 @@ def largest_difference(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor
 def test_all_ranks_end_with_the_same_status(runs: Runs) -> None:
     codes = {name: [rank["code"] for rank in ranks] for name, ranks in runs.found.items() if "double" not in name}
     for name, found in codes.items():
-        stopped = name in ("moved", "moved 1", "moved 2", "parts")
+        stopped = name in ("moved", "moved 1", "moved 2", "parts", "damaged-parts")
         assert set(found) == {STOPPED if stopped else 2 if name in ("bad", "odd") else 0}, name
     assert [len(codes[f"synced{count}"]) for count in (1, 2)] == [1, 2]
 
@@ -277,6 +312,26 @@ def test_one_to_one_branches_train_on_several_processes(runs: Runs, one_to_one: 
     own = [name for name in start if name.startswith("head.one_to_one")]
     assert largest_difference(*({name: state[name] for name in own} for state in (start, one))) > 1e-3, "they learn"
     assert largest_difference(one, two) < 1e-8, "the loss is computed in single precision"
+
+
+def test_damaged_images_of_all_ranks_are_told_and_counted(runs: Runs, damaged: Path) -> None:
+    """By rank 0, each file once, as one process tells and counts them; also when a run is stopped in an epoch."""
+    logs = {name: runs.log_of(name) for name in ("damaged1", "damaged2", "damaged-parts")}
+    counts = {
+        name: [int(number) for number in re.findall(r"(\d+) times another image took the place", text)]
+        for name, text in logs.items()
+    }
+    assert min(counts["damaged1"]) >= 5
+    assert counts["damaged1"] == counts["damaged2"] == counts["damaged-parts"]
+    told = {name: sorted(set(re.findall(r"^Another image.*: (\S+\.png): ", logs[name], re.MULTILINE))) for name in logs}
+    bad = [str(damaged.parent / "images" / f"{number}.png") for number in (1, 2, 4, 5, 7)]
+    assert told["damaged1"] == told["damaged2"] == told["damaged-parts"] == bad
+    for name in ("damaged1", "damaged2"):
+        assert logs[name].count("Another image in its place") == 5
+        assert logs[name].count(f"{damaged.parent / 'images' / '3.png'}: the file is cut off") == 1
+        evaluations = re.findall(r"Evaluation without (\d+) images that cannot be read: (\S+):", logs[name])
+        first = bad[0] if name == "damaged1" else bad[1]  # images 1 and 5 are those of rank 1, 2 and 4 those of rank 0
+        assert evaluations == [("4", first), ("4", first), ("4", bad[0])], "the last is of rank 0 alone"
 
 
 def test_one_rank_writes(runs: Runs) -> None:

@@ -27,6 +27,7 @@ from utils.checkpoint import load_checkpoint
 from utils.config import ROOT
 
 TIMES = ("seconds", "images_per_second", *SHARES.values())
+PARTS = ("optimizer", "scaler", "rng", "step", "epoch", "batch", "best", "best_epoch", "better_epoch", "ema_updates")
 
 
 def start(arguments: list[str], log: Path) -> subprocess.Popen:
@@ -53,7 +54,7 @@ def fingerprint(run: Path) -> dict[str, str]:
     parts = {
         "weights": state["weights"],
         "ema": state["ema"],
-        "optimizer": [state[key] for key in ("optimizer", "scaler", "rng", "step", "epoch", "best", "best_epoch")],
+        "optimizer": [state[key] for key in PARTS],
         "best": [best["ema"], best["epoch"]],
         "results": table,
         "metrics": figures,
@@ -82,11 +83,15 @@ def digest(value: object) -> str:
     return total.hexdigest()
 
 
-def killed_after(run: Path, arguments: list[str], seconds: float, log: Path) -> str:
-    """Start the run, kill it so long after its folder appears, and resume it; says where the kill hit."""
+def killed_after(run: Path, arguments: list[str], seconds: float, log: Path, *, rows: int = -1) -> str:
+    """Start the run, kill it so long after its folder has appeared, and resume it; says where the kill hit.
+
+    Args:
+        rows: of its table that are waited for first; 0 waits for a checkpoint.
+    """
     process = start(arguments, log)
     deadline = time.monotonic() + 120
-    while not (run / "config.yaml").is_file() and process.poll() is None and time.monotonic() < deadline:
+    while not is_so_far(run, rows) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(seconds)
     if process.poll() is None:
@@ -96,6 +101,14 @@ def killed_after(run: Path, arguments: list[str], seconds: float, log: Path) -> 
     assert (run / "config.yaml").is_file(), log.read_text()
     finish(["--resume", str(run), "--workers", "1"], log)
     return where
+
+
+def is_so_far(run: Path, rows: int) -> bool:
+    """Whether a run has so many rows in its table; 0: a checkpoint, -1: a folder."""
+    if rows <= 0:
+        return (run / ("config.yaml" if rows else "weights/last.pt")).is_file()
+    table = run / "results.csv"
+    return table.is_file() and len(table.read_text().splitlines()) > rows
 
 
 def where_it_was(run: Path) -> str:
@@ -115,14 +128,15 @@ def test_killed_at_two_moments_and_resumed_it_is_the_same_run(
 ) -> None:
     common = ["--cfg", str(tiny_model), "--data", str(tiny_coco), "--project", str(tmp_path), "--workers", "1"]
     common += ["--epochs", "8", "--batch-size", "4", "--set", "save_minutes=0.0002", "--set", "augment.mixup=0.3"]
-    begin = time.monotonic()
     assert train.main([*common, "--name", "whole", "--device", "cpu", "--threads", "1"]) == 0
-    span = time.monotonic() - begin
     expected = fingerprint(tmp_path / "whole")
-    for number, share in enumerate((0.2, 0.7)):
-        run = tmp_path / f"killed{number}"
-        killed_after(run, [*common, "--name", run.name], max(span, 3) * share, tmp_path / f"{run.name}.log")
-        assert fingerprint(run) == expected, (tmp_path / f"{run.name}.log").read_text()
+    for rows in (0, 5):
+        run = tmp_path / f"killed{rows}"
+        log = tmp_path / f"{run.name}.log"
+        where = killed_after(run, [*common, "--name", run.name], 0.05, log, rows=rows)
+        assert where not in ("finished", "before the first checkpoint"), "the kill was too late or too early"
+        assert fingerprint(run) == expected, log.read_text()
+        assert f"Continuing {run} after epoch" in log.read_text()
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -105,3 +106,44 @@ def test_another_file_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureF
     assert error.startswith("error: ")
     assert str(file) in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("quick")
+def test_any_value_in_a_replay_file(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one schema of saved files is that of replay files too."""
+    file, _ = failed_run([*command, "--epochs", "20", *settings("amp=off")], tmp_path, capsys)
+    content = torch.load(file, weights_only=True)
+    places = [(key,) for key in content if key not in ("world_size", "device", "versions")]
+    places += [(key, inner) for key in ("state", "failure", "config") for inner in content[key]]
+    places += [("batches", 0, key) for key in content["batches"][0]]
+    places += [("batches", 0, "targets", key) for key in content["batches"][0]["targets"]]
+    junk = [None, 7, "x", [], {}, [["\n"]], torch.zeros(2), 10**30, _nested(60)]
+    monkeypatch.setattr("engine.replay.repeat", lambda replay, stepper, state: state.resume(replay.state, where="it"))
+    known = (f"error: --replay {file}: ", f"error: {file}: ", "error: it: ")
+    for number, place in enumerate(places):
+        torch.save(_with(content, place, junk[number % len(junk)]), file)
+        status = train.main(["--replay", str(file), *cpu()])
+        error = capsys.readouterr().err
+        assert status == 1 or error.startswith(known), place
+        assert len(error) < 4000
+    del content["rank"]
+    torch.save(content, file)
+    assert train.main(["--replay", str(file), *cpu()]) == 2
+    assert capsys.readouterr().err.startswith(
+        f"error: --replay {file}: rank: this key is missing; the file was changed"
+    )
+
+
+def _with(value: Any, place: tuple[Any, ...], junk: Any) -> Any:
+    """A copy of a nest with something else at one place."""
+    if not place:
+        return junk
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[place[0]] = _with(value[place[0]], place[1:], junk)
+    return copy
+
+
+def _nested(depth: int) -> list[Any]:
+    return [_nested(depth - 1)] if depth else []

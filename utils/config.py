@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from utils.text import listed, shorten, shorten_message, shown
+from utils.files import NOT_REGULAR, read_regular
+from utils.text import listed, printable, shorten, shorten_message, shown
 
 ROOT = Path(__file__).resolve().parent.parent
 """The project's root: where cfg/ lies."""
@@ -28,11 +29,18 @@ class ConfigError(ValueError):
     """A wrong file, key or value of a configuration; the message is meant for the user, and never longer than a page.
 
     Args:
-        message: what is wrong, where, what was expected and what was found.
+        lines: what is wrong, where, what was expected and what was found: a line for each mistake, whatever the names
+            in it hold. Another ConfigError stands for its lines.
     """
 
-    def __init__(self, message: str) -> None:
-        super().__init__(shorten_message(message))
+    def __init__(self, *lines: object) -> None:
+        self.lines: tuple[str, ...] = ()
+        for line in lines:
+            self.lines += line.lines if isinstance(line, ConfigError) else (printable(line),)
+        super().__init__(shorten_message("\n".join(self.lines)))
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, ...]]:
+        return type(self), self.lines
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -44,7 +52,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_YAML:
             raise ConfigError(f"{path}: larger than {LARGEST_YAML / 1e6:.0f} MB; is it a YAML file?")
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path).decode("utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
     except UnicodeDecodeError as error:
@@ -145,6 +153,8 @@ def find_file(name: str, folders: Sequence[Path], *, suffix: str = ".yaml", kind
     for candidate in candidates:
         if os.path.isfile(candidate):  # unlike Path.is_file, it takes a name that no system can hold as absent
             return candidate
+        if os.path.exists(candidate) and not os.path.isdir(candidate):
+            raise ConfigError(f"{kind} '{shorten(name, 200)}': {NOT_REGULAR}")
     known = sorted(path.name for folder in folders if folder.is_dir() for path in folder.glob(f"*{suffix}"))
     near = nearest(typed.name.removesuffix(suffix), [file.removesuffix(suffix) for file in known])
     looked = ", ".join(f"{below_root(folder)}/" for folder in folders)

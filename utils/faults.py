@@ -10,6 +10,7 @@ import torch
 
 from utils.files import NO_SPACE, DiskFull
 from utils.log import error_text, say_error
+from utils.text import printable
 
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 _LOST = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENXIO, errno.ENODEV)
@@ -78,7 +79,9 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, OSError):
         return _explain_os(error)
     if isinstance(error, ValueError):
-        return LONE_VALUE if "more than 1 value per channel" in str(error) else error_text(error)
+        text = error_text(error)
+        text = printable(text) if type(error) is ValueError else text
+        return LONE_VALUE if "more than 1 value per channel" in text else text
     return _explain_runtime(str(error)) if isinstance(error, RuntimeError) else None
 
 
@@ -112,8 +115,8 @@ def memory_reason(error: BaseException) -> str:
 
 
 def _explain_os(error: OSError) -> str:
-    where = f"{error.filename}: " if error.filename else ""
-    reason = error.strerror or error_text(error)
+    where = f"{printable(error.filename)}: " if error.filename else ""
+    reason = error.strerror or printable(error_text(error))
     if error.errno in NO_SPACE:
         return (
             f"{where}no space on the disk; make room (older runs are a good place to look), or choose another --project"
@@ -124,7 +127,7 @@ def _explain_os(error: OSError) -> str:
         return f"{where}the disk does not answer ({reason}); is it still connected and mounted?"
     if error.errno == errno.EMFILE:
         return OPEN_FILES
-    return _explain_runtime(str(error)) or error_text(error)
+    return _explain_runtime(str(error)) or printable(error_text(error))
 
 
 def _explain_memory(error: Exception) -> str:

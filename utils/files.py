@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from utils.text import can_hold, shown, to_json
 
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")
+NOT_REGULAR = "a pipe or a device, expected a regular file"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF, errno.EPERM)
 """Errors of systems that cannot flush a folder; there the rename alone has to do."""
@@ -73,7 +74,9 @@ def write_atomically(
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """Open a file to be read; a pipe or a device in its place is refused, which could be waited for without end.
+    """Open a file to be read; a pipe, socket or device in its place is refused before it is opened.
+
+    It could be waited for without end, and opening alone makes some devices do something.
 
     Raises:
         OSError: no regular file.
@@ -88,14 +91,21 @@ def read_regular(path: str | Path) -> bytes:
 
 
 def _open_regular(path: str, flags: int) -> int:
+    _check_regular(os.stat(path).st_mode, path)
     handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-    mode = os.fstat(handle).st_mode
-    if stat.S_ISREG(mode):
-        return handle
-    os.close(handle)
+    try:
+        _check_regular(os.fstat(handle).st_mode, path)  # it may have been replaced
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _check_regular(mode: int, path: str) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    raise OSError(errno.EINVAL, "a pipe or a device, expected a regular file", path)
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, NOT_REGULAR, path)
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:

@@ -97,9 +97,16 @@ class Stop:
         return bool(sum_over_ranks(torch.full((), float(asked), device=device)) > 0)
 
 
+def stop_signals() -> list[signal.Signals]:
+    """SIGTERM, and SIGHUP, which says that the terminal is gone, unless it is ignored (nohup)."""
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        return [signal.SIGTERM, signal.SIGHUP]
+    return [signal.SIGTERM]
+
+
 @contextmanager
 def graceful_stop() -> Iterator[Stop]:
-    """Catch SIGINT and SIGTERM while the block runs (in the main thread; elsewhere signals are left alone).
+    """Catch Ctrl-C and `stop_signals` while the block runs (in the main thread; elsewhere signals are left alone).
 
     Inside another such block it is that block's Stop, so that a request ends both.
     """
@@ -111,7 +118,7 @@ def graceful_stop() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, stop.receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop.receive) for number in (signal.SIGINT, *stop_signals())}
     try:
         yield stop
     finally:

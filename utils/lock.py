@@ -16,8 +16,12 @@ from utils.config import ConfigError
 
 try:
     import fcntl
-except ImportError:  # Windows has no such locks
+except ImportError:
     fcntl = None  # type: ignore[assignment]
+try:
+    import msvcrt
+except ImportError:
+    msvcrt = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +32,16 @@ PATIENCE_SECONDS = 5.0
 """How long the lock is waited for: a process that was killed gives up its memory before its locks."""
 
 _TAKEN = (errno.EACCES, errno.EAGAIN)
+_BYTE = 1 << 20
+"""The byte that is locked on Windows, far behind the text: there, what is locked cannot be read by others."""
 
 
 class RunLock:
     """The lock of a run folder, and the id of the run.
 
-    It is a POSIX record lock: it belongs to this process alone, so that loader processes do not inherit it, and the
-    system releases it when this process ends in any way. On a disk without such locks nothing is locked.
+    It is a POSIX record lock, and on Windows a lock of LockFileEx: it belongs to this process alone, so that loader
+    processes do not inherit it, and the system releases it when this process ends in any way. On a disk without such
+    locks nothing is locked.
     """
 
     def __init__(self) -> None:
@@ -52,7 +59,7 @@ class RunLock:
         """
         path = folder / FILE
         # Opened once: closing any other handle of the file in this process would release the lock.
-        self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+", encoding="utf-8")
+        self._file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (`release` closes it)
         if not _locked(self._file):
             about = self._read()
             self.release()
@@ -94,9 +101,9 @@ class RunLock:
 def _locked(file: TextIO) -> bool:
     """Lock a file; False where another process keeps it locked."""
     until = time.monotonic() + PATIENCE_SECONDS
-    while fcntl is not None:
+    while True:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
             return True
         except OSError as error:
             if error.errno not in _TAKEN:
@@ -105,4 +112,21 @@ def _locked(file: TextIO) -> bool:
         if time.monotonic() > until:
             return False
         time.sleep(0.05)
-    return True
+
+
+def _lock(file: TextIO) -> None:
+    """Lock a file, without waiting.
+
+    Raises:
+        OSError: another process has it (_TAKEN), or this disk has no locks.
+    """
+    if fcntl is not None:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    elif msvcrt is not None:
+        number = file.fileno()
+        before = os.lseek(number, 0, os.SEEK_CUR)
+        try:
+            os.lseek(number, _BYTE, os.SEEK_SET)  # it locks from there on
+            msvcrt.locking(number, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]  # on Windows alone
+        finally:
+            os.lseek(number, before, os.SEEK_SET)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
@@ -12,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -31,25 +32,58 @@ def say(text: object = "", *, error: bool = False) -> None:
     """Print the result of a command, or a note beside it on standard error.
 
     All output goes through here or through the logger, so that nothing in a file's or a class's name can steer the
-    terminal: what it cannot print, and what it would obey, is shown as in JSON, and JSON stays valid.
+    terminal: what it cannot print, and what it would obey, is shown as in JSON, and JSON stays valid. Where the reader
+    of a pipe has gone (`| head`), nothing is printed any more.
+
+    Raises:
+        OSError: it cannot be written.
     """
     stream = sys.stderr if error else sys.stdout
-    print(printable_lines(str(text), stream.encoding or "utf-8"), file=stream, flush=True)
+    if stream is None:  # closed, as of a service (>&-) or a program without a console
+        return
+    try:
+        print(printable_lines(str(text), stream.encoding or "utf-8"), file=stream, flush=True)
+    except BrokenPipeError:
+        _silence(stream)
 
 
 def say_error(error: object) -> None:
-    """Print why a command ends, on standard error, in at most a page."""
-    say(f"error: {shorten_message(str(error))}", error=True)
+    """Print why a command ends, on standard error, in at most a page.
+
+    Args:
+        error: a text or an exception. Python's own are one line, whatever the names in them hold.
+    """
+    text = printable(error) if isinstance(error, OSError) or type(error) is ValueError else str(error)
+    say(f"error: {shorten_message(text)}", error=True)
 
 
 class _TqdmHandler(logging.Handler):
-    """Writes log lines to standard output above a running progress bar."""
+    """Writes log lines to standard output above a running progress bar.
+
+    A training outlives its terminal, the reader of its pipe, and the disk that its output goes to: what cannot be
+    written there is lost, and nothing else.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         if isinstance(record.args, tuple):  # a path is one line, even if its name is not
             record.args = tuple(printable(value) if isinstance(value, Path) else value for value in record.args)
-        tqdm.write(printable_lines(self.format(record), sys.stdout.encoding or "utf-8"), file=sys.stdout)
-        sys.stdout.flush()
+        if sys.stdout is None:
+            return
+        try:
+            tqdm.write(printable_lines(self.format(record), sys.stdout.encoding or "utf-8"), file=sys.stdout)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _silence(sys.stdout)
+        except OSError:
+            pass
+
+
+def _silence(stream: TextIO) -> None:
+    """Lead a stream that has no reader to nowhere, so that not even what is left in it fails at the end."""
+    with contextlib.suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def setup_logging(*, rank: int = 0) -> None:
@@ -86,10 +120,10 @@ class Progress:
         self.begin = self.last = time.monotonic()
         self.first = start
         self.note = ""
-        on_terminal = sys.stderr.isatty() and not quiet
-        self.bar = (
-            tqdm(total=total, initial=start, desc=title, leave=False, dynamic_ncols=True) if on_terminal else None
-        )
+        self.bar = None
+        if not quiet and sys.stderr is not None and sys.stderr.isatty():
+            with contextlib.suppress(OSError):  # as for log lines
+                self.bar = tqdm(total=total, initial=start, desc=title, leave=False, dynamic_ncols=True)
 
     def advance(self, note: str = "") -> None:
         """Count one unit as done."""
@@ -97,7 +131,8 @@ class Progress:
         self.note = note
         if self.bar is not None:
             self.bar.set_postfix_str(note, refresh=False)
-            self.bar.update()
+            with contextlib.suppress(OSError):
+                self.bar.update()
         elif not self.quiet and time.monotonic() - self.last > self.every and self.done < self.total:
             self.last = time.monotonic()
             logger.info("%s: %d/%d, %s left%s", self.title, self.done, self.total, self._left(), note and f", {note}")
@@ -109,7 +144,8 @@ class Progress:
     def close(self) -> None:
         """Remove the bar."""
         if self.bar is not None:
-            self.bar.close()
+            with contextlib.suppress(OSError):
+                self.bar.close()
 
     def __enter__(self) -> Progress:
         return self

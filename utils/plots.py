@@ -143,7 +143,7 @@ def _plot_objects(images: LabelledImages, path: Path) -> None:
     figure.suptitle(
         f"{len(labels):,} objects of {len(counts)} classes in {len(samples):,} images", color=INK, fontsize=14
     )
-    _draw_counts(figure.add_subplot(bars), counts, images.names, things="Objects")
+    _draw_counts(figure.add_subplot(bars), counts, images.names, counted="Objects")
     _draw_density(figure.add_subplot(grid[0, 1]), centres, "Centres", ("x / image width", "y / image height"))
     relative = sizes / sides.reshape(-1, 2)
     _draw_density(figure.add_subplot(grid[0, 2]), relative, "Sizes", ("width / image width", "height / image height"))
@@ -159,25 +159,25 @@ def _plot_images(images: LabelledImages, path: Path) -> None:
     figure = Figure(figsize=(13, max(6.0, 1.5 + 0.24 * shown)), layout="constrained")
     figure.suptitle(f"{len(labels):,} images of {len(counts)} classes", color=INK, fontsize=14)
     bars, sizes = figure.subplots(1, 2)
-    _draw_counts(bars, counts, images.names, things="Images")
+    _draw_counts(bars, counts, images.names, counted="Images")
     _style(sizes, "Shorter side, pixels")
     sizes.hist([min(sample.height, sample.width) for sample in images.samples], bins=40, color=LINES[0])
     sizes.set_ylabel("images", color=QUIET)
     _save_figure(figure, path)
 
 
-def _draw_counts(ax: Axes, counts: np.ndarray, names: Sequence[str], *, things: str) -> None:
+def _draw_counts(ax: Axes, counts: np.ndarray, names: Sequence[str], *, counted: str) -> None:
     """A bar for each class, of many classes for the most frequent.
 
     Args:
         counts: (C,) by class.
-        things: what is counted, for the title.
+        counted: what is counted, for the title.
     """
     order = np.arange(len(counts))
-    title = f"{things} by class"
+    title = f"{counted} by class"
     if len(counts) > _MAX_BARS:
         order = np.sort(np.argsort(-counts, kind="stable")[:_MAX_BARS])
-        title = f"{things} by class, the {_MAX_BARS} most frequent of {len(counts)}"
+        title = f"{counted} by class, the {_MAX_BARS} most frequent of {len(counts)}"
     _style(ax, title)
     ax.grid(False)
     positions = np.arange(len(order))

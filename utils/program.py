@@ -5,12 +5,13 @@ This module imports little, because it is imported before everything else.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
 LEAVE_SECONDS = 20.0
@@ -18,6 +19,12 @@ LEAVE_SECONDS = 20.0
 
 STOPPED = 130
 """The exit status after Ctrl-C."""
+
+_MADE_OF_IT = (ImportError, RecursionError, SystemError)
+"""What packages make of Ctrl-C that hits them in their C code, above all while they are imported."""
+
+_pressed = threading.Event()
+"""Ctrl-C."""
 
 
 def quiet_start() -> None:
@@ -29,22 +36,55 @@ def quiet_start() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Inside `run_program`, let Ctrl-C end the program at once while the block imports packages.
+
+    C++ code that is just being loaded aborts where Python raises KeyboardInterrupt, with a page of addresses.
+    """
+    taken = signal.getsignal(signal.SIGINT) is _interrupt
+    if taken:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if taken:
+            signal.signal(signal.SIGINT, _interrupt)
+
+
 def run_program(main: Callable[[], int]) -> NoReturn:
-    """Run a command and exit with its status; with STOPPED after Ctrl-C, which it may handle itself."""
+    """Run a command and exit with its status; with STOPPED after Ctrl-C, which it may handle itself.
+
+    What the system has against it (OSError) is told in one line, with status 2.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         status = main()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, *_MADE_OF_IT) as error:
+        if not (isinstance(error, KeyboardInterrupt) or _pressed.is_set()):
+            raise
         from utils.log import say  # loaded by now: `main` is a command
 
         say("stopped", error=True)
         status = STOPPED
+    except OSError as error:  # that no command has told of: standard output is on a full disk
+        from utils.log import say_error
+
+        say_error(error)
+        status = 2
     finally:
-        quiet_start()
+        if signal.getsignal(signal.SIGINT) is _interrupt:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         end_children()
     end_soon(status)
     sys.exit(status)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Signal handler."""
+    _pressed.set()
+    signal.default_int_handler(number, frame)
 
 
 def end_children(*, seconds: float = 2.0) -> None:
@@ -52,6 +92,8 @@ def end_children(*, seconds: float = 2.0) -> None:
 
     Nothing else ends a process that is stopped or hangs, and Python would wait for it at its own end.
     """
+    import multiprocessing  # takes as long to import as all the rest
+
     children = multiprocessing.active_children()
     if not children:
         return

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from utils.config import ConfigError
 from utils.metrics.figures import is_figure
+from utils.text import shown
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -28,14 +29,15 @@ def read_results(path: Path) -> list[dict[str, str]]:
     delimiter = max(",;\t", key=lines[0].count)
     table = csv.DictReader(lines, delimiter=delimiter)
     if "epoch" not in (table.fieldnames or ()):
-        raise ConfigError(f"{path}: expected a first line with the column 'epoch', found {lines[0][:100]!r}")
+        raise ConfigError(f"{path}: expected a first line with the column 'epoch', found {shown(lines[0], 100)}")
     rows = []
     for number, row in enumerate(table, start=2):
         epoch = (row["epoch"] or "").strip()
         if epoch.isdigit():
             values = {key: _number(value or "", delimiter) for key, value in row.items() if key}
             if wrong := [key for key, value in values.items() if value is None]:
-                raise ConfigError(f"{path}: line {number}: {wrong[0]}: expected a number, found {row[wrong[0]][:50]!r}")
+                wrong_value = shown(row[wrong[0]], 50)
+                raise ConfigError(f"{path}: line {number}: {wrong[0]}: expected a number, found {wrong_value}")
             rows.append({key: value for key, value in values.items() if value is not None})
     if not rows and len(lines) > 1:
         raise ConfigError(f"{path}: not one of {len(lines) - 1} lines begins with the number of an epoch")

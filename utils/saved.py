@@ -20,6 +20,20 @@ MOST_CLASSES = 100_000
 _DEEPEST = 50
 LOWEST_VARIANCE = -1e-12
 """Good files hold variances like -7e-44, which flushing to zero leaves behind; what is further below 0 is none."""
+_CHANGED = "the file was changed, or was not written by train.py"
+_REPLAY = (
+    "config",
+    "names",
+    "category_ids",
+    "task",
+    "class_counts",
+    "state",
+    "batches",
+    "total_steps",
+    "rank",
+    "failure",
+)
+"""Keys that every replay file has."""
 _LONGEST = 1_000
 """Characters of a class or a model's name."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -60,14 +74,40 @@ def check_state(state: Mapping[str, Any], *, where: str) -> None:
     Raises:
         ConfigError: names the key, or the layer whose numbers are NaN or infinite.
     """
-    for value in _walk(state, where):
-        if isinstance(value, Tensor) and not _is_plain_tensor(value):
-            raise ConfigError(f"{where}: expected plain tensors, found one of another kind, {_described(value)}")
-    wrong = wrong_value(state)
-    if wrong is not None:
-        raise ConfigError(f"{where}: {wrong}; the file was changed, or was not written by train.py")
+    _check_values(state, where)
     for key in ("weights", "ema"):
         check_weights(state.get(key, {}), where=where)
+
+
+def check_replay(content: Mapping[str, Any], *, where: str) -> None:
+    """Refuse a replay file that lacks something, or holds something else than it should; its weights may be NaN.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    missing = [key for key in _REPLAY if key not in content]
+    if missing:
+        raise ConfigError(f"{where}: {missing[0]}: this key is missing; {_CHANGED}")
+    _check_values(content, where)
+    _check_values(content["state"], f"{where}: state")
+    for key in ("weights", "ema"):
+        check_weights(content["state"].get(key, {}), where=f"{where}: state: {key}", finite=False)
+    check_pairs(tuple(content["names"]), tuple(content["category_ids"]), where=where)
+    if len(content["class_counts"]) != len(content["names"]):
+        raise ConfigError(f"{where}: class_counts: expected a number for each of the {len(content['names'])} names")
+    for batch in content["batches"]:
+        labels = batch["targets"]["labels"]
+        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < len(content["names"]):
+            raise ConfigError(f"{where}: batches: a label is none of the {len(content['names'])} classes; {_CHANGED}")
+
+
+def _check_values(values: Mapping[str, Any], where: str) -> None:
+    for value in _walk(values, where):
+        if isinstance(value, Tensor) and not _is_plain_tensor(value):
+            raise ConfigError(f"{where}: expected plain tensors, found one of another kind, {_described(value)}")
+    wrong = wrong_value(values)
+    if wrong is not None:
+        raise ConfigError(f"{where}: {wrong}; {_CHANGED}")
 
 
 def check_weights(weights: Mapping[str, Tensor], *, where: str, finite: bool = True) -> None:
@@ -218,6 +258,41 @@ def _is_random_state(value: object) -> bool:
     )
 
 
+def _is_failure(value: object) -> bool:
+    if not isinstance(value, Mapping) or not _is_whole(value.get("step"), 0) or not _are_sums(value.get("terms")):
+        return False
+    return isinstance(value.get("what"), str) and isinstance(value.get("message"), str)
+
+
+def _are_batches(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_batch, value))
+
+
+def _is_batch(value: object) -> bool:
+    """Whether this is a batch of a training as plain values: (B, 3, H, W) images, B ids and paths, and targets."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("targets"), Mapping):
+        return False
+    images, ids, paths = value.get("images"), value.get("image_ids"), value.get("paths")
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or not images.numel():
+        return False
+    if not isinstance(ids, list | tuple) or not all(map(_is_whole, ids)):
+        return False
+    if not isinstance(paths, list | tuple) or not all(isinstance(path, str) for path in paths):
+        return False
+    targets = {key: value["targets"].get(key) for key in ("boxes", "labels", "image_index", "crowd")}
+    extra = value["targets"].keys() - targets.keys()
+    if not len(images) == len(ids) == len(paths) or not extra <= {"weights"}:
+        return False
+    weights = value["targets"].get("weights")
+    columns = [*targets.values(), *([] if weights is None else [weights])]
+    if not all(isinstance(column, Tensor) for column in columns):
+        return False
+    boxes, _, index, _, *_ = columns
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or any(column.shape != boxes.shape[:1] for column in columns[1:]):
+        return False
+    return not len(index) or 0 <= int(index.min()) <= int(index.max()) < len(images)
+
+
 def _one_of(*words: str) -> tuple[Callable[[object], bool], str]:
     return lambda value: isinstance(value, str) and value in words, f"one of {', '.join(words)}"
 
@@ -258,6 +333,13 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "recipe": (_is_recipe, "a mapping of plain values"),
     "fingerprint": _GROUP,
     "versions": _GROUP,
+    "config": (_is_group, "a mapping of plain values"),
+    "class_counts": (lambda value: _are_ids(value) and all(map(_is_count, value)), "a list of whole numbers from 0 on"),
+    "state": (lambda value: isinstance(value, Mapping), "a mapping, the state of a training"),
+    "batches": (_are_batches, "batches of a training: images, targets, image_ids and paths that fit together"),
+    "total_steps": (lambda value: _is_whole(value, 1), "a whole number from 1 on"),
+    "rank": _COUNT,
+    "failure": (_is_failure, "a mapping with what, step, terms and message"),
     "seed": (lambda value: value is None or _is_whole(value), "a whole number"),
 }
 """Key -> whether a value is right, and what is expected of it."""

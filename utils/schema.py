@@ -118,7 +118,7 @@ def check_arguments(
     problems: list[str] = []
     checked: dict[str, Any] = {}
     for key, value in arguments.items():
-        if len(problems) == _MOST:
+        if len(problems) >= _MOST:
             problems.append("and more; correct these first")
             break
         if key not in parameters:
@@ -127,13 +127,13 @@ def check_arguments(
         try:
             checked[key] = check_value(value, hints.get(key, Any), where=key_in(where, key))
         except ConfigError as error:
-            problems.append(str(error))
+            problems += error.lines
     for name, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and name not in arguments:
             wanted = _describe(hints.get(name, Any))
             problems.append(f"{key_in(where, name)}: this key is missing{owner}; expected {wanted}")
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError(*problems)
     return checked
 
 

@@ -152,6 +152,7 @@ class Batch:
         letterboxes: B maps from the original image to the network input; empty in training (augmentation has none).
         problems: B texts, one a line, of files that could not be read and have something else in their place; empty
             where all could.
+        notes: what is wrong with files that are used all the same, each once.
 
     >>> import torch
     >>> images = torch.full((2, 3, 32, 64), 255, dtype=torch.uint8)
@@ -169,6 +170,7 @@ class Batch:
     paths: tuple[str, ...]
     letterboxes: tuple[Letterbox, ...] = ()
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)

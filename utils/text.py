@@ -10,6 +10,7 @@ from typing import Any
 LONGEST_MESSAGE = 3500
 """Characters of a whole message; a terminal shows about two pages of it."""
 
+NESTED = "lists or objects nested in each other without end"
 _UNPRINTABLE = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
 """Control characters without tab and line feed, those that turn the direction of writing, and halves of characters,
 which stand for the bytes of a file name that is not UTF-8."""
@@ -55,16 +56,20 @@ def from_json(text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except RecursionError:
-        raise ValueError("lists or objects nested in each other without end") from None
+        raise ValueError(NESTED) from None
 
 
 def to_json(value: Any, *, indent: int | None = None, allow_nan: bool = False) -> str:
     """JSON text that UTF-8 can hold and that reads back as it was, file names that are not UTF-8 too.
 
     Raises:
-        ValueError: a number that is not finite, unless `allow_nan`.
+        ValueError: a number that is not finite, unless `allow_nan`; or nested about 1,000 deep.
     """
-    return _HALVES.sub(_escape, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=allow_nan))
+    try:
+        text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=allow_nan)
+    except RecursionError:
+        raise ValueError(NESTED) from None
+    return _HALVES.sub(_escape, text)
 
 
 def shorten(text: object, length: int = 80) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ from data.formats.assemble import to_labelled_images
 from data.formats.coco_annotations import Annotations
 from data.formats.json_file import Lines, as_id, collector_paused, load_coco
 from data.formats.listing import IMAGE_FOLDERS, Folders
-from data.formats.rows import BACKGROUND, KEPT, ImageTable, Problems
+from data.formats.rows import BACKGROUND, ImageTable, Problems
 from utils.boxes import clip, xywh_to_xyxy, xyxy_to_xywh
 from utils.config import ConfigError
-from utils.structures import LabelledImages
-from utils.text import shown, shown_json, to_json
+from utils.structures import LabelledImages, Sample
+from utils.text import listed, shown, shown_json, to_json
 
 LARGEST = 1_000_000
 """Pixels a side that a size in a file may state; more is not believed, and the image itself is asked."""
@@ -35,8 +35,9 @@ def read(
 ) -> LabelledImages:
     """A split in COCO form; class indices follow the ascending category ids.
 
-    `ground_truth` is the content of the file. It is changed only where pycocotools could not read it: missing area,
-    iscrowd and ids are added, unusable entries dropped. Boxes that are clipped or dropped in the samples are unchanged.
+    `ground_truth` is the content of the file, for exactly the images of the samples. It is changed only where
+    pycocotools could not read it: missing area, iscrowd and ids are added, unusable entries dropped. Boxes that are
+    clipped or dropped in the samples are unchanged.
 
     Args:
         root: where folders of images are looked for if `images` is None.
@@ -52,17 +53,18 @@ def read(
     names = own_names if names is None else _check_names(file, names, own_names, category_ids)
     lines = Lines(file, text)
     entries = _read_images(content["images"], lines, problems)
-    table, position = _find_images(file, root, images, entries, lines, problems)
-    listed = content.get("annotations")
-    source = Annotations(listed or [], entries.number, category_ids, lines, problems)
-    if listed is None:  # as in COCO's image_info_test
+    given = content.get("annotations")
+    source = Annotations(given or [], entries.number, category_ids, lines, problems)
+    if given is None:  # as in COCO's image_info_test
         problems.add(file, "the file has no annotations", BACKGROUND)
+    table = _find_images(file, root, images, entries, source, problems)
     annotations = source.complete(renumbered=entries.changed)
-    rows = source.rows(position)
-    if entries.changed or annotations is not listed:
+    rows = source.rows({number: position for position, number in enumerate(table.ids)})
+    if entries.changed or annotations is not given:
         categories = [{**entry, "id": as_id(entry["id"])} for entry in content["categories"]]
         content = {**content, "images": entries.images, "annotations": annotations, "categories": categories}
-    return to_labelled_images(table, rows, names, category_ids, problems, ground_truth=content)
+    data = to_labelled_images(table, rows, names, category_ids, problems, ground_truth=content)
+    return replace(data, ground_truth=_of_samples(content, data.samples))
 
 
 def write(data: LabelledImages, file: Path, file_names: Sequence[str]) -> None:
@@ -82,6 +84,18 @@ def write(data: LabelledImages, file: Path, file_names: Sequence[str]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     text = to_json({**truth, "images": images, "annotations": annotations}, allow_nan=True)
     file.write_text(text + "\n", encoding="utf-8")
+
+
+def _of_samples(content: dict[str, Any], samples: Sequence[Sample]) -> dict[str, Any]:
+    """A COCO dict without the images that are not used: what is measured on it would count their objects as missed."""
+    if len(samples) == len(content["images"]):
+        return content
+    used = {sample.image_id for sample in samples}
+    return {
+        **content,
+        "images": [entry for entry in content["images"] if entry["id"] in used],
+        "annotations": [entry for entry in content.get("annotations") or () if entry["image_id"] in used],
+    }
 
 
 def mend(data: LabelledImages) -> LabelledImages:
@@ -135,13 +149,17 @@ def _categories(file: Path, content: dict[str, Any], problems: Problems) -> tupl
     ids = sorted(names)
     seen: set[str] = set()
     for number in ids:
-        if names[number] in seen:
-            unique = f"{names[number]} ({number})"
+        name = names[number] or f"category {number}"
+        while name in seen or (name != names[number] and name in names.values()):
+            name = f"{name} ({number})"
+        if not names[number]:
+            problems.add(file, f"category {number} has an empty name", f"it is called {shown(name)}")
+        elif name != names[number]:
             problems.add(
-                file, f"two categories are named {shown(names[number])}", f"the second is called {shown(unique)}"
+                file, f"two categories are named {shown(names[number])}", f"the second is called {shown(name)}"
             )
-            names[number] = unique
-        seen.add(names[number])
+        names[number] = name
+        seen.add(name)
     return ids, [names[number] for number in ids]
 
 
@@ -169,13 +187,19 @@ class _Entries:
         images: their entries, with whole numbers as ids.
         number: id as written (as `as_id` reads it) -> id in `images`.
         source: position of each in the file.
+        lines: of the file.
         changed: whether `images` differs from the list in the file.
     """
 
     images: list[dict[str, Any]]
     number: dict[int | str, int]
     source: list[int]
+    lines: Lines
     changed: bool
+
+    def where(self, index: int) -> str:
+        """File and line of an entry of `images`, for messages."""
+        return self.lines.where("images", self.source[index], self.images[index])
 
 
 def _read_images(listed: list[Any], lines: Lines, problems: Problems) -> _Entries:
@@ -201,44 +225,66 @@ def _read_images(listed: list[Any], lines: Lines, problems: Problems) -> _Entrie
     changed = len(images) != len(listed) or any(type(entry["id"]) is not int for entry in images)
     if changed:
         images = [{**entry, "id": number[key]} for entry, key in zip(images, keys, strict=True)]
-    return _Entries(images, number, list(keys.values()), changed)
+    return _Entries(images, number, list(keys.values()), lines, changed)
 
 
 def _find_images(
-    file: Path, root: Path, folder: Path | None, entries: _Entries, lines: Lines, problems: Problems
-) -> tuple[ImageTable, dict[int, int]]:
-    """The images on disk, and the position of each id among them."""
+    file: Path, root: Path, folder: Path | None, entries: _Entries, source: Annotations, problems: Problems
+) -> ImageTable:
+    """The images on disk; one that is there twice is left out where it is not clear what its objects are."""
     if not entries.images:
         raise ConfigError(f"{file}: no images; expected entries with 'id' and 'file_name' in the list 'images'")
     folders = Folders()
     names = [entry["file_name"].replace("\\", "/") for entry in entries.images]
     guesses = _image_folders(file, root)
-    guess = next((g for g in guesses if any(folders.find(g / name) for name in names[:20])), None)
+    counts = [sum(folders.find(guess / name) is not None for name in names[:20]) for guess in guesses]
+    guess = guesses[counts.index(max(counts))] if any(counts) else None
     if folder is None and guess is None:
         tried = ", ".join(map(str, guesses))
         raise ConfigError(f"{file}: its images (the first: {names[0]}) are in none of {tried}; set 'images'")
     paths = [(folder or guess) / name for name in names]
     files = [folders.find(path) for path in paths]
-    present = [index for index, path in enumerate(files) if path is not None]
-    if not present:
+    if not any(files):
         hint = f"; they are in {guess}: set 'images' to it" if guess else "; check 'images' and 'path'"
         raise ConfigError(f"{file}: none of its {len(names)} images exists, the first would be {paths[0]}{hint}")
-    for index in sorted(set(range(len(paths))) - set(present)):
-        where = lines.where("images", entries.source[index], entries.images[index])
-        problems.add(where, f"no such image: {paths[index]}")
-    first: dict[Path | None, int] = {}
-    for index in present:
-        if first.setdefault(files[index], index) != index:
-            where = lines.where("images", entries.source[index], entries.images[index])
-            number = entries.images[first[files[index]]]["id"]
-            problems.add(
-                where, f"its file is that of image {number} too: objects of one are background in the other", KEPT
-            )
-    ids = [entries.images[index]["id"] for index in present]
-    table = ImageTable(
-        [path for path in files if path is not None], ids, [_size(entries.images[index]) for index in present]
+    found: dict[Path, list[int]] = {}
+    for index, known in enumerate(files):
+        why = f"no such image: {paths[index]}" if known is None else folders.why_unusable(known)
+        if known is None or why is not None:
+            problems.add(entries.where(index), str(why))
+        else:
+            found.setdefault(known.resolve() if ".." in known.parts else known, []).append(index)
+    twins = [each for each in found.values() if len(each) > 1]
+    contents = source.contents([entries.images[index]["id"] for each in twins for index in each])
+    others = {index for each in twins for index in _other_twins(each, entries, contents, problems)}
+    used = [
+        (path, entries.images[index])
+        for index, path in sorted((index, path) for path, each in found.items() for index in each)
+        if index not in others
+    ]
+    return ImageTable(
+        [path for path, _ in used], [entry["id"] for _, entry in used], [_size(entry) for _, entry in used]
     )
-    return table, {number: position for position, number in enumerate(ids)}
+
+
+def _other_twins(
+    twins: list[int], entries: _Entries, contents: Mapping[int, Counter[tuple[object, ...]]], problems: Problems
+) -> list[int]:
+    """Of the entries of one image file those that are left out: all, unless one has all its annotations."""
+    ids = [entries.images[index]["id"] for index in twins]
+    kept = next((number for number in ids if contents[number]), ids[0])
+    if any(contents[number] and contents[number] != contents[kept] for number in ids):
+        problems.lost_file(
+            entries.where(twins[0]),
+            f"one image file under {len(ids)} ids, {listed(ids, 100)}, with other annotations each; give all of them "
+            "to one entry and take the others out",
+        )
+        return twins
+    others = [index for index, number in zip(twins, ids, strict=True) if number != kept]
+    for index in others:
+        same = "the same annotations" if contents[entries.images[index]["id"]] else "no annotations"
+        problems.add(entries.where(index), f"its file is that of image {kept} too, and it has {same}")
+    return others
 
 
 def _image_folders(file: Path, root: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ class Annotations:
         self.mended: set[int] = set()
         """Annotations whose box is not that of the file."""
         self._mend_boxes(entries)
-        wrong = self._mistakes()
+        self._unusable = wrong = self._mistakes()
         for index, mistake in wrong.items():
             known = self.images[index] is not None
             problems.lost(lines.where("annotations", index, listed[index]), mistake, image_known=known)
@@ -75,6 +76,15 @@ class Annotations:
             lambda row: self.lines.where("annotations", used[row], self.listed[used[row]]),
             frozenset(position[image] for image in self.lost if image is not None and image in position),
         )
+
+    def contents(self, numbers: Sequence[int]) -> dict[int, Counter[tuple[object, ...]]]:
+        """The annotations of each of these images, to compare them; an unusable one is like no other."""
+        contents: dict[int, Counter[tuple[object, ...]]] = {number: Counter() for number in numbers}
+        for index, image in enumerate(self.images if contents else ()):
+            if image in contents:
+                row = (self.labels[index], self.crowd[index], *self.boxes[index].tolist())
+                contents[image][(index,) if index in self._unusable else row] += 1
+        return contents
 
     def complete(self, *, renumbered: bool) -> list[dict[str, Any]]:
         """The usable annotations with all that pycocotools needs; `listed` itself if it is complete already."""

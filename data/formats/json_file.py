@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config import ConfigError
+from utils.files import read_regular
 from utils.text import from_json, shorten, shown_json
 
 _ENDLESS_NUMBER = re.compile(r"[0-9]{4301}")
@@ -41,7 +42,7 @@ def load_coco(file: Path) -> tuple[str, dict[str, Any]]:
         ConfigError: the file cannot be read or holds something else.
     """
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = read_regular(file).decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror or error})") from None
     except UnicodeDecodeError as error:

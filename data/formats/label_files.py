@@ -11,9 +11,23 @@ import numpy as np
 
 from data.formats.assemble import to_labelled_images
 from data.formats.label_places import LabelPlaces
-from data.formats.rows import BACKGROUND, ImageTable, Problems, Rows
+from data.formats.rows import BACKGROUND, LISTED, ImageTable, Problems, Rows
 from utils.config import ConfigError
 from utils.structures import LabelledImages
+from utils.text import listed
+
+
+class UnknownClass(ValueError):
+    """An object of a class that is not among the names of the data set.
+
+    Args:
+        name: of the class, as the file has it.
+        message: what is wrong with the row.
+    """
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
 
 
 class LabelFiles:
@@ -35,6 +49,8 @@ class LabelFiles:
         self.lines: list[int] = []
         self.unreadable: set[int] = set()
         """Images of which an object is missing, because it cannot be read."""
+        self.strangers: dict[str, list[int]] = {}
+        """Classes that are not among the names -> the image of each of their objects."""
 
     def read(self, places: LabelPlaces) -> None:
         """Read the label file of each image."""
@@ -48,6 +64,7 @@ class LabelFiles:
             self.paths.append(image)
             self.files.append(file or image)
         report_unlabelled(unlabelled, places, self.problems)
+        self._report_strangers()
 
     def read_file(self, file: Path) -> bool:
         """Read one file with `add`; False if it cannot be read at all."""
@@ -67,10 +84,27 @@ class LabelFiles:
         for column in columns:
             column[:] = [value for row, value in enumerate(column) if row not in rows]
 
-    def lose(self, where: object, what: str) -> None:
+    def lose(self, where: object, why: str | ValueError) -> None:
         """An object of the file that is being read cannot be read."""
+        if isinstance(why, UnknownClass):
+            self.strangers.setdefault(why.name, []).append(len(self.paths))
         self.unreadable.add(len(self.paths))
-        self.problems.lost(where, what)
+        self.problems.lost(where, str(why))
+
+    def _report_strangers(self) -> None:
+        """Say before all else what it costs that the data set has classes which are not among the names."""
+        images = {index for indices in self.strangers.values() for index in indices}
+        if len(images) < 2 or self.problems.unreadable != "image":
+            return
+        count, lost = sum(map(len, self.strangers.values())), f"{len(images)} of {len(self.paths)} images"
+        classes = "1 class" if len(self.strangers) == 1 else f"{len(self.strangers)} classes"
+        by_count = sorted(self.strangers, key=lambda name: -len(self.strangers[name]))
+        self.problems.add_first(
+            self.files[min(images)].parent,
+            f"{count} objects of {classes} not among 'names' ({listed(by_count, 200)}) leave out {lost}. To train on "
+            "the classes in 'names' alone, set 'unreadable: object' in the data YAML",
+            LISTED,
+        )
 
     def to_labelled_images(
         self,

@@ -9,11 +9,15 @@ from pathlib import Path
 from types import ModuleType
 
 from data.formats.listing import IMAGE_FOLDERS, Folders, is_image
-from data.formats.rows import LEFT_OUT, Problems
+from data.formats.rows import KEPT, LEFT_OUT, Problems
+from utils.files import read_regular
 from utils.structures import LabelledImages, LabelProblem
 
 NOT_LABELS = ("classes.txt", "labels.txt")
 """Written by labelling tools beside their rows."""
+
+COMPARED = 1000
+"""Images, spread over the set, whose label files in two formats are compared."""
 
 
 @dataclass
@@ -95,6 +99,47 @@ def report_orphans(places: LabelPlaces, folders: Folders, problems: Problems, *,
         for name in orphans:
             if os.path.splitext(name)[0] not in stems:
                 problems.add(folder / name, "a label file without an image")
+
+
+def report_other_format(
+    forms: tuple[ModuleType, ModuleType],
+    places: LabelPlaces,
+    others: LabelPlaces,
+    names: Sequence[str],
+    problems: Problems,
+) -> None:
+    """Compare the label files in use with those of another format, by the number of objects of each class.
+
+    Args:
+        forms: the format in use, and the other one.
+        places, others: the label files of each.
+    """
+    if not all(hasattr(form, "class_counts") for form in forms):
+        return
+    both = [image for image in places.files if image in others.files]
+    looked = both[:: max(len(both) // COMPARED, 1)]
+    differ = [
+        image for image in looked if _counts(forms[0], places, image, names) != _counts(forms[1], others, image, names)
+    ]
+    if not differ:
+        return
+    used, other = (form.__name__.rpartition(".")[2].upper() for form in forms)
+    first, second = places.files[differ[0]], others.files[differ[0]]
+    many = f"{len(differ)} of {len(looked)} images that have labels in {other} too have other objects there"
+    problems.add(
+        first.parent,
+        f"{many} (the first: {second}); the {used} files are used. Delete those that are wrong, or name the folder of "
+        "the right ones with 'labels_dir'",
+        KEPT,
+    )
+
+
+def _counts(form: ModuleType, places: LabelPlaces, image: Path, names: Sequence[str]) -> Hashable:
+    try:
+        counts = form.class_counts(read_regular(places.files[image]), names)
+    except OSError:
+        return None
+    return frozenset(counts.items())
 
 
 def shared_files(splits: Mapping[str, LabelledImages]) -> Iterator[tuple[str, LabelProblem]]:
@@ -190,7 +235,7 @@ def _disagreeing(files: Sequence[Path], form: ModuleType) -> Path | None:
         return None
     try:
         content = getattr(form, "content", _rows)
-        contents = [content(file.read_bytes()) for file in files]
+        contents = [content(read_regular(file)) for file in files]
     except (OSError, ValueError):
         return files[1]
     return next((file for file, content in zip(files, contents, strict=True) if content != contents[0]), None)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from data.formats.rows import Problems
 from data.images import IMAGE_SUFFIXES
 from utils.config import ConfigError
+from utils.files import NOT_REGULAR, read_regular
 
 IMAGE_FOLDERS = ("images", "JPEGImages")
 """Folder names that stand where `labels` or `Annotations` stand for the labels."""
@@ -24,6 +25,7 @@ class Folders:
 
     def __init__(self) -> None:
         self._names: dict[str, frozenset[str]] = {}
+        self._odd: set[str] = set()
         self._stems: dict[str, dict[str, list[str]]] = {}
 
     def names(self, folder: Path) -> frozenset[str]:
@@ -32,7 +34,9 @@ class Folders:
         if key not in self._names:
             try:
                 with os.scandir(folder) as entries:
-                    self._names[key] = frozenset(entry.name for entry in entries if not entry.is_dir())
+                    files = [entry for entry in entries if not entry.is_dir()]
+                    self._names[key] = frozenset(entry.name for entry in files)
+                    self._odd.update(entry.path for entry in files if not entry.is_file())
             except (OSError, ValueError):  # ValueError: a name that no system can hold
                 self._names[key] = frozenset()
         return self._names[key]
@@ -74,6 +78,12 @@ class Folders:
         """Whether the file exists."""
         return path.name in self.names(path.parent)
 
+    def why_unusable(self, path: Path) -> str | None:
+        """What is wrong with a file of a listed folder that nobody has opened yet: no regular file."""
+        if str(path) not in self._odd:
+            return None
+        return f"{NOT_REGULAR}: {path}" if path.exists() else f"a link to nothing: {path}"
+
 
 def is_image(name: str) -> bool:
     """Whether a file counts as an image by the suffix of its name, in any letter case."""
@@ -90,12 +100,8 @@ def list_images(target: Path, root: Path, folders: Folders, problems: Problems) 
         ConfigError: nothing of that name, or no image in it.
     """
     if target.is_dir():
-        images = [
-            Path(folder, name)
-            for folder, _, names in os.walk(target, followlinks=True)
-            for name in names
-            if is_image(name) and not name.startswith(".")
-        ]
+        images = [Path(path) for path in _files_below(target)]
+        images = [path for path in images if is_image(path.name) and not path.name.startswith(".")]
         if not images:
             kinds = ", ".join(sorted(IMAGE_SUFFIXES))
             raise ConfigError(f"{target}: no image in this folder; expected files with one of {kinds}")
@@ -103,9 +109,29 @@ def list_images(target: Path, root: Path, folders: Folders, problems: Problems) 
     return _read_list(target, root, folders, problems)
 
 
+def _files_below(target: Path) -> Iterator[str]:
+    """All files in a folder and those in it, linked ones too, but for links that lead back up: that never ends."""
+    rest: list[tuple[str, frozenset[tuple[int, int]]]] = [(str(target), frozenset())]
+    while rest:
+        folder, above = rest.pop()
+        try:
+            about = os.stat(folder)
+            with os.scandir(folder) as entries:
+                inside = [(entry.path, entry.is_dir()) for entry in entries]
+        except OSError:  # its images are in no listing then, as with os.walk
+            continue
+        own = (about.st_dev, about.st_ino)
+        if own in above:
+            continue
+        yield from (path for path, is_folder in inside if not is_folder)
+        rest += [(path, above | {own}) for path, is_folder in inside if is_folder]
+
+
 def _read_list(target: Path, root: Path, folders: Folders, problems: Problems) -> list[Path]:
     try:
-        lines = re.split(r"\r\n|\r|\n", target.read_bytes().decode("utf-8-sig"))  # names may hold other line ends
+        lines = re.split(r"\r\n|\r|\n", read_regular(target).decode("utf-8-sig"))  # names may hold other line ends
+    except OSError as error:
+        raise ConfigError(f"{target}: cannot be read ({error.strerror or error})") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{target}: not UTF-8 text (byte {error.start}); save the list as UTF-8") from None
     images: dict[Path, int] = {}

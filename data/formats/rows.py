@@ -22,7 +22,8 @@ BACKGROUND = "kept as images without objects"
 OUTLINES = "read as their boxes"
 KEYPOINTS = "the boxes are taken"
 COMPLETED = "width times height is taken"
-NOTES = frozenset({KEPT, SUSPECT, BACKGROUND, OUTLINES, KEYPOINTS, COMPLETED})
+LISTED = "each is listed"
+NOTES = frozenset({KEPT, LISTED, SUSPECT, BACKGROUND, OUTLINES, KEYPOINTS, COMPLETED})
 """Actions of a LabelProblem that is worth reporting but not an error: `labels: error` accepts it."""
 
 
@@ -72,6 +73,10 @@ class Problems:
     def add(self, where: object, what: str, action: str = LEFT_OUT) -> None:
         """One more problem; the arguments are those of LabelProblem."""
         self.entries.append(LabelProblem(str(where), what, action))
+
+    def add_first(self, where: object, what: str, action: str) -> None:
+        """A problem that explains those that have been added so far."""
+        self.entries.insert(0, LabelProblem(str(where), what, action))
 
     def lost(self, where: object, what: str, *, image_known: bool = True) -> None:
         """An object that cannot be read: it is left out, alone or with its image, or the run stops.

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from data.formats.assemble import probe_sizes
-from data.formats.label_files import LabelFiles
+from data.formats.label_files import LabelFiles, UnknownClass
 from data.formats.label_places import LabelPlaces, label_name, report_orphans
 from data.formats.listing import Folders
 from data.formats.rows import KEPT, REPAIRED, Problems
@@ -93,7 +93,7 @@ class _Files(LabelFiles):
                 label, name = self._parse_name(element, where)
                 box = self._parse_box(element, name, where)
             except ValueError as error:
-                self.lose(where, str(error))
+                self.lose(where, error)
                 continue
             self.add(line, label, box, crowd=(element.findtext("iscrowd") or "0").strip() == "1")
         return True
@@ -115,7 +115,8 @@ class _Files(LabelFiles):
             self.problems.add(where, f"class '{shorten(name)}' is '{known}' in other letters", REPAIRED)
             return self.label_of[known], known
         hint = did_you_mean(name, self.label_of)
-        raise ValueError(f"class '{shorten(name)}' is not among the names of the data set{'.' if hint else ''}{hint}")
+        unknown = f"class '{shorten(name)}' is not among the names of the data set{'.' if hint else ''}{hint}"
+        raise UnknownClass(shorten(name), unknown)
 
     def _parse_box(self, element: ET.Element, name: str, where: str) -> list[float]:
         box = []
@@ -139,7 +140,7 @@ class _Files(LabelFiles):
 def owner(file: Path, images: Sequence[Path]) -> Path | None:
     """The one of several images whose name, and folder if need be, an XML file states; None if it decides nothing."""
     try:
-        root = ET.parse(file).getroot()
+        root = ET.fromstring(read_regular(file))
     except (OSError, ET.ParseError, ValueError, LookupError):
         return None
     name = PurePosixPath((root.findtext("filename") or "").strip().replace("\\", "/")).name
@@ -164,12 +165,23 @@ def content(data: bytes) -> Hashable:
     return tuple(sorted(tuple((text or "").strip() for text in each) for each in texts))
 
 
+def class_counts(data: bytes, names: Sequence[str]) -> Counter[str]:
+    """How many objects of each of the classes an XML file has; none where it cannot be read."""
+    try:
+        objects = ET.fromstring(data).findall("object/name")
+    except (ET.ParseError, ValueError, LookupError):
+        return Counter()
+    known = {name.casefold(): name for name in names}
+    written = ((element.text or "").strip().casefold() for element in objects)
+    return Counter(known[name] for name in written if name in known)
+
+
 def find_names(places: LabelPlaces, *, limit: int = 200) -> list[str]:
     """The class names in the first `limit` XML files, sorted, to suggest for `names`."""
     names: set[str] = set()
     for file in list(places.files.values())[:limit]:
         try:
-            root = ET.parse(file).getroot()
+            root = ET.fromstring(read_regular(file))
         except (OSError, ET.ParseError, ValueError, LookupError):
             continue
         names.update((element.text or "").strip() for element in root.findall("object/name"))

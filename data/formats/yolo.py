@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import numpy as np
 
 from data.formats.assemble import probe_sizes
 from data.formats.keypoints import AmbiguousRows, keypoint_values
-from data.formats.label_files import LabelFiles
+from data.formats.label_files import LabelFiles, UnknownClass
 from data.formats.label_places import LabelPlaces, label_name, report_orphans
 from data.formats.listing import Folders
 from data.formats.rows import KEYPOINTS, OUTLINES, REPAIRED, Problems
@@ -21,6 +24,8 @@ from utils.text import shorten
 
 SUFFIX = ".txt"
 FOLDER = "labels"
+_COMMA = re.compile(r"-?[0-9]*,[0-9]+(e-?[0-9]+)?")
+"""A number with a decimal comma: no row has commas between its numbers and blanks too."""
 ROW = "expected 'class x y width height', the last four as fractions of the image"
 
 
@@ -48,7 +53,7 @@ def read(
         ConfigError: rows that may have keypoints or be outlines.
     """
     folders, problems = folders or Folders(), problems or Problems()
-    files = _Files(len(names), problems)
+    files = _Files(names, problems)
     files.read(places)
     files.read_long_rows(kpt_shape)
     report_orphans(places, folders, problems, suffix=SUFFIX)
@@ -63,9 +68,16 @@ def read(
 class _Files(LabelFiles):
     """The rows of all label files; boxes are xyxy fractions."""
 
-    def __init__(self, num_classes: int, problems: Problems) -> None:
+    def __init__(self, names: Sequence[str], problems: Problems) -> None:
         super().__init__(problems)
-        self.num_classes = num_classes
+        self.names = names
+        self.label_of = {name: label for label, name in enumerate(names)}
+        folded = Counter(map(_folded, names))
+        self.label_of_folded = {
+            _folded(each): label for each, label in self.label_of.items() if folded[_folded(each)] == 1
+        }
+        """Without regard to case and blanks, where these do not tell two names apart."""
+        self.repairs: list[str] = []
         self.long: dict[int, list[float]] = {}
         """Position of an object -> the numbers of its row after the class, where there are more than four."""
 
@@ -85,10 +97,12 @@ class _Files(LabelFiles):
                 continue
             where = f"{file}:{number}"
             try:
-                label, values = self._parse(fields)
+                label, values = self.parse(fields)
             except ValueError as error:
-                self.lose(where, str(error))
+                self.lose(where, error)
                 continue
+            for repair in self.repairs:
+                self.problems.add(where, repair, REPAIRED)
             if len(values) > 4:
                 self.long[len(self.boxes)] = values
             self.add(number, label, self._box(values, where))
@@ -121,25 +135,48 @@ class _Files(LabelFiles):
             self.problems.add(first.parent, f"{len(self.long) - len(wrong)} rows are {kind}", action)
         self.remove(set(wrong))
 
-    def _parse(self, fields: list[str]) -> tuple[int, list[float]]:
-        """Class and numbers of a row."""
-        shown = shorten(" ".join(fields))
+    def parse(self, fields: list[str]) -> tuple[int, list[float]]:
+        """Class and numbers of a row; `repairs` then says what was repaired to read it."""
+        self.repairs = []
         try:
             label, *values = map(float, fields)
         except ValueError:
-            raise ValueError(f"'{shown}' holds something that is no number; {ROW}") from None
+            label, *values = self._mend(fields)
         if len(values) == 5:
             raise ValueError(f"6 numbers, as in predictions with a confidence; {ROW}")
         if len(values) < 4:
             raise ValueError(f"{len(fields)} numbers; {ROW}")
         if not np.isfinite(label) or label != int(label):
             raise ValueError(f"class '{shorten(fields[0])}' is no whole number; {ROW}")
-        if not 0 <= label < self.num_classes:
-            known = f"the data set has {self.num_classes} classes, from 0"
-            raise ValueError(f"class {shorten(f'{label:.0f}')} is out of range; {known}")
+        if not 0 <= label < len(self.names):
+            known, shown = f"the data set has {len(self.names)} classes, from 0", shorten(f"{label:.0f}")
+            raise UnknownClass(shown, f"class {shown} is out of range; {known}")
         if max(values) > 2:
             raise ValueError(f"value {max(values):.6g} looks like pixels; {ROW}")
         return int(label), values
+
+    def _mend(self, fields: list[str]) -> list[float]:
+        """The numbers of a row with decimal commas or the name of its class, if it is clear what they stand for.
+
+        A name may be of several words, and may end in a number.
+        """
+        row = shorten(" ".join(fields))
+        mended = [field.replace(",", ".") if _COMMA.fullmatch(field) else field for field in fields]
+        words = next((index for index in range(len(mended), 0, -1) if not _is_number(mended[index - 1])), 0)
+        if words:
+            counts = range(words, len(fields) - 3)
+            found = [(each, label) for each in counts if (label := self._label(" ".join(fields[:each]))) is not None]
+            if len(found) != 1:
+                raise ValueError(f"'{row}' holds something that is no number; {ROW}")
+            ((words, number),) = found
+            mended = [str(number), *mended[words:]]
+            self.repairs.append(f"'{row}' has the name of class {number} for its number")
+        if mended[1:] != fields[max(words, 1) :]:
+            self.repairs.append(f"'{row}' has decimal commas, read as points")
+        return [float(field) for field in mended]
+
+    def _label(self, words: str) -> int | None:
+        return self.label_of.get(words, self.label_of_folded.get(_folded(words)))
 
     def _box(self, values: list[float], where: str) -> list[float]:
         x, y, width, height = values[:4]
@@ -147,6 +184,28 @@ class _Files(LabelFiles):
             self.problems.add(where, f"width {width:.6g} and height {height:.6g}, taken without the sign", REPAIRED)
             width, height = abs(width), abs(height)
         return [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+
+
+def class_counts(data: bytes, names: Sequence[str]) -> Counter[str]:
+    """How many objects of each class a label file has, as far as its rows can be read."""
+    files = _Files(names, Problems())
+    counts: Counter[str] = Counter()
+    for line in data.decode("utf-8-sig", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            counts[names[files.parse(line.split())[0]]] += 1
+    return counts
+
+
+def _folded(name: str) -> str:
+    return " ".join(name.split()).casefold()
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def write(samples: Sequence[Sample], images: Path, labels: Path) -> int:

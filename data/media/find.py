@@ -14,6 +14,7 @@ from typing import Literal
 from data.images import IMAGE_SUFFIXES
 from data.media.video import VIDEO_SUFFIXES
 from utils.config import from_home, nearest
+from utils.files import NOT_REGULAR
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
@@ -28,7 +29,7 @@ class Media:
         kind: 'image' has one frame; 'video' ends; 'live' (camera, stream) goes on until it is stopped.
         location: what to open: path, URL or camera number.
         fps: frame rate of a video or stream, known once it is open and states one.
-        asked_for: --source names this file itself, not a folder, glob or list that it is in.
+        asked_for: --source names this file or URL itself, not a folder, glob or list that it is in.
     """
 
     source: str
@@ -53,7 +54,7 @@ def find_media(spec: str) -> list[Media]:
     if spec.isascii() and spec.isdigit():
         return [Media(spec, f"camera{int(spec)}.mp4", "live", int(spec))]
     if is_url(spec):
-        return [_url(spec)]
+        return [replace(_url(spec), asked_for=True)]
     path = from_home(spec)
     if path.is_dir():
         deeper = path / "**" / "*"
@@ -62,6 +63,8 @@ def find_media(spec: str) -> list[Media]:
         return _list(path) if path.suffix.lower() == ".txt" else [replace(_file(path), asked_for=True)]
     if glob.has_magic(spec):
         return _files(map(Path, glob.glob(str(path), recursive=True)), f"{spec}: no image or video matches")
+    if path.exists():
+        raise ValueError(f"{spec}: {NOT_REGULAR}")
     near = nearest(path.name, [entry.name for entry in path.parent.iterdir()]) if path.parent.is_dir() else None
     hint = f"; did you mean '{path.parent / near}'?" if near else ""
     raise ValueError(f"{spec}: no such file or folder{hint}")

@@ -19,8 +19,9 @@ import numpy as np
 
 from data.images import decode_image, read_image
 from data.media.find import Media, find_media, is_url
-from data.media.video import VideoReader
-from utils.text import printable
+from data.media.video import VideoReader, breaks_off
+from utils.files import NOT_REGULAR, open_regular
+from utils.text import first_line, printable
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ class Source:
             reader.close()
         if count == 0:
             raise ValueError("no frame can be decoded; play the file to see whether it is damaged")
-        for problem in _losses(reader, count, end):
+        for problem in _losses(media, reader, count, end):
             logger.warning("%s: %s", printable(media.source), problem)
 
     def _live_frames(self, media: Media) -> Iterator[Frame]:
@@ -231,15 +232,29 @@ def _image_frames(media: Media) -> Iterator[Frame]:
     if not is_url(location):
         yield Frame(read_image(Path(location)), 0, 0.0, media)
         return
-    request = urllib.request.Request(media.source)
-    if user := urllib.parse.unquote(urllib.parse.urlsplit(location).netloc.rpartition("@")[0]):
-        request.add_header("Authorization", f"Basic {base64.b64encode(user.encode()).decode()}")
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-            data = answer.read()
+        data = _fetch(media)
     except OSError as error:
         raise ValueError(f"cannot be fetched ({getattr(error, 'reason', None) or error})") from None
     yield Frame(decode_image(data, name=media.source), 0, 0.0, media)
+
+
+def _fetch(media: Media, size: int | None = None) -> bytes:
+    """What is behind a URL, or its first `size` bytes.
+
+    Raises:
+        OSError: no answer, or one that breaks off.
+    """
+    request = urllib.request.Request(media.source)
+    if user := urllib.parse.unquote(urllib.parse.urlsplit(str(media.location)).netloc.rpartition("@")[0]):
+        request.add_header("Authorization", f"Basic {base64.b64encode(user.encode()).decode()}")
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+            return answer.read(size)
+    except OSError:
+        raise
+    except Exception as error:  # http.client's own kinds
+        raise OSError(first_line(error)) from None
 
 
 def _header_frames(media: Media) -> int | None:
@@ -262,25 +277,35 @@ def _open(media: Media) -> VideoReader:
 
     Raises:
         ValueError: it cannot be opened, or is a playlist that --source does not name itself: a file in a folder of
-            videos must not make other files be read, or addresses asked.
+            videos must not make other files be read, or addresses asked, and no more a server in a list.
     """
-    location = media.location
-    if isinstance(location, str) and not is_url(location) and not media.asked_for and _is_text(Path(location)):
+    if isinstance(media.location, str) and not media.asked_for and _is_text(media):
         raise ValueError("a text, such as a playlist that names other files; to follow it, give it as --source itself")
-    return VideoReader(location, timeout_s=_TIMEOUT_S)
+    return VideoReader(media.location, timeout_s=_TIMEOUT_S)
 
 
-def _is_text(path: Path) -> bool:
-    """Whether a file begins as a text does; every video has other bytes there."""
+def _is_text(media: Media) -> bool:
+    """Whether a file, or what is behind a URL, begins as a text does; every video has other bytes there.
+
+    Raises:
+        ValueError: a pipe or a device.
+    """
+    location = str(media.location)
+    head = b""
     try:
-        with path.open("rb") as file:
-            head = file.read(512)
-    except (OSError, ValueError):
+        if not is_url(location):
+            with open_regular(Path(location)) as file:
+                head = file.read(512)
+        elif location.lower().startswith(("http://", "https://")):
+            head = _fetch(media, 512)
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.strerror == NOT_REGULAR:
+            raise ValueError(NOT_REGULAR) from None
         return False  # opening it says why
     return bool(head) and not re.search(rb"[^\t\n\f\r\x20-\xff]", head)
 
 
-def _losses(reader: VideoReader, count: int, end: float) -> Iterator[str]:
+def _losses(media: Media, reader: VideoReader, count: int, end: float) -> Iterator[str]:
     """What of a video that was read to its end could not be.
 
     Args:
@@ -294,5 +319,7 @@ def _losses(reader: VideoReader, count: int, end: float) -> Iterator[str]:
         yield f"damaged: {many} near {times}{more} s cannot be decoded; the rest is used"
     if reader.frames and reader.fps:  # hints: AVI counts dropped frames, and the rate of many is no constant
         missing = min(reader.frames - reader.position, reader.frames - float(end * reader.fps)) - 1
-        if missing > 2 + 0.02 * reader.frames:
+        local = not is_url(str(media.location)) and not _is_text(media)
+        few = reader.frames > reader.position + 1 and local and breaks_off(str(media.location), end)
+        if missing > 2 + 0.02 * reader.frames or few:
             yield f"ends after {count} frames, its header promises {reader.frames}; the file is cut off or damaged"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import tempfile
@@ -38,6 +39,8 @@ _IN_FRAGMENTS = {
 _FASTSTART = {"movflags": "+faststart"}
 _ATTEMPTS, _PATIENCE_S = 250, 1.0
 """Failed reads in a row that are taken for the end, and how long one may take: damage fails at once, a network not."""
+_LAST_PACKETS, _TICK_S = 5000, 0.002
+"""Packets from the last key frame on that are looked at, and how exact OpenCV's times are."""
 NOMINAL_FPS = Fraction(25)
 """Frame rate written for a source that states none; the frames' own times still decide when each is shown."""
 
@@ -112,6 +115,27 @@ class VideoReader:
             if abs(grid - round(grid)) < 0.1:
                 return max(round(grid), self.position + 1)
         return following
+
+
+def breaks_off(path: str, end: float) -> bool:
+    """Whether a video file has frames after its time `end`, in seconds, that cannot be decoded.
+
+    FFmpeg itself is asked, from the last key frame before: OpenCV does not tell damage from the end.
+    """
+    try:
+        with _plain_name(path) as name, av.open(name) as container:
+            stream = container.streams.video[0]
+            start, base = stream.start_time or 0, stream.time_base or Fraction(1)
+            container.seek(start + int(end / base), stream=stream)
+            for packet in itertools.islice(container.demux(stream), _LAST_PACKETS):
+                try:
+                    packet.decode()
+                except av.error.FFmpegError:
+                    if packet.pts is not None and (packet.pts - start) * base > end + _TICK_S:
+                        return True
+    except (av.error.FFmpegError, OSError, IndexError):
+        pass  # nothing that could be told of it
+    return False
 
 
 class VideoWriter:

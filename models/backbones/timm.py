@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from models.parts import Backbone
 from utils.config import did_you_mean, from_home
 from utils.structures import Features
+from utils.text import listed
 from utils.weights import load_foreign
 
 logger = logging.getLogger(__name__)
@@ -254,7 +255,7 @@ def _fill_(network: nn.Module, path: Path, model: str) -> None:
     if missing:
         raise ValueError(
             f"pretrained: {path} does not fit timm's '{model}': {len(missing)} of its {len(own)} tensors are not in "
-            f"the file or have another shape there ({', '.join(missing[:4])}{', ...' if len(missing) > 4 else ''}); "
+            f"the file or have another shape there ({listed(missing[:4])}{', ...' if len(missing) > 4 else ''}); "
             "expected the state_dict of that network"
         )
     network.load_state_dict({name: weights[_plain_name(name)] for name in own if _plain_name(name) in weights})

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from utils.program import quiet_start
+from utils.program import quiet_imports, quiet_start, run_program
 
 if __name__ == "__main__":
-    quiet_start()  # and to the end: there is nothing to put in order
+    quiet_start()
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,12 +18,14 @@ from utils.log import say, say_error
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     args = parse_args(argv)
-    import torch  # it and the models take seconds to import; --help and wrong options do not wait for them
+    with quiet_imports():
+        import torch  # it and the models take seconds to import; --help and wrong options do not wait for them
 
-    from models.benchmark.measure import Conditions
-    from models.benchmark.report import make_page, print_pairs, print_rows
-    from utils.config import ConfigError
-    from utils.device import select_device
+        from models.benchmark.measure import Conditions
+        from models.benchmark.report import make_page, print_pairs, print_rows
+        from utils.config import ConfigError
+        from utils.device import select_device
+        from utils.files import write_atomically
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = select_device(args.device)
         conditions = Conditions(device, args.num_classes, args.batch_size, latency=not args.no_latency)
         if args.markdown:
-            args.markdown.write_text(make_page(conditions), encoding="utf-8")
+            write_atomically(args.markdown, make_page(conditions))
             say(f"Wrote {args.markdown}")
         else:
             show = print_pairs if args.pairs else print_rows
@@ -66,4 +67,4 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -18,6 +18,7 @@ from models.darknet.problems import Remarks
 from models.darknet.sections import Section
 from models.detector import Detector
 from utils.config import ConfigError, did_you_mean, nearest
+from utils.files import open_regular
 from utils.text import shorten, shown
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def read_cfg(path: Path) -> list[Section]:
         ConfigError: the file cannot be read, or everything that is wrong in it, with line numbers.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
@@ -63,7 +64,7 @@ def parse_cfg(text: str, *, where: str) -> list[Section]:
     for remark in reader.warnings.lines():
         logger.warning("%s", remark)
     if reader.problems:
-        raise ConfigError(str(reader.problems))
+        raise ConfigError(*reader.problems.lines())
     if not reader.sections:
         raise ConfigError(f"{where}: expected darknet sections like [net] and [convolutional], found none")
     if len(reader.sections) == 1:
@@ -105,8 +106,8 @@ class _Reader:
         if not line.endswith("]"):
             raise ValueError(f"expected a section like [convolutional], found {shown(line)}")
         if (not self.sections) != (kind == "net"):
-            place = "once, at the top" if self.sections else "first"
-            raise ValueError(f"expected [net] {place}, found [{shorten(word)}]")
+            expected = "once, at the top" if self.sections else "first"
+            raise ValueError(f"expected [net] {expected}, found [{shorten(word)}]")
         if len(self.sections) == MOST_SECTIONS:
             raise ValueError(f"expected at most {MOST_SECTIONS:,} sections")
         if kind in KINDS:

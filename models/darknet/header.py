@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.config import ConfigError
+from utils.files import open_regular
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def read_header(path: Path, *, wide: bool | None = None) -> WeightsHeader:
         ConfigError: no such file, or no darknet file.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             data = file.read(20)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None

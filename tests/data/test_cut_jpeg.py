@@ -10,10 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.config import read_data_config
 from data.cut_jpeg import complete_jpeg
+from data.dataset import EvalDataset, Request, TrainDataset
 from data.doctor import examine
-from data.images import decode_image, read_image
-from tests.data.tiny_sets import make_yolo
+from data.images import decode_image, read_image, tell
+from data.loader import collate
+from tests.data.tiny_sets import make_yolo, read
+from utils.augment_config import AugmentConfig
+from utils.structures import LabelledImages
 
 NOISE = np.random.default_rng(0).integers(0, 90, (240, 320, 3), dtype=np.uint8)
 PHOTO = NOISE + np.add.outer(np.arange(240) // 3, np.arange(320) // 4)[..., None].astype(np.uint8)
@@ -56,11 +61,44 @@ def test_no_missing_pixel_is_said(caplog: pytest.LogCaptureFixture, tmp_path: Pa
     assert "no pixel is lost; it is used" in message
 
 
+def make_set(folder: Path) -> LabelledImages:
+    """Four images, of which the third lacks its last bytes."""
+    make_yolo(folder, dict.fromkeys("abcd", "0 0.5 0.5 0.2 0.2"))
+    for name in "abcd":
+        (folder / "images" / f"{name}.png").write_bytes(jpeg() if name != "c" else jpeg()[:-16])
+    return read(read_data_config(folder / "data.yaml"))
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_training_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture, cached: bool) -> None:
+    """With a cache before the first step; else with the batch, from whichever loader process it comes."""
+    dataset = TrainDataset(make_set(tmp_path), AugmentConfig(), image_size=(64, 64), resize="letterbox", seed=0)
+    with caplog.at_level(logging.WARNING):
+        if cached:
+            dataset.fill_cache(limit_bytes=10**9)
+            assert caplog.text.count("cut off") == 1
+        items = [dataset[Request(epoch, index, (64, 64), False)] for epoch in range(2) for index in range(4)]
+    notes = collate(items).notes
+    assert len(notes) == (0 if cached else 1)
+    assert all(note.startswith(f"{tmp_path}/images/c.png: the file is cut off") for note in notes)
+    assert caplog.text.count("cut off") == cached, "reading alone says nothing"
+    with caplog.at_level(logging.WARNING):
+        tell(notes)
+        tell(notes)
+    assert caplog.text.count("cut off") == 1
+
+
+def test_evaluation_is_told(tmp_path: Path) -> None:
+    dataset = EvalDataset(make_set(tmp_path), image_size=(64, 64), resize="letterbox")
+    notes = collate([dataset[index] for index in range(4)]).notes
+    assert [note.partition(": ")[0] for note in notes] == [f"{tmp_path}/images/c.png"]
+
+
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.9])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_larger_loss_is_refused(share: float, progressive: bool) -> None:
     data = jpeg(progressive=progressive)
-    with pytest.raises(ValueError, match=r"half.jpg: .*(replace|save|copy)"):
+    with pytest.raises(ValueError, match=r"half.jpg: .*(put a whole file|save|copy)"):
         decode_image(data[: int(len(data) * share)], name="half.jpg")
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from data.config import load_data_config
-from data.dataset import EvalDataset, Item, Request, TrainDataset, check_size
+from data.dataset import REPLACED, EvalDataset, Item, Request, TrainDataset, check_size
 from data.images import read_image
 from data.read import read_split
 from utils.augment_config import AugmentConfig
@@ -208,6 +209,26 @@ def test_a_bad_file_stops_and_names_the_other_way(spoiled: LabelledImages) -> No
         make(spoiled).fill_cache(limit_bytes=10**9)
     with pytest.raises(ValueError, match=r"2.png: no such image file"):
         EvalDataset(spoiled, image_size=SIZE, resize="letterbox")[2]
+
+
+def test_the_remedies_are_true(images: LabelledImages, tmp_path: Path) -> None:
+    """A file whose header is gone, or says another size, would be left out at --resume: another data set."""
+    whole = images.samples[2].path.read_bytes()
+    sample = replace(images.samples[2], path=tmp_path / "x.png")
+    dataset = make(replace(images, samples=(sample,)))
+    skip = "train without such files: --set bad_images=skip (for --resume: bad_images: skip in the run's config.yaml)"
+    for data, remedy in (
+        (whole[: len(whole) // 2], f"a new run takes any; or {skip}"),
+        (b"", REPLACED),
+        (None, REPLACED),
+    ):
+        if data is None:
+            Image.new("RGB", (10, 11)).save(sample.path)
+        else:
+            sample.path.write_bytes(data)
+        with pytest.raises(ValueError, match="only with the files that the run began with") as caught:
+            dataset[Request(0, 0, SIZE, False)]
+        assert str(caught.value).endswith(remedy)
 
 
 @pytest.mark.parametrize("cached", [False, True])

@@ -103,17 +103,19 @@ def test_batch_size_changes_nothing_and_each_image_counts_once(images: LabelledI
 
 
 def test_ranks_together_give_the_figures_of_one_process(
-    images: LabelledImages, monkeypatch: pytest.MonkeyPatch
+    images: LabelledImages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     alone, metric, _ = evaluate_colours(images)
     (_, first, _), (_, second, _) = (evaluate_colours(images, ranks=2, rank=rank) for rank in range(2))
     assert 0 < len(first.predictions()) < len(metric.predictions())
-    monkeypatch.setattr(dist, "gather", lambda rows: [rows, second.predictions()])
+    others = iter([[["b.jpg: cut off"], 2, ["c.jpg: gone"]], second.predictions()])
+    monkeypatch.setattr(dist, "gather", lambda own: [own, next(others)])
     loader = build_eval_loader(
         images, image_size=(128, 192), resize="letterbox", batch_size=2, workers=0, rank=0, world_size=2
     )
     predictor = ColourPredictor((128, 192), "letterbox")
     merged = evaluate(predictor, loader, new_metric(images), OPTIONS, over_ranks=True)
+    assert caplog.messages == ["b.jpg: cut off", "Evaluation without 2 images that cannot be read: c.jpg: gone"]
     assert {k: v for k, v in merged.items() if k != "speed_ms"} == {k: v for k, v in alone.items() if k != "speed_ms"}
 
 

@@ -291,6 +291,13 @@ def test_what_is_left_of_a_run_is_said(tmp_path: Path) -> None:
         raise KeyError("a mistake of the program")
 
 
+def test_a_run_folder_that_is_gone_is_said(tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    expected = f"no room\n  {moved} is gone; put it back, and go on with: python train.py --resume {moved}"
+    with pytest.raises(RunFailed, match=expected), saying_what_is_left(moved / "weights" / "last.pt", moved):
+        raise ValueError("no room")
+
+
 def interrupted(last: Path, folder: Path) -> None:
     """What a second Ctrl-C does."""
     with saying_what_is_left(last, folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +140,12 @@ def test_a_file_that_is_not_there_gets_a_hint(tmp_path: Path) -> None:
 def test_strange_names_are_refused_in_words(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         find_file(name, [tmp_path, tmp_path / "missing"], kind="--cfg")
+
+
+def test_each_line_of_an_error_is_one_line() -> None:
+    inner = ConfigError(Path("a\nb.yaml: x"), "second")
+    error = ConfigError("first\x1b[31m", inner)
+    assert str(error) == "first\\u001b[31m\na\\nb.yaml: x\nsecond"
+    assert error.lines == ("first\\u001b[31m", "a\\nb.yaml: x", "second")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    assert str(ConfigError()) == ""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import csv
+import errno
+import io
 import logging
 import math
 import re
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from utils.log import MetricLog, Progress, duration, setup_logging
+from utils.config import ConfigError
+from utils.log import MetricLog, Progress, duration, say, say_error, setup_logging
 from utils.results import columns_of, read_results
 
 
@@ -146,3 +151,67 @@ def test_where_older_releases_wrote_minus_one_there_is_a_gap(tmp_path: Path) -> 
     assert math.isnan(columns["AP"][0])
     assert math.isnan(columns["AP50"][0])
     assert (columns["loss/box"][0], columns["AP"][1]) == (-1.0, 0.0)
+
+
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """The root logger as a command sets it up, for a while."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level, threading.excepthook
+    setup_logging()
+    yield
+    root.handlers[:], threading.excepthook = before[0], before[2]
+    root.setLevel(before[1])
+
+
+class Broken(io.StringIO):
+    """A terminal or pipe whose other end is gone, or a file on a full disk."""
+
+    def write(self, _: str) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def flush(self) -> None:
+        self.write("")
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.usefixtures("own_logging")
+@pytest.mark.parametrize("stream", [None, Broken()])
+def test_work_goes_on_where_its_log_cannot_be_written(monkeypatch: pytest.MonkeyPatch, stream: Broken | None) -> None:
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, stream)
+    logging.getLogger("x").warning("text")
+    with Progress(3, "Work") as progress:
+        for _ in range(3):
+            progress.advance("note")
+
+
+def test_a_program_without_streams_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    say("result")
+    say_error("mistake")
+
+
+def test_a_result_that_cannot_be_printed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", Broken())
+    with pytest.raises(OSError, match="Input/output error"):
+        say("result")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ConfigError("a\nb: wrong", "and more"), "error: a\\nb: wrong\nand more\n"),
+        (ValueError("a\nb: wrong"), "error: a\\nb: wrong\n"),
+        (FileNotFoundError(2, "No such file", "a\nb"), "error: [Errno 2] No such file: 'a\\nb'\n"),
+        ("two\n  lines", "error: two\n  lines\n"),
+    ],
+)
+def test_errors_keep_only_the_lines_that_are_meant(
+    error: object, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say_error(error)
+    assert capsys.readouterr().err == told

@@ -59,6 +59,15 @@ def test_json_of_files_is_a_value_or_a_value_error() -> None:
             from_json(bad)
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+def test_json_that_is_too_deep_to_be_written(indent: int | None) -> None:
+    value: list = []
+    for _ in range(10_000):
+        value = [value]
+    with pytest.raises(ValueError, match="nested in each other without end"):
+        to_json(value, indent=indent)
+
+
 @pytest.mark.parametrize(
     "value", [None, True, 1, 1.5, "a'b", [1, "a"], (1,), (1, 2), {}, {"a": [1, {"b": None}]}, b"ab", [], ()]
 )

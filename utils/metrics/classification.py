@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from utils.metrics.figures import figure_text
-from utils.text import shorten
+from utils.text import shorten, shown
 
 ROW = ("image_id", "label", "rank", "labels", "scores")
 MANY = 40
@@ -34,7 +34,9 @@ class ClassificationMetric:
     def __init__(self, truth: Mapping[Hashable, int], names: Sequence[str]) -> None:
         wrong = [image_id for image_id, label in truth.items() if not 0 <= label < len(names)]
         if wrong:
-            raise ValueError(f"image {wrong[0]!r}: label {truth[wrong[0]]} has no name; there are {len(names)} names")
+            raise ValueError(
+                f"image {shown(wrong[0])}: label {truth[wrong[0]]} has no name; there are {len(names)} names"
+            )
         self._truth = dict(truth)
         self.names = tuple(f"{n} ({i})" if tuple(names).count(n) > 1 else n for i, n in enumerate(names))
         self.reset()
@@ -58,11 +60,13 @@ class ClassificationMetric:
             raise ValueError(f"probabilities: expected {expected}, images and classes, found {tuple(values.shape)}")
         for image_id, finite in zip(image_ids, np.all(np.isfinite(values), axis=1), strict=True):
             if image_id not in self._truth:
-                raise ValueError(f"image {image_id!r} is not among the {len(self._truth)} images evaluated")
+                raise ValueError(f"image {shown(image_id)} is not among the {len(self._truth)} images evaluated")
             if image_id in self._rows:
-                raise ValueError(f"image {image_id!r} was counted before; the loader may give each image once only")
+                raise ValueError(
+                    f"image {shown(image_id)} was counted before; the loader may give each image once only"
+                )
             if not finite:
-                raise ValueError(f"image {image_id!r}: a probability is not finite; has the model diverged?")
+                raise ValueError(f"image {shown(image_id)}: a probability is not finite; has the model diverged?")
         labels = np.array([self._truth[image_id] for image_id in image_ids], np.int64)[:, None]
         own = np.take_along_axis(values, labels, axis=1)
         before = (values > own) | ((values == own) & (np.arange(values.shape[1]) < labels))

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from utils.text import shown
+
 logger = logging.getLogger(__name__)
 
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -98,8 +100,8 @@ def box_ground_truth(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
     for position, annotation in enumerate(ground_truth.get("annotations") or ()):
         box = annotation.get("bbox")
         if box is None or len(box) != 4:
-            where = f"annotation {annotation.get('id', position)!r}"
-            raise ValueError(f"{where}: expected bbox [x, y, width, height], found {box!r}")
+            where = f"annotation {shown(annotation.get('id', position))}"
+            raise ValueError(f"{where}: expected bbox [x, y, width, height], found {shown(box)}")
         area = annotation.get("area")
         annotations.append(
             {

@@ -11,7 +11,7 @@ from utils.boxes import xywh_to_xyxy, xyxy_to_xywh
 from utils.metrics.coco import BACKENDS, COCO_LIMIT, CocoResult, box_ground_truth, evaluate_boxes
 from utils.metrics.figures import figure_text
 from utils.structures import Detections
-from utils.text import shorten
+from utils.text import shorten, shown
 
 
 class DetectionMetric:
@@ -74,9 +74,11 @@ class DetectionMetric:
         """
         for image_id, of_image in zip(image_ids, detections, strict=True):
             if image_id not in self._image_ids:
-                raise ValueError(f"image {image_id!r} is not among the {len(self._image_ids)} images evaluated")
+                raise ValueError(f"image {shown(image_id)} is not among the {len(self._image_ids)} images evaluated")
             if image_id in self._rows_of:
-                raise ValueError(f"image {image_id!r} was counted before; the loader may give each image once only")
+                raise ValueError(
+                    f"image {shown(image_id)} was counted before; the loader may give each image once only"
+                )
             self._rows_of[image_id] = self._rows(image_id, of_image)
         self._result = None
 
@@ -147,7 +149,7 @@ class DetectionMetric:
     def _rows(self, image_id: Hashable, detections: Detections) -> list[dict[str, Any]]:
         boxes, scores = detections.boxes.astype(np.float64), detections.scores.astype(np.float64)
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-            raise ValueError(f"image {image_id!r}: a detection is not finite; has the model diverged?")
+            raise ValueError(f"image {shown(image_id)}: a detection is not finite; has the model diverged?")
         parts = zip(detections.labels.tolist(), xyxy_to_xywh(boxes).tolist(), scores.tolist(), strict=True)
         return [
             {"image_id": image_id, "category_id": self._category_ids[label], "bbox": box, "score": score}
@@ -169,8 +171,8 @@ def _check_categories(
     known = [category["id"] for category in ground_truth["categories"]]
     if known and not set(known) & set(category_ids):
         raise ValueError(
-            f"category_ids: none is in the ground truth; found {list(category_ids)[:5]} ..., "
-            f"while the ground truth has {known[:5]} ..."
+            f"category_ids: none is in the ground truth; found {shown(list(category_ids))}, "
+            f"while the ground truth has {shown(known)}"
         )
     return tuple(category_ids)
 

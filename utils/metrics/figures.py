@@ -21,5 +21,5 @@ def is_figure(key: str) -> bool:
 def without_minus_one(figures: dict[str, Any]) -> dict[str, Any]:
     """The content of a metrics.json, with None for the -1 that older releases wrote in its place."""
     classes = {name: without_minus_one(row) for name, row in (figures.get("per_class") or {}).items()}
-    found = {key: None if is_figure(key) and value == -1 else value for key, value in figures.items()}
-    return {**found, "per_class": classes} if classes else found
+    cleaned = {key: None if is_figure(key) and value == -1 else value for key, value in figures.items()}
+    return {**cleaned, "per_class": classes} if classes else cleaned

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from data.config import load_data_config
+from data.config import DataConfig, load_data_config, read_data_config
+from data.convert import main as convert
 from data.formats import coco
 from data.read import read_split
 from tests.data.formats.test_formats import same_boxes
@@ -25,6 +27,8 @@ from tests.data.tiny_sets import (
     said,
 )
 from utils.config import ConfigError
+from utils.metrics.build import build_metric
+from utils.structures import Detections
 
 GOOD = annotation(1, [10, 5, 20, 10.5])
 
@@ -155,13 +159,84 @@ def test_coco_bad_images(tmp_path: Path) -> None:
         assert what in said(data)
 
 
-def test_coco_one_file_for_two_images_is_named(tmp_path: Path) -> None:
-    images = [{"id": 7, "file_name": "a.png"}, {"id": 8, "file_name": "./a.png"}]
-    make_image(tmp_path / "images" / "a.png")
-    data = read(make_coco(tmp_path, [GOOD], images=images))
-    assert "val.json:1: image 8: its file is that of image 7 too: objects of one are background in the other" in said(
+TWINS = [{"id": 7, "file_name": "a.png"}, {"id": 8, "file_name": "./a.png"}, {"id": 3, "file_name": "b.png"}]
+
+
+def twins(folder: Path, annotations: list[dict], options: str = "") -> DataConfig:
+    """a.png under the ids 7 and 8, and b.png."""
+    make_image(folder / "images" / "a.png")
+    make_image(folder / "images" / "b.png")
+    return make_coco(folder, annotations, images=TWINS, options=options)
+
+
+@pytest.mark.parametrize(("owner", "other"), [(7, 8), (8, 7)])
+def test_coco_one_file_for_two_images_of_which_one_is_empty(tmp_path: Path, owner: int, other: int) -> None:
+    data = read(twins(tmp_path, [annotation(1, [10, 5, 20, 10.5], image=owner)]))
+    assert [(sample.image_id, len(sample.boxes)) for sample in data.samples] == [(owner, 1), (3, 0)]
+    assert f"val.json:1: image {other}: its file is that of image {owner} too, and it has no annotations; left" in said(
         data
     )
+    assert [entry["id"] for entry in data.ground_truth["images"]] == [owner, 3]
+
+
+def test_coco_one_file_for_two_images_that_say_the_same(tmp_path: Path) -> None:
+    entries = [annotation(1, [10, 5, 20, 10]), annotation(2, [1, 2, 9, 9])]
+    entries += [{**entries[1], "id": 3, "image_id": 8}, {**entries[0], "id": 4, "image_id": 8, "area": 1}]
+    config = twins(tmp_path, entries)
+    data = read(config)
+    assert [(sample.image_id, len(sample.boxes)) for sample in data.samples] == [(7, 2), (3, 0)]
+    assert said(data).endswith("image 8: its file is that of image 7 too, and it has the same annotations; left out")
+    assert [entry["id"] for entry in data.ground_truth["annotations"]] == [1, 2]
+    with pytest.raises(ConfigError, match="image 8: its file is that of image 7 too"):
+        read(twins(tmp_path, entries, "labels: error"))
+
+
+@pytest.mark.parametrize("second", [{"bbox": [1, 2, 9, 9]}, {"category_id": 5}, {"iscrowd": 1}, {"category_id": 77}])
+def test_coco_one_file_for_two_images_that_disagree(tmp_path: Path, second: dict) -> None:
+    entries = [GOOD, {**GOOD, "id": 2, "image_id": 8, **second}, annotation(3, [1, 2, 9, 9], image=3)]
+    data = read(twins(tmp_path, entries, "unreadable: object"))
+    assert [sample.image_id for sample in data.samples] == [3]
+    assert "val.json:1: image 7: one image file under 2 ids, 7, 8, with other annotations each; " in said(data)
+    assert "its image is left out" in said(data)
+    assert [entry["id"] for entry in data.ground_truth["annotations"]] == [3]
+    for option, message in (("unreadable: run", "unreadable: image"), ("labels: error", "labels: warn")):
+        with pytest.raises(ConfigError, match=f"(?s)image file under 2 ids, 7, 8.*{message}"):
+            read(twins(tmp_path, entries, option))
+
+
+def test_the_ground_truth_is_of_the_images_in_use(tmp_path: Path) -> None:
+    """Objects of an image that is not evaluated would count as missed."""
+    entries = [GOOD, annotation(2, [1, 2, 9, 9], category=77), annotation(3, [1, 2, 9, 9], image=3)]
+    data = read(make_coco(tmp_path, entries))
+    assert [sample.image_id for sample in data.samples] == [3]
+    assert [entry["id"] for entry in data.ground_truth["images"]] == [3]
+    assert [entry["id"] for entry in data.ground_truth["annotations"]] == [3]
+    (tmp_path / "images" / "b.png").unlink()
+    data = read(make_coco(tmp_path, [GOOD, entries[2]], images=[*TWINS[:1], TWINS[2]]))
+    assert [entry["id"] for entry in data.ground_truth["annotations"]] == [1]
+    metric = build_metric(data)
+    metric.update(
+        [7], [Detections(np.array([[10, 5, 30, 15.5]], np.float32), np.ones(1, np.float32), np.zeros(1, int))]
+    )
+    assert metric.compute()["images"] == 1
+    assert metric.compute()["AP"] == pytest.approx(1)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_coco_files_that_are_none_are_refused_unopened(tmp_path: Path) -> None:
+    config = make_coco(tmp_path, [GOOD, annotation(3, [1, 2, 9, 9], image=3)])
+    (tmp_path / "images" / "b.png").unlink()
+    os.mkfifo(tmp_path / "images" / "b.png")
+    data = read(config)
+    assert [sample.image_id for sample in data.samples] == [7]
+    assert f"image 3: a pipe or a device, expected a regular file: {tmp_path}/images/b.png; left out" in said(data)
+    (tmp_path / "images" / "b.png").unlink()
+    (tmp_path / "images" / "b.png").symlink_to("gone.png")
+    assert f"image 3: a link to nothing: {tmp_path}/images/b.png; left out" in said(read(config))
+    (tmp_path / "val.json").unlink()
+    os.mkfifo(tmp_path / "val.json")
+    with pytest.raises(ConfigError, match=r"val.json: cannot be read \(a pipe or a device, expected a regular file\)"):
+        read(config)
 
 
 def test_coco_no_image_on_disk(tmp_path: Path) -> None:
@@ -277,3 +352,21 @@ def test_lines_in_a_file_with_keys_in_any_order(tmp_path: Path) -> None:
     data = read(make_config(tmp_path, "val: val.json"))
     places = [problem.where.removeprefix(str(tmp_path / "val.json")) for problem in data.problems]
     assert places[:3] == [":6: images[1]", ":3: annotation 2", ":5: annotation 3"]
+
+
+def test_names_that_no_data_yaml_holds_are_replaced(tmp_path: Path) -> None:
+    categories = [{"id": i, "name": name} for i, name in enumerate(("", "cell", "cell", "cell (2)", "cell"))]
+    config = make_coco(tmp_path / "set", [annotation(1, [1, 2, 9, 9], category=0)], categories=categories)
+    data = read(config)
+    assert data.names == ("category 0", "cell", "cell (2) (2)", "cell (2)", "cell (4)")
+    assert "category 0 has an empty name; it is called 'category 0'" in said(data)
+    assert convert([str(config.source), str(tmp_path / "yolo"), "--to", "yolo"]) == 0
+    assert read(read_data_config(tmp_path / "yolo" / "data.yaml")).names == data.names
+
+
+def test_the_folder_of_images_is_that_of_most(tmp_path: Path) -> None:
+    """An absolute path is found from any folder."""
+    elsewhere = make_image(tmp_path / "elsewhere" / "c.png")
+    images = [{"id": 1, "file_name": str(elsewhere)}, {"id": 2, "file_name": "a.png"}]
+    make_image(tmp_path / "set" / "images" / "a.png")
+    assert len(read(make_coco(tmp_path / "set", [], images=images))) == 2

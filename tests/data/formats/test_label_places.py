@@ -149,3 +149,27 @@ def test_darknet_box_of_a_letter(tmp_path: Path) -> None:
     put(tmp_path, {"data/labels/a.txt": "0 0.5 0.5 1 1\n", "data/obj/a.jpg": ""})
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "data" / "labels" / "a.png")
     assert labels(tmp_path, "data/obj") == {"data/obj/a.jpg": [0]}
+
+
+def test_another_format_with_other_objects_is_named(tmp_path: Path) -> None:
+    """Complete labels in both formats, as after a conversion that left the old ones in place."""
+    rows = {"a": "0 0.5 0.5 1 1\n", "b": "1 0.5 0.5 1 1\n2 0.5 0.5 0.5 0.5\n", "c": "1 0.5 0.5 1 1\n"}
+    objects = {"a": ["cat"], "b": ["DOG", "owl"], "c": ["dog", "cow"]}
+    for name, row in rows.items():
+        xml = "".join(voc_object(each, (1, 1, 60, 40)) for each in objects[name])
+        put(tmp_path, {f"images/{name}.png": "", f"labels/{name}.txt": row})
+        put(tmp_path, {f"Annotations/{name}.xml": f"<annotation>{xml}</annotation>"})
+    config = make_config(tmp_path, YAML + "images\nlabels: error")
+    assert read(config).problems == (), "they agree on the classes of the set"
+    (tmp_path / "labels" / "b.txt").write_text("1 0.5 0.5 1 1\n1 0.5 0.5 0.5 0.5\n")
+    assert said(read(config)) == (
+        f"{tmp_path}/labels: 1 of 3 images that have labels in VOC too have other objects there (the first: "
+        f"{tmp_path}/Annotations/b.xml); the YOLO files are used. Delete those that are wrong, or name the folder of "
+        "the right ones with 'labels_dir'; kept"
+    )
+    assert labels(tmp_path, "images\nlabels_dir: Annotations\nunreadable: object")["images/b.png"] == [1, 2]
+    (tmp_path / "labels" / "a.txt").unlink()
+    (tmp_path / "Annotations" / "b.xml").write_text("<annotation")
+    data = read(make_config(tmp_path, YAML + "images"))
+    assert "3 objects" not in said(data)
+    assert "labels in YOLO too have other objects" in said(data), "VOC has more files now, and one is broken"

@@ -130,3 +130,23 @@ def test_swapped_corners_in_every_format(tmp_path: Path) -> None:
 def read_data_config_with(config: DataConfig, option: str) -> DataConfig:
     config.source.write_text(f"{config.source.read_text()}\n{option}\n")
     return read_data_config(config.source)
+
+
+def test_a_choice_of_classes_is_explained_first(tmp_path: Path) -> None:
+    objects = {name: voc_object("cat", (1, 1, 30, 30)) + voc_object("bus", (2, 2, 9, 9)) * 2 for name in "abcd"}
+    config = make_voc(
+        tmp_path / "voc", {**objects, "e": voc_object("cat", (1, 1, 30, 30)), "f": voc_object("cow", (1, 1, 9, 9))}
+    )
+    data = read(config)
+    assert [sample.path.name for sample in data.samples] == ["e.png"]
+    assert str(data.problems[0]) == (
+        f"{tmp_path}/voc/Annotations: 9 objects of 2 classes not among 'names' (bus, cow) leave out 5 of 6 images. To "
+        "train on the classes in 'names' alone, set 'unreadable: object' in the data YAML; each is listed"
+    )
+    assert len(data.problems) == 10
+    data = read(read_data_config_with(config, "unreadable: object"))
+    assert len(data.samples) == 6
+    assert "To train on" not in said(data)
+    config = make_yolo(tmp_path / "yolo", {"a": "3 0.5 0.5 1 1\n", "b": "3 0.5 0.5 1 1\n", "c": "0 0.5 0.5 1 1\n"})
+    assert "2 objects of 1 class not among 'names' (3) leave out 2 of 3 images. To train on" in said(read(config))
+    assert doctor([str(config.source)]) == 2

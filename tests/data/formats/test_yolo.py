@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.config import read_data_config
+from data.doctor import main as doctor
 from tests.data.tiny_sets import (
     make_yolo,
     read,
@@ -36,7 +38,7 @@ def test_yolo_bad_rows_are_named_with_their_line(tmp_path: Path) -> None:
         "-1 0.5 0.5 0.2 0.2": "class -1 is out of range",
         "0.5 0.5 0.5 0.2 0.2": "class '0.5' is no whole number",
         "nan 0.5 0.5 0.2 0.2": "class 'nan' is no whole number",
-        "cat 0.5 0.5 0.2 0.2": "'cat 0.5 0.5 0.2 0.2' holds something that is no number",
+        "cow 0.5 0.5 0.2 0.2": "'cow 0.5 0.5 0.2 0.2' holds something that is no number",
         "0,0.5,0.5,0.2,0.2": "holds something that is no number",
         "0 30 20 10 10": "value 30 looks like pixels",
         "0 0.5 0.5 nan 0.2": "no finite number",
@@ -101,3 +103,56 @@ def test_yolo_no_label_or_image_at_all(tmp_path: Path) -> None:
     (tmp_path / "images" / "a.png").unlink()
     with pytest.raises(ConfigError, match=r"val.txt: none of its 1 images exists. Looked for the first as .*a.png"):
         read(config)
+
+
+@pytest.mark.parametrize(
+    ("row", "label", "repair"),
+    [
+        ("owl 0.5 0.5 0.2 0.5", 2, "has the name of class 2 for its number"),
+        ("OWL 0.5 0.5 0.2 0.5", 2, "has the name of class 2 for its number"),
+        ("Barn  owl 2 0.5 0.5 0.2 0.5", 3, "'Barn owl 2 0.5 0.5 0.2 0.5' has the name of class 3 for its number"),
+        ("dog 0.5 0.5 0.2 0.5", 1, "class 1"),
+        ("Dog 0.5 0.5 0.2 0.5", 0, "class 0"),
+        ("2 0,5 0,5 0,2 0,5", 2, "'2 0,5 0,5 0,2 0,5' has decimal commas, read as points"),
+        ("2 0.5 ,5 0,2 5,0e-1", 2, "decimal commas"),
+        ("owl 0,5 0,5 0,2 0,5", 2, "decimal commas"),
+    ],
+)
+def test_yolo_names_and_decimal_commas_are_repaired(tmp_path: Path, row: str, label: int, repair: str) -> None:
+    names = "names: [Dog, dog, Owl, barn owl 2]"
+    config = make_yolo(tmp_path, {"a": row})
+    config.source.write_text(f"val: val.txt\n{names}\n")
+    data = read(read_data_config(config.source))
+    assert data.samples[0].labels.tolist() == [label]
+    assert data.samples[0].boxes == pytest.approx(np.array([[24, 10, 36, 30]]))
+    assert repair in said(data)
+    assert {problem.action for problem in data.problems} == {"repaired"}
+    assert doctor([str(config.source), "--fix", str(tmp_path / "fixed")]) == 1
+    fixed = read(read_data_config(tmp_path / "fixed" / "data.yaml"))
+    assert fixed.problems == ()
+    assert fixed.samples[0].boxes == pytest.approx(data.samples[0].boxes)
+    config.source.write_text(f"val: val.txt\n{names}\nlabels: error\n")
+    with pytest.raises(ConfigError, match="repaired"):
+        read(read_data_config(config.source))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "DOG 0.5 0.5 0.2 0.2",  # Dog or dog?
+        "barn owl 0.5 0.5 0.2 0.2",
+        "owl 0.5 0.5 0.2",
+        "owl 0.5 0.5 0.2 0.2 0.9",
+        "0,5,5 0,5 0,2 0,3",
+        "0 0,5,0 0,5 0,2 0,3",
+        "0,0,5,0,5,0,2,0,3",
+        "owl 0,5 30,5 0,2 0,3",
+        "barn 1 0.5 0.5 0.2 0.2",  # 'barn' or 'barn 1'?
+    ],
+)
+def test_yolo_rows_that_may_mean_two_things_are_not_repaired(tmp_path: Path, row: str) -> None:
+    config = make_yolo(tmp_path, {"a": row, "b": ""})
+    config.source.write_text("val: val.txt\nnames: [Dog, dog, owl, barn, barn 1]\n")
+    data = read(read_data_config(config.source))
+    assert [sample.path.name for sample in data.samples] == ["b.png"]
+    assert [problem.action for problem in data.problems] == ["its image is left out"]

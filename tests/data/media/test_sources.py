@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import logging
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -156,6 +157,38 @@ def test_files_behind_urls(tmp_path: Path, server: str) -> None:
     assert (frames[0].image == 77).all()
     assert len(source.skipped) == 1
     assert "absent.png: cannot be fetched" in source.skipped[0]
+
+
+def test_an_answer_that_is_none_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            for text in (b"\x00\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort"):
+                connection, _ = listener.accept()
+                connection.recv(4096)
+                connection.sendall(text)
+                connection.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        source = open_source(*[f"http://127.0.0.1:{listener.getsockname()[1]}/a.png"] * 2)
+        assert list(source) == []
+    assert len(source.skipped) == 2
+    assert all("a.png: cannot be fetched (" in message for message in source.skipped)
+
+
+def test_playlists_behind_urls_are_followed_only_when_they_are_asked_for(tmp_path: Path, server: str) -> None:
+    save_video(tmp_path / "b.mp4", 4)
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{server}/b.mp4\n#EXT-X-ENDLIST\n"
+    for name in ("list.mp4", "list.m3u8", "list"):
+        (tmp_path / name).write_text(playlist)
+    (tmp_path / "list.txt").write_text(
+        "".join(f"{server}/{name}\n" for name in ("list.mp4", "b.mp4", "list.m3u8", "list"))
+    )
+    source = open_source(str(tmp_path / "list.txt"))
+    assert [frame.media.name for frame in source] == ["b.mp4"] * 4
+    assert len(source.skipped) == 3
+    assert all("a text, such as a playlist that names other files" in message for message in source.skipped)
+    assert len(list(open_source(f"{server}/list.m3u8"))) == 4
 
 
 def test_real_files(shared: Path) -> None:

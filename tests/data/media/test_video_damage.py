@@ -73,6 +73,43 @@ def test_damage_at_the_start_and_the_end(tmp_path: Path) -> None:
     assert "no frame can be decoded" in source.skipped[0]
 
 
+@pytest.mark.parametrize("lost", [[39], [38, 39], [36, 37, 38, 39]])
+def test_damage_at_the_very_end_is_told(tmp_path: Path, lost: list[int], caplog: pytest.LogCaptureFixture) -> None:
+    path = noise(tmp_path / "a.mp4", [i / 25 for i in range(40)])
+    damage(path, lost)
+    assert len(list(open_source(str(path)))) == 40 - len(lost)
+    said = f"a.mp4: ends after {40 - len(lost)} frames, its header promises 40; the file is cut off or damaged"
+    assert [message.rpartition("/")[2] for message in caplog.messages] == [said]
+
+
+@pytest.mark.parametrize("cut", [1, 3000])
+def test_a_file_that_lacks_its_last_bytes_is_told(tmp_path: Path, cut: int, caplog: pytest.LogCaptureFixture) -> None:
+    path = noise(tmp_path / os.fsdecode(b"caf\xe9.mp4" if os.name != "nt" else b"a.mp4"), [i / 25 for i in range(40)])
+    path.write_bytes(path.read_bytes()[:-cut])
+    count = len(list(open_source(str(path))))
+    assert 37 <= count <= 39
+    assert f"ends after {count} frames, its header promises 40; the file is cut off or damaged" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "avi", "ts", "webm"])
+@pytest.mark.parametrize("rate", ["constant", "variable"])
+def test_a_whole_file_whose_header_is_a_guess_is_not_called_damaged(
+    tmp_path: Path, suffix: str, rate: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    times = [number if rate == "constant" or number < 30 else 30 + 7 * (number - 30) for number in range(60)]
+    rng = np.random.default_rng(0)
+    with av.open(str(tmp_path / f"a.{suffix}"), "w") as container:
+        stream = container.add_stream({"avi": "mpeg4", "webm": "libvpx-vp9"}.get(suffix, "libx264"), rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for moment in times:
+            frame = av.VideoFrame.from_ndarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8), format="rgb24")
+            frame.pts, frame.time_base = moment, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert len(list(open_source(str(tmp_path / f"a.{suffix}")))) == 60
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize("times", [[0, 0.04, 0.08, 0.12, 2, 2.04, 5, 9], [i * i / 100 for i in range(40)]])
 def test_a_whole_video_of_variable_rate_is_not_called_damaged(
     tmp_path: Path, times: list[float], caplog: pytest.LogCaptureFixture
