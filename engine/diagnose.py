@@ -97,9 +97,8 @@ def examine(stepper: Stepper, state: TrainState, batches: list[Batch]) -> Eviden
         weights=[*_not_finite(scratch.model.state_dict()), *_not_finite(_records(state))],
         data=[problem for batch in batches for problem in data_problems(batch)],
         output=watch.output,
-        gradient=None
-        if failure is not None and failure.quantity == "loss"
-        else watch.gradient,  # it follows from the loss
+        # After a loss that is not finite, gradients only follow from it.
+        gradient=None if failure is not None and failure.quantity == "loss" else watch.gradient,
         largest=watch.largest,
         largest_weight=largest_magnitude(list(state.model.parameters())),
         precision=precision,
