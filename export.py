@@ -20,7 +20,8 @@ from models.export.compare import ExportError
 from models.export.darknet import first_layers
 from models.export.network import ExportSpec
 from models.export.write import FORMATS, export, export_first_layers, import_package, input_text
-from models.predictor import ModelPredictor, default_weights, open_predictor
+from models.predictor import default_weights, open_predictor
+from models.predictor_torch import ModelPredictor
 from utils.arguments import Parser, whole_number
 from utils.config import ConfigError
 from utils.faults import report

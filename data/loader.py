@@ -58,12 +58,6 @@ def collate(items: list[Item]) -> Batch:
     )
 
 
-def default_workers() -> int:
-    """The default number of loader processes: half of the available cores, 1 to 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(cores // 2, 1), 8)
-
-
 def workers_share_memory(workers: int) -> bool:
     """Whether loader processes share the memory of the dataset: forked ones do, others get a copy."""
     return workers == 0 or multiprocessing.get_start_method() == "fork"

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 
 from data.transforms import ten_crops
 from engine.notes import FileNotes
-from models.info import ModelInfo, Predictor
-from models.postprocess import postprocess
+from models.info import ModelInfo, Predictor, Values
+from models.postprocess import postprocess, to_array
 from utils import dist
 from utils.config import ConfigError
 from utils.files import write_json
@@ -88,14 +88,14 @@ def evaluate(
 
     def lap(part: str) -> None:
         nonlocal mark
-        if predictor.device.type == "cuda":
+        if predictor.device.startswith("cuda"):
             torch.cuda.synchronize(predictor.device)
         now = time.perf_counter()
         seconds[part], mark = seconds[part] + now - mark, now
 
     with torch.inference_mode(), Progress(len(loader), "Evaluating", quiet=over_ranks and dist.rank() != 0) as progress:
         for batch in loader:
-            images = batch.to(predictor.device).images
+            images = batch.to(torch.device(predictor.device)).images
             lap("preprocess")
             if options.ten_crop is None:
                 raw = predictor.predict(images)
@@ -103,10 +103,10 @@ def evaluate(
                 raw = predict_ten_crops(predictor, images, options.ten_crop)
             lap("inference")
             if isinstance(metric, ClassificationMetric):
-                assert isinstance(raw, Tensor)
-                metric.update(batch.image_ids, raw.float().cpu().numpy())
+                assert not isinstance(raw, tuple)
+                metric.update(batch.image_ids, to_array(raw))
             else:
-                assert not isinstance(raw, Tensor)
+                assert isinstance(raw, tuple)
                 metric.update(batch.image_ids, detections_of_batch(raw, batch, predictor.info, options))
             count += len(batch)
             unreadable += [problem for problem in batch.problems if problem]
@@ -124,15 +124,17 @@ def evaluate(
 
 
 def detections_of_batch(
-    raw: tuple[Tensor, Tensor], batch: Batch, info: ModelInfo, options: EvaluationOptions
+    raw: tuple[Values, Values], batch: Batch, info: ModelInfo, options: EvaluationOptions
 ) -> list[Detections]:
     """What a detector predicted for a batch, as detections in pixels of the original images.
 
     Args:
         raw: boxes (B, N, 4) xyxy pixels of the network input, and scores (B, N, C).
     """
+    boxes, scores = map(torch.as_tensor, raw)  # of many candidates, torchvision's operator makes less work
     detections = postprocess(
-        *raw,
+        boxes,
+        scores,
         conf_thres=options.conf_thres,
         iou_thres=options.iou_thres,
         max_det=options.max_det,
@@ -157,8 +159,8 @@ def predict_ten_crops(predictor: Predictor, images: Tensor, size: tuple[int, int
         (B, C) in [0, 1].
     """
     probabilities = predictor.predict(ten_crops(images, size))
-    assert isinstance(probabilities, Tensor)
-    return probabilities.unflatten(0, (len(images), -1)).mean(dim=1)
+    assert not isinstance(probabilities, tuple)
+    return torch.as_tensor(probabilities).unflatten(0, (len(images), -1)).mean(dim=1)
 
 
 def match_classes(predictor: Predictor, images: LabelledImages) -> tuple[int, ...]:

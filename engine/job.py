@@ -38,6 +38,7 @@ from utils.lock import RunLock
 from utils.metrics.build import Metric, build_metric
 from utils.program import end_children
 from utils.run import Run
+from utils.torchrun import launched_rank
 from utils.train_config import TrainConfig, settled
 
 
@@ -125,7 +126,7 @@ def _prepare(
     images = read_splits(config.data, task_of(model_config_from(config.model, where="model")))
     config = settled(config, len(images.train))
     if resumed is not None:
-        if dist.launched_rank() == 0:
+        if launched_rank() == 0:
             lock.take(resumed.folder, new=False)
             repair_(resumed.last, resumed.best)
         dist.exchange(None)  # the others see what it has repaired
@@ -133,7 +134,7 @@ def _prepare(
     torch.manual_seed(config.seed)
     fresh = resumed is None or not resumed.checkpoint.is_file()
     model = build_trainable(config, images, device, fresh=fresh, trust=options.trust)
-    files = images.files() if dist.launched_rank() == 0 and not options.dry_run else {}
+    files = images.files() if launched_rank() == 0 and not options.dry_run else {}
     return Prepared(config, images, train_set_of(images.train, config), model, device, files)
 
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.config import load_data_config
-from data.loader import default_workers
 from models.build import check_recipe, task_of
 from models.config import load_model_config
-from utils.arguments import whole_number
+from utils.arguments import default_workers
 from utils.config import ROOT, ConfigError, to_plain
 from utils.recipe import load_recipe
 from utils.run import Run
@@ -130,20 +129,6 @@ def _check_several(args: argparse.Namespace) -> None:
             f"{option}: trainings that are compared need one batch size; name the number (--dry-run --batch-size auto "
             "finds one)"
         )
-
-
-def epochs(text: str) -> str:
-    """N or +N; kept as text until it is known what it adds to."""
-    digits = text.removeprefix("+")
-    if not digits.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, or +N, found {text}")
-    whole_number(digits)
-    return text
-
-
-def batch_size(text: str) -> int | str:
-    """A whole number from 1, or 'auto'."""
-    return text if text == "auto" else whole_number(text)
 
 
 def total_epochs(text: str | None, *, planned: int | None = None) -> int | None:

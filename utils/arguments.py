@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import Any, NoReturn
 
@@ -51,6 +52,20 @@ def whole_number(text: str) -> int:
     return value
 
 
+def epochs(text: str) -> str:
+    """N or +N; kept as text until it is known what it adds to."""
+    digits = text.removeprefix("+")
+    if not digits.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, or +N, found {text}")
+    whole_number(digits)
+    return text
+
+
+def batch_size(text: str) -> int | str:
+    """A whole number from 1, or 'auto'."""
+    return text if text == "auto" else whole_number(text)
+
+
 def seed(text: str) -> int:
     """A whole number from 0, as NumPy's generators take it."""
     if not text.isdecimal() or len(text) > 18:
@@ -68,6 +83,12 @@ def share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {shorten(text)}")
     return value
+
+
+def default_workers() -> int:
+    """The default number of loader processes: half of the available cores, 1 to 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(cores // 2, 1), 8)
 
 
 def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:

@@ -79,6 +79,13 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     signal.default_int_handler(number, frame)
 
 
+def stop_signals() -> list[signal.Signals]:
+    """SIGTERM, and SIGHUP, which says that the terminal is gone, unless it is ignored (nohup)."""
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        return [signal.SIGTERM, signal.SIGHUP]
+    return [signal.SIGTERM]
+
+
 def end_children(*, seconds: float = 2.0) -> None:
     """Kill the loader processes of this process and wait for their end, no longer than `seconds` each.
 

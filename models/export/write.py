@@ -16,7 +16,8 @@ from models.export.network import ExportSpec
 from models.export.onnx import write_onnx
 from models.export.openvino import write_openvino
 from models.export.torchscript import write_torchscript
-from models.predictor import ModelPredictor, open_predictor
+from models.predictor import open_predictor
+from models.predictor_torch import ModelPredictor
 from models.runtimes import import_onnxruntime, import_openvino
 from utils.files import move_into_place
 

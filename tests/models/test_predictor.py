@@ -15,7 +15,8 @@ import torch
 from models.build import build_model
 from models.config import load_model_config
 from models.info import ModelInfo
-from models.predictor import ModelPredictor, default_weights, open_predictor
+from models.predictor import default_weights, open_predictor
+from models.predictor_torch import ModelPredictor
 from models.runtimes import _in_batches, import_openvino
 from utils.checkpoint import save_checkpoint
 from utils.config import ConfigError, to_plain
