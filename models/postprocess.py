@@ -12,7 +12,7 @@ import numpy as np
 
 from models import suppression
 from models.info import Values
-from models.suppression import NMS_KINDS
+from utils.choices import NMS_KINDS
 from utils.structures import Detections
 
 

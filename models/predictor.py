@@ -69,7 +69,7 @@ def open_predictor(
     raise ConfigError(f"{path}: OpenVINO runs on the CPU here, and the device is {device}; use --device cpu")
 
 
-def check_file(path: Path, *, trust: bool) -> None:
+def check_file(path: Path, *, trust: bool = False) -> None:
     """Refuse what no predictor can be made of, or what would run code, before anything is read.
 
     Raises:

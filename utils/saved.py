@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from utils.choices import NMS_KINDS
 from utils.config import ConfigError
 from utils.text import shown
 
@@ -325,7 +326,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "image_size": (_is_size, "height and width, whole numbers from 1 to 65536"),
     "resize": _one_of("letterbox", "stretch", "crop"),
     "stride": (lambda value: _is_whole(value, 1, 65536), "a whole number from 1 to 65536"),
-    "nms": _one_of("default", "greedynms", "diounms", "vote", "none"),
+    "nms": _one_of(*NMS_KINDS),
     "beta_nms": (_is_number, "a number"),
     "named": _FLAG,
     "clip": _FLAG,
