@@ -19,7 +19,7 @@ from data import loader as loader_module
 from data.config import load_data_config
 from data.dataset import TrainDataset
 from data.images import image_size, read_image
-from data.loader import build_eval_loader, build_train_loader, collate, default_workers, warn_of_small_objects
+from data.loader import build_eval_loader, build_train_loader, collate, warn_of_small_objects
 from data.read import read_split, read_splits
 from tests.data.test_dataset import ALL, SIZE, make
 from tests.data.test_sampler import make_sampler
@@ -182,10 +182,6 @@ def test_what_others_cannot_share_is_not_kept_in_memory(monkeypatch: pytest.Monk
     for method, expected in (("fork", True), ("spawn", False), ("forkserver", False)):
         monkeypatch.setattr(loader_module.multiprocessing, "get_start_method", lambda method=method: method)
         assert loader_module.workers_share_memory(2) is expected
-
-
-def test_there_is_at_least_one_worker_and_at_most_eight() -> None:
-    assert 1 <= default_workers() <= 8
 
 
 @pytest.mark.parametrize(("narrow", "told"), [(0, False), (5, False), (6, True), (100, True)])
