@@ -42,7 +42,8 @@ def quiet_imports() -> Iterator[None]:
 
     C++ code that is just being loaded aborts where Python raises KeyboardInterrupt, with a page of addresses.
     """
-    taken = signal.getsignal(signal.SIGINT) is _interrupt
+    in_main = threading.current_thread() is threading.main_thread()  # Python sets signals nowhere else
+    taken = in_main and signal.getsignal(signal.SIGINT) is _interrupt
     if taken:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
