@@ -22,13 +22,15 @@ from typing import Any
 
 from data.config import SPLITS, DataConfig, load_data_config
 from data.formats import coco, imagefolder, voc, yolo
+from data.formats.assemble import probe_sizes, size_mismatch
 from data.formats.holdable import check_names
 from data.formats.label_places import label_name
+from data.formats.rows import LEFT_OUT
 from data.read import check_same_classes, count_objects, read_split, summarize
 from utils.arguments import Parser
 from utils.config import ConfigError, dump_yaml
 from utils.log import say, say_error, setup_logging, tracked
-from utils.structures import LabelledImages, Sample
+from utils.structures import LabelledImages, LabelProblem, Sample
 
 FORMATS = ("coco", "yolo", "voc")
 ROW_KEYS = frozenset({"id", "image_id", "category_id", "bbox", "area", "iscrowd"})
@@ -37,16 +39,34 @@ TOP_KEYS = frozenset({"images", "annotations", "categories"})
 
 
 def read_dataset(config: DataConfig) -> dict[str, LabelledImages]:
-    """All splits of a data set.
+    """All splits of a data set, without images that are not of the size that the labels are for.
 
     Raises:
         ConfigError: a split cannot be read, or two of them have different classes.
     """
     splits = {split: read_split(config, split) for split in SPLITS if getattr(config, split) is not None}
+    splits = {split: _of_their_size(data, config) for split, data in splits.items()}
     first = next(iter(splits.values()))
     for other in splits.values():
         check_same_classes(first, other)
     return splits
+
+
+def _of_their_size(data: LabelledImages, config: DataConfig) -> LabelledImages:
+    """A split without images that have another size than a COCO file says: boxes as fractions would be wrong."""
+    sizes = probe_sizes([sample.path for sample in data.samples])
+    problems = [
+        LabelProblem(str(sample.path), size if isinstance(size, str) else size_mismatch(sample, size), LEFT_OUT)
+        for sample, size in zip(data.samples, sizes, strict=True)
+        if size != (sample.height, sample.width)
+    ]
+    if not problems:
+        return data
+    if config.labels == "error" or len(problems) == len(data.samples):
+        raise ConfigError(*summarize(problems).split("\n"), "Correct width and height, or the images")
+    wrong = {problem.where for problem in problems}
+    samples = tuple(sample for sample in data.samples if str(sample.path) not in wrong)
+    return replace(data, samples=samples, problems=(*data.problems, *problems))
 
 
 def write_dataset(splits: Mapping[str, LabelledImages], folder: Path, form: str, *, copy: bool = False) -> list[str]:

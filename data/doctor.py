@@ -25,6 +25,7 @@ from data.config import SPLITS, DataConfig, load_data_config
 from data.convert import write_class_folders, write_dataset
 from data.doctor_html import to_html
 from data.formats import coco
+from data.formats.assemble import size_mismatch
 from data.formats.label_places import shared_files
 from data.formats.rows import (
     BACKGROUND,
@@ -299,10 +300,7 @@ def _examine_image(sample: Sample) -> tuple[bytes | LabelProblem, list[str]]:
         return LabelProblem(path, str(error).removeprefix(f"{printable(path)}: "), LEFT_OUT), notes
     height, width = image.shape[:2]
     if (height, width) != (sample.height, sample.width):
-        swapped = (width, height) == (sample.height, sample.width)
-        hint = ": were the boxes drawn without the EXIF rotation?" if swapped else ""
-        mismatch = f"the labels are for {sample.width}x{sample.height}, the upright image is {width}x{height}{hint}"
-        return LabelProblem(path, mismatch, LEFT_OUT), notes
+        return LabelProblem(path, size_mismatch(sample, (height, width)), LEFT_OUT), notes
     person = f"{height}x{width}".encode()[:16]
     return hashlib.blake2b(image.data, digest_size=16, person=person).digest(), notes
 

@@ -11,7 +11,7 @@ from models.config import load_model_config
 from utils.arguments import default_workers
 from utils.config import ROOT, ConfigError, to_plain
 from utils.recipe import load_recipe
-from utils.run import Run
+from utils.run import Run, check_there
 from utils.train_config import TrainConfig, saved_config
 
 FIXED_BY_A_RUN = (
@@ -71,8 +71,8 @@ def resolve(args: argparse.Namespace) -> tuple[TrainConfig, Run | None]:
     if args.cfg is None:
         known = ", ".join(sorted(path.name for path in (ROOT / "cfg").glob("*.yaml")))
         raise ConfigError(f"--cfg is missing: name a model, for example --cfg csppeleenet-prn.yaml. Known: {known}")
-    if args.weights is not None and not Path(args.weights).is_file():
-        raise ConfigError(f"--weights {args.weights}: no such file; check the path")
+    if args.weights is not None:
+        check_there(Path(args.weights))
     data = "shapes" if args.data in (None, "shapes") else str(load_data_config(args.data).source)
     for_model = [text.removeprefix("model.") for text in args.set if text.startswith("model.")]
     for_recipe = [text for text in args.set if not text.startswith("model.")]

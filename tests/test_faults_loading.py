@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,10 +137,10 @@ def test_a_loader_process_that_hangs_is_not_waited_for_for_ever(
 ) -> None:
     real = dataset.read_image
 
-    def stuck(path: Path, *, notes: list[str]) -> np.ndarray:
+    def stuck(path: Path, **options: Any) -> np.ndarray:
         if path.name == "5.png":
             time.sleep(600)
-        return real(path, notes=notes)
+        return real(path, **options)
 
     monkeypatch.setattr(dataset, "read_image", stuck)
     begin = time.monotonic()

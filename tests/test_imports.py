@@ -61,7 +61,7 @@ MAY_IMPORT = {
     "utils/weights.py": {"pickle"},
     "engine/replay.py": {"pickle"},
     "models/backbones/timm.py": {"socket", "urllib"},  # pretrained: true, where the user asks for timm's weights
-    "data/media/sources.py": {"http", "urllib"},  # a stream that the user names
+    "data/media/sources.py": {"urllib"},  # a stream that the user names
     "data/media/find.py": {"urllib"},
 }
 """The files that need one of these, and why."""

@@ -68,7 +68,7 @@ def test_help_and_wrong_options_import_nothing_heavy(module: str) -> None:
         ("train --cfg cspdet-n --data {unknown}", "unknown.yaml: trian: unknown key"),
         ("train --cfg cspdetn", "'cspdetn': no such file, here or in cfg/. Did you mean 'cspdet-n.yaml'?"),
         ("train --cfg {bad}", "bad.yaml, line 3: not valid YAML"),
-        ("train --cfg cspdet-n --weights nosuch.pt", "--weights nosuch.pt: no such file"),
+        ("train --cfg cspdet-n --weights nosuch.pt", "nosuch.pt: no such checkpoint"),
         ("train --cfg cspdet-n --seeds 2 --tune 2", "--seeds and --tune: choose one"),
         ("train --resume nosuch", "--resume nosuch: "),
         ("val --weights nosuch.pt", "nosuch.pt: no such file"),
@@ -79,7 +79,7 @@ def test_help_and_wrong_options_import_nothing_heavy(module: str) -> None:
         ("export --format darknet --half", "--half: darknet's files know no such thing"),
         ("models.benchmark.__main__ cspdetn", "Did you mean 'cspdet-n.yaml'?"),
         ("data.doctor nosuch", "'nosuch': no such file"),
-        ("utils.info nosuch.pt", "nosuch.pt: no such file"),
+        ("utils.info nosuch.pt", "nosuch.pt: no such checkpoint"),
     ],
 )
 def test_what_names_and_yaml_show_is_told_without_torch(arguments: str, message: str, tmp_path: Path) -> None:

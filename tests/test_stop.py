@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import signal
 import subprocess
@@ -39,6 +38,9 @@ COMMANDS = [
     ["-m", "utils.info", "x"],
     ["-m", "models.benchmark"],
 ]
+
+OTHERS = ("spawn", "forkserver")
+"""Ways to start a process that take long."""
 
 LOADERS = """
 import multiprocessing, sys, time
@@ -164,7 +166,9 @@ def test_loader_processes_that_are_stopped_end_with_a_training_that_is_killed(ru
     wait_until(lambda: not any(map(alive, loaders)), 10)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize(
+    "method", ["fork", *(pytest.param(m, marks=pytest.mark.slow) for m in ("spawn", "forkserver"))]
+)
 def test_every_kind_of_loader_process_ends_with_its_parent(method: str) -> None:
     command = [sys.executable, "-c", LOADERS, method]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
@@ -238,7 +242,7 @@ def test_ctrl_c_twice_ends_a_training_that_waits_and_says_what_is_left(
     assert "Traceback" not in text
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow), "SIGHUP"])
 def test_a_signal_to_every_process_saves_and_ends(running: subprocess.Popen, tmp_path: Path, name: str) -> None:
     """Ctrl-C, a cluster, and a terminal that is closed."""
     number = getattr(signal, name)
@@ -248,25 +252,6 @@ def test_a_signal_to_every_process_saves_and_ends(running: subprocess.Popen, tmp
     assert "Stopped and saved. Continue with: python train.py --resume" in text
     assert "error" not in text
     assert "Traceback" not in text
-
-
-@pytest.mark.parametrize("patience", [3])
-def test_a_training_that_was_stopped_for_longer_than_its_patience_goes_on(
-    running: subprocess.Popen, tmp_path: Path, patience: int
-) -> None:
-    last = tmp_path / "runs" / "exp" / "weights" / "last.pt"
-
-    def is_newer(than: int) -> bool:
-        return last.stat().st_mtime_ns > than or running.poll() is not None
-
-    for pause in (0.0, 0.07, 0.13):
-        time.sleep(pause)
-        os.killpg(running.pid, signal.SIGSTOP)  # Ctrl-Z
-        time.sleep(patience + 1.5)
-        before = last.stat().st_mtime_ns
-        os.killpg(running.pid, signal.SIGCONT)
-        wait_until(functools.partial(is_newer, before), 60)
-    assert running.poll() is None, (tmp_path / "log.txt").read_text()
 
 
 GIVEN_UP = """

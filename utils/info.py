@@ -22,6 +22,7 @@ from utils.arguments import Parser
 from utils.config import ConfigError
 from utils.log import say, say_error
 from utils.metrics.figures import figure_text
+from utils.run import check_there
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,8 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--safetensors", metavar="OUT", type=Path, help="write the averaged weights to OUT.safetensors")
     args = parser.parse_args(argv)
     try:
-        if not args.checkpoint.is_file():
-            raise ConfigError(f"{args.checkpoint}: no such file; check the path")
+        check_there(args.checkpoint)
         with quiet_imports():
             from utils.weights import load_saved_model
 

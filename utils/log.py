@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from tqdm import tqdm
 
@@ -33,12 +33,19 @@ def say(text: object = "", *, error: bool = False) -> None:
     """Print the result of a command, or a note beside it on standard error.
 
     All output goes through here or through the logger, so that nothing in a file's or a class's name can steer the
-    terminal: what it cannot print, and what it would obey, is shown as in JSON, and JSON stays valid.
+    terminal: what it cannot print, and what it would obey, is shown as in JSON, and JSON stays valid. Where the reader
+    of a pipe has gone (`| head`), nothing is printed any more.
+
+    Raises:
+        OSError: it cannot be written.
     """
     stream = sys.stderr if error else sys.stdout
     if stream is None:  # closed, as of a service (>&-) or a program without a console
         return
-    print(printable_lines(str(text), stream.encoding or "utf-8"), file=stream, flush=True)
+    try:
+        print(printable_lines(str(text), stream.encoding or "utf-8"), file=stream, flush=True)
+    except BrokenPipeError:
+        _silence(stream)
 
 
 def say_error(error: object) -> None:
@@ -63,9 +70,21 @@ class _TqdmHandler(logging.Handler):
             record.args = tuple(printable(value) if isinstance(value, Path) else value for value in record.args)
         if sys.stdout is None:
             return
-        with contextlib.suppress(OSError):
+        try:
             tqdm.write(printable_lines(self.format(record), sys.stdout.encoding or "utf-8"), file=sys.stdout)
             sys.stdout.flush()
+        except BrokenPipeError:
+            _silence(sys.stdout)
+        except OSError:
+            pass
+
+
+def _silence(stream: TextIO) -> None:
+    """Lead a stream that has no reader to nowhere, so that not even what is left in it fails at the end."""
+    with contextlib.suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def setup_logging(*, rank: int = 0) -> None:

@@ -54,7 +54,10 @@ def quiet_imports() -> Iterator[None]:
 
 
 def run_program(main: Callable[[], int]) -> NoReturn:
-    """Run a command and exit with its status; with STOPPED after Ctrl-C, which it may handle itself."""
+    """Run a command and exit with its status; with STOPPED after Ctrl-C, which it may handle itself.
+
+    What the system has against it (OSError) is told in one line, with status 2.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, _interrupt)
     try:
@@ -66,6 +69,11 @@ def run_program(main: Callable[[], int]) -> NoReturn:
 
         say("stopped", error=True)
         status = STOPPED
+    except OSError as error:  # that no command has told of: standard output is on a full disk
+        from utils.log import say_error
+
+        say_error(error)
+        status = 2
     finally:
         if signal.getsignal(signal.SIGINT) is _interrupt:
             signal.signal(signal.SIGINT, signal.SIG_DFL)

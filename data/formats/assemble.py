@@ -48,6 +48,13 @@ def probe_sizes(paths: Sequence[Path]) -> list[tuple[int, int] | str]:
         return list(itertools.chain.from_iterable(told))
 
 
+def size_mismatch(sample: Sample, size: tuple[int, int]) -> str:
+    """What is wrong with an image that has another (height, width) than its labels are for."""
+    swapped = size == (sample.width, sample.height)
+    hint = ": were the boxes drawn without the EXIF rotation?" if swapped else ""
+    return f"the labels are for {sample.width}x{sample.height}, the upright image is {size[1]}x{size[0]}{hint}"
+
+
 def to_labelled_images(
     images: ImageTable,
     rows: Rows,

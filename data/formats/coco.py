@@ -149,13 +149,17 @@ def _categories(file: Path, content: dict[str, Any], problems: Problems) -> tupl
     ids = sorted(names)
     seen: set[str] = set()
     for number in ids:
-        if names[number] in seen:
-            unique = f"{names[number]} ({number})"
+        name = names[number] or f"category {number}"
+        while name in seen or (name != names[number] and name in names.values()):
+            name = f"{name} ({number})"
+        if not names[number]:
+            problems.add(file, f"category {number} has an empty name", f"it is called {shown(name)}")
+        elif name != names[number]:
             problems.add(
-                file, f"two categories are named {shown(names[number])}", f"the second is called {shown(unique)}"
+                file, f"two categories are named {shown(names[number])}", f"the second is called {shown(name)}"
             )
-            names[number] = unique
-        seen.add(names[number])
+        names[number] = name
+        seen.add(name)
     return ids, [names[number] for number in ids]
 
 
@@ -233,7 +237,8 @@ def _find_images(
     folders = Folders()
     names = [entry["file_name"].replace("\\", "/") for entry in entries.images]
     guesses = _image_folders(file, root)
-    guess = next((g for g in guesses if any(folders.find(g / name) for name in names[:20])), None)
+    counts = [sum(folders.find(guess / name) is not None for name in names[:20]) for guess in guesses]
+    guess = guesses[counts.index(max(counts))] if any(counts) else None
     if folder is None and guess is None:
         tried = ", ".join(map(str, guesses))
         raise ConfigError(f"{file}: its images (the first: {names[0]}) are in none of {tried}; set 'images'")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from data.formats.rows import Problems
@@ -100,17 +100,31 @@ def list_images(target: Path, root: Path, folders: Folders, problems: Problems) 
         ConfigError: nothing of that name, or no image in it.
     """
     if target.is_dir():
-        images = [
-            Path(folder, name)
-            for folder, _, names in os.walk(target, followlinks=True)
-            for name in names
-            if is_image(name) and not name.startswith(".")
-        ]
+        images = [Path(path) for path in _files_below(target)]
+        images = [path for path in images if is_image(path.name) and not path.name.startswith(".")]
         if not images:
             kinds = ", ".join(sorted(IMAGE_SUFFIXES))
             raise ConfigError(f"{target}: no image in this folder; expected files with one of {kinds}")
         return sorted(images, key=lambda path: path.as_posix())
     return _read_list(target, root, folders, problems)
+
+
+def _files_below(target: Path) -> Iterator[str]:
+    """All files in a folder and those in it, linked ones too, but for links that lead back up: that never ends."""
+    rest: list[tuple[str, frozenset[tuple[int, int]]]] = [(str(target), frozenset())]
+    while rest:
+        folder, above = rest.pop()
+        try:
+            about = os.stat(folder)
+            with os.scandir(folder) as entries:
+                inside = [(entry.path, entry.is_dir()) for entry in entries]
+        except OSError:  # its images are in no listing then, as with os.walk
+            continue
+        own = (about.st_dev, about.st_ino)
+        if own in above:
+            continue
+        yield from (path for path, is_folder in inside if not is_folder)
+        rest += [(path, above | {own}) for path, is_folder in inside if is_folder]
 
 
 def _read_list(target: Path, root: Path, folders: Folders, problems: Problems) -> list[Path]:

@@ -212,7 +212,8 @@ class Recorder:
 class _JsonFile:
     """Entries on disk, frame by frame: a night of video does not fit into memory, and a run may be killed.
 
-    All of a frame is handed to the system in one piece, so that the file can be read at any time, up to a kill -9.
+    All of a frame is handed to the system in one piece, so that the file can be read at any time, up to a kill -9. A
+    frame that does not fit on the disk leaves nothing.
 
     Args:
         path: the file.
@@ -220,9 +221,9 @@ class _JsonFile:
     """
 
     def __init__(self, path: Path, before: str, between: str, after: str) -> None:
-        self._file = path.open("wb", buffering=0)
+        self.path, self._file = path, path.open("wb", buffering=0)
+        self._before, self._between, self._after = before, between, after
         self._separator = f"{before}\n" if before else ""
-        self._between, self._after = between, after
         self._end = 0
         if before:
             self._write(before)
@@ -232,7 +233,15 @@ class _JsonFile:
             return
         text = self._separator + self._between.join(map(to_json, entries))
         self._file.seek(self._end)
-        self._write(text)
+        try:
+            self._write(text)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._end)
+                self._file.seek(self._end)
+                if self._end or self._before:
+                    self._write("" if self._end else self._before)
+            raise _unwritten(self.path, error) from None
         self._end += len(text.encode())
         self._separator = self._between
 
@@ -286,7 +295,15 @@ def write_image(path: Path, image: np.ndarray) -> None:
         success = False
     if not success:
         raise OSError(f"{path}: an image of {width} x {height} pixels cannot be written as {suffix}")
-    path.write_bytes(data.tobytes())  # OpenCV itself cannot open every path on Windows
+    try:
+        path.write_bytes(data.tobytes())  # OpenCV itself cannot open every path on Windows
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise _unwritten(path, error) from None
+
+
+def _unwritten(path: Path, error: OSError) -> OSError:
+    return OSError(f"{path}: cannot be written ({error.strerror or error})")
 
 
 def _name(names: Sequence[str], label: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import http.client
 import logging
 import re
 import threading
@@ -252,7 +251,9 @@ def _fetch(media: Media, size: int | None = None) -> bytes:
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
             return answer.read(size)
-    except http.client.HTTPException as error:
+    except OSError:
+        raise
+    except Exception as error:  # http.client's own kinds
         raise OSError(first_line(error)) from None
 
 

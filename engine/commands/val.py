@@ -58,9 +58,6 @@ def run(args: argparse.Namespace, weights: Path) -> Path:
     }
     write_results(folder, figures, metric, images, save_predictions=args.save_json)
     say(f"\n{metric.table()}\n\n{protocol_and_speed(figures)}\nResults: {folder}")
-    missing = figures["images"] - len(images)
-    if missing:
-        say(f"Note: {missing} images of the ground truth could not be read; their objects count as not found")
     return folder
 
 

@@ -173,3 +173,20 @@ def test_splits_with_different_classes(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text(json.dumps(other))
     with pytest.raises(ConfigError, match="one split has 2 classes, the other 3"):
         read_dataset(make_config(tmp_path, "train: train.json\nval: val.json"))
+
+
+@pytest.mark.parametrize("form", ["coco", "yolo", "voc", "imagefolder"])
+def test_images_of_another_size_than_the_labels_are_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    """Boxes as fractions of the wrong size, and crops at the wrong place, would be wrong without a word."""
+    entries = [annotation(1, [10, 5, 20, 10]), annotation(2, [1, 2, 30, 20], image=3)]
+    config = make_coco(tmp_path / "set", entries)
+    make_image(tmp_path / "set" / "images" / "a.png", 60, 40)
+    assert main([str(config.source), str(tmp_path / form), "--to", form]) == 0
+    out = capsys.readouterr().out
+    assert "val: 1 images, 1 objects" in out
+    assert "a.png: the labels are for 60x40, the upright image is 40x60: were the boxes drawn without" in out
+    make_image(tmp_path / "set" / "images" / "b.png", 41, 60)
+    assert main([str(config.source), str(tmp_path / "none"), "--to", form]) == 2
+    assert "the labels are for 60x40, the upright image is 60x41; left out" in capsys.readouterr().err

@@ -57,6 +57,31 @@ def test_other_errors_are_shown(error: str, pressed: bool) -> None:
     assert f"{error}: mistake" in text
 
 
+@pytest.mark.parametrize("output", ["say('result')", "logging.getLogger('x').warning('text')"])
+def test_a_reader_that_wants_no_more_is_no_error(output: str) -> None:
+    body = ["import logging", "from utils.log import say, setup_logging", "setup_logging()"]
+    text = PROGRAM.format(body="\n".join(f"    {line}" for line in [*body, *4 * [output]]))
+    process = subprocess.Popen(
+        [sys.executable, "-c", text], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, error = process.communicate(timeout=120)
+    assert (process.returncode, error) == (7, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no full device")
+def test_a_result_that_cannot_be_written_is_an_error() -> None:
+    text = PROGRAM.format(body="    from utils.log import say\n    say('result')")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", text], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120
+        )
+    assert "error: [Errno 28] No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode not in (0, 7)
+
+
 def test_while_packages_are_imported_ctrl_c_is_the_systems() -> None:
     assert run("with quiet_imports():", "    ctrl_c()") == (-signal.SIGINT, "")
     assert run("with quiet_imports():", "    pass", "ctrl_c()") == (STOPPED, "stopped\n")

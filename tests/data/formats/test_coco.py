@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from data.config import DataConfig, load_data_config
+from data.config import DataConfig, load_data_config, read_data_config
+from data.convert import main as convert
 from data.formats import coco
 from data.read import read_split
 from tests.data.formats.test_formats import same_boxes
@@ -351,3 +352,21 @@ def test_lines_in_a_file_with_keys_in_any_order(tmp_path: Path) -> None:
     data = read(make_config(tmp_path, "val: val.json"))
     places = [problem.where.removeprefix(str(tmp_path / "val.json")) for problem in data.problems]
     assert places[:3] == [":6: images[1]", ":3: annotation 2", ":5: annotation 3"]
+
+
+def test_names_that_no_data_yaml_holds_are_replaced(tmp_path: Path) -> None:
+    categories = [{"id": i, "name": name} for i, name in enumerate(("", "cell", "cell", "cell (2)", "cell"))]
+    config = make_coco(tmp_path / "set", [annotation(1, [1, 2, 9, 9], category=0)], categories=categories)
+    data = read(config)
+    assert data.names == ("category 0", "cell", "cell (2) (2)", "cell (2)", "cell (4)")
+    assert "category 0 has an empty name; it is called 'category 0'" in said(data)
+    assert convert([str(config.source), str(tmp_path / "yolo"), "--to", "yolo"]) == 0
+    assert read(read_data_config(tmp_path / "yolo" / "data.yaml")).names == data.names
+
+
+def test_the_folder_of_images_is_that_of_most(tmp_path: Path) -> None:
+    """An absolute path is found from any folder."""
+    elsewhere = make_image(tmp_path / "elsewhere" / "c.png")
+    images = [{"id": 1, "file_name": str(elsewhere)}, {"id": 2, "file_name": "a.png"}]
+    make_image(tmp_path / "set" / "images" / "a.png")
+    assert len(read(make_coco(tmp_path / "set", [], images=images))) == 2

@@ -10,6 +10,7 @@ from tests.data.tiny_sets import (
     make_config,
     make_image,
     make_voc,
+    make_yolo,
     read,
     said,
     voc_object,
@@ -40,3 +41,15 @@ def test_voc_class_lists_and_folders(tmp_path: Path) -> None:
     data = read(make_config(tmp_path, "val: ImageSets/Main/val.txt\nnames: [cat, dog]"))
     assert [sample.path.stem for sample in data.samples] == ["a 1", "b"]
     assert "val.txt:3: no such image" in said(data)
+
+
+def test_links_that_lead_back_up_are_not_followed_for_ever(tmp_path: Path) -> None:
+    make_yolo(tmp_path / "set", {"a": "0 0.5 0.5 1 1", "b": ""})
+    for name in ("up", "up2"):
+        (tmp_path / "set" / "images" / name).symlink_to("..")
+    make_image(tmp_path / "other" / "c.png")
+    (tmp_path / "set" / "images" / "linked").symlink_to(tmp_path / "other")
+    data = read(make_config(tmp_path / "set", "val: images\nnames: [cat]"))
+    assert [sample.path.relative_to(tmp_path / "set").as_posix() for sample in data.samples] == [
+        "images/a.png", "images/b.png", "images/linked/c.png",
+    ]  # fmt: skip

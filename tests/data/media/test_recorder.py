@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,6 +17,11 @@ from data.media.recorder import Outputs, Recorder, json_entries, yolo_rows
 from data.media.sources import Frame
 from data.media.video import VideoReader
 from utils.structures import Detections
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 NAMES = ("cat", "dog/wolf", "грузовик")
 EVERYTHING = Outputs(drawings=True, txt=True, json=True, crops=True)
@@ -163,6 +169,30 @@ def test_what_cannot_be_written_is_raised_to_the_caller(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="labels"):
         record()
+
+
+@pytest.mark.skipif(resource is None, reason="this system has no limits of file sizes")
+@pytest.mark.parametrize("room", [5, 1000])
+@pytest.mark.parametrize("name", ["detections.json", "detections.jsonl"])
+def test_a_frame_that_does_not_fit_on_the_disk_leaves_nothing(tmp_path: Path, name: str, room: int) -> None:
+    outputs = Outputs(drawings=False, json=name.endswith("json"), jsonl=name.endswith("jsonl"))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def record() -> None:
+        with Recorder(tmp_path, NAMES, outputs) as recorder:
+            for index in range(1000):
+                recorder.put(replace(image_frame("a.png"), index=index), found((1, 2, 3, 4)))
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(OSError, match=rf"{name}: cannot be written \(File too large\)"):
+            record()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    text = (tmp_path / name).read_text()
+    entries = [json.loads(line) for line in text.splitlines()] if name.endswith("jsonl") else json.loads(text)
+    assert [entry["frame"] for entry in entries] == list(range(len(entries)))
+    assert bool(entries) == (room > 500)
 
 
 def test_an_error_of_the_caller_is_not_hidden_and_files_are_whole(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import logging
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -156,6 +157,23 @@ def test_files_behind_urls(tmp_path: Path, server: str) -> None:
     assert (frames[0].image == 77).all()
     assert len(source.skipped) == 1
     assert "absent.png: cannot be fetched" in source.skipped[0]
+
+
+def test_an_answer_that_is_none_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            for text in (b"\x00\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort"):
+                connection, _ = listener.accept()
+                connection.recv(4096)
+                connection.sendall(text)
+                connection.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        source = open_source(*[f"http://127.0.0.1:{listener.getsockname()[1]}/a.png"] * 2)
+        assert list(source) == []
+    assert len(source.skipped) == 2
+    assert all("a.png: cannot be fetched (" in message for message in source.skipped)
 
 
 def test_playlists_behind_urls_are_followed_only_when_they_are_asked_for(tmp_path: Path, server: str) -> None:
