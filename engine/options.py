@@ -72,7 +72,7 @@ def resolve(args: argparse.Namespace) -> tuple[TrainConfig, Run | None]:
         known = ", ".join(sorted(path.name for path in (ROOT / "cfg").glob("*.yaml")))
         raise ConfigError(f"--cfg is missing: name a model, for example --cfg csppeleenet-prn.yaml. Known: {known}")
     if args.weights is not None:
-        check_there(Path(args.weights))
+        check_there(Path(args.weights), option="--weights")
     data = "shapes" if args.data in (None, "shapes") else str(load_data_config(args.data).source)
     for_model = [text.removeprefix("model.") for text in args.set if text.startswith("model.")]
     for_recipe = [text for text in args.set if not text.startswith("model.")]
