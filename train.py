@@ -7,60 +7,40 @@ torchrun --nproc_per_node 8 train.py ...                          # on several G
 
 from __future__ import annotations
 
-from utils.program import quiet_start, run_program
+from utils.program import quiet_imports, quiet_start, run_program
 
 if __name__ == "__main__":
     quiet_start()
 
 import argparse
-from pathlib import Path
 
-import torch
-
-from engine.dry_run import dry_run
-from engine.loop import train
-from engine.options import RunOptions, batch_size, epochs, resolve
-from engine.replay import replay
-from engine.restart import continued
-from engine.seeds import train_with_seeds
-from engine.tune import tune
-from utils import dist
-from utils.arguments import Parser, whole_number
-from utils.device import select_device
-from utils.launch import run_together
+from engine.options import resolve
+from utils.arguments import Parser, batch_size, epochs, whole_number
+from utils.faults import report
 from utils.log import setup_logging
+from utils.torchrun import launched_by_torchrun, launched_rank
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     args = parse_args(argv)
-    setup_logging(rank=dist.launched_rank())
-    return run_together(lambda: run(args))
+    setup_logging(rank=launched_rank())
+    asked = None
+    if not (launched_by_torchrun() or args.replay):  # of several processes, one speaks
+        try:
+            asked = resolve(args)
+        except Exception as error:
+            return report(error)
+    with quiet_imports():
+        from engine.commands.train import run
+        from utils.launch import run_together
 
-
-def run(args: argparse.Namespace) -> int:
-    """Train once or several times, or repeat a step, as the command line says; returns the exit status."""
-    device = select_device(args.device, local_rank=dist.local_rank())
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # events, page-locked memory and generators are those of the current one
-    if args.replay:
-        return replay(Path(args.replay), device)
-    args = args if args.seeds else continued(args)  # --seeds finds by its journal what is left
-    config, resumed = resolve(args)
-    options = RunOptions.of(args)
-    if args.dry_run:
-        return dry_run(config, options, device)
-    if resumed is None and args.seeds:
-        return train_with_seeds(config, options, device, count=args.seeds)
-    if resumed is None and args.tune:
-        space = Path(args.tune_space) if args.tune_space else None
-        return tune(config, options, device, count=args.tune, space_file=space)
-    return train(config, options, device, resumed=resumed)
+    return run_together(lambda: run(args, asked))
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Options as in docs/reference.md."""
-    parser = Parser(prog="train.py", description="Train a detector.", allow_abbrev=False)
+    parser = Parser(prog="train.py", description="Train a detector.")
     parser.add_argument("--cfg", help="model: a path, or a name in cfg/; or a darknet .cfg")
     parser.add_argument("--data", nargs="?", const="shapes", help="data YAML (default: shapes, the embedded set)")
     parser.add_argument("--hyp", help="recipe: a path, or a name in cfg/train/ (default: default; for shapes: shapes)")

@@ -15,10 +15,9 @@ import itertools
 import json
 import logging
 import math
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
-from torch import Tensor
 
 from data.config import load_data_config
 from data.read import check_objects, read_split
@@ -28,6 +27,9 @@ from utils.config import ConfigError
 from utils.log import say, say_error
 from utils.structures import LabelledImages
 from utils.train_config import TrainConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 

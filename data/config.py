@@ -13,6 +13,8 @@ from utils.schema import to_dataclass
 from utils.text import shorten, shown
 
 SPLITS = ("train", "val", "test")
+EMBEDDED = ("shapes", "shapes.yaml")
+"""Names of the embedded data set."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def load_data_config(name: str | None = None) -> DataConfig:
     Raises:
         ConfigError: no such file, or a wrong key or value in it.
     """
-    if name is None or name in ("shapes", "shapes.yaml"):
+    if name is None or name in EMBEDDED:
         from data.shapes import ensure_shapes  # only this data set needs the drawing code
 
         return read_data_config(ensure_shapes())

@@ -223,9 +223,7 @@ def _losses(splits: Mapping[str, LabelledImages], form: str) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = Parser(
-        prog="python -m data.convert", description="Write a data set in another label format.", allow_abbrev=False
-    )
+    parser = Parser(prog="python -m data.convert", description="Write a data set in another label format.")
     parser.add_argument("source", metavar="SRC", help="data YAML: a path, or a name in cfg/data/")
     parser.add_argument("folder", metavar="DST", type=Path, help="new folder for the converted set")
     parser.add_argument("--to", required=True, choices=(*FORMATS, "imagefolder"), help="label format to write")

@@ -25,12 +25,12 @@ from data.transforms import (
     resize_image,
     warp,
 )
-from utils import dist
 from utils.augment_config import AugmentConfig
 from utils.boxes import plan_resize
 from utils.log import tracked
 from utils.structures import Batch, LabelledImages, Sample
 from utils.text import printable
+from utils.torchrun import launched_rank
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class TrainDataset(Dataset):
         if needed > limit_bytes:
             return
         with ThreadPoolExecutor() as pool:
-            images, quiet = pool.map(self._read_or_problem, range(len(self))), dist.launched_rank() != 0
+            images, quiet = pool.map(self._read_or_problem, range(len(self))), launched_rank() != 0
             self.cache = list(tracked(images, len(self), "Reading the training images", quiet=quiet))
         tell(sorted(self.notes))
         self.notes.clear()

@@ -271,7 +271,7 @@ def to_text(report: Report) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns 0 for a clean data set, 1 for warnings, 2 for errors."""
-    parser = Parser(prog="python -m data.doctor", description="Say what is wrong with a data set.", allow_abbrev=False)
+    parser = Parser(prog="python -m data.doctor", description="Say what is wrong with a data set.")
     parser.add_argument("data", metavar="DATA", help="data YAML: a path, or a name in cfg/data/")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.add_argument("--html", metavar="FILE", type=Path, help="also write a report as one HTML file")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from data.transforms import ten_crop_size
 from data.watched_loader import WatchedLoader
 from utils.config import ConfigError
 from utils.structures import Batch, LabelledImages
+from utils.torchrun import local_ranks
 from utils.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -35,17 +35,6 @@ SMALL_SHARE = 0.05
 
 SHARED_MEMORY = Path("/dev/shm")
 """Where loader processes put their batches, on Linux."""
-
-
-def local_ranks() -> int:
-    """Training processes on this machine, which share its cores and memory."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-
-
-def default_workers() -> int:
-    """The default number of loader processes: half of the available cores, divided by the local ranks; 1 to 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(cores // (2 * local_ranks()), 1), 8)
 
 
 def workers_share_memory(workers: int) -> bool:

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from torch import Tensor
 
 from data.config import SPLITS, DataConfig, load_data_config
 from data.formats import coco, imagefolder, listing, voc, yolo
@@ -22,6 +21,9 @@ from utils.config import ConfigError
 from utils.provenance import data_fingerprint, file_numbers
 from utils.structures import LabelledImages, Sample
 from utils.text import listed, shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from data.drawing.figures import NAMES
 from data.drawing.jpeg import encode_jpeg
 from data.drawing.picture import draw
-from utils.config import ROOT, ConfigError
+from utils.config import ConfigError
 from utils.log import say
 
 VERSION = 1
@@ -57,11 +57,11 @@ def ensure_shapes(root: Path | None = None) -> Path:
     no incomplete set. If several processes ask for it at once, one draws and the others wait.
 
     Args:
-        root: the project's folder by default.
+        root: the folder that the command was typed in by default.
     Raises:
         ConfigError: the folder cannot be written.
     """
-    folder = (root or ROOT) / "runs" / "data" / "shapes"
+    folder = (root or Path.cwd()) / "runs" / "data" / "shapes"
     if not _is_complete(folder):
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)

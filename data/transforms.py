@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
 from utils.augment_config import AugmentConfig
 from utils.boxes import Letterbox, clip
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FILL = 114
 """Grey level around letterboxed and augmented images."""
@@ -315,6 +317,8 @@ def ten_crops(images: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         (B * 10, 3, height, width), the ten of an image together.
     """
+    import torch  # all else here is NumPy, and inference on exported files does without torch
+
     height, width = size
     bottom, right = images.shape[2] - height, images.shape[3] - width
     corners = ((0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2))

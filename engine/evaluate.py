@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 from data.transforms import ten_crops
 from engine.notes import FileNotes
 from engine.step import StepClock
-from models.info import ModelInfo, Predictor
-from models.postprocess import postprocess
+from models.info import ModelInfo, Predictor, Values
+from models.postprocess import postprocess, to_array
 from utils import dist
 from utils.config import ConfigError
 from utils.files import write_json
@@ -84,7 +84,8 @@ def evaluate(
         clock: 'preprocess' (reading, resizing, and the way to the device), 'inference' and 'postprocess'. Loader
         processes prepare the next batches meanwhile, and a thread finishes the last one; what they hide is not counted.
     """
-    count, clock, unreadable, notes = 0, StepClock(predictor.device), list[str](), notes or FileNotes()
+    device = torch.device(predictor.device)
+    count, clock, unreadable, notes = 0, StepClock(device), list[str](), notes or FileNotes()
     last: Future[None] | None = None
     quiet = over_ranks and dist.rank() != 0
     with (
@@ -93,7 +94,7 @@ def evaluate(
         Progress(len(loader), "Evaluating", quiet=quiet) as progress,
     ):
         for batch in loader:
-            images = batch.to(predictor.device).images
+            images = batch.to(device).images
             clock.lap("preprocess")
             if options.ten_crop is None:
                 raw = predictor.predict(images)
@@ -126,30 +127,32 @@ def evaluate(
 @torch.inference_mode()
 def _note(
     metric: Metric,
-    raw: tuple[Tensor, Tensor] | Tensor,
+    raw: tuple[Values, Values] | Values,
     batch: Batch,
     info: ModelInfo,
     options: EvaluationOptions,
 ) -> None:
     """Hand a metric what was predicted for a batch."""
     if isinstance(metric, ClassificationMetric):
-        assert isinstance(raw, Tensor)
-        metric.update(batch.image_ids, raw.float().cpu().numpy())
+        assert not isinstance(raw, tuple)
+        metric.update(batch.image_ids, to_array(raw))
     else:
-        assert not isinstance(raw, Tensor)
+        assert isinstance(raw, tuple)
         metric.update(batch.image_ids, detections_of_batch(raw, batch, info, options))
 
 
 def detections_of_batch(
-    raw: tuple[Tensor, Tensor], batch: Batch, info: ModelInfo, options: EvaluationOptions
+    raw: tuple[Values, Values], batch: Batch, info: ModelInfo, options: EvaluationOptions
 ) -> list[Detections]:
     """What a detector predicted for a batch, as detections in pixels of the original images.
 
     Args:
         raw: boxes (B, N, 4) xyxy pixels of the network input, and scores (B, N, C).
     """
+    boxes, scores = map(torch.as_tensor, raw)  # of many candidates, torchvision's operator makes less work
     detections = postprocess(
-        *raw,
+        boxes,
+        scores,
         conf_thres=options.conf_thres,
         iou_thres=options.iou_thres,
         max_det=options.max_det,
@@ -174,8 +177,8 @@ def predict_ten_crops(predictor: Predictor, images: Tensor, size: tuple[int, int
         (B, C) in [0, 1].
     """
     probabilities = predictor.predict(ten_crops(images, size))
-    assert isinstance(probabilities, Tensor)
-    return probabilities.unflatten(0, (len(images), -1)).mean(dim=1)
+    assert not isinstance(probabilities, tuple)
+    return torch.as_tensor(probabilities).unflatten(0, (len(images), -1)).mean(dim=1)
 
 
 def match_classes(predictor: Predictor, images: LabelledImages) -> tuple[int, ...]:

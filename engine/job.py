@@ -39,6 +39,7 @@ from utils.memory import use_huge_pages
 from utils.metrics.build import Metric, build_metric
 from utils.program import end_children
 from utils.run import Run
+from utils.torchrun import launched_rank
 from utils.train_config import TrainConfig, settled
 
 
@@ -128,7 +129,7 @@ def _prepare(
     images = read_splits(config.data, task_of(model_config_from(config.model, where="model")))
     config = settled(config, len(images.train))
     if resumed is not None:
-        if dist.launched_rank() == 0:
+        if launched_rank() == 0:
             lock.take(resumed.folder, new=False)
             repair_(resumed.last, resumed.best)
         dist.exchange(None)  # the others see what it has repaired
@@ -136,7 +137,7 @@ def _prepare(
     torch.manual_seed(config.seed)
     fresh = resumed is None or not resumed.checkpoint.is_file()
     model = build_trainable(config, images, device, fresh=fresh, trust=options.trust)
-    files = images.files() if dist.launched_rank() == 0 and not options.dry_run else {}
+    files = images.files() if launched_rank() == 0 and not options.dry_run else {}
     return Prepared(config, images, train_set_of(images.train, config), model, device, files)
 
 

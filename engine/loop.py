@@ -24,7 +24,7 @@ from engine.state import TrainState
 from engine.step import grouped
 from models.detector import Detector
 from models.info import ModelInfo
-from models.predictor import ModelPredictor
+from models.predictor_torch import ModelPredictor
 from utils import dist, pictures, plots
 from utils.checkpoint import save_checkpoint
 from utils.config import to_plain

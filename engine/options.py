@@ -7,13 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.config import load_data_config
-from data.loader import default_workers
-from models.build import check_recipe, task_of
 from models.config import load_model_config
-from utils.arguments import whole_number
+from utils.arguments import default_workers
 from utils.config import ROOT, ConfigError, to_plain
 from utils.recipe import load_recipe
-from utils.run import Run
+from utils.run import Run, check_there
 from utils.train_config import TrainConfig, saved_config
 
 FIXED_BY_A_RUN = (
@@ -61,6 +59,9 @@ class RunOptions:
 def resolve(args: argparse.Namespace) -> tuple[TrainConfig, Run | None]:
     """The configuration that the command line asks for, and the run to resume, if any.
 
+    It looks at what YAML and the names of files can show, before torch is imported; `models.build.check_recipe` and
+    the model itself come after it.
+
     Raises:
         ConfigError: anything wrong with the command line or a file that it names.
     """
@@ -70,13 +71,14 @@ def resolve(args: argparse.Namespace) -> tuple[TrainConfig, Run | None]:
     if args.cfg is None:
         known = ", ".join(sorted(path.name for path in (ROOT / "cfg").glob("*.yaml")))
         raise ConfigError(f"--cfg is missing: name a model, for example --cfg csppeleenet-prn.yaml. Known: {known}")
+    if args.weights is not None:
+        check_there(Path(args.weights), option="--weights")
     data = "shapes" if args.data in (None, "shapes") else str(load_data_config(args.data).source)
     for_model = [text.removeprefix("model.") for text in args.set if text.startswith("model.")]
     for_recipe = [text for text in args.set if not text.startswith("model.")]
     model = load_model_config(args.cfg, for_model)
-    usual = "imagenet-small" if task_of(model) == "classify" else "shapes" if data == "shapes" else "default"
+    usual = "imagenet-small" if model.head.get("type") == "classify" else "shapes" if data == "shapes" else "default"
     recipe = load_recipe(args.hyp or usual, for_recipe)
-    check_recipe(model, recipe)
     recipe = replace(
         recipe,
         epochs=total_epochs(args.epochs) or recipe.epochs,
@@ -130,20 +132,6 @@ def _check_several(args: argparse.Namespace) -> None:
             f"{option}: trainings that are compared need one batch size; name the number (--dry-run --batch-size auto "
             "finds one)"
         )
-
-
-def epochs(text: str) -> str:
-    """N or +N; kept as text until it is known what it adds to."""
-    digits = text.removeprefix("+")
-    if not digits.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, or +N, found {text}")
-    whole_number(digits)
-    return text
-
-
-def batch_size(text: str) -> int | str:
-    """A whole number from 1, or 'auto'."""
-    return text if text == "auto" else whole_number(text)
 
 
 def total_epochs(text: str | None, *, planned: int | None = None) -> int | None:

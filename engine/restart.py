@@ -13,6 +13,7 @@ from engine.options import FIXED_BY_A_RUN
 from utils import dist
 from utils.files import write_json
 from utils.text import from_json
+from utils.torchrun import launched_by_torchrun
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ FILE = "launch.json"
 
 def note_launch(folder: Path, args: Namespace) -> None:
     """Leave in the run folder who trains there (rank 0; every rank calls this); nothing without torchrun."""
-    if not dist.launched_by_torchrun() or args.dry_run:
+    if not launched_by_torchrun() or args.dry_run:
         return
     agents: dict[str, list[int]] = {}
     for agent, process in dist.gather([_agent(), os.getpid()]):
@@ -37,7 +38,7 @@ def continued(args: Namespace) -> Namespace:
     That is a run which the same torchrun, on any machine of the launch, has started with the same command, in another
     process than this. Every rank gets the same answer.
     """
-    if not dist.launched_by_torchrun():
+    if not launched_by_torchrun():
         return args
     runs = [folder for folder in dist.exchange(_own_run(args)) if folder is not None]
     if not runs:

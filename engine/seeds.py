@@ -28,6 +28,7 @@ from utils.report import as_text
 from utils.run import Run
 from utils.run_records import Group, grouped, open_run, without_seed
 from utils.text import from_json
+from utils.torchrun import launched_rank
 from utils.train_config import TrainConfig, saved_config
 
 logger = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ def train_with_seeds(config: TrainConfig, options: RunOptions, device: torch.dev
         ConfigError: a journal that cannot be read, or runs that were changed since.
     """
     seeds = [config.seed + number for number in range(count)]
-    first = dist.launched_rank() == 0
+    first = launched_rank() == 0
     journal = None
     if first:
         begun = Repeats.find(options.project, options.name, config)
@@ -134,7 +135,7 @@ def train_with_seeds(config: TrainConfig, options: RunOptions, device: torch.dev
 
 def _train_one(config: TrainConfig, folder: Path, options: RunOptions, device: torch.device) -> int:
     """Train in `folder`, or on from where it was; nothing if it is finished. Returns the exit status."""
-    state = dist.exchange(_state_of(folder) if dist.launched_rank() == 0 else None)[0]
+    state = dist.exchange(_state_of(folder) if launched_rank() == 0 else None)[0]
     options = replace(options, project=folder.parent, name=folder.name)
     if state == "finished":
         logger.info("It was finished before")

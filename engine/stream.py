@@ -14,20 +14,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from data.media.recorder import Outputs, Recorder
 from data.media.sources import Frame, ReadAhead, Source
 from data.media.window import Window
 from data.transforms import resize_image
-from models.info import ModelInfo, Predictor
+from models.info import ModelInfo, Predictor, Values
 from models.postprocess import postprocess, top_classes
 from utils.boxes import Letterbox, plan_resize
 from utils.config import ConfigError, nearest
 from utils.draw import draw_detections
-from utils.launch import stop_signals
 from utils.log import Progress, duration
+from utils.program import stop_signals
 from utils.run import new_run_folder
 from utils.structures import Detections
 from utils.text import listed, printable, shorten, shown
@@ -80,8 +78,7 @@ def detect(
     try:
         while batch := list(itertools.islice(prepared, options.batch_size)):
             frames, letterboxes, inputs = zip(*batch, strict=True)
-            images = torch.from_numpy(np.stack(inputs)).to(predictor.device).permute(0, 3, 1, 2)
-            raw = predictor.predict(images.contiguous().float().div_(255))
+            raw = predictor.predict(np.stack(inputs).transpose(0, 3, 1, 2))
             yield from zip(frames, detections_of_frames(raw, letterboxes, predictor.info, options), strict=True)
     finally:
         source.stop()
@@ -91,7 +88,7 @@ def detect(
 
 
 def detections_of_frames(
-    raw: tuple[Tensor, Tensor] | Tensor, letterboxes: Sequence[Letterbox], info: ModelInfo, options: DetectOptions
+    raw: tuple[Values, Values] | Values, letterboxes: Sequence[Letterbox], info: ModelInfo, options: DetectOptions
 ) -> list[Detections]:
     """What a model predicted, as detections in pixels of the original images.
 
@@ -99,7 +96,7 @@ def detections_of_frames(
         raw: as `Predictor.predict` gives it for B images.
         letterboxes: B maps from the original images to the network input.
     """
-    if isinstance(raw, Tensor):
+    if not isinstance(raw, tuple):
         sizes = [(letterbox.height, letterbox.width) for letterbox in letterboxes]
         return top_classes(raw, sizes, most=options.max_det, conf_thres=options.conf_thres, classes=options.classes)
     detections = postprocess(

@@ -23,12 +23,12 @@ from engine.options import RunOptions
 from engine.search import Pruned, Trial, load_space, search
 from models.build import check_recipe, task_of
 from models.config import ModelConfig, model_config_from
-from utils import dist
 from utils.config import ConfigError, apply_overrides, to_plain
 from utils.launch import graceful_stop
 from utils.log import say
 from utils.provenance import file_hash
 from utils.recipe import recipe_from
+from utils.torchrun import launched_by_torchrun
 from utils.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def tune(
         ConfigError: a space that does not fit, a search that was begun with other settings, data or weights, or a
             launch by torchrun.
     """
-    if dist.launched_by_torchrun():
+    if launched_by_torchrun():
         raise ConfigError(
             "--tune trains in one process; start it without torchrun, on each machine or GPU (--device cuda:N) once: "
             "searches with one --project and --name share their trials"

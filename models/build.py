@@ -23,6 +23,7 @@ from models.detector import Detector, PassThrough
 from models.heads.anchor import AnchorHead
 from models.heads.anchor_free import AnchorFreeHead
 from models.heads.classify import ClassifyHead
+from models.info import nearest_multiple
 from models.losses.anchor import AnchorLoss
 from models.losses.anchor_free import AnchorFreeLoss
 from models.losses.classification import ClassificationLoss
@@ -179,8 +180,3 @@ def check_image_size(model: Detector, size: tuple[int, int], *, where: str) -> N
             f"{where}: expected multiples of {model.stride}, the model's coarsest stride, "
             f"found {size[0]} x {size[1]}; the nearest is {nearest}"
         )
-
-
-def nearest_multiple(side: int, stride: int) -> int:
-    """The multiple of `stride` nearest to `side` pixels, at least one stride."""
-    return max(round(side / stride), 1) * stride

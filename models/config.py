@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from models.darknet.cfg import model_values, read_cfg
 from utils.config import ROOT, ConfigError, apply_overrides, find_file, from_home, load_yaml, unknown_key
+from utils.program import quiet_imports
 from utils.schema import to_dataclass
 from utils.text import shown
 
@@ -130,6 +130,9 @@ def model_config_from(values: Mapping[str, Any], *, where: str) -> ModelConfig:
 
 def _load_darknet(path: Path) -> dict[str, Any]:
     """The values of a darknet cfg."""
+    with quiet_imports():
+        from models.darknet.cfg import model_values, read_cfg  # its network is planned with torch; YAML needs none
+
     try:
         return model_values(read_cfg(path))
     except ConfigError:

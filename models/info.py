@@ -5,15 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from models.build import nearest_multiple
 from utils.config import ConfigError
 from utils.saved import check_pairs, wrong_value
 from utils.text import first_line, from_json, to_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Values: TypeAlias = "np.ndarray | Tensor"
+"""What predictors take and give."""
 
 _KEYS = ("names", "category_ids", "image_size", "resize", "stride")
 _OPTIONAL = ("nms", "beta_nms", "named", "task", "clip")
@@ -109,17 +113,22 @@ class ModelInfo:
         return info
 
 
+def nearest_multiple(side: int, stride: int) -> int:
+    """The multiple of `stride` nearest to `side` pixels, at least one stride."""
+    return max(round(side / stride), 1) * stride
+
+
 class Predictor(ABC):
     """A model ready to run, on any runtime.
 
     Args:
         info: classes, sizes and resize; each is an attribute here too.
-        device: where `predict` takes its images.
+        device: where the predictions lie, in PyTorch's words: 'cpu' for NumPy arrays.
         precision: 'fp32' or 'fp16'.
         runtime: what runs the model and where, for `description`, one line for the output.
     """
 
-    def __init__(self, info: ModelInfo, *, device: torch.device, precision: str, runtime: str) -> None:
+    def __init__(self, info: ModelInfo, *, device: str, precision: str, runtime: str) -> None:
         self.info = info
         self.names = info.names
         self.image_size = info.image_size
@@ -129,10 +138,11 @@ class Predictor(ABC):
         self.description = f"{runtime}, {precision}, {len(info.names)} classes"
 
     @abstractmethod
-    def predict(self, images: Tensor) -> tuple[Tensor, Tensor] | Tensor:
-        """(B, 3, H, W) float RGB in [0, 1] -> what the model finds in them.
+    def predict(self, images: Values) -> tuple[Values, Values] | Values:
+        """(B, 3, H, W) RGB, uint8 or float in [0, 1], array or tensor -> what the model finds in them.
 
         Returns:
             Of a detector boxes (B, N, 4) xyxy pixels of these images, and scores (B, N, C) up to 1; of a classifier
-            probabilities (B, C).
+            probabilities (B, C). NumPy arrays from ONNX Runtime and OpenVINO, which need no torch; tensors on `device`
+            from models that torch runs. `postprocess` and `top_classes` take both.
         """

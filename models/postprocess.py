@@ -7,21 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from models import suppression
-from models.suppression import NMS_KINDS
+from models.info import Values
+from utils.choices import NMS_KINDS
 from utils.structures import Detections
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def postprocess(
-    boxes: Tensor | np.ndarray,
-    scores: Tensor | np.ndarray,
+    boxes: Values,
+    scores: Values,
     *,
     conf_thres: float,
     iou_thres: float,
@@ -81,8 +78,13 @@ def postprocess(
     return detections
 
 
+def to_array(values: Values) -> np.ndarray:
+    """What a predictor gives, as a NumPy array; a tensor as float32."""
+    return values if isinstance(values, np.ndarray) else values.float().cpu().numpy()
+
+
 def top_classes(
-    probabilities: Tensor | np.ndarray,
+    probabilities: Values,
     sizes: Sequence[tuple[int, int]],
     *,
     most: int = 5,
@@ -98,7 +100,7 @@ def top_classes(
     Returns:
         B detections, likeliest class first; of equal ones the one with the lower number.
     """
-    values = probabilities if isinstance(probabilities, np.ndarray) else probabilities.float().cpu().numpy()
+    values = to_array(probabilities)
     wanted = np.arange(values.shape[1], dtype=np.int64) if classes is None else np.array(sorted(set(classes)), np.int64)
     values = values[:, wanted].astype(np.float32)
     detections = []

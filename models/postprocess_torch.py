@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou, nms
 
 from models import suppression
+from utils.boxes import box_iou
 from utils.structures import Detections
 
 
@@ -61,6 +67,24 @@ def _candidates(
     return torch.cat((boxes[rows].float(), values[:, None], labels[columns, None].float()), dim=1)
 
 
+@functools.cache
+def nms() -> Callable[[Tensor, Tensor, float], Tensor]:
+    """torchvision's operator, from its library alone: importing the package takes as long as all of torch.
+
+    (N, 4) boxes, (N,) scores and the IoU -> (K,) int64 rows kept, best score first.
+    """
+    if not hasattr(torch.ops.torchvision, "nms"):
+        package = find_spec("torchvision")
+        folders = [Path(folder) for folder in (package and package.submodule_search_locations) or ()]
+        libraries = [path for folder in folders for suffix in (".so", ".pyd") for path in folder.glob(f"_C*{suffix}")]
+        with contextlib.suppress(OSError):  # of another build than torch, or where its own libraries are not found
+            for library in libraries:
+                torch.ops.load_library(library)
+    if not hasattr(torch.ops.torchvision, "nms"):
+        import torchvision  # noqa: F401  it knows better where its library is, or says what is wrong with it
+    return torch.ops.torchvision.nms
+
+
 def suppress_by_iou(candidates: Detections, iou_thres: float, *, limit: int) -> np.ndarray:
     """As `models.suppression.suppress_by_iou`, by torchvision."""
     count = 8 * limit
@@ -71,7 +95,7 @@ def suppress_by_iou(candidates: Detections, iou_thres: float, *, limit: int) -> 
             # Class by class: batched_nms shifts classes apart, which costs precision where coordinates are large.
             rows = np.flatnonzero(best == label)
             boxes, scores = torch.from_numpy(candidates.boxes[rows]), torch.from_numpy(candidates.scores[rows])
-            kept.append(rows[nms(boxes, scores, iou_thres).numpy()])
+            kept.append(rows[nms()(boxes, scores, iou_thres).numpy()])
         best_kept = np.sort(np.concatenate(kept))
         if len(best_kept) >= limit or count >= len(candidates):
             return best_kept[:limit]

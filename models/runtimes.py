@@ -1,42 +1,38 @@
-"""Predictors of exported files: ONNX Runtime, OpenVINO and TorchScript."""
+"""Predictors that need no torch, which is not even imported: ONNX Runtime and OpenVINO."""
 
 from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from models.info import OUTPUTS, ModelInfo, Predictor
+from models.info import OUTPUTS, ModelInfo, Predictor, Values
 from utils.config import ConfigError
-from utils.device import describe_device
-from utils.text import first_line, from_json, shown
-
-# Name of the metadata inside a TorchScript file, JSON: torch.jit.load(path, _extra_files={SCRIPT_METADATA: ""}).
-SCRIPT_METADATA = "cspdet.json"
+from utils.text import first_line, shown
 
 
 class OnnxPredictor(Predictor):
-    """An ONNX file: input 'images' (B, 3, H, W), outputs of OUTPUTS; metadata from ModelInfo.to_metadata."""
+    """An ONNX file: input 'images' (B, 3, H, W), outputs of OUTPUTS; metadata from ModelInfo.to_metadata.
 
-    def __init__(self, path: Path, device: torch.device) -> None:
+    Args:
+        device: 'cpu', or 'cuda:N' for an ONNX Runtime that has CUDA.
+    """
+
+    def __init__(self, path: Path, device: str = "cpu") -> None:
         try:
             onnxruntime = import_onnxruntime()
         except ImportError:
             raise ConfigError(f"{path}: needs ONNX Runtime, which is not installed: pip install onnxruntime") from None
         providers: list[Any] = ["CPUExecutionProvider"]
-        if device.type == "cuda":
-            providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
-        if device.type == "mps" or (
-            device.type == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
-        ):
+        kind, _, number = device.partition(":")
+        if kind == "cuda":
+            providers.insert(0, ("CUDAExecutionProvider", {"device_id": int(number or 0)}))
+        if kind == "mps" or (kind == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers()):
             raise ConfigError(
                 f"{path}: this ONNX Runtime cannot use {device}; use --device cpu, or for CUDA install "
                 "onnxruntime-gpu in its place"
@@ -51,15 +47,15 @@ class OnnxPredictor(Predictor):
         metadata = self.session.get_modelmeta().custom_metadata_map
         self.batch, info = _described(shapes, metadata, where=str(path))
         runtime = f"ONNX Runtime {onnxruntime.__version__} on {device}"
-        super().__init__(info, device=torch.device("cpu"), precision=_precision(metadata), runtime=runtime)
+        super().__init__(info, device="cpu", precision=precision_of(metadata), runtime=runtime)
 
-    def predict(self, images: Tensor) -> tuple[Tensor, Tensor] | Tensor:
+    def predict(self, images: Values) -> tuple[np.ndarray, np.ndarray] | np.ndarray:
         """See Predictor."""
 
         def run(part: np.ndarray) -> list[np.ndarray]:
             return self.session.run(list(OUTPUTS[self.info.task]), {"images": part})
 
-        return _in_batches(run, images.numpy(), self.batch)
+        return _in_batches(run, _as_input(images), self.batch)
 
 
 class OpenVinoPredictor(Predictor):
@@ -87,42 +83,16 @@ class OpenVinoPredictor(Predictor):
         }
         self.batch, info = _described(shapes, metadata, where=str(path))
         runtime = f"OpenVINO {openvino.__version__.split('-')[0]} on cpu"
-        super().__init__(info, device=torch.device("cpu"), precision=_precision(metadata), runtime=runtime)
+        super().__init__(info, device="cpu", precision=precision_of(metadata), runtime=runtime)
 
-    def predict(self, images: Tensor) -> tuple[Tensor, Tensor] | Tensor:
+    def predict(self, images: Values) -> tuple[np.ndarray, np.ndarray] | np.ndarray:
         """See Predictor."""
 
         def run(part: np.ndarray) -> list[np.ndarray]:
             outputs = self.compiled({"images": part})
             return [outputs[name] for name in OUTPUTS[self.info.task]]
 
-        return _in_batches(run, images.numpy(), self.batch)
-
-
-class TorchScriptPredictor(Predictor):
-    """A TorchScript file, which takes any batch and size; metadata in the extra file 'cspdet.json'."""
-
-    def __init__(self, path: Path, device: torch.device) -> None:
-        extra = {SCRIPT_METADATA: ""}
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # newer PyTorch recommends torch.export
-                self.module = torch.jit.load(str(path), map_location=device, _extra_files=extra).eval()
-        except (RuntimeError, ValueError) as error:
-            raise ConfigError(f"{path}: PyTorch cannot load it: {first_line(error)}") from None
-        try:
-            metadata = from_json(extra[SCRIPT_METADATA] or "{}")
-        except (ValueError, RecursionError):
-            metadata = {}
-        metadata = metadata if isinstance(metadata, dict) else {}
-        info = ModelInfo.from_metadata(metadata, shape=(None, None), where=str(path))
-        runtime = f"TorchScript on {describe_device(device)}"
-        super().__init__(info, device=device, precision=_precision(metadata), runtime=runtime)
-
-    @torch.inference_mode()
-    def predict(self, images: Tensor) -> tuple[Tensor, Tensor] | Tensor:
-        """See Predictor."""
-        return self.module(images)
+        return _in_batches(run, _as_input(images), self.batch)
 
 
 def import_onnxruntime() -> ModuleType:
@@ -155,7 +125,7 @@ def import_openvino() -> ModuleType:
     return openvino
 
 
-def _precision(metadata: Mapping[str, str]) -> str:
+def precision_of(metadata: Mapping[str, str]) -> str:
     """What the file was exported with; fp32 where it does not say."""
     return str(metadata.get("precision", "fp32"))
 
@@ -186,9 +156,18 @@ def _described(
     return source[0], info
 
 
+def _as_input(images: Values) -> np.ndarray:
+    """Images as `predict` takes them -> float32 in [0, 1], in one piece."""
+    array = images if isinstance(images, np.ndarray) else images.cpu().numpy()
+    if array.dtype == np.uint8:
+        array = array.astype(np.float32, order="C")
+        array /= 255
+    return np.ascontiguousarray(array, np.float32)
+
+
 def _in_batches(
     run: Callable[[np.ndarray], Sequence[np.ndarray]], images: np.ndarray, size: int | None
-) -> tuple[Tensor, Tensor] | Tensor:
+) -> tuple[np.ndarray, np.ndarray] | np.ndarray:
     """What a file that takes `size` images at a time (None: as many as come) gives for any number of them."""
     parts = []
     for start in range(0, len(images), size or max(len(images), 1)):
@@ -197,5 +176,5 @@ def _in_batches(
         if size is not None and count < size:
             part = np.concatenate((part, np.zeros((size - count, *part.shape[1:]), part.dtype)))
         parts.append([output[:count] for output in run(part)])
-    whole = [torch.from_numpy(np.concatenate(outputs)).float() for outputs in zip(*parts, strict=True)]
+    whole = [np.concatenate(outputs).astype(np.float32, copy=False) for outputs in zip(*parts, strict=True)]
     return (whole[0], whole[1]) if len(whole) > 1 else whole[0]

@@ -6,8 +6,6 @@ import numpy as np
 
 from utils.structures import Detections
 
-NMS_KINDS = ("default", "greedynms", "diounms", "vote", "none")
-
 VOTE_OVERLAP = 0.65
 """IoU from which on a box has a say in where a detection lies, for 'vote'; measured: docs/experiments.md."""
 

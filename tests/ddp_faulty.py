@@ -25,6 +25,7 @@ from engine import failure, job, loop
 from tests.ddp_worker import without_pictures
 from utils import dist
 from utils.metrics.detection import DetectionMetric
+from utils.torchrun import launched_rank
 
 
 def main() -> int:
@@ -49,8 +50,8 @@ def spoiled(function: Callable, fault: dict[str, Any]) -> Callable:
     def call(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
-        mine = mark / str(dist.launched_rank())
-        if calls == fault.get("call", 1) and dist.launched_rank() in fault["ranks"] and not mine.exists():
+        mine = mark / str(launched_rank())
+        if calls == fault.get("call", 1) and launched_rank() in fault["ranks"] and not mine.exists():
             mine.write_text(repr(time.time()))
             strike(fault)
         return function(*arguments, **options)
@@ -62,7 +63,7 @@ def strike(fault: dict[str, Any]) -> None:
     """What happens."""
     kind = fault["kind"]
     if kind == "raise":
-        raise ValueError(fault.get("text", "shared disk is gone; mount it again").format(rank=dist.launched_rank()))
+        raise ValueError(fault.get("text", "shared disk is gone; mount it again").format(rank=launched_rank()))
     if kind == "bug":
         raise KeyError("an error of the program")
     if kind == "slow":

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 import detect
 from data.images import read_image
 from data.media.video import VideoReader, VideoWriter
 from data.transforms import resize_image
+from engine.commands import detect as commands
 from models.build import build_model
 from models.config import load_model_config
 from models.info import ModelInfo, Predictor
@@ -34,21 +34,21 @@ class ColourPredictor(Predictor):
 
     def __init__(self, resize: str = "letterbox", size: tuple[int, int] = (96, 128)) -> None:
         info = ModelInfo(NAMES, (1, 2, 3), size, resize, stride=32)
-        super().__init__(info, device=torch.device("cpu"), precision="fp32", runtime="test")
+        super().__init__(info, device="cpu", precision="fp32", runtime="test")
         self.batches: list[int] = []
 
-    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        assert images.dtype == torch.float32
+    def predict(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        assert images.dtype == np.uint8
         assert images.shape[1:] == (3, *self.image_size)
         self.batches.append(len(images))
-        boxes, scores = torch.zeros(len(images), 3, 4), torch.zeros(len(images), 3, 3)
+        boxes, scores = np.zeros((len(images), 3, 4), np.float32), np.zeros((len(images), 3, 3), np.float32)
         for index, image in enumerate(images):
             for label in range(3):
                 others = image[[other for other in range(3) if other != label]]
-                hits = ((image[label] > 0.5) & (others < 0.25).all(dim=0)).nonzero()
+                hits = np.argwhere((image[label] > 127) & (others < 64).all(axis=0))
                 if len(hits):
-                    low, high = hits.min(dim=0).values, hits.max(dim=0).values + 1
-                    boxes[index, label] = torch.stack((low[1], low[0], high[1], high[0]))
+                    low, high = hits.min(axis=0), hits.max(axis=0) + 1
+                    boxes[index, label] = (low[1], low[0], high[1], high[0])
                     scores[index, label, label] = 0.9 - 0.1 * label
         return boxes, scores
 
@@ -83,7 +83,8 @@ def save_video(path: Path, frames: int = 12) -> Path:
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Runs detect.main with a predictor of colours; gives the exit status and the run folder."""
     predictor = ColourPredictor()
-    monkeypatch.setattr(detect, "open_predictor", lambda *_, **__: predictor)
+    monkeypatch.setattr(commands, "check_file", lambda *_, **__: None)
+    monkeypatch.setattr(commands, "open_predictor", lambda *_, **__: predictor)
 
     def run(*arguments: str | Path) -> tuple[int, Path]:
         options = ["--weights", "colours.pt", "--project", str(tmp_path / "runs")]
@@ -198,7 +199,7 @@ def test_without_a_trained_model_it_says_how_to_get_one(
     def none() -> Path:
         raise ConfigError("--weights was left out; train one first with 'python train.py'")
 
-    monkeypatch.setattr(detect, "default_weights", none)
+    monkeypatch.setattr(commands, "default_weights", none)
     assert detect.main(["--source", str(tmp_path)]) == 2
     assert "python train.py" in capsys.readouterr().err
 
@@ -215,12 +216,12 @@ def test_classes_and_thresholds_filter(tmp_path: Path, command) -> None:
 
 def test_stopping_leaves_whole_files(tmp_path: Path, command, monkeypatch: pytest.MonkeyPatch) -> None:
     class Interrupted(ColourPredictor):
-        def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        def predict(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             if len(self.batches) == 5:
                 raise KeyboardInterrupt
             return super().predict(images)
 
-    monkeypatch.setattr(detect, "open_predictor", lambda *_, **__: Interrupted())
+    monkeypatch.setattr(commands, "open_predictor", lambda *_, **__: Interrupted())
     status, folder = command("--source", save_video(tmp_path / "a.mp4"), "--save-json")
     assert status == 0
     assert len(entries(folder)) == 5
@@ -245,7 +246,7 @@ def test_a_window_shows_every_frame_until_it_is_closed(
             self.open = False
 
     windows: list[FakeWindow] = []
-    monkeypatch.setattr(detect, "Window", FakeWindow)
+    monkeypatch.setattr(commands, "Window", FakeWindow)
     status, folder = command("--source", save_video(tmp_path / "a.mp4"), "--view", "--no-save", "--save-json")
     assert status == 0
     assert len(windows[0].shown) == len(entries(folder)) == 3

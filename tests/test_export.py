@@ -6,7 +6,6 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ import export
 import val
 from models.build import build_model
 from models.config import load_model_config
-from models.export import write
+from models.export import formats, write
 from models.export.compare import Difference, compare
 from models.predictor import open_predictor
 from tests.test_val import CATEGORY_IDS, NAMES, write_checkpoint, write_dataset
@@ -70,15 +69,14 @@ def script(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def already_traced(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In place of the slow part of writing TorchScript, a copy of `script`: for tests of what follows."""
-    form = replace(write.FORMATS["torchscript"], write=lambda _, path, __: shutil.copy(script, path))
-    monkeypatch.setitem(write.FORMATS, "torchscript", form)
+    monkeypatch.setitem(write.WRITERS, "torchscript", lambda _, path, __: shutil.copy(script, path))
 
 
 def needs(kind: str) -> None:
     """Skip where a format's packages are missing; OpenVINO is not imported before our own guard."""
     for package in PACKAGES.get(kind, ()):
         try:
-            write.import_package(package)
+            formats.import_package(package)
         except ImportError:
             pytest.skip(f"{package} is not installed")
 

@@ -3,19 +3,73 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
-from utils.config import ROOT
+from utils.config import nearest
 from utils.log import say
 from utils.text import shorten, shorten_message
+from utils.torchrun import local_ranks
 
 LARGEST = 1_000_000_000
 """Of what options count: pixels, images, processes; more is a slip of the finger."""
 
 
+_HABITS = {
+    **dict.fromkeys(("imgsz", "img", "image-size", "input-size"), ("--img-size",)),
+    **dict.fromkeys(("batch", "bs"), ("--batch-size",)),
+    **dict.fromkeys(("model", "ckpt", "checkpoint", "pretrained"), ("--weights", "--cfg")),
+    **dict.fromkeys(("config", "yaml"), ("--cfg",)),
+    **dict.fromkeys(("conf", "score-thr"), ("--conf-thres",)),
+    **dict.fromkeys(("iou", "nms-thres"), ("--iou-thres",)),
+    **dict.fromkeys(("gpu", "gpus"), ("--device",)),
+    **dict.fromkeys(("show", "view-img"), ("--view",)),
+    **dict.fromkeys(("lr", "lr0"), ("--set optimizer.lr",)),
+    "nosave": ("--no-save",),
+    "vid-stride": ("--frame-step",),
+    "max-det": ("--max-det",),
+    "optimizer": ("--set optimizer.type",),
+    "momentum": ("--set optimizer.momentum",),
+    "weight-decay": ("--set optimizer.weight_decay",),
+    "warmup-epochs": ("--set schedule.warmup_epochs",),
+    "lrf": ("--set schedule.final",),
+    "patience": ("--set patience",),
+    "freeze": ("--set freeze",),
+    "cache": ("--set cache",),
+    "amp": ("--set amp",),
+    "close-mosaic": ("--set augment.close_mosaic",),
+    "multi-scale": ("--set augment.multi_scale",),
+    "mosaic": ("--set augment.mosaic",),
+    "mixup": ("--set augment.mixup",),
+    "degrees": ("--set augment.degrees",),
+    "translate": ("--set augment.translate",),
+    "scale": ("--set augment.scale",),
+    "shear": ("--set augment.shear",),
+    "fliplr": ("--set augment.flip_lr",),
+    "flipud": ("--set augment.flip_ud",),
+    "hsv-h": ("--set augment.hue",),
+    "hsv-s": ("--set augment.saturation",),
+    "hsv-v": ("--set augment.value",),
+}
+"""Options of other programs, by their names without dashes in front -> ours; a command may have none of them."""
+
+
 class Parser(argparse.ArgumentParser):
-    """argparse whose messages go where all output goes: what was typed, or filled in by a shell, is quoted in them."""
+    """argparse that answers an unknown option with the one that was meant, whatever program its name comes from.
+
+    Its messages go where all output goes: what was typed, or filled in by a shell, is quoted in them.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+        self.typed: list[str] = []
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """See argparse; remembers what was typed, for `error`."""
+        self.typed = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
 
     def add_model(self) -> None:
         """Add the options that name a model: --weights, --cfg and --trust."""
@@ -27,12 +81,52 @@ class Parser(argparse.ArgumentParser):
 
     def add_run_folder(self, kind: str) -> None:
         """Add --project and --name, the folder of a run: runs/KIND/exp where they are left out."""
-        self.add_argument("--project", default=str(ROOT / "runs" / kind), help="folder of runs")
+        self.add_argument("--project", default=str(Path("runs", kind)), help="folder of runs (default: %(default)s)")
         self.add_argument("--name", default="exp", help="folder of this run in PROJECT; never overwritten")
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and what is wrong; ends the program with status 2."""
-        super().error(shorten_message(message))
+        unknown, missing = message.startswith("unrecognized arguments: "), "are required: " in message
+        answers = self._answers(message if unknown else None) if unknown or missing else []
+        lines = answers if unknown and answers else [message, *answers]
+        super().error(shorten_message("\n".join(lines)))
+
+    def _answers(self, among: str | None) -> list[str]:
+        """What was meant by each unknown option that was typed, and by each key=value word.
+
+        Args:
+            among: a text that holds the words that nothing has taken; None where that is not known, and only words
+                with a known key are answered.
+        """
+        end = self.typed.index("--") if "--" in self.typed else len(self.typed)
+        answers = []
+        for place, word in enumerate(self.typed[:end]):
+            name, equals, value = word.partition("=")
+            dashes = word.startswith("-") and name.strip("-")[:1].isalpha()
+            if name in self._option_string_actions or not (dashes or (equals and (among is None or word in among))):
+                continue
+            if dashes and not equals and place + 1 < len(self.typed):
+                following = self.typed[place + 1]
+                value = "" if following.startswith("-") else following
+            meant = self._meant(name.strip("-").lower().replace("_", "-"), value)
+            if meant is not None:
+                answers.append(f"{shorten(word)}: no such option; use {shorten(meant, 200)}")
+            elif dashes:
+                near = nearest(name.strip("-"), [option.strip("-") for option in self._option_string_actions])
+                hint = f" Did you mean --{near}?" if near else ""
+                answers.append(f"{shorten(name)}: no such option.{hint} --help lists all")
+        return answers
+
+    def _meant(self, name: str, value: str) -> str | None:
+        """Our words for an option of another program and its value; None where this command has no such thing."""
+        own = self._option_string_actions
+        if f"--{name}" in own:
+            return f"--{name} {value}".strip()
+        if any(action.dest == name and not action.option_strings for action in self._actions):
+            return f"{value or name.upper()} alone, without a name before it"
+        ours = [option for option in _HABITS.get(name, ()) if option.split()[0] in own]
+        texts = [f"{option}={value or 'VALUE'}" if " " in option else f"{option} {value}".strip() for option in ours]
+        return " or ".join(texts) or None
 
     def _print_message(self, message: str, file: Any = None) -> None:
         if message:
@@ -49,6 +143,20 @@ def whole_number(text: str) -> int:
         limit = f" to {LARGEST:,}" if value > LARGEST else ""
         raise argparse.ArgumentTypeError(f"expected a whole number from 1{limit}, found {shorten(text)}")
     return value
+
+
+def epochs(text: str) -> str:
+    """N or +N; kept as text until it is known what it adds to."""
+    digits = text.removeprefix("+")
+    if not digits.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, or +N, found {text}")
+    whole_number(digits)
+    return text
+
+
+def batch_size(text: str) -> int | str:
+    """A whole number from 1, or 'auto'."""
+    return text if text == "auto" else whole_number(text)
 
 
 def seed(text: str) -> int:
@@ -68,6 +176,12 @@ def share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {shorten(text)}")
     return value
+
+
+def default_workers() -> int:
+    """The default number of loader processes: half of the available cores, divided by the local ranks; 1 to 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(cores // (2 * local_ranks()), 1), 8)
 
 
 def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:

@@ -120,6 +120,29 @@ def centres_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
 
 
+def box_iou(boxes: Array, others: Array) -> Array:
+    """IoU of each box with each other one.
+
+    Args:
+        boxes: (N, 4) float xyxy; others: (M, 4), same unit and type.
+    Returns:
+        (N, M) in [0, 1]; NaN for two boxes without area.
+    """
+    sides = _smaller(boxes[:, None, 2:], others[None, :, 2:]) - _larger(boxes[:, None, :2], others[None, :, :2])
+    sides = sides.clip(min=0)
+    overlap = sides[..., 0] * sides[..., 1]
+    areas, other_areas = ((each[:, 2] - each[:, 0]) * (each[:, 3] - each[:, 1]) for each in (boxes, others))
+    return overlap / (areas[:, None] + other_areas - overlap)
+
+
+def _smaller(values: Array, others: Array) -> Array:
+    return np.minimum(values, others) if isinstance(values, np.ndarray) else values.minimum(others)
+
+
+def _larger(values: Array, others: Array) -> Array:
+    return np.maximum(values, others) if isinstance(values, np.ndarray) else values.maximum(others)
+
+
 def aligned_iou(boxes: Tensor, others: Tensor, *, eps: float = 1e-7) -> Tensor:
     """IoU of each box with the one in its place.
 

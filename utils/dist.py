@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.peers import CONNECT_SECONDS, PeerEnded, Peers, join, say
+from utils.torchrun import launched_by_torchrun, launched_rank, launched_size, local_rank
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=10)
 """Of collectives, between which nothing long may lie: see `exchange` and `wait_for_first_rank`."""
@@ -64,26 +65,6 @@ def rank() -> int:
 def world_size() -> int:
     """How many processes train together."""
     return dist.get_world_size() if is_distributed() else 1
-
-
-def launched_by_torchrun() -> bool:
-    """Whether torchrun started this process."""
-    return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
-
-
-def launched_rank() -> int:
-    """The rank that torchrun gave this process, known before the process group is up; 0 without torchrun."""
-    return int(os.environ.get("RANK", 0)) if launched_by_torchrun() else 0
-
-
-def launched_size() -> int:
-    """How many processes torchrun started, known before the process group is up; 1 without torchrun."""
-    return int(os.environ["WORLD_SIZE"]) if launched_by_torchrun() else 1
-
-
-def local_rank() -> int:
-    """The process's number on its own machine, which is also the number of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", 0))
 
 
 @contextmanager

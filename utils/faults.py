@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import shutil
-
-import torch
+import sys
 
 from utils.files import NO_SPACE, DiskFull
 from utils.log import error_text, say_error
@@ -100,7 +99,8 @@ def report(error: Exception) -> int:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, of a GPU or of the machine."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    of_torch = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)  # torch is not imported for this
+    if isinstance(error, (MemoryError, of_torch)):
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:  # a process that cannot be started
         return True

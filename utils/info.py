@@ -6,7 +6,7 @@ python -m utils.info best.pt --safetensors best.safetensors     # the averaged w
 
 from __future__ import annotations
 
-from utils.program import quiet_start, run_program
+from utils.program import quiet_imports, quiet_start, run_program
 
 if __name__ == "__main__":
     quiet_start()
@@ -16,15 +16,18 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from utils.arguments import Parser
 from utils.config import ConfigError
 from utils.log import say, say_error
 from utils.metrics.figures import figure_text
-from utils.weights import SUFFIX, load_saved_model, write_safetensors
+from utils.run import check_there
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SUFFIX = ".safetensors"
 
 _STATISTICS = re.compile(r"(.*\.)?(running_mean|running_var|num_batches_tracked|anchors_\d+|mean|std)")
 """Names of tensors that no gradient changes."""
@@ -125,12 +128,16 @@ def _recipe(recipe: Mapping[str, Any] | None) -> str | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; 0, or 2 for a wrong command line or file."""
-    parser = Parser(prog="python -m utils.info", description="Say what a checkpoint is.", allow_abbrev=False)
+    parser = Parser(prog="python -m utils.info", description="Say what a checkpoint is.")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="last.pt, best.pt or a .safetensors file")
     parser.add_argument("--json", action="store_true", help="everything, as one JSON object")
     parser.add_argument("--safetensors", metavar="OUT", type=Path, help="write the averaged weights to OUT.safetensors")
     args = parser.parse_args(argv)
     try:
+        check_there(args.checkpoint)
+        with quiet_imports():
+            from utils.weights import load_saved_model
+
         state = load_saved_model(args.checkpoint)
         about = as_dict(args.checkpoint, state)
         if args.safetensors:
@@ -158,6 +165,8 @@ def write_beside(source: Path, state: dict[str, Any], out: Path) -> Path:
         raise ConfigError(f"--safetensors {out}: is the file to be read; name another")
     if not state.get("ema"):
         raise ConfigError(f"{source}: holds no averaged weights to write")
+    from utils.weights import write_safetensors
+
     write_safetensors(out, state)
     return out
 

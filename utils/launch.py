@@ -15,7 +15,7 @@ import torch
 from utils import dist
 from utils.dist import is_distributed, sum_over_ranks
 from utils.faults import explain
-from utils.program import STOPPED, end_children, end_soon
+from utils.program import STOPPED, end_children, end_soon, stop_signals
 
 
 def run_together(work: Callable[[], int]) -> int:
@@ -95,13 +95,6 @@ class Stop:
         if not is_distributed():
             return asked
         return bool(sum_over_ranks(torch.full((), float(asked), device=device)) > 0)
-
-
-def stop_signals() -> list[signal.Signals]:
-    """SIGTERM, and SIGHUP, which says that the terminal is gone, unless it is ignored (nohup)."""
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        return [signal.SIGTERM, signal.SIGHUP]
-    return [signal.SIGTERM]
 
 
 @contextmanager

@@ -13,16 +13,17 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
-import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from utils.config import ConfigError
 from utils.files import write_atomically
 from utils.results import read_results
 from utils.text import printable, printable_lines, shorten_message
+
+if TYPE_CHECKING:
+    import numpy as np
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -221,12 +222,17 @@ class MetricLog:
 
     def pictures(self, paths: Sequence[Path]) -> None:
         """Show PNG files in TensorBoard under their names."""
+        import numpy as np
+        from PIL import Image  # commands that log no pictures start sooner without the two
+
         for path in paths:
             with Image.open(path) as picture:
                 self.board.add_image(path.stem, np.asarray(picture.convert("RGB")), dataformats="HWC")
 
     def pr_curves(self, recall: np.ndarray, precision: Mapping[str, np.ndarray]) -> None:
         """Precision over recall in TensorBoard: (R,) recall, and (R,) precision of each class."""
+        import numpy as np
+
         unknown = np.zeros(len(recall))  # the counts behind the curve, which COCO's evaluation does not keep
         for name, values in precision.items():
             counts = (unknown, unknown, unknown, unknown)

@@ -42,7 +42,8 @@ def quiet_imports() -> Iterator[None]:
 
     C++ code that is just being loaded aborts where Python raises KeyboardInterrupt, with a page of addresses.
     """
-    taken = signal.getsignal(signal.SIGINT) is _interrupt
+    in_main = threading.current_thread() is threading.main_thread()  # Python sets signals nowhere else
+    taken = in_main and signal.getsignal(signal.SIGINT) is _interrupt
     if taken:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
@@ -85,6 +86,13 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     """Signal handler."""
     _pressed.set()
     signal.default_int_handler(number, frame)
+
+
+def stop_signals() -> list[signal.Signals]:
+    """SIGTERM, and SIGHUP, which says that the terminal is gone, unless it is ignored (nohup)."""
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        return [signal.SIGTERM, signal.SIGHUP]
+    return [signal.SIGTERM]
 
 
 def end_children(*, seconds: float = 2.0) -> None:

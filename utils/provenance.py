@@ -12,14 +12,16 @@ import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from utils.config import ROOT, ConfigError
 from utils.files import open_regular
 from utils.structures import LabelledImages
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PACKAGES = (
     "torchvision",
@@ -48,6 +50,8 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def _versions() -> dict[str, str]:
+    import torch
+
     result = {"python": platform.python_version(), "torch": str(torch.__version__)}  # with its build: +cu130, +cpu
     for package in PACKAGES:
         try:
@@ -99,6 +103,8 @@ def file_numbers(paths: Sequence[Path]) -> Tensor:
 
     No whole file is read: 100,000 files take some seconds.
     """
+    import torch
+
     parts = [paths[start : start + 256] for start in range(0, len(paths), 256)]
     with ThreadPoolExecutor(8) as pool:
         numbers = [number for part in pool.map(lambda part: [*map(_file_number, part)], parts) for number in part]
@@ -109,7 +115,7 @@ def changed_files(saved: Tensor, now: Tensor) -> list[int]:
     """The positions at which two results of `file_numbers` differ; all where they are not of equally many files."""
     if saved.shape != now.shape:
         return list(range(len(now)))
-    return torch.nonzero(saved != now).flatten().tolist()
+    return (saved != now).nonzero().flatten().tolist()
 
 
 def _file_number(path: Path) -> int:

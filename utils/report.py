@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.arguments import Parser, whole_number
-from utils.config import ROOT, ConfigError
+from utils.config import ConfigError
 from utils.files import write_atomically
 from utils.log import say, say_error
 from utils.metrics.bootstrap import Comparison, compare
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of train.py or val.py; seeds are grouped")
     parser.add_argument("--samples", type=whole_number, default=500, help="resamples of the images for a comparison")
     parser.add_argument("--html", type=Path, help="the file to write (default: PROJECT/report/report.html)")
-    parser.add_argument("--project", type=Path, default=ROOT / "runs" / "report", help="folder of reports")
+    parser.add_argument("--project", type=Path, default=Path("runs", "report"), help="folder of reports")
     parser.add_argument("--json", action="store_true", help="print JSON, write no HTML")
     args = parser.parse_args(argv)
     try:

@@ -31,6 +31,24 @@ def new_run_folder(project: Path, name: str) -> Path:
     raise AssertionError("unreachable")
 
 
+def check_there(weights: Path, *, option: str = "") -> None:
+    """Refuse a file that is not there, before torch is imported.
+
+    Where checkpoints lie beside it, `utils.checkpoint` says which of them is whole.
+
+    Args:
+        option: that named it, for the message.
+    Raises:
+        ConfigError: there is no such file.
+    """
+    told = f"{option} {weights}".strip()
+    if weights.suffix.lower() != ".pt":
+        if not weights.is_file():
+            raise ConfigError(f"{told}: no such file; check the path")
+    elif not (weights.is_file() or any(weights.parent.glob("*.pt"))):
+        raise ConfigError(f"{told}: no such checkpoint; train one with 'python train.py', or check the path")
+
+
 @dataclass(frozen=True)
 class Run:
     """Paths of a training run.

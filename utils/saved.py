@@ -5,14 +5,16 @@ file may have, made where the file is opened. Whoever reads a value after it nee
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-import torch
-from torch import Tensor
-
+from utils.choices import NMS_KINDS
 from utils.config import ConfigError
 from utils.text import shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_VALUES = 300_000
 """Of lists and mappings in a file; the checkpoint of a large network has some 10,000."""
@@ -36,8 +38,8 @@ _REPLAY = (
 """Keys that every replay file has."""
 _LONGEST = 1_000
 """Characters of a class or a model's name."""
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+_WHOLE = ("bool", "uint8", "int8", "int16", "int32", "int64")
 
 
 def wrong_value(values: Mapping[str, Any]) -> str | None:
@@ -103,7 +105,7 @@ def check_replay(content: Mapping[str, Any], *, where: str) -> None:
 
 def _check_values(values: Mapping[str, Any], where: str) -> None:
     for value in _walk(values, where):
-        if isinstance(value, Tensor) and not _is_plain_tensor(value):
+        if _is_tensor(value) and not _is_plain_tensor(value):
             raise ConfigError(f"{where}: expected plain tensors, found one of another kind, {_described(value)}")
     wrong = wrong_value(values)
     if wrong is not None:
@@ -118,10 +120,12 @@ def check_weights(weights: Mapping[str, Tensor], *, where: str, finite: bool = T
     Raises:
         ConfigError: names the layer: no plain tensor of numbers; NaN or infinity, or a variance below 0.
     """
+    import torch
+
     for name, value in weights.items():
-        if not _is_plain_tensor(value) or value.dtype not in (*_FLOATS, *_WHOLE):
+        if not _is_plain_tensor(value) or _type_of(value) not in (*_FLOATS, *_WHOLE):
             raise ConfigError(f"{where}: {shown(name)}: expected a plain tensor of numbers, found {_described(value)}")
-        if not finite or value.dtype not in _FLOATS or value.numel() == 0:
+        if not finite or _type_of(value) not in _FLOATS or value.numel() == 0:
             continue
         broken = value.numel() - int(torch.isfinite(value).sum())
         if broken:
@@ -133,9 +137,22 @@ def check_weights(weights: Mapping[str, Tensor], *, where: str, finite: bool = T
             raise ConfigError(f"{where}: {shown(name)}: expected variances from 0 on, found {float(value.min()):g}")
 
 
+def _is_tensor(value: object) -> TypeGuard[Tensor]:
+    """Whether this is a tensor, which nothing can be before torch is imported: exported files are opened without it."""
+    return isinstance(value, getattr(sys.modules.get("torch"), "Tensor", ()))
+
+
+def _type_of(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
 def _is_plain_tensor(value: object) -> bool:
     """Whether this is a dense tensor on the CPU with as many numbers in memory as its shape says."""
-    if type(value) not in (Tensor, torch.nn.Parameter) or not isinstance(value, Tensor):
+    if not _is_tensor(value):
+        return False
+    import torch
+
+    if type(value) not in (torch.Tensor, torch.nn.Parameter):
         return False
     if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
         return False
@@ -143,10 +160,10 @@ def _is_plain_tensor(value: object) -> bool:
 
 
 def _described(value: object) -> str:
-    if not isinstance(value, Tensor):
+    if not _is_tensor(value):
         return shown(value)
     shape = " x ".join(map(str, value.shape))
-    return f"{str(value.dtype).removeprefix('torch.')} {value.layout} of {shape or 'no'} numbers on {value.device.type}"
+    return f"{_type_of(value)} {value.layout} of {shape or 'no'} numbers on {value.device.type}"
 
 
 def _walk(value: Any, where: str) -> Iterator[Any]:
@@ -233,7 +250,7 @@ def _is_recipe(value: object) -> bool:
 
 def _are_tensors(value: object) -> bool:
     return isinstance(value, Mapping) and all(
-        isinstance(name, str) and isinstance(item, Tensor) for name, item in value.items()
+        isinstance(name, str) and _is_tensor(item) for name, item in value.items()
     )
 
 
@@ -254,7 +271,7 @@ def _is_random_state(value: object) -> bool:
     return (
         isinstance(value, Mapping)
         and "cpu" in value
-        and all(isinstance(state, Tensor) and state.dtype == torch.uint8 for state in value.values())
+        and all(_is_tensor(state) and _type_of(state) == "uint8" for state in value.values())
     )
 
 
@@ -273,7 +290,7 @@ def _is_batch(value: object) -> bool:
     if not isinstance(value, Mapping) or not isinstance(value.get("targets"), Mapping):
         return False
     images, ids, paths = value.get("images"), value.get("image_ids"), value.get("paths")
-    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or not images.numel():
+    if not _is_tensor(images) or images.ndim != 4 or images.shape[1] != 3 or not images.numel():
         return False
     if not isinstance(ids, list | tuple) or not all(map(_is_whole, ids)):
         return False
@@ -285,7 +302,7 @@ def _is_batch(value: object) -> bool:
         return False
     weights = value["targets"].get("weights")
     columns = [*targets.values(), *([] if weights is None else [weights])]
-    if not all(isinstance(column, Tensor) for column in columns):
+    if not all(map(_is_tensor, columns)):
         return False
     boxes, _, index, _, *_ = columns
     if boxes.ndim != 2 or boxes.shape[1] != 4 or any(column.shape != boxes.shape[:1] for column in columns[1:]):
@@ -309,7 +326,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "image_size": (_is_size, "height and width, whole numbers from 1 to 65536"),
     "resize": _one_of("letterbox", "stretch", "crop"),
     "stride": (lambda value: _is_whole(value, 1, 65536), "a whole number from 1 to 65536"),
-    "nms": _one_of("default", "greedynms", "diounms", "vote", "none"),
+    "nms": _one_of(*NMS_KINDS),
     "beta_nms": (_is_number, "a number"),
     "named": _FLAG,
     "clip": _FLAG,

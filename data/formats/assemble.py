@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torchvision.ops import box_iou
 
 from data.formats.rows import CLIPPED, KEPT, SUSPECT, ImageTable, Problems, Rows, show_box
 from data.images import image_size
-from utils import dist
-from utils.boxes import xyxy_to_xywh
+from utils.boxes import box_iou, xyxy_to_xywh
 from utils.config import ConfigError
 from utils.log import tracked
 from utils.structures import LabelledImages, Sample, Samples
 from utils.text import printable
+from utils.torchrun import launched_rank
 
 TOLERANCE = 0.05
 """Pixels that a box may stick out by rounding (COCO writes 2 decimals) and be clipped without a report."""
@@ -46,7 +44,7 @@ def probe_sizes(paths: Sequence[Path]) -> list[tuple[int, int] | str]:
     chunks = [paths[start : start + 64] for start in range(0, len(paths), 64)]
     with ThreadPoolExecutor(16) as pool:  # they help on slow disks: one waits while another reads
         parts = pool.map(lambda chunk: [probe(path) for path in chunk], chunks)
-        told = tracked(parts, len(chunks), "Reading image sizes", quiet=dist.launched_rank() != 0)
+        told = tracked(parts, len(chunks), "Reading image sizes", quiet=launched_rank() != 0)
         return list(itertools.chain.from_iterable(told))
 
 
@@ -230,8 +228,7 @@ def _duplicates(rows: Rows, boxes: np.ndarray, usable: np.ndarray) -> np.ndarray
 
 def _report_doubles(rows: Rows, boxes: np.ndarray, group: np.ndarray, names: Sequence[str], problems: Problems) -> None:
     """Compare the rows `group` of one image, each pair once."""
-    same_image = torch.from_numpy(boxes[group])
-    overlap = torch.triu(box_iou(same_image, same_image), diagonal=1).numpy()
+    overlap = np.triu(box_iou(boxes[group], boxes[group]), k=1)
     for first, second in np.argwhere(overlap > TWICE_IOU).tolist():
         one, other, iou = int(group[first]), int(group[second]), overlap[first, second]
         name, other_name = names[rows.labels[one]], names[rows.labels[other]]

@@ -11,19 +11,26 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from models.config import load_model_config
 from utils.arguments import Parser, whole_number
+from utils.config import ConfigError
 from utils.log import say, say_error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     args = parse_args(argv)
+    try:
+        for name in args.cfg:
+            load_model_config(name)  # a wrong YAML file is told before torch is imported
+    except ConfigError as error:
+        say_error(error)
+        return 2
     with quiet_imports():
         import torch  # it and the models take seconds to import; --help and wrong options do not wait for them
 
         from models.benchmark.measure import Conditions
         from models.benchmark.report import make_page, print_pairs, print_rows
-        from utils.config import ConfigError
         from utils.device import select_device
         from utils.files import write_atomically
 

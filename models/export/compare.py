@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.detector import Detector
-from models.info import Predictor
+from models.info import Predictor, Values
 
 TOLERANCE = 1e-4
 """Largest difference allowed in fp32, as a share (see `Difference`); rounding alone is mostly about 1e-6."""
@@ -94,7 +94,13 @@ def _compare_on(original: Predictor, exported: Predictor, shape: tuple[int, int,
     except Exception as error:  # every runtime has exceptions of its own
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ExportError(f"it does not run on {shape[0]} x {shape[1]} x {shape[2]} images: {reason}") from error
-    return _difference(expected, actual, shape)
+    return _difference(_as_tensors(expected), _as_tensors(actual), shape)
+
+
+def _as_tensors(predicted: tuple[Values, Values] | Values) -> tuple[Tensor, Tensor] | Tensor:
+    if isinstance(predicted, tuple):
+        return torch.as_tensor(predicted[0]), torch.as_tensor(predicted[1])
+    return torch.as_tensor(predicted)
 
 
 def _difference(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from models.darknet.model_sections import count_stored
 from models.darknet.weights import load_weights_, save_weights
 from models.detector import Detector
 from models.export.compare import ExportError
+from models.export.formats import first_layers
 from models.export.network import ExportSpec
 from utils.config import ConfigError
 from utils.files import write_lines
@@ -30,12 +30,6 @@ def write_darknet(model: Detector, path: Path, spec: ExportSpec) -> None:
     write_lines(path.with_suffix(".names"), info.names)
     path.with_suffix(".cfg").write_text((MARK if info.clip else "") + text, encoding="utf-8")
     save_weights(model, path)
-
-
-def first_layers(path: Path) -> int | None:
-    """N of a file NAME.conv.N, which holds a network's first N layers; None for other files."""
-    match = re.fullmatch(r".+\.conv\.([0-9]+)", path.name)
-    return None if match is None else int(match[1])
 
 
 def write_first_layers(model: Detector, path: Path) -> str:

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from models.detector import Detector
 from models.export.network import ExportNetwork, ExportSpec
-from models.runtimes import SCRIPT_METADATA
+from models.predictor_torch import SCRIPT_METADATA
 
 
 def write_torchscript(model: Detector, path: Path, spec: ExportSpec) -> None:

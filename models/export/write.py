@@ -2,48 +2,29 @@
 
 from __future__ import annotations
 
-import importlib
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 from models.detector import Detector
 from models.export.compare import ROUNDINGS, TOLERANCE, TOLERANCE_HALF, Difference, ExportError, compare, own_rounding
 from models.export.darknet import write_darknet, write_first_layers
+from models.export.formats import FORMATS, Format
 from models.export.network import ExportSpec
 from models.export.onnx import write_onnx
 from models.export.openvino import write_openvino
 from models.export.torchscript import write_torchscript
-from models.predictor import ModelPredictor, open_predictor
-from models.runtimes import import_onnxruntime, import_openvino
+from models.predictor import open_predictor
+from models.predictor_torch import ModelPredictor
 from utils.files import move_into_place
 
-
-@dataclass(frozen=True)
-class Format:
-    """A kind of file.
-
-    Args:
-        suffix: of the file that `--weights` takes.
-        write: (model, path, spec) -> that file, and what belongs beside it.
-        open_sizes: every file takes any batch and size.
-        packages: what writing and comparing need beside PyTorch.
-    """
-
-    suffix: str
-    write: Callable[[Detector, Path, ExportSpec], None]
-    open_sizes: bool = False
-    packages: tuple[str, ...] = ()
-
-
-FORMATS = {
-    "onnx": Format(".onnx", write_onnx, packages=("onnx", "onnxruntime")),
-    "openvino": Format(".xml", write_openvino, packages=("onnx", "openvino")),
-    "torchscript": Format(".torchscript", write_torchscript, open_sizes=True),
-    "darknet": Format(".weights", write_darknet, open_sizes=True),
+WRITERS: dict[str, Callable[[Detector, Path, ExportSpec], None]] = {
+    "onnx": write_onnx,
+    "openvino": write_openvino,
+    "torchscript": write_torchscript,
+    "darknet": write_darknet,
 }
+"""Format -> what writes the file that `--weights` takes, and what belongs beside it."""
 
 
 def export(original: ModelPredictor, kind: str, output: Path, spec: ExportSpec) -> tuple[Difference, list[Path]]:
@@ -63,7 +44,7 @@ def export(original: ModelPredictor, kind: str, output: Path, spec: ExportSpec) 
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
         draft = Path(folder, output.name)
-        FORMATS[kind].write(original.model, draft, spec)
+        WRITERS[kind](original.model, draft, spec)
         cfg = draft.with_suffix(".cfg") if kind == "darknet" else None
         exported = open_predictor(draft, cfg=cfg, device="cpu", trust=True)  # it was written here, just now
         shapes = shapes_to_compare(spec, FORMATS[kind])
@@ -112,13 +93,3 @@ def input_text(spec: ExportSpec, form: Format) -> str:
     else:
         taken = f"{spec.batch_size} image{'s' if spec.batch_size > 1 else ''} of {height}x{width} at a time"
     return f"{taken}, {spec.metadata['precision']}"
-
-
-def import_package(name: str) -> ModuleType:
-    """A package that not every user needs.
-
-    Raises:
-        ImportError: it is not installed.
-    """
-    with_care = {"openvino": import_openvino, "onnxruntime": import_onnxruntime}
-    return with_care[name]() if name in with_care else importlib.import_module(name)

@@ -22,7 +22,7 @@ from data.config import load_data_config
 from data.dataset import TrainDataset
 from data.images import image_size, read_image
 from data.items import collate
-from data.loader import build_eval_loader, build_train_loader, default_workers, warn_of_small_objects
+from data.loader import build_eval_loader, build_train_loader, warn_of_small_objects
 from data.read import read_split, read_splits
 from data.watched_loader import WatchedLoader
 from tests.data.test_dataset import ALL, SIZE, make
@@ -211,15 +211,6 @@ def test_what_others_cannot_share_is_not_kept_in_memory(monkeypatch: pytest.Monk
     for method, expected in (("fork", True), ("spawn", False), ("forkserver", False)):
         monkeypatch.setattr(loader_module.multiprocessing, "get_start_method", lambda method=method: method)
         assert loader_module.workers_share_memory(2) is expected
-
-
-def test_there_is_at_least_one_worker_and_at_most_eight(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 1 <= default_workers() <= 8
-    if hasattr(os, "sched_getaffinity"):
-        for cores, ranks, expected in ((64, 1, 8), (64, 8, 4), (16, 4, 2), (8, 8, 1), (1, 1, 1)):
-            monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: range(cores))
-            monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
-            assert default_workers() == expected
 
 
 def test_the_ranks_of_a_machine_divide_the_memory_for_images(

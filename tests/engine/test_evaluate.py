@@ -27,7 +27,7 @@ class ColourPredictor(Predictor):
 
     def __init__(self, size: tuple[int, int], resize: str) -> None:
         info = ModelInfo(NAMES, CATEGORY_IDS, size, resize, stride=32)
-        super().__init__(info, device=torch.device("cpu"), precision="fp32", runtime="test")
+        super().__init__(info, device="cpu", precision="fp32", runtime="test")
         self.calls: list[int] = []
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:

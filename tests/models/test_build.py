@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from models.benchmark.costs import count_bflops
-from models.build import build_model, check_parts, nearest_multiple
+from models.build import build_model, check_parts
 from models.config import ModelConfig, load_model_config
 from models.detector import Detector, PassThrough
+from models.info import nearest_multiple
 from tests.models.test_backbones import count_conv_weights, count_file_floats
 from utils.config import ROOT, ConfigError, dump_yaml
 

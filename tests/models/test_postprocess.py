@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models.postprocess import postprocess, top_classes
-from models.suppression import NMS_KINDS
+from utils.choices import NMS_KINDS
 from utils.structures import Detections
 
 DEFAULTS = {"conf_thres": 0.1, "iou_thres": 0.5, "max_det": 100}

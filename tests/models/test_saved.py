@@ -94,12 +94,13 @@ def test_every_command_that_opens_a_model_says_so_in_one_line(
 ) -> None:
     bad = {**state, "image_size": 1}
     path = str(written(tmp_path, bad))
+    (tmp_path / "x.jpg").touch()
     if suffix == ".safetensors":
         path = str(tmp_path / "x.safetensors")
         write_safetensors(Path(path), bad)
     commands: list[tuple[Callable[[list[str]], int], list[str]]] = [
         (val.main, ["--weights", path, "--data", "shapes"]),
-        (detect.main, ["--weights", path, "--source", "x.jpg"]),
+        (detect.main, ["--weights", path, "--source", str(tmp_path / "x.jpg")]),
         (export.main, ["--weights", path, "--format", "onnx"]),
         (info.main, [path]),
         (info.main, [path, "--json"]),

@@ -12,8 +12,9 @@ import torchvision
 
 from models.postprocess import postprocess, top_classes
 from models.postprocess_torch import find_on_device
-from models.suppression import NMS_KINDS, find_candidates, suppress
+from models.suppression import find_candidates, suppress
 from tests.models.test_postprocess import crowded
+from utils.choices import NMS_KINDS
 from utils.config import ROOT
 
 

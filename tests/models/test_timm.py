@@ -25,7 +25,8 @@ from models.export.network import ExportSpec
 from models.export.onnx import write_onnx
 from models.export.torchscript import write_torchscript
 from models.info import ModelInfo
-from models.predictor import ModelPredictor, open_predictor
+from models.predictor import open_predictor
+from models.predictor_torch import ModelPredictor
 from utils.checkpoint import save_checkpoint
 from utils.config import ROOT, ConfigError, to_plain
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torchvision.ops import box_iou
+import torchvision
 
 from utils.boxes import (
     aligned_iou,
+    box_iou,
     clip,
     cxcywh_to_xyxy,
     plan_resize,
@@ -131,3 +132,12 @@ def test_aligned_iou_broadcasts_to_all_pairs() -> None:
     pairs = aligned_iou(one[:, None], two[None])
     torch.testing.assert_close(pairs, box_iou(one, two), rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(aligned_iou(one[:20], two), pairs[:20].diagonal())
+
+
+def test_box_iou_is_that_of_torchvision_to_the_bit() -> None:
+    for boxes in (random_boxes(50, 60, 80), random_boxes(50, 60, 80).astype(np.float32)):
+        one, two = torch.from_numpy(boxes).split((30, 20))
+        expected = torchvision.ops.box_iou(one, two)
+        assert torch.equal(box_iou(one, two), expected)
+        assert np.array_equal(box_iou(one.numpy(), two.numpy()), expected.numpy())
+    assert box_iou(boxes[:0], boxes).shape == (0, 50)

@@ -22,8 +22,6 @@ FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "A
 COCO_LIMIT = 100
 """Detections of an image and class that count in the COCO protocol."""
 
-BACKENDS = ("pycocotools", "faster")
-
 EXACT = 2**53
 """Whole numbers up to this one are exact as 64-bit floats."""
 

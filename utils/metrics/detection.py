@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from utils.boxes import xywh_to_xyxy, xyxy_to_xywh
-from utils.metrics.coco import BACKENDS, COCO_LIMIT, CocoResult, box_ground_truth, evaluate_boxes
+from utils.choices import BACKENDS
+from utils.metrics.coco import COCO_LIMIT, CocoResult, box_ground_truth, evaluate_boxes
 from utils.metrics.figures import figure_text
 from utils.structures import Detections
 from utils.text import shorten, shown

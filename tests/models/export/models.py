@@ -11,7 +11,7 @@ from models.darknet.cfg import model_values, parse_cfg
 from models.detector import Detector
 from models.export.network import ExportSpec
 from models.info import ModelInfo
-from models.predictor import ModelPredictor
+from models.predictor_torch import ModelPredictor
 
 NAMES = ("cat", 'süß "dog"', "<&>")
 INFO = ModelInfo(NAMES, (1, 7, 90), (64, 96), "stretch", 32)

@@ -19,7 +19,7 @@ class Fixed(Predictor):
     """The same boxes and scores for every image."""
 
     def __init__(self, boxes: Tensor, scores: Tensor) -> None:
-        super().__init__(INFO, device=torch.device("cpu"), precision="fp32", runtime="test")
+        super().__init__(INFO, device="cpu", precision="fp32", runtime="test")
         self.boxes, self.scores = boxes, scores
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from utils.metrics.coco import BACKENDS, CocoResult, evaluate_boxes
+from utils.choices import BACKENDS
+from utils.metrics.coco import CocoResult, evaluate_boxes
 
 Case = tuple[dict[str, Any], list[dict[str, Any]]]
 

@@ -1,0 +1,83 @@
+"""What val.py does once its command line is read."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from data.config import load_data_config
+from data.formats.rows import summarize
+from data.loader import build_eval_loader
+from data.read import has_objects, read_split
+from data.transforms import ten_crop_size
+from engine.evaluate import EvaluationOptions, evaluate, match_classes, protocol_and_speed, training_data, write_results
+from models.info import ModelInfo
+from models.predictor import open_predictor
+from utils.arguments import given
+from utils.config import ConfigError
+from utils.log import say
+from utils.metrics.build import build_metric
+from utils.run import new_run_folder
+
+logger = logging.getLogger(__name__)
+
+
+def run(args: argparse.Namespace, weights: Path) -> Path:
+    """Evaluate as the command line says; returns the folder with the results."""
+    predictor = open_predictor(weights, cfg=args.cfg, device=args.device, half=args.half, trust=args.trust)
+    say(f"Weights: {weights} ({predictor.description})")
+    size = (args.img_size, args.img_size) if args.img_size else predictor.image_size
+    predictor.info.check_size(size, where="--img-size")
+    resize = args.resize or predictor.resize
+    config = load_data_config(args.data or training_data(predictor, weights))
+    options = options_of(args, predictor.info, size)
+    images = read_split(config, args.split, task=predictor.info.task, truth="boxes")
+    say(f"Data: {config.source}, {args.split}: {len(images)} images, {len(images.names)} classes")
+    if images.problems:
+        say(summarize(images.problems))
+    if not has_objects(images):
+        say(f"Note: no object in the images of {args.split}: there is no AP to count")
+    category_ids = match_classes(predictor, images)
+    names = predictor.names if predictor.info.named else images.names
+    metric = build_metric(images, category_ids=category_ids, names=names, backend=args.backend, max_det=options.max_det)
+    shown = ten_crop_size(size) if args.ten_crop else size
+    loader = build_eval_loader(
+        images, image_size=shown, resize=resize, batch_size=args.batch_size, workers=args.workers
+    )
+    folder = new_run_folder(Path(args.project), args.name)
+    figures = evaluate(predictor, loader, metric, options)
+    figures["protocol"] = {
+        **options.protocol(images.task),
+        "image_size": list(size),
+        "precision": predictor.precision,
+        "resize": resize,
+        "weights": str(weights),
+        "data": str(config.source),
+        "split": args.split,
+    }
+    write_results(folder, figures, metric, images, save_predictions=args.save_json)
+    say(f"\n{metric.table()}\n\n{protocol_and_speed(figures)}\nResults: {folder}")
+    return folder
+
+
+def options_of(args: argparse.Namespace, info: ModelInfo, size: tuple[int, int]) -> EvaluationOptions:
+    """What the command line says of the protocol; `size` is that of the network input.
+
+    Raises:
+        ConfigError: an option of the other task.
+    """
+    detector_options = given(args, "conf_thres", "iou_thres", "max_det", "nms", "clip")
+    detector = info.task == "detect"
+    wrong = [] if detector else [f"--{name.replace('_', '-')}" for name in detector_options]
+    wrong += ["--ten-crop"] if detector and args.ten_crop else []
+    wrong += ["--resize crop"] if detector and args.resize == "crop" else []
+    if wrong:
+        other = "a classifier" if detector else "a detector"
+        raise ConfigError(f"{wrong[0]}: is for {other}, and the model is not one; leave it out")
+    options = EvaluationOptions(nms=info.nms, clip=info.clip, ten_crop=size if args.ten_crop else None)
+    options = replace(options, **detector_options)
+    if options.nms == "none" and args.iou_thres is not None:
+        logger.warning("--iou-thres %g is not used: with nms 'none' nothing is suppressed", args.iou_thres)
+    return options

@@ -1,0 +1,176 @@
+"""Predictors that torch runs: checkpoints, darknet weights and TorchScript files."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models.build import build_model
+from models.config import load_model_config
+from models.darknet.cfg import MARK, declared_classes
+from models.darknet.header import read_numbers
+from models.darknet.weights import classes_in_file, load_weights_
+from models.detector import Detector
+from models.info import ModelInfo, Predictor, Values
+from models.runtimes import precision_of
+from models.saved import build_saved
+from utils.config import ROOT, ConfigError, load_yaml
+from utils.device import describe_device
+from utils.files import read_regular
+from utils.saved import check_pairs
+from utils.text import first_line, from_json
+from utils.weights import load_saved_model
+
+# Name of the metadata inside a TorchScript file, JSON: torch.jit.load(path, _extra_files={SCRIPT_METADATA: ""}).
+SCRIPT_METADATA = "cspdet.json"
+
+KNOWN = {80: ROOT / "cfg" / "data" / "coco.yaml", 20: ROOT / "cfg" / "data" / "voc.yaml"}
+"""Data sets whose models have so many classes, as a rule."""
+
+
+def names_beside(classes: int, files: Sequence[Path | str]) -> tuple[str, ...] | None:
+    """The names in a file NAME.names, one a line as darknet has it, beside one of a model's files NAME.*, if any.
+
+    Raises:
+        ConfigError: it holds another number of names.
+    """
+    for path in (Path(file).with_suffix(".names") for file in files):
+        if path.exists() and not path.is_dir():
+            lines = read_regular(path).decode("utf-8-sig", errors="replace").splitlines()
+            names = [line.strip() for line in lines if line.strip()]
+            if len(names) != classes or len(set(names)) != classes:
+                raise ConfigError(f"{path}: expected {classes} different names, one a line, found {len(set(names))}")
+            return tuple(names)
+    return None
+
+
+def known_names(classes: int) -> tuple[str, ...]:
+    """The likely names of so many classes: COCO's for 80, VOC's for 20, else numbers."""
+    if classes not in KNOWN:
+        return tuple(f"class {label}" for label in range(classes))
+    names = load_yaml(KNOWN[classes])["names"]
+    return tuple(str(names[label]) for label in range(classes))
+
+
+class ModelPredictor(Predictor):
+    """A model in memory.
+
+    Args:
+        model: put into evaluation mode and onto `device`.
+        info: of this model.
+        half: convolutions in fp16. Boxes are decoded in fp32 all the same: fp16 knows half pixels only, from 512 on.
+    Raises:
+        ConfigError: `half` without CUDA.
+    """
+
+    def __init__(self, model: Detector, info: ModelInfo, *, device: torch.device, half: bool = False) -> None:
+        if half and device.type != "cuda":
+            raise ConfigError(f"--half: needs a CUDA GPU, and the device is {device}; leave it out")
+        precision = "fp16" if half else "fp32"
+        super().__init__(info, device=str(device), precision=precision, runtime=f"PyTorch on {describe_device(device)}")
+        self.torch_device = device
+        self.model = model.eval().to(device)
+
+    @torch.inference_mode()
+    def predict(self, images: Values) -> tuple[Tensor, Tensor] | Tensor:
+        """See Predictor."""
+        with torch.autocast(self.torch_device.type, torch.float16, enabled=self.precision == "fp16"):
+            raw_maps = self.model(_as_input(images, self.torch_device))
+        return self.model.head.decode([raw.float() for raw in raw_maps])
+
+
+class TorchScriptPredictor(Predictor):
+    """A TorchScript file, which takes any batch and size; metadata in the extra file 'cspdet.json'."""
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        extra = {SCRIPT_METADATA: ""}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # newer PyTorch recommends torch.export
+                self.module = torch.jit.load(str(path), map_location=device, _extra_files=extra).eval()
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(f"{path}: PyTorch cannot load it: {first_line(error)}") from None
+        try:
+            metadata = from_json(extra[SCRIPT_METADATA] or "{}")
+        except (ValueError, RecursionError):
+            metadata = {}
+        metadata = metadata if isinstance(metadata, dict) else {}
+        info = ModelInfo.from_metadata(metadata, shape=(None, None), where=str(path))
+        runtime = f"TorchScript on {describe_device(device)}"
+        super().__init__(info, device=str(device), precision=precision_of(metadata), runtime=runtime)
+        self.torch_device = device
+
+    @torch.inference_mode()
+    def predict(self, images: Values) -> tuple[Tensor, Tensor] | Tensor:
+        """See Predictor."""
+        return self.module(_as_input(images, self.torch_device))
+
+
+def _as_input(images: Values, device: torch.device) -> Tensor:
+    """Images as `predict` takes them, on the device and in [0, 1]; bytes travel as bytes."""
+    tensor = torch.as_tensor(images).to(device)
+    return tensor.contiguous().float().div_(255) if tensor.dtype == torch.uint8 else tensor
+
+
+def open_checkpoint(path: Path, device: torch.device, half: bool) -> ModelPredictor:
+    """The averaged weights of a checkpoint or a .safetensors file of ours."""
+    state = load_saved_model(path)
+    missing = next(
+        (key for key in ("model", "names", "category_ids", "resize", "ema", "image_size") if key not in state), ""
+    )
+    if missing:
+        raise ConfigError(f"{path}: the checkpoint has no key '{missing}'; it was not written by train.py")
+    names, category_ids, weights = tuple(state["names"]), tuple(state["category_ids"]), state["ema"]
+    config, model = build_saved(state["model"], len(names), weights, where=str(path))
+    check_pairs(names, category_ids, where=str(path))
+    height, width = state["image_size"]
+    info = ModelInfo(
+        names,
+        category_ids,
+        (height, width),
+        state["resize"],
+        model.stride,
+        data=state.get("data"),
+        nms=config.nms,
+        beta_nms=config.beta_nms,
+        task=model.task,
+    )
+    info.check_size(info.image_size, where=f"{path}: image_size")
+    return ModelPredictor(model, info, device=device, half=half)
+
+
+def open_darknet(path: Path, cfg: Path | str | None, device: torch.device, half: bool) -> ModelPredictor:
+    """Darknet weights in the network of a cfg, or in a model of ours with the same layers.
+
+    Boxes of darknet's own weights are counted as they come; those of our exports as before the export.
+    """
+    beside = path.with_suffix(".cfg")
+    if cfg is None and not beside.is_file():
+        raise ConfigError(f"{path}: darknet weights hold no network; name its file with --cfg (there is no {beside})")
+    config = load_model_config(cfg or beside)
+    classes = declared_classes(config.backbone)
+    if classes is None:  # our files are for any number of classes; the size of the file tells
+        network = build_model(config, 80)
+        fitting = (classes_in_file(network, len(numbers)) for _, numbers in read_numbers(path))
+        classes = next((count for count in fitting if count), 80)
+    model = build_model(config, classes)
+    load_weights_(model, path)
+    names = names_beside(classes, (path, cfg or beside))
+    ours = (file := Path(cfg or beside)).is_file() and file.read_text("utf-8", "replace").startswith(MARK)
+    info = ModelInfo(
+        names or known_names(classes),
+        tuple(range(1, classes + 1)),
+        config.size,
+        config.resize,
+        model.stride,
+        nms=config.nms,
+        beta_nms=config.beta_nms,
+        named=names is not None,
+        task=model.task,
+        clip=ours,
+    )
+    return ModelPredictor(model, info, device=device, half=half)
