@@ -1,4 +1,4 @@
-"""Sample -> image and targets. All randomness of a training sample is a function of (seed, epoch, index)."""
+"""Sample -> image and targets. All randomness of a training sample is a function of (seed, epoch, position)."""
 
 from __future__ import annotations
 
