@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,9 +21,6 @@ from utils.config import ConfigError
 from utils.provenance import data_fingerprint, file_numbers
 from utils.structures import LabelledImages, Sample
 from utils.text import listed, shown
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +78,7 @@ class DataSplits:
         """A fingerprint of the images and labels of each split."""
         return {"train": data_fingerprint(self.train), "val": data_fingerprint(self.val)}
 
-    def files(self) -> dict[str, Tensor]:
+    def files(self) -> dict[str, Any]:
         """(N,) int64 of each split: a number of each image file, by its size, beginning and end."""
         return {"train": file_numbers(self.train.samples.paths()), "val": file_numbers(self.val.samples.paths())}
 

@@ -290,7 +290,15 @@ def test_a_detector_takes_neither_class_folders_nor_a_classifiers_recipe(
     ],
 )
 def test_options_of_detectors_are_refused(
-    script: object, options: list[str], message: str, trained: Path, capsys: pytest.CaptureFixture[str]
+    script: object,
+    options: list[str],
+    message: str,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x.png").touch()
     assert script.main(["--weights", best(trained), "--device", "cpu", *options]) == 2
     assert message in capsys.readouterr().err

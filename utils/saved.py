@@ -24,16 +24,8 @@ LOWEST_VARIANCE = -1e-12
 """Good files hold variances like -7e-44, which flushing to zero leaves behind; what is further below 0 is none."""
 _CHANGED = "the file was changed, or was not written by train.py"
 _REPLAY = (
-    "config",
-    "names",
-    "category_ids",
-    "task",
-    "class_counts",
-    "state",
-    "batches",
-    "total_steps",
-    "rank",
-    "failure",
+    *("config", "names", "category_ids", "task", "class_counts"),
+    *("state", "batches", "total_steps", "rank", "failure"),
 )
 """Keys that every replay file has."""
 _LONGEST = 1_000
@@ -120,14 +112,12 @@ def check_weights(weights: Mapping[str, Tensor], *, where: str, finite: bool = T
     Raises:
         ConfigError: names the layer: no plain tensor of numbers; NaN or infinity, or a variance below 0.
     """
-    import torch
-
     for name, value in weights.items():
         if not _is_plain_tensor(value) or _type_of(value) not in (*_FLOATS, *_WHOLE):
             raise ConfigError(f"{where}: {shown(name)}: expected a plain tensor of numbers, found {_described(value)}")
         if not finite or _type_of(value) not in _FLOATS or value.numel() == 0:
             continue
-        broken = value.numel() - int(torch.isfinite(value).sum())
+        broken = value.numel() - int(value.isfinite().sum())
         if broken:
             raise ConfigError(
                 f"{where}: {shown(name)}: {broken:,} of its {value.numel():,} numbers are NaN or infinite; the "
@@ -148,11 +138,8 @@ def _type_of(value: Tensor) -> str:
 
 def _is_plain_tensor(value: object) -> bool:
     """Whether this is a dense tensor on the CPU with as many numbers in memory as its shape says."""
-    if not _is_tensor(value):
-        return False
-    import torch
-
-    if type(value) not in (torch.Tensor, torch.nn.Parameter):
+    torch = sys.modules.get("torch")
+    if torch is None or type(value) not in (torch.Tensor, torch.nn.Parameter) or not _is_tensor(value):
         return False
     if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
         return False

@@ -127,6 +127,7 @@ def test_wrong_files_end_in_one_message(small: Path, tmp_path: Path, capsys: pyt
     (tmp_path / "bad.cfg").write_text(small.read_text().replace("[yolo]", "[Gaussian_yolo]"))
     other = tmp_path / "other.weights"
     other.write_bytes(Path(weights).read_bytes())
+    (tmp_path / "x.jpg").touch()
     for options, message in (
         (
             ["--weights", weights, "--cfg", str(tmp_path / "bad.cfg")],
