@@ -16,7 +16,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
-import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
@@ -154,6 +153,8 @@ def _decode_by_opencv(data: bytes, image: Image.Image, *, half: bool) -> np.ndar
     upright = image.getexif().get(ORIENTATION, 1) == 1
     if not (upright and image.mode in ("L", "RGB") and data.endswith(END_OF_JPEG)):
         return None
+    import cv2  # commands that read labels alone start without it
+
     as_rgb = None if half else getattr(cv2, "IMREAD_COLOR_RGB", None)  # since OpenCV 4.11
     flags = as_rgb or (cv2.IMREAD_REDUCED_COLOR_2 if half else cv2.IMREAD_COLOR)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,13 @@ from PIL import Image
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 sys.modules.setdefault("openvino_telemetry", None)  # as import_openvino does: importing openvino must send nothing
+
+for number in (
+    "SIGINT",
+    "SIGHUP",
+):  # ignored after nohup, and in the background of a script: commands would ignore them too
+    if hasattr(signal, number) and signal.getsignal(getattr(signal, number)) is signal.SIG_IGN:
+        signal.signal(getattr(signal, number), signal.SIG_DFL if number == "SIGHUP" else signal.default_int_handler)
 
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # a worker of several, which share the cores
     THREADS = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))

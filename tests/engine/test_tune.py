@@ -32,7 +32,7 @@ class Splits:
     def __init__(self, name: str, _: str) -> None:
         self.name = name
 
-    val = SimpleNamespace(samples=(SimpleNamespace(crowd=np.array([False])),))
+    val = SimpleNamespace(samples=SimpleNamespace(crowd=np.array([False])))
 
     def fingerprint(self) -> dict[str, str]:
         return {"train": self.name, "val": "2"}
