@@ -35,7 +35,7 @@ from utils.log import say, say_error
 from utils.structures import LabelledImages
 
 STAGES: dict[str, list[tuple[ModuleType, str]]] = {
-    "decode": [(dataset, "read_reduced")],
+    "decode": [(dataset, "read_for_training")],
     "resize": [(dataset, "_resized")],
     "warp": [(mosaic, "draw_"), (transforms, "draw_")],
     "colour": [(dataset, "random_hsv")],

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data.images import image_size, read_image, read_reduced, tell
+from data.images import image_size, read_for_training, read_image, tell
 from data.items import Item, collate, to_item
 from data.mosaic import draw_crossing, mixup, mosaic, quadrants, random_variant
 from data.transforms import (
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 MIXUP_STREAM = 1_000_003
 """Added to the epoch for the second image of a mixup, so that it is not the augmentation of the first."""
 
-RECENT = 16
+RECENT = 128
 """Images that are kept for those that they are mixed with: a block of the sampler."""
 
 MOST_IN_A_ROW = 20
@@ -246,8 +246,8 @@ class TrainDataset(Dataset):
         """The decoded image at the base size."""
         sample = self.images.samples[index]
         size, notes = self._inner_size(index), list[str]()
-        image, whole = read_reduced(sample.path, size, notes=notes)
-        check_size(whole, sample.height, sample.width, str(sample.path))
+        image = read_for_training(sample.path, notes=notes)
+        check_size(image.shape[:2], sample.height, sample.width, str(sample.path))
         self.notes += _named(notes, sample)
         return _resized(image, size, self.interpolation)
 

@@ -64,27 +64,22 @@ def read_image(path: Path, *, notes: list[str] | None = None) -> np.ndarray:
     return decode_image(_bytes_of(Path(path)), name=str(path), notes=notes)
 
 
-def read_reduced(
-    path: Path, size: tuple[int, int], *, notes: list[str] | None = None
-) -> tuple[np.ndarray, tuple[int, int]]:
-    """The first image of a file as `read_image` gives it, for use at `size` (height, width) or less.
-
-    A JPEG file that is at least twice as large is decoded at half its scale, where each pixel is the mean of four.
-    A quarter would be faster still, but evaluation, which shrinks whole images, would see sharper ones than training.
+def read_for_training(path: Path, *, notes: list[str] | None = None) -> np.ndarray:
+    """The first image of a file as `read_image` gives it, perhaps read-only; plain JPEG files take a third less time.
 
     Args:
         notes: as of `read_image`.
     Returns:
-        (H, W, 3) uint8 RGB, perhaps read-only; height and width of the whole upright image.
+        (H, W, 3) uint8 RGB.
     Raises:
         ValueError: as `read_image`.
     """
-    return _decode_or_mend(_bytes_of(path), size, name=str(path), notes=notes)
+    return _decode_or_mend(_bytes_of(path), fast=True, name=str(path), notes=notes)
 
 
 def decode_image(data: bytes, *, name: str = "image", notes: list[str] | None = None) -> np.ndarray:
     """(H, W, 3) uint8 RGB, the image in the bytes of a file; see `read_image`. `name` is for messages."""
-    image, _ = _decode_or_mend(data, None, name=name, notes=notes)
+    image = _decode_or_mend(data, fast=False, name=name, notes=notes)
     return np.require(image, requirements="W")
 
 
@@ -95,12 +90,10 @@ def _bytes_of(path: Path) -> bytes:
         raise ValueError(_explain_os(error, path)) from None
 
 
-def _decode_or_mend(
-    data: bytes, size: tuple[int, int] | None, *, name: str, notes: list[str] | None
-) -> tuple[np.ndarray, tuple[int, int]]:
+def _decode_or_mend(data: bytes, *, fast: bool, name: str, notes: list[str] | None) -> np.ndarray:
     """`_decode`, also of a JPEG file that lacks its last bytes."""
     try:
-        return _decode(data, size)
+        return _decode(data, fast=fast)
     except Exception as error:  # Pillow's parsers raise nearly anything on damaged bytes (struct.error, SyntaxError)
         completed = complete_jpeg(data)
         if completed is None:
@@ -113,7 +106,7 @@ def _decode_or_mend(
         tell([f"{printable(name)}: {note}"])
     else:
         notes.append(note)
-    return _decode(whole, size)
+    return _decode(whole, fast=fast)
 
 
 def tell(notes: Iterable[str]) -> None:
@@ -124,39 +117,28 @@ def tell(notes: Iterable[str]) -> None:
             logger.warning("%s", note)
 
 
-def _decode(data: bytes, size: tuple[int, int] | None) -> tuple[np.ndarray, tuple[int, int]]:
-    """The first image in the bytes of a file, and its whole (height, width); anything that Pillow raises.
-
-    Args:
-        size: (height, width) that is enough; None: all there is.
+def _decode(data: bytes, *, fast: bool) -> np.ndarray:
+    """The first image in the bytes of a file, by OpenCV if it may be `fast` and the file is plain; anything that Pillow
+    raises.
     """
-    stream, whole = io.BytesIO(data), None
-    with Image.open(stream) as image:
-        if size is not None and image.format == "JPEG":
-            height, width = _upright_size(image, stream)
-            half = height >= 2 * size[0] and width >= 2 * size[1]
-            pixels = _decode_by_opencv(data, image, half=half)
-            if pixels is not None:
-                return pixels, (height, width)
-            if half:
-                whole = height, width
-                image.draft(None, (image.width // 2, image.height // 2))
+    with Image.open(io.BytesIO(data)) as image:
+        if fast and image.format == "JPEG" and (pixels := _decode_by_opencv(data, image)) is not None:
+            return pixels
         image.load()
         if image.format != "TIFF":  # Pillow rotates TIFF itself, and Pillow 10.0 would rotate it twice
             ImageOps.exif_transpose(image, in_place=True)
-        pixels = _to_rgb(image)
-    return pixels, whole or (pixels.shape[0], pixels.shape[1])
+        return _to_rgb(image)
 
 
-def _decode_by_opencv(data: bytes, image: Image.Image, *, half: bool) -> np.ndarray | None:
+def _decode_by_opencv(data: bytes, image: Image.Image) -> np.ndarray | None:
     """What Pillow would make of a JPEG file that it has opened, a third faster; None for all but the plainest files."""
     upright = image.getexif().get(ORIENTATION, 1) == 1
     if not (upright and image.mode in ("L", "RGB") and data.endswith(END_OF_JPEG)):
         return None
     import cv2  # commands that read labels alone start without it
 
-    as_rgb = None if half else getattr(cv2, "IMREAD_COLOR_RGB", None)  # since OpenCV 4.11
-    flags = as_rgb or (cv2.IMREAD_REDUCED_COLOR_2 if half else cv2.IMREAD_COLOR)
+    as_rgb = getattr(cv2, "IMREAD_COLOR_RGB", None)  # since OpenCV 4.11
+    flags = as_rgb or cv2.IMREAD_COLOR
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:

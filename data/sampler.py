@@ -11,11 +11,12 @@ from torch.utils.data import Sampler
 
 from data.dataset import Request
 
-BLOCK = 16
+BLOCK = 128
 """Positions of an epoch in a row whose images are mixed with each other.
 
-A batch of so many, or of a multiple, decodes each of its images once. Each image is in the four corners of four
-mosaics of its block, and so it is seen whole and equally often.
+A process that makes the samples of a block decodes each of its images once. Each image is in the four corners of four
+mosaics of its block, and so it is seen whole and equally often. With blocks of 16 the pictures of a batch are too much
+alike: AP on chess, 20 epochs at 160 px, was 0.05 lower than with partners from the whole set.
 """
 
 PARTNERS = 7

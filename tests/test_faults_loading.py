@@ -135,14 +135,14 @@ def test_a_loader_process_that_hangs_is_not_waited_for_for_ever(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    real = dataset.read_reduced
+    real = dataset.read_for_training
 
-    def stuck(path: Path, size: tuple[int, int], **options: Any) -> tuple[np.ndarray, tuple[int, int]]:
+    def stuck(path: Path, **options: Any) -> np.ndarray:
         if path.name == "5.png":
             time.sleep(600)
-        return real(path, size, **options)
+        return real(path, **options)
 
-    monkeypatch.setattr(dataset, "read_reduced", stuck)
+    monkeypatch.setattr(dataset, "read_for_training", stuck)
     begin = time.monotonic()
     settings = ["--set", "cache=false", "--set", "worker_timeout=2", *cpu(workers=1)]
     lines = failed([*command, *settings], capsys)
