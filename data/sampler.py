@@ -16,7 +16,7 @@ BLOCK = 128
 
 A process that makes the samples of a block decodes each of its images once. Each image is in the four corners of four
 mosaics of its block, and so it is seen whole and equally often. With blocks of 16 the pictures of a batch are too much
-alike: AP on chess, 20 epochs at 160 px, was 0.05 lower than with partners from the whole set.
+alike: AP on chess, 20 epochs at 160 px, two seeds, was 0.03 lower than with blocks of 128.
 """
 
 PARTNERS = 7

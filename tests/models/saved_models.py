@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from models.build import build_model
 from models.config import ModelConfig, load_model_config, model_config_from
 from utils.checkpoint import FORMAT
-from utils.config import to_plain
+from utils.config import ConfigError, to_plain
+from utils.text import LONGEST_MESSAGE, printable_lines
 
 
 def saved_state(tiny_model: Path) -> dict[str, Any]:
@@ -77,3 +79,14 @@ def bomb() -> list:
 def model_of(state: dict[str, Any]) -> ModelConfig:
     """The configuration in a checkpoint."""
     return model_config_from(state["model"], where="x")
+
+
+def refused_or_fine(read: Callable[[], Any]) -> Any:
+    """What `read` gives; None where it ends in a ConfigError, which is short and steers no terminal."""
+    try:
+        return read()
+    except ConfigError as error:
+        message = str(error)
+        assert 0 < len(message) < LONGEST_MESSAGE + 100
+        assert printable_lines(message) == message
+        return None

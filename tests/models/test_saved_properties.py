@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,9 @@ from models.build import build_model
 from models.info import ModelInfo
 from models.predictor import open_predictor
 from models.pretrained import start_from_
-from tests.models.saved_models import model_of, nested, saved_state, written
+from tests.models.saved_models import model_of, nested, refused_or_fine, saved_state, written
 from utils import info
 from utils.checkpoint import load_checkpoint
-from utils.config import ConfigError
-from utils.text import LONGEST_MESSAGE, printable_lines
 from utils.weights import read_safetensors, write_safetensors
 
 EXAMPLES = settings(
@@ -69,17 +66,6 @@ def changed(value: Any, place: list[int], junk: Any) -> Any:
         return [changed(item, place[1:], junk) if number == index else item for number, item in enumerate(value)]
     chosen = list(value)[place[0] % len(value)]
     return {key: changed(item, place[1:], junk) if key == chosen else item for key, item in value.items()}
-
-
-def refused_or_fine(read: Callable[[], Any]) -> Any:
-    """What `read` gives; None where it ends in a ConfigError, which is short and steers no terminal."""
-    try:
-        return read()
-    except ConfigError as error:
-        message = str(error)
-        assert 0 < len(message) < LONGEST_MESSAGE + 100
-        assert printable_lines(message) == message
-        return None
 
 
 @EXAMPLES

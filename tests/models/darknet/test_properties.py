@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +20,7 @@ from models.darknet.weights import load_weights_, stored_layers
 from models.detector import Detector
 from tests.models.darknet.cfgs import Cfg
 from tests.models.darknet.common import TINY, build_text, count_floats, randomise_
-from utils.config import ConfigError
-from utils.text import LONGEST_MESSAGE, printable_lines
+from tests.models.saved_models import refused_or_fine
 
 EXAMPLES = settings(
     max_examples=int(os.environ.get("PROPERTY_EXAMPLES", "60")),
@@ -65,17 +62,6 @@ TEXTS = st.one_of(
     st.lists(ROWS, max_size=12).map(lambda rows: "\n".join(["[net]", "width=32", "height=32", *rows])),
     st.text(max_size=60),
 )
-
-
-def refused_or_fine(read: Callable[[], Any]) -> Any:
-    """What `read` gives; None where it ends in a ConfigError, which is short and steers no terminal."""
-    try:
-        return read()
-    except ConfigError as error:
-        message = str(error)
-        assert 0 < len(message) < LONGEST_MESSAGE + 100
-        assert printable_lines(message) == message
-        return None
 
 
 @EXAMPLES
