@@ -9,9 +9,10 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -29,8 +30,11 @@ from utils.program import stop_signals
 from utils.run import new_run_folder
 from utils.structures import Detections
 from utils.text import listed, printable, shorten, shown
+from utils.timings import Timings
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -58,18 +62,24 @@ class DetectOptions:
 
 
 def detect(
-    predictor: Predictor, source: Source, options: DetectOptions
+    predictor: Predictor, source: Source, options: DetectOptions, timings: Timings | None = None
 ) -> Generator[tuple[Frame, Detections], None, None]:
     """Every frame of a source with what was found in it, in order, boxes in pixels of the frame.
 
     Reading, decoding and resizing run ahead in a thread. What lies in the grey of the letterbox alone is left out.
+
+    Args:
+        timings: where the times of the stages up to 'postprocess' are noted.
     """
+    timings = timings or Timings()
 
     def prepare() -> Iterator[tuple[Frame, Letterbox, np.ndarray]]:
-        for frame in source:
-            height, width = frame.image.shape[:2]
-            letterbox = plan_resize(height, width, options.image_size, options.resize)
-            yield frame, letterbox, resize_image(frame.image, letterbox, options.image_size, mode=options.resize)
+        for frame in measured(source, timings, "read"):
+            with timings.measure("prepare"):
+                height, width = frame.image.shape[:2]
+                letterbox = plan_resize(height, width, options.image_size, options.resize)
+                image = resize_image(frame.image, letterbox, options.image_size, mode=options.resize)
+            yield frame, letterbox, image
 
     def late(item: tuple[Frame, Letterbox, np.ndarray]) -> bool:
         return item[0].media.kind == "live" and not options.every_frame
@@ -78,13 +88,29 @@ def detect(
     try:
         while batch := list(itertools.islice(prepared, options.batch_size)):
             frames, letterboxes, inputs = zip(*batch, strict=True)
-            raw = predictor.predict(np.stack(inputs).transpose(0, 3, 1, 2))
-            yield from zip(frames, detections_of_frames(raw, letterboxes, predictor.info, options), strict=True)
+            with timings.measure("inference", frames=len(frames)):
+                raw = predictor.predict(np.stack(inputs).transpose(0, 3, 1, 2))
+            with timings.measure("postprocess", frames=len(frames)):
+                found = detections_of_frames(raw, letterboxes, predictor.info, options)
+            yield from zip(frames, found, strict=True)
     finally:
         source.stop()
         prepared.close()
         if prepared.dropped:
             logger.info("%d late frames were dropped; --every-frame keeps them", prepared.dropped)
+
+
+def measured(items: Iterable[T], timings: Timings, stage: str) -> Iterator[T]:
+    """The same items; how long each of them takes to come is noted."""
+    iterator = iter(items)
+    while True:
+        begin = time.perf_counter()
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        timings.add(stage, time.perf_counter() - begin)
+        yield item
 
 
 def detections_of_frames(
@@ -119,10 +145,12 @@ class Summary:
     Args:
         names: class names by label.
         task: of the model; of a classifier's classes the first alone is counted.
+        timings: of the frames, by stage.
     """
 
     names: Sequence[str]
     task: str = "detect"
+    timings: Timings = field(default_factory=Timings)
     frames: int = 0
     media: set[str] = field(default_factory=set)
     objects: Counter[int] = field(default_factory=Counter)
@@ -210,12 +238,14 @@ def process(
         if window is not None:
             stack.callback(window.close)
         progress = stack.enter_context(Progress(total or 0, "Detecting", quiet=not total))
-        results = stack.enter_context(contextlib.closing(detect(predictor, source, options)))
+        results = stack.enter_context(contextlib.closing(detect(predictor, source, options, summary.timings)))
         try:
             for frame, detections in results:
                 if recorder is None and outputs.any:
                     folder = new_run_folder(project, name)
-                    recorder = stack.enter_context(Recorder(folder, predictor.names, outputs, media=source.media))
+                    recorder = stack.enter_context(
+                        Recorder(folder, predictor.names, outputs, media=source.media, timings=summary.timings)
+                    )
                 summary.add(frame, detections)
                 if recorder is not None:
                     recorder.put(frame, detections)

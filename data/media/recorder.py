@@ -24,6 +24,7 @@ from utils.draw import draw_detections
 from utils.files import claim
 from utils.structures import Detections
 from utils.text import printable, to_json
+from utils.timings import Timings
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +76,19 @@ class Recorder:
         names: class names by index.
         outputs: what to write.
         media: all that will come, as far as it is known.
+        timings: where the times of 'draw' and 'encode' are noted.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str], outputs: Outputs, *, media: Sequence[Media] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        outputs: Outputs,
+        *,
+        media: Sequence[Media] = (),
+        timings: Timings | None = None,
+    ) -> None:
+        self._timings = timings or Timings()
         self.folder, self.names, self.outputs = folder, tuple(names), outputs
         images = {each.name.casefold() for each in media if each.kind == "image"}
         self._sharing = Counter(Path(name).stem for name in images)
@@ -180,7 +191,12 @@ class Recorder:
             video.close()
 
     def _draw(self, frame: Frame, detections: Detections) -> None:
-        drawn = draw_detections(frame.image, detections.boxes, detections.labels, detections.scores, self.names)
+        with self._timings.measure("draw"):
+            drawn = draw_detections(frame.image, detections.boxes, detections.labels, detections.scores, self.names)
+        with self._timings.measure("encode"):
+            self._encode(frame, drawn)
+
+    def _encode(self, frame: Frame, drawn: np.ndarray) -> None:
         if frame.media.kind == "image":
             write_image(self._drawing, drawn)
             return
