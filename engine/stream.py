@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -122,6 +122,13 @@ def detections_of_frames(
         raw: as `Predictor.predict` gives it for B images.
         letterboxes: B maps from the original images to the network input.
     """
+    detections = _in_originals(raw, letterboxes, info, options)
+    return [replace(each, class_names=info.names, category_ids=info.category_ids) for each in detections]
+
+
+def _in_originals(
+    raw: tuple[Values, Values] | Values, letterboxes: Sequence[Letterbox], info: ModelInfo, options: DetectOptions
+) -> list[Detections]:
     if not isinstance(raw, tuple):
         sizes = [(letterbox.height, letterbox.width) for letterbox in letterboxes]
         return top_classes(raw, sizes, most=options.max_det, conf_thres=options.conf_thres, classes=options.classes)

@@ -6,13 +6,13 @@ import base64
 import logging
 import re
 import threading
-import time
 import urllib.parse
 import urllib.request
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from time import monotonic
 from typing import Generic, TypeVar, cast
 
 import numpy as np
@@ -48,7 +48,7 @@ class Frame:
     index: int
     time: float
     media: Media
-    taken: float = field(default_factory=time.monotonic)
+    taken: float = field(default_factory=monotonic)
 
     @property
     def source(self) -> str:
@@ -132,7 +132,7 @@ class Source:
             yield from self._video_frames(replace(media, kind="video"))
             return
         media, reader = self._paced(media, opened), cast(VideoReader | None, opened)
-        start, index, failures = time.monotonic(), 0, 0
+        start, index, failures = monotonic(), 0, 0
         try:
             while not self._stopped.is_set():
                 wanted = index % self.frame_step == 0
@@ -140,7 +140,7 @@ class Source:
                 if item is not None:
                     self.reconnects += failures > 0
                     if wanted:
-                        yield Frame(item[0], index, time.monotonic() - start, media)
+                        yield Frame(item[0], index, monotonic() - start, media)
                     index, failures = index + 1, 0
                     continue
                 if reader is not None:
