@@ -8,9 +8,8 @@ import logging
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,12 +19,13 @@ from data.media.recorder import Outputs, Recorder
 from data.media.sources import Frame, ReadAhead, Source
 from data.media.window import Window
 from data.transforms import resize_image
+from engine.summary import Summary
 from models.info import ModelInfo, Predictor, Values
 from models.postprocess import postprocess, top_classes
 from utils.boxes import Letterbox, plan_resize
 from utils.config import ConfigError, nearest
 from utils.draw import draw_detections
-from utils.log import Progress, duration
+from utils.log import Progress
 from utils.program import stop_signals
 from utils.run import new_run_folder
 from utils.structures import Detections
@@ -145,52 +145,6 @@ def _in_originals(
     return [each.select(np.all(each.boxes[:, 2:] > each.boxes[:, :2], axis=1)) for each in originals]
 
 
-@dataclass
-class Summary:
-    """What a run came across.
-
-    Args:
-        names: class names by label.
-        task: of the model; of a classifier's classes the first alone is counted.
-        timings: of the frames, by stage.
-    """
-
-    names: Sequence[str]
-    task: str = "detect"
-    timings: Timings = field(default_factory=Timings)
-    frames: int = 0
-    media: set[str] = field(default_factory=set)
-    objects: Counter[int] = field(default_factory=Counter)
-    start: float = field(default_factory=time.monotonic)
-
-    def add(self, frame: Frame, detections: Detections) -> None:
-        """Count a frame."""
-        self.frames += 1
-        self.media.add(frame.media.source)
-        self.objects.update(detections.labels[: 1 if self.task == "classify" else None].tolist())
-
-    def line(self, detections: Detections) -> str:
-        """What was found in one image."""
-        labels, scores = detections.labels.tolist(), detections.scores.tolist()
-        if self.task == "detect":
-            return count_by_name(Counter(labels), self.names)
-        return (
-            ", ".join(f"{shorten(self.names[label])} {score:.2f}" for label, score in zip(labels, scores, strict=True))
-            or "-"
-        )
-
-    def __str__(self) -> str:
-        seconds = max(time.monotonic() - self.start, 1e-9)
-        speed = f"{self.frames / seconds:.1f} images/s"
-        many = f"{self.frames} images from {len(self.media)} sources" if self.frames > 1 else f"{self.frames} image"
-        return f"Found: {count_by_name(self.objects, self.names)}\n{many} in {duration(seconds)}, {speed}"
-
-
-def count_by_name(labels: Counter[int], names: Sequence[str]) -> str:
-    """'2 dog, 1 truck', the most frequent first."""
-    return ", ".join(f"{count} {shorten(names[label])}" for label, count in labels.most_common()) or "nothing"
-
-
 def class_indices(values: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
     """The zero-based classes that --classes names, by number or by name (letter case aside).
 
@@ -266,6 +220,7 @@ def process(
                         break
         except KeyboardInterrupt:
             logger.info("Stopped; what was written so far is whole.")
+    summary.reconnects = source.reconnects
     return summary, folder
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 STAGES = ("read", "prepare", "inference", "postprocess", "draw", "encode")
@@ -24,10 +24,16 @@ class Timings:
     ['inference']
     >>> f"{timings.percentile('inference', 50):.3f} {timings.percentile('inference', 95):.3f}"
     '0.012 0.030'
+    >>> print(timings)
+    inference 12.0/30.0
     """
 
-    def __init__(self) -> None:
-        self._seconds = {stage: deque[float](maxlen=_KEPT) for stage in STAGES}
+    def __init__(self, stages: Sequence[str] = STAGES) -> None:
+        self._seconds = {stage: deque[float](maxlen=_KEPT) for stage in stages}
+
+    def __str__(self) -> str:
+        pairs = ((stage, *(1000 * self.percentile(stage, percent) for percent in (50, 95))) for stage in self.stages())
+        return ", ".join(f"{stage} {middle:.1f}/{late:.1f}" for stage, middle, late in pairs)
 
     def add(self, stage: str, seconds: float, *, frames: int = 1) -> None:
         """Note what a stage took; of a batch of several frames each has its share."""
@@ -42,7 +48,7 @@ class Timings:
 
     def stages(self) -> list[str]:
         """Those that have been measured, in their order."""
-        return [stage for stage in STAGES if self._seconds[stage]]
+        return [stage for stage, seconds in self._seconds.items() if seconds]
 
     def percentile(self, stage: str, percent: float) -> float:
         """Seconds that `percent` of 100 of the newest frames do not exceed.
