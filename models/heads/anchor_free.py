@@ -141,7 +141,7 @@ class AnchorFreeHead(Head):
         if self.bins == 1:
             distances = nn.functional.softplus(sides.squeeze(-1))
         else:
-            distances = sides.softmax(dim=-1) @ self.distances.to(sides.dtype)
+            distances = (sides.softmax(dim=-1) @ self.distances.to(sides.dtype)[:, None]).squeeze(-1)
         distances = distances * strides[..., None]
         return torch.cat((points - distances[..., :2], points + distances[..., 2:]), dim=-1)
 
