@@ -3,9 +3,40 @@
 python detect.py --source photos/                              # with the newest training run
 python detect.py --source 'clips/**/*.mp4' --weights best.pt --save-json
 python detect.py --source rtsp://camera/stream --no-save --view
+
+From Python (docs/python.md):
+
+from detect import load_detector
+detections = load_detector("best.pt")("photo.jpg")
 """
 
 from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+
+def _check_packages() -> None:
+    """Refuse to go on with packages of another project, before any of them is imported.
+
+    Raises:
+        ImportError: 'utils', say, is not the one beside this file.
+    """
+    folder = Path(__file__).resolve().parent
+    for name in ("data", "engine", "models", "utils"):
+        spec = find_spec(name)
+        places = list(spec.submodule_search_locations or ()) if spec else []
+        if folder / name not in [Path(place).resolve() for place in places]:
+            found = (spec.origin or ", ".join(places)) if spec else "none"
+            raise ImportError(
+                f"CSPDet needs its own package '{name}', in {folder}, and Python finds {found}. Put {folder} first on "
+                f"sys.path before another '{name}' is imported, or run CSPDet in a process of its own; see "
+                "'Names that clash' in docs/python.md"
+            )
+
+
+_check_packages()
 
 from utils.program import quiet_imports, quiet_start, run_program
 
@@ -18,6 +49,18 @@ import os
 from utils.arguments import Parser, share, whole_number
 from utils.choices import NMS_KINDS
 from utils.log import setup_logging
+
+if TYPE_CHECKING:
+    from engine.detector import load_detector as load_detector
+
+
+def __getattr__(name: str) -> object:
+    """`load_detector`, imported when it is asked for: a command line needs none of what it imports."""
+    if name != "load_detector":
+        raise AttributeError(f"module 'detect' has no attribute '{name}'")
+    from engine.detector import load_detector
+
+    return load_detector
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,6 +92,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--resize", choices=("letterbox", "stretch"), help="how images get their size")
     parser.add_argument("--batch-size", type=whole_number, default=1, help="frames at a time")
+    parser.add_argument(
+        "--frame-step", type=whole_number, default=1, help="look at every Nth frame of videos and streams (default: 1)"
+    )
     parser.add_argument("--every-frame", action="store_true", help="drop no late frames of cameras and streams")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the fastest there is)")
     parser.add_argument("--half", action="store_true", help="fp16, on CUDA")

@@ -9,7 +9,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from utils.boxes import xyxy_to_cxcywh
 from utils.draw import draw_detections
 from utils.files import claim
 from utils.structures import Detections
-from utils.text import printable, to_json
+from utils.text import class_name, printable, to_json
+from utils.timings import Timings
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +76,19 @@ class Recorder:
         names: class names by index.
         outputs: what to write.
         media: all that will come, as far as it is known.
+        timings: where the times of 'draw' and 'encode' are noted.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str], outputs: Outputs, *, media: Sequence[Media] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        outputs: Outputs,
+        *,
+        media: Sequence[Media] = (),
+        timings: Timings | None = None,
+    ) -> None:
+        self._timings = timings or Timings()
         self.folder, self.names, self.outputs = folder, tuple(names), outputs
         images = {each.name.casefold() for each in media if each.kind == "image"}
         self._sharing = Counter(Path(name).stem for name in images)
@@ -180,7 +191,12 @@ class Recorder:
             video.close()
 
     def _draw(self, frame: Frame, detections: Detections) -> None:
-        drawn = draw_detections(frame.image, detections.boxes, detections.labels, detections.scores, self.names)
+        with self._timings.measure("draw"):
+            drawn = draw_detections(frame.image, detections.boxes, detections.labels, detections.scores, self.names)
+        with self._timings.measure("encode"):
+            self._encode(frame, drawn)
+
+    def _encode(self, frame: Frame, drawn: np.ndarray) -> None:
         if frame.media.kind == "image":
             write_image(self._drawing, drawn)
             return
@@ -197,7 +213,7 @@ class Recorder:
             x1, y1 = max(int(box[0]), 0), max(int(box[1]), 0)
             crop = frame.image[y1 : min(-int(-box[3] // 1), height), x1 : min(-int(-box[2] // 1), width)]
             if crop.size:
-                folder = re.sub(r'[\\/:*?"<>|\x00-\x1f\ud800-\udfff]', "_", _name(self.names, label)).strip(
+                folder = re.sub(r'[\\/:*?"<>|\x00-\x1f\ud800-\udfff]', "_", class_name(self.names, label)).strip(
                     " ."
                 ) or str(label)
                 write_image(self._claim(f"crops/{folder}/{stem}_{rank}.jpg"), crop)
@@ -256,19 +272,8 @@ class _JsonFile:
 
 def json_entries(frame: Frame, detections: Detections, names: Sequence[str]) -> list[dict[str, Any]]:
     """The detections of a frame as detections.json holds them, best score first; boxes to 1/1000 pixel."""
-    return [
-        {
-            "source": frame.media.source,
-            "frame": frame.index,
-            "class": label,
-            "name": _name(names, label),
-            "score": round(score, 6),
-            "box": [round(value, 3) for value in box],
-        }
-        for box, label, score in zip(
-            detections.boxes.tolist(), detections.labels.tolist(), detections.scores.tolist(), strict=True
-        )
-    ]
+    entries = replace(detections, class_names=tuple(names)).to_dicts()
+    return [{"source": frame.source, "frame": frame.index, **entry} for entry in entries]
 
 
 def yolo_rows(detections: Detections, size: tuple[int, int], *, confidence: bool) -> list[str]:
@@ -304,7 +309,3 @@ def write_image(path: Path, image: np.ndarray) -> None:
 
 def _unwritten(path: Path, error: OSError) -> OSError:
     return OSError(f"{path}: cannot be written ({error.strerror or error})")
-
-
-def _name(names: Sequence[str], label: int) -> str:
-    return names[label] if 0 <= label < len(names) else str(label)

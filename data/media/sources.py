@@ -6,13 +6,13 @@ import base64
 import logging
 import re
 import threading
-import time
 import urllib.parse
 import urllib.request
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from time import monotonic
 from typing import Generic, TypeVar, cast
 
 import numpy as np
@@ -41,12 +41,19 @@ class Frame:
         index: position in its source, from 0; always 0 for an image.
         time: seconds from the start of its source (of the clock, for cameras and streams).
         media: where it comes from.
+        taken: when it was read, as `time.monotonic()` counts; how old a camera's frame is.
     """
 
     image: np.ndarray
     index: int
     time: float
     media: Media
+    taken: float = field(default_factory=monotonic)
+
+    @property
+    def source(self) -> str:
+        """The image or video file, the URL without user and password, or the number of the camera."""
+        return self.media.source
 
 
 class Source:
@@ -54,12 +61,16 @@ class Source:
 
     Args:
         media: in the order in which they are shown.
+        frame_step: of videos, cameras and streams, every so manieth frame is given; it keeps its index and time.
     """
 
-    def __init__(self, media: tuple[Media, ...]) -> None:
+    def __init__(self, media: tuple[Media, ...], *, frame_step: int = 1) -> None:
         self.media = media
+        self.frame_step = frame_step
         self.skipped: list[str] = []
         """One message for each medium that could not be read to its end."""
+        self.reconnects = 0
+        """How often a lost camera or stream was reached again."""
         self._stopped = threading.Event()
 
     def expected_frames(self) -> int | None:
@@ -71,7 +82,7 @@ class Source:
             frames = _header_frames(media) if media.kind == "video" else 1
             if frames is None:
                 return None
-            total += frames
+            total += -(-frames // self.frame_step) if media.kind == "video" else frames
         return total
 
     def stop(self) -> None:
@@ -98,11 +109,14 @@ class Source:
 
     def _video_frames(self, media: Media) -> Iterator[Frame]:
         reader = _open(media)
-        media = replace(media, fps=reader.fps)
+        media = self._paced(media, reader)
         count, end = 0, 0.0
         try:
-            while (item := reader.read()) is not None:
-                yield Frame(item[0], reader.position, item[1], media)
+            while (item := reader.read(wanted=count % self.frame_step == 0)) is not None:
+                if count % self.frame_step == 0:
+                    yield Frame(item[0], reader.position, item[1], media)
+                if self._stopped.is_set():
+                    return
                 count, end = count + 1, item[1]
         finally:
             reader.close()
@@ -117,13 +131,16 @@ class Source:
             opened.close()
             yield from self._video_frames(replace(media, kind="video"))
             return
-        media, reader = replace(media, fps=opened.fps), cast(VideoReader | None, opened)
-        start, index, failures = time.monotonic(), 0, 0
+        media, reader = self._paced(media, opened), cast(VideoReader | None, opened)
+        start, index, failures = monotonic(), 0, 0
         try:
             while not self._stopped.is_set():
-                item = reader.read() if reader is not None else None
+                wanted = index % self.frame_step == 0
+                item = reader.read(wanted=wanted) if reader is not None else None
                 if item is not None:
-                    yield Frame(item[0], index, time.monotonic() - start, media)
+                    self.reconnects += failures > 0
+                    if wanted:
+                        yield Frame(item[0], index, monotonic() - start, media)
                     index, failures = index + 1, 0
                     continue
                 if reader is not None:
@@ -139,8 +156,12 @@ class Source:
             if reader is not None:
                 reader.close()
 
+    def _paced(self, media: Media, reader: VideoReader) -> Media:
+        """A video or stream that is open, with the rate of the frames that are given."""
+        return replace(media, fps=reader.fps and reader.fps / self.frame_step)
 
-def open_source(*specs: str) -> Source:
+
+def open_source(*specs: str, frame_step: int = 1) -> Source:
     """The frames of the values of --source (see `find_media`); values that name nothing are skipped with a warning."""
     media: list[Media] = []
     problems: list[str] = []
@@ -149,7 +170,7 @@ def open_source(*specs: str) -> Source:
             media += find_media(spec)
         except ValueError as error:
             problems.append(str(error))
-    source = Source(tuple(media))
+    source = Source(tuple(media), frame_step=frame_step)
     for problem in problems:
         source.skip(problem)
     return source

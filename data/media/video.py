@@ -39,6 +39,7 @@ _IN_FRAGMENTS = {
 _FASTSTART = {"movflags": "+faststart"}
 _ATTEMPTS, _PATIENCE_S = 250, 1.0
 """Failed reads in a row that are taken for the end, and how long one may take: damage fails at once, a network not."""
+_NOTHING = np.empty((0, 0, 3), np.uint8)
 _LAST_PACKETS, _TICK_S = 5000, 0.002
 """Packets from the last key frame on that are looked at, and how exact OpenCV's times are."""
 NOMINAL_FPS = Fraction(25)
@@ -72,12 +73,15 @@ class VideoReader:
         self._goes_on = self.frames is not None or (isinstance(source, str) and "://" not in source)
         self._stretch = _stretch(self._capture)
 
-    def read(self) -> tuple[np.ndarray, float] | None:
+    def read(self, *, wanted: bool = True) -> tuple[np.ndarray, float] | None:
         """The next frame, (H, W, 3) uint8 RGB, upright, with square pixels, and its time in seconds; None at the end.
 
         Times strictly increase: where the source's do not (raw streams have none), the frame rate fills in.
+
+        Args:
+            wanted: False passes over a frame: it is decoded, but its image is empty, which saves the colours.
         """
-        image, failed = self._next()
+        image, failed = self._next(wanted=wanted)
         if image is None:
             return None
         time = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
@@ -88,19 +92,20 @@ class VideoReader:
         self._time, self.position = time, self._place(time, failed)
         if failed:
             self.damage.append(time)
-        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        return _stretched(image, *self._stretch), time
+        if not wanted:
+            return image, time
+        return _stretched(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), *self._stretch), time
 
     def close(self) -> None:
         """Release the file or device."""
         self._capture.release()
 
-    def _next(self) -> tuple[np.ndarray | None, int]:
+    def _next(self, *, wanted: bool) -> tuple[np.ndarray | None, int]:
         """The next image that can be decoded, and how many attempts before it failed: about one a damaged frame."""
         most = min(max(_ATTEMPTS, (self.frames or 0) - self.position), 80 * _ATTEMPTS) if self._goes_on else 1
         for failed in range(most):
             begin = clock.monotonic()
-            success, image = self._capture.read()
+            success, image = self._capture.read() if wanted else (self._capture.grab(), _NOTHING)
             if success:
                 return image, failed
             if clock.monotonic() - begin > _PATIENCE_S:

@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         weights = Path(args.weights) if args.weights else default_weights()
         check_file(weights, trust=args.trust)
-        source = open_source(*args.source)
+        source = open_source(*args.source, frame_step=args.frame_step)
         if not source.media:
             return _nothing()
         predictor, options = open_model(args, weights)
