@@ -198,7 +198,7 @@ class Detector:
         letterboxes = [plan_resize(image.shape[0], image.shape[1], size, mode) for image in images]
         pairs = zip(images, letterboxes, strict=True)
         inputs = [resize_image(image, letterbox, size, mode=mode) for image, letterbox in pairs]
-        raw = self._predictor.predict(np.stack(inputs).transpose(0, 3, 1, 2))
+        raw = self._predictor.candidates(np.stack(inputs).transpose(0, 3, 1, 2), options.conf_thres)
         return detections_of_frames(raw, letterboxes, self._predictor.info, options)
 
     def _options(
@@ -260,3 +260,8 @@ class _OneAtATime(Predictor):
         """See Predictor."""
         with self._lock:
             return self._inner.predict(images)
+
+    def candidates(self, images: Values, conf_thres: float) -> tuple[Values, Values] | Values:
+        """See Predictor."""
+        with self._lock:
+            return self._inner.candidates(images, conf_thres)
