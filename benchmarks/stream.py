@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.media.recorder import Outputs
 from data.media.sources import open_source
-from engine.detector import load_detector
 from engine.stream import DetectOptions, process
 from models.info import Predictor
+from models.predictor import open_predictor
 from utils.arguments import Parser, whole_number
 from utils.log import say, setup_logging
 
@@ -139,12 +139,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     setup_logging()
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # as detect.py
-    detector = load_detector(args.weights, device="cpu")
-    options = DetectOptions(detector.image_size, detector.resize, conf_thres=0.05)
+    predictor = open_predictor(args.weights, device="cpu")
+    options = DetectOptions(predictor.image_size, predictor.resize, conf_thres=0.05)
     with camera(clip()) as url:
         outputs = Outputs(txt=True, json=True, jsonl=True, crops=True)
         seconds = 60 * args.minutes
-        _, summary = watch(detector.predictor, options, url, outputs, seconds=seconds, every=args.every)
+        _, summary = watch(predictor, options, url, outputs, seconds=seconds, every=args.every)
     say(summary)
     return 0
 

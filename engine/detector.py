@@ -74,7 +74,7 @@ class Detector:
     """
 
     def __init__(self, predictor: Predictor, *, image_size: tuple[int, int], resize: str) -> None:
-        self.predictor = _OneAtATime(predictor)
+        self._predictor = _OneAtATime(predictor)
         self.image_size, self.resize = image_size, resize
         self.names = predictor.names
         """Class names by label."""
@@ -185,7 +185,7 @@ class Detector:
 
     def _frames(self, source: Source, options: DetectOptions) -> Iterator[tuple[Frame, Detections]]:
         count = 0
-        with contextlib.closing(detect(self.predictor, source, options)) as results:
+        with contextlib.closing(detect(self._predictor, source, options)) as results:
             for found in results:
                 count += 1
                 yield found
@@ -198,8 +198,8 @@ class Detector:
         letterboxes = [plan_resize(image.shape[0], image.shape[1], size, mode) for image in images]
         pairs = zip(images, letterboxes, strict=True)
         inputs = [resize_image(image, letterbox, size, mode=mode) for image, letterbox in pairs]
-        raw = self.predictor.predict(np.stack(inputs).transpose(0, 3, 1, 2))
-        return detections_of_frames(raw, letterboxes, self.predictor.info, options)
+        raw = self._predictor.candidates(np.stack(inputs).transpose(0, 3, 1, 2), options.conf_thres)
+        return detections_of_frames(raw, letterboxes, self._predictor.info, options)
 
     def _options(
         self,
@@ -260,3 +260,8 @@ class _OneAtATime(Predictor):
         """See Predictor."""
         with self._lock:
             return self._inner.predict(images)
+
+    def candidates(self, images: Values, conf_thres: float) -> tuple[Values, Values] | Values:
+        """See Predictor."""
+        with self._lock:
+            return self._inner.candidates(images, conf_thres)

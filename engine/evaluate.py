@@ -97,7 +97,7 @@ def evaluate(
             images = batch.to(device).images
             clock.lap("preprocess")
             if options.ten_crop is None:
-                raw = predictor.predict(images)
+                raw = predictor.candidates(images, options.conf_thres)
             else:
                 raw = predict_ten_crops(predictor, images, options.ten_crop)
             clock.lap("inference")

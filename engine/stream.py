@@ -89,7 +89,7 @@ def detect(
         while batch := list(itertools.islice(prepared, options.batch_size)):
             frames, letterboxes, inputs = zip(*batch, strict=True)
             with timings.measure("inference", frames=len(frames)):
-                raw = predictor.predict(np.stack(inputs).transpose(0, 3, 1, 2))
+                raw = predictor.candidates(np.stack(inputs).transpose(0, 3, 1, 2), options.conf_thres)
             with timings.measure("postprocess", frames=len(frames)):
                 found = detections_of_frames(raw, letterboxes, predictor.info, options)
             yield from zip(frames, found, strict=True)

@@ -29,6 +29,7 @@ def open_predictor(
     device: torch.device | str | None = None,
     half: bool = False,
     trust: bool = False,
+    fuse: bool = True,
 ) -> Predictor:
     """The predictor for a file: .pt, .safetensors, .weights (darknet), .onnx, .xml (OpenVINO) or .torchscript.
 
@@ -38,6 +39,7 @@ def open_predictor(
         device: where to compute; None is the fastest for .pt, .safetensors and .weights and the CPU for the others.
         half: fp16 convolutions, for the same on CUDA; an exported file has the precision it was exported with.
         trust: open .torchscript too. THAT RUNS CODE FROM THE FILE: only for files whose origin is trusted.
+        fuse: merge norms into convolutions, which is the same function and faster; an export needs them apart.
     Raises:
         ConfigError: a file that would run code without `trust`; a missing, foreign or unreadable one; a missing
             package, or a device that cannot be used.
@@ -59,9 +61,9 @@ def open_predictor(
     name = "cpu" if device is None and not in_memory else device
     device = select_device(name) if name is None or isinstance(name, str) else name
     if kind in (".pt", ".safetensors"):
-        return open_checkpoint(path, device, half)
+        return open_checkpoint(path, device, half=half, fuse=fuse)
     if kind == ".weights":
-        return open_darknet(path, cfg, device, half)
+        return open_darknet(path, cfg, device, half=half, fuse=fuse)
     if kind == ".torchscript":
         return TorchScriptPredictor(path, device)
     if kind == ".onnx":

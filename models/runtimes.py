@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from models.info import OUTPUTS, ModelInfo, Predictor, Values
+from models.info import ModelInfo, Predictor, Values
+from models.layouts import Layout, as_pictures
 from utils.config import ConfigError
 from utils.text import first_line, shown
 
@@ -45,7 +47,7 @@ class OnnxPredictor(Predictor):
             raise ConfigError(f"{path}: ONNX Runtime cannot load it: {first_line(error)}") from None
         shapes = {each.name: each.shape for each in (*self.session.get_inputs(), *self.session.get_outputs())}
         metadata = self.session.get_modelmeta().custom_metadata_map
-        self.batch, info = _described(shapes, metadata, where=str(path))
+        self.batch, info, self.layout = _described(shapes, metadata, where=str(path))
         runtime = f"ONNX Runtime {onnxruntime.__version__} on {device}"
         super().__init__(info, device="cpu", precision=precision_of(metadata), runtime=runtime)
 
@@ -53,9 +55,9 @@ class OnnxPredictor(Predictor):
         """See Predictor."""
 
         def run(part: np.ndarray) -> list[np.ndarray]:
-            return self.session.run(list(OUTPUTS[self.info.task]), {"images": part})
+            return self.session.run(list(self.layout.outputs(self.info.task)), {self.layout.input: part})
 
-        return _in_batches(run, _as_input(images), self.batch)
+        return predict_by(run, images, self.layout, self.info, self.batch)
 
 
 class OpenVinoPredictor(Predictor):
@@ -81,7 +83,7 @@ class OpenVinoPredictor(Predictor):
             for port in (*model.inputs, *model.outputs)
             for name in port.get_names()
         }
-        self.batch, info = _described(shapes, metadata, where=str(path))
+        self.batch, info, self.layout = _described(shapes, metadata, where=str(path))
         runtime = f"OpenVINO {openvino.__version__.split('-')[0]} on cpu"
         super().__init__(info, device="cpu", precision=precision_of(metadata), runtime=runtime)
 
@@ -89,10 +91,10 @@ class OpenVinoPredictor(Predictor):
         """See Predictor."""
 
         def run(part: np.ndarray) -> list[np.ndarray]:
-            outputs = self.compiled({"images": part})
-            return [outputs[name] for name in OUTPUTS[self.info.task]]
+            outputs = self.compiled({self.layout.input: part})
+            return [outputs[name] for name in self.layout.outputs(self.info.task)]
 
-        return _in_batches(run, _as_input(images), self.batch)
+        return predict_by(run, images, self.layout, self.info, self.batch)
 
 
 def import_onnxruntime() -> ModuleType:
@@ -132,7 +134,7 @@ def precision_of(metadata: Mapping[str, str]) -> str:
 
 def _described(
     shapes: Mapping[str, Sequence[int | str | None]], metadata: Mapping[str, str], *, where: str
-) -> tuple[int | None, ModelInfo]:
+) -> tuple[int | None, ModelInfo, Layout]:
     """The batch that a file takes, None for any, and what its metadata says.
 
     Args:
@@ -140,20 +142,48 @@ def _described(
     Raises:
         ConfigError: not an export of ours.
     """
-    source = [side if isinstance(side, int) else None for side in shapes.get("images", ())]
+    try:
+        layout = Layout.from_metadata(metadata)
+    except (KeyError, TypeError, ValueError, RecursionError):
+        layout = Layout()  # from_metadata below says what is wrong
+    source = [side if isinstance(side, int) else None for side in shapes.get(layout.input, ())]
     if len(source) != 4:
         inputs = ", ".join(shown(name) for name in list(shapes)[:5])
         raise ConfigError(
             f"{where}: not a detector exported by CSPDet: expected an input 'images' (batch, 3, height, width), found "
             f"{inputs or 'none'}; export the checkpoint with export.py"
         )
-    info = ModelInfo.from_metadata(metadata, shape=(source[2], source[3]), where=where)
-    classes = shapes.get(OUTPUTS[info.task][-1], [None])[-1]
-    missing = [name for name in OUTPUTS[info.task] if name not in shapes]
-    if missing or (isinstance(classes, int) and classes != len(info.names)):
+    info = ModelInfo.from_metadata(
+        metadata, shape=(source[2], source[3]) if not layout.picture else (None, None), where=where
+    )
+    if layout.final:
+        info = replace(info, nms="none")
+    classes, names = layout.classes(shapes, info.task), layout.outputs(info.task)
+    missing = [name for name in names if name not in shapes]
+    if missing or classes not in (None, len(info.names)):
         wrong = f"no output '{missing[0]}'" if missing else f"{classes} classes and {len(info.names)} names"
         raise ConfigError(f"{where}: not a detector exported by CSPDet: it has {wrong}; export the checkpoint again")
-    return source[0], info
+    return source[0], info, layout
+
+
+def predict_by(
+    run: Callable[[np.ndarray], Sequence[np.ndarray]],
+    images: Values,
+    layout: Layout,
+    info: ModelInfo,
+    batch: int | None,
+) -> tuple[np.ndarray, np.ndarray] | np.ndarray:
+    """`Predictor.predict` by a runtime.
+
+    Args:
+        run: what the file gives for an array as it takes it, in the order of its outputs.
+        batch: images at a time, None for any number.
+    """
+    if layout.picture:
+        array = as_pictures(images if isinstance(images, np.ndarray) else images.cpu().numpy())
+    else:
+        array = _as_input(images)
+    return _in_batches(lambda part: layout.candidates(run(part), len(info.names)), array, batch)
 
 
 def _as_input(images: Values) -> np.ndarray:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 Array = TypeVar("Array", np.ndarray, "Tensor")
 
+FILL = 114
+"""Grey level around letterboxed and augmented images."""
+
 
 @dataclass(frozen=True)
 class Letterbox:
