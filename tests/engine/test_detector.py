@@ -182,21 +182,35 @@ def test_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         load_detector("x.pt")
 
 
+def by_command(folder: Path, *options: str | Path) -> dict[str, list[dict]]:
+    """The entries of detections.json by source, without it."""
+    given = ["--conf-thres", "0.3", "--iou-thres", "0.5", "--device", "cpu", "--save-json", "--no-save"]
+    assert detect.main([*map(str, options), *given, "--project", str(folder), "--name", "run"]) == 0
+    found: dict[str, list[dict]] = {}
+    newest = max(folder.glob("run*"), key=lambda path: path.stat().st_mtime_ns)
+    for entry in json.loads((newest / "detections.json").read_text()):
+        found.setdefault(entry.pop("source"), []).append(entry)
+    return found
+
+
+@pytest.mark.parametrize("resize", ["stretch", "letterbox"])
 @pytest.mark.parametrize("name", ["yolo-fastest-1.1-xl.weights", "MobileNetV2-YOLOv3-Nano-coco.weights"])
-def test_real_weights_give_what_the_command_writes(shared: Path, tmp_path: Path, name: str) -> None:
+def test_real_weights_give_what_the_command_writes(shared: Path, tmp_path: Path, name: str, resize: str) -> None:
+    """A folder is a source, whose pictures of several shapes share one input; a picture that is given is one alone."""
     weights, images = shared / "weights" / name, shared / "data" / "images"
-    options = ["--conf-thres", "0.3", "--iou-thres", "0.5", "--save-json", "--no-save", "--project", str(tmp_path)]
-    assert detect.main(["--weights", str(weights), "--source", str(images), "--device", "cpu", *options]) == 0
-    expected: dict[str, list[dict]] = {}
-    for entry in json.loads((tmp_path / "exp" / "detections.json").read_text()):
-        expected.setdefault(entry.pop("source"), []).append(entry)
-    assert len(expected) >= 5
-    detector = load_detector(weights, device="cpu")
-    paths = sorted(images.glob("*.jpg"))
-    several = detector(paths, conf=0.3, iou=0.5)
+    detector = load_detector(weights, device="cpu", resize=resize)
+    expected = by_command(tmp_path, "--weights", weights, "--resize", resize, "--source", images)
+    assert len(expected) >= 4
+    for frame, detections in detector.stream(images, conf=0.3, iou=0.5):
+        assert [{"frame": 0, **entry} for entry in detections.to_dicts()] == expected.get(frame.source, [])
+    paths = [images / "dog.jpg", images / "person.jpg"] * 2
+    alone = {
+        str(path): by_command(tmp_path, "--weights", weights, "--resize", resize, "--source", path).get(str(path), [])
+        for path in paths[:2]
+    }
+    assert all(alone.values())
     with ThreadPoolExecutor(2) as pool:
         threaded = list(pool.map(lambda path: detector(Image.open(path), conf=0.3, iou=0.5), paths))
-    streamed = {frame.source: found for frame, found in detector.stream(images, conf=0.3, iou=0.5)}
-    for path, *found in zip(paths, several, threaded, strict=True):
-        for detections in (*found, streamed[str(path)]):
-            assert [{"frame": 0, **entry} for entry in detections.to_dicts()] == expected.get(str(path), [])
+    for path, *found in zip(paths, detector(paths, conf=0.3, iou=0.5), threaded, strict=True):
+        for detections in found:
+            assert [{"frame": 0, **entry} for entry in detections.to_dicts()] == alone[str(path)]
