@@ -16,9 +16,15 @@ from PIL import Image
 import detect
 from data.images import ORIENTATION, read_image
 from engine.detector import Detector, load_detector
+from models.config import load_model_config
+from models.export.onnx import write_onnx
+from models.export.openvino import write_openvino
+from models.export.torchscript import write_torchscript
 from models.info import ModelInfo, Predictor
+from tests.models.export.models import SMALL, small_model, spec_of
 from tests.test_detect import NAMES, ColourPredictor, moving, save, save_video, scene
-from utils.config import ConfigError
+from utils.checkpoint import save_checkpoint
+from utils.config import ConfigError, to_plain
 
 BOXES = ((2, 100, 50, 140, 80), (0, 10, 20, 60, 70))
 
@@ -180,6 +186,33 @@ def test_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         load_detector()
     with pytest.raises(ConfigError, match=r"x\.pt: no such file"):
         load_detector("x.pt")
+
+
+WRITERS = {"m.onnx": write_onnx, "m.xml": write_openvino, "m.torchscript": write_torchscript}
+
+
+@pytest.mark.parametrize("name", ["m.pt", *WRITERS])
+def test_every_runtime_gives_numpy_arrays_to_every_thread(tmp_path: Path, name: str) -> None:
+    model, spec = small_model("cspdet-n"), spec_of(small_model("cspdet-n"))
+    if name == "m.pt":
+        config, info = load_model_config("cspdet-n", SMALL["cspdet-n"]), spec.info
+        about = {"names": list(info.names), "category_ids": list(info.category_ids), "resize": info.resize}
+        about |= {"model": to_plain(config), "image_size": list(info.image_size), "ema": model.state_dict()}
+        save_checkpoint(tmp_path / name, about)
+    else:
+        pytest.importorskip({"m.onnx": "onnxruntime", "m.xml": "openvino"}.get(name, "torch"))
+        WRITERS[name](model, tmp_path / name, spec)
+    detector = load_detector(tmp_path / name, device="cpu", trust=True)
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (48, 64, 3), dtype=np.uint8) for _ in range(8)]
+    expected = [detector(picture, conf=0.0, max_det=20) for picture in pictures]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda picture: detector(picture, conf=0.0, max_det=20), pictures * 4))
+    for one, other in zip(expected * 4, found, strict=True):
+        for part in ("boxes", "scores", "labels", "names"):
+            assert type(getattr(other, part)) is np.ndarray
+            assert np.array_equal(getattr(one, part), getattr(other, part))
+        assert len(one) > 5
 
 
 def by_command(folder: Path, *options: str | Path) -> dict[str, list[dict]]:
