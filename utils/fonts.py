@@ -89,7 +89,7 @@ def _tell_once(letters: str) -> None:
     if not _told:
         _told.append(letters)
         logger.warning(
-            "no installed font has the letters '%s'; drawings show boxes in place of letters that no font has. Install a "
-            "font of that script (Debian, Ubuntu: apt install fonts-noto-core fonts-noto-cjk)",
+            "no installed font has the letters '%s'; drawings show boxes in place of letters that no font has; install "
+            "a font of that script (Debian, Ubuntu: apt install fonts-noto-core fonts-noto-cjk)",
             shorten(letters),
         )

@@ -164,7 +164,8 @@ class Recorder:
         stem = self._stem if frame.media.kind == "image" else f"{self._stem}_{frame.index:06d}"
         if self.outputs.txt:
             rows = yolo_rows(detections, frame.image.shape[:2], confidence=self.outputs.confidence)
-            self._claim(f"labels/{stem}.txt").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+            path = self._claim(f"labels/{stem}.txt", of_frame=frame.media.kind != "image")
+            path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
         if self.outputs.crops:
             self._cut(frame, detections, stem)
         for file in self._json:
@@ -216,11 +217,15 @@ class Recorder:
                 folder = re.sub(r'[\\/:*?"<>|\x00-\x1f\ud800-\udfff]', "_", class_name(self.names, label)).strip(
                     " ."
                 ) or str(label)
-                write_image(self._claim(f"crops/{folder}/{stem}_{rank}.jpg"), crop)
+                path = self._claim(f"crops/{folder}/{stem}_{rank}.jpg", of_frame=frame.media.kind != "image")
+                write_image(path, crop)
 
-    def _claim(self, name: str) -> Path:
-        """A path below the folder that this run has not used yet, without regard to case."""
-        path = claim(self.folder / name, self._taken)
+    def _claim(self, name: str, *, of_frame: bool = False) -> Path:
+        """A path below the folder that this run has not used yet, without regard to case.
+
+        Those of the frames of a video are not remembered, as a stream has no end; what is on the disk is seen.
+        """
+        path = claim(self.folder / name, set() if of_frame else self._taken)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 

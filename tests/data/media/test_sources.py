@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -36,6 +37,27 @@ def test_frames_of_images_and_videos(tmp_path: Path) -> None:
     assert frames[5].image.mean() == pytest.approx(160, abs=4)
     assert frames[5].media.fps == Fraction(25, 2)
     assert frames[1].media is frames[5].media
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7])
+def test_every_nth_frame_keeps_its_index_and_time(tmp_path: Path, step: int) -> None:
+    save_image(tmp_path / "a.jpg", 50)
+    save_video(tmp_path / "b.mp4")
+    every = list(open_source(str(tmp_path)))
+    source = open_source(str(tmp_path), frame_step=step)
+    frames = list(source)
+    assert source.expected_frames() == len(frames) == 1 + len(range(0, 5, step))
+    assert [frame.index for frame in frames] == [0, *range(0, 5, step)]
+    for frame, same in zip(frames, [every[0], *every[1::step]], strict=True):
+        assert (frame.index, frame.time, frame.source) == (same.index, same.time, same.source)
+        assert np.array_equal(frame.image, same.image)
+    assert frames[1].media.fps == Fraction(25, 2) / step
+
+
+def test_frames_know_when_they_were_read(tmp_path: Path) -> None:
+    before = time.monotonic()
+    first, second = islice(open_source(str(save_video(tmp_path / "b.mp4"))), 2)
+    assert before <= first.taken <= second.taken <= time.monotonic()
 
 
 def test_images_are_upright_and_rgb(tmp_path: Path) -> None:
@@ -97,7 +119,7 @@ class FakeCamera:
             raise ValueError("cannot be opened")
         self.left = left
 
-    def read(self) -> tuple[np.ndarray, float] | None:
+    def read(self, *, wanted: bool = True) -> tuple[np.ndarray, float] | None:
         self.left -= 1
         return (np.zeros((4, 4, 3), np.uint8), 0.0) if self.left >= 0 else None
 
@@ -105,11 +127,13 @@ class FakeCamera:
         pass
 
 
-def play(monkeypatch: pytest.MonkeyPatch, scripts: list[int | None]) -> tuple[list[Frame], Source]:
+def play(
+    monkeypatch: pytest.MonkeyPatch, scripts: list[int | None], *, frame_step: int = 1
+) -> tuple[list[Frame], Source]:
     monkeypatch.setattr(sources, "VideoReader", FakeCamera)
     monkeypatch.setattr(sources, "RECONNECT_DELAYS_S", (0.001, 0.002))
     monkeypatch.setattr(FakeCamera, "scripts", scripts)
-    source = open_source("rtsp://user:secret@host/a")
+    source = open_source("rtsp://user:secret@host/a", frame_step=frame_step)
     assert source.media[0].kind == "live"
     assert source.expected_frames() is None
     return list(source), source
@@ -123,8 +147,15 @@ def test_a_lost_stream_is_reached_again_a_few_times(
     times = [frame.time for frame in frames]
     assert times == sorted(times)
     assert source.skipped == ["rtsp://host/a: lost after 5 frames, and 2 attempts to reach it again failed"]
+    assert source.reconnects == 1
     assert "attempt 2 to reach it again" in caplog.text
     assert "secret" not in caplog.text
+
+
+def test_every_nth_frame_of_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames, source = play(monkeypatch, [4, 1, 4, None, 3, 0, 0], frame_step=3)
+    assert [frame.index for frame in frames] == [0, 3, 6, 9]
+    assert source.reconnects == 3
 
 
 def test_a_stream_that_never_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
