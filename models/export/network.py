@@ -14,7 +14,7 @@ from models.detector import Detector
 from models.heads.anchor_free import AnchorFreeHead
 from models.info import ModelInfo
 from models.layers import ConvNormAct
-from models.layouts import Kind, Layout
+from models.layouts import OWN, Kind, Layout
 from utils.boxes import xyxy_to_cxcywh
 
 
@@ -35,7 +35,7 @@ class ExportSpec:
     batch_size: int = 1
     dynamic: bool = False
     half: bool = False
-    layout: Layout = Layout()
+    layout: Layout = OWN
     calibration: np.ndarray | None = None
 
     @property
