@@ -87,10 +87,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-det", type=whole_number, help="detections kept in an image (default: 300)")
     parser.add_argument("--nms", choices=NMS_KINDS, help="kind of non-maximum suppression (default: the model's)")
     parser.add_argument("--classes", nargs="+", metavar="ID_OR_NAME", help="look for these classes only")
-    parser.add_argument(
-        "--img-size", type=whole_number, help="side of the network input in pixels (default: the model's)"
-    )
+    parser.add_image_size()
     parser.add_argument("--resize", choices=("letterbox", "stretch"), help="how images get their size")
+    parser.add_argument("--square", action="store_true", help="letterbox to the whole input, not to the least padding")
     parser.add_argument("--batch-size", type=whole_number, default=1, help="frames at a time")
     parser.add_argument(
         "--frame-step", type=whole_number, default=1, help="look at every Nth frame of videos and streams (default: 1)"

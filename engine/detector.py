@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, overload
 
@@ -15,11 +16,9 @@ from PIL import Image
 from data.images import read_image
 from data.media.find import VIDEO_SUFFIXES, is_url
 from data.media.sources import Frame, Source, open_source
-from data.transforms import resize_image
-from engine.stream import DetectOptions, class_indices, detect, detections_of_frames
+from engine.stream import DetectOptions, class_indices, detect, detections_of_frames, of_one_shape
 from models.info import Predictor, Values
 from models.predictor import default_weights, open_predictor
-from utils.boxes import plan_resize
 from utils.rgb import as_rgb
 from utils.structures import Detections
 from utils.text import printable
@@ -36,6 +35,7 @@ def load_detector(
     device: str | None = None,
     image_size: int | tuple[int, int] | None = None,
     resize: str | None = None,
+    square: bool = False,
     half: bool = False,
     trust: bool = False,
 ) -> Detector:
@@ -49,6 +49,7 @@ def load_detector(
         device: 'cpu', 'cuda', 'cuda:N' or 'mps'; None is the fastest there is.
         image_size: of the network input, the side in pixels or (height, width); None is the model's own.
         resize: 'letterbox' or 'stretch'; None is the model's own.
+        square: letterbox to the whole square, as --square.
         half: fp16, on CUDA.
         trust: open .torchscript too. THAT RUNS CODE FROM THE FILE: only for files whose origin is trusted.
     Raises:
@@ -58,7 +59,7 @@ def load_detector(
     predictor = open_predictor(path, cfg=None if cfg is None else Path(cfg), device=device, half=half, trust=trust)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size or predictor.image_size
     predictor.info.check_size(size, where="image_size")
-    return Detector(predictor, image_size=size, resize=resize or predictor.resize)
+    return Detector(predictor, image_size=size, resize=resize or predictor.resize, square=square)
 
 
 class Detector:
@@ -71,11 +72,15 @@ class Detector:
         predictor: the model.
         image_size: (height, width) of the network input.
         resize: 'letterbox', 'stretch' or, for classifiers, 'crop'.
+        square: letterbox to all of `image_size`; else to the smallest part of it that holds a picture, unless pictures
+            of several shapes are in a batch or a source.
     """
 
-    def __init__(self, predictor: Predictor, *, image_size: tuple[int, int], resize: str) -> None:
+    def __init__(self, predictor: Predictor, *, image_size: tuple[int, int], resize: str, square: bool = False) -> None:
         self._predictor = _OneAtATime(predictor)
         self.image_size, self.resize = image_size, resize
+        self.rectangle = resize == "letterbox" and not (square or predictor.info.fixed_size)
+        """Whether pictures get the least padding."""
         self.names = predictor.names
         """Class names by label."""
         self.task = predictor.info.task
@@ -181,6 +186,7 @@ class Detector:
         opened = open_source(*map(str, several), frame_step=frame_step)
         if not opened.media:
             raise ValueError("\n".join(opened.skipped) or "source: an empty list")
+        options = replace(options, rectangle=options.rectangle and of_one_shape(opened.media))
         return self._frames(opened, options)
 
     def _frames(self, source: Source, options: DetectOptions) -> Iterator[tuple[Frame, Detections]]:
@@ -194,10 +200,10 @@ class Detector:
 
     def _look(self, pictures: Sequence[Picture], options: DetectOptions) -> list[Detections]:
         images = [read_picture(picture) for picture in pictures]
-        size, mode = options.image_size, options.resize
-        letterboxes = [plan_resize(image.shape[0], image.shape[1], size, mode) for image in images]
-        pairs = zip(images, letterboxes, strict=True)
-        inputs = [resize_image(image, letterbox, size, mode=mode) for image, letterbox in pairs]
+        alike = len({image.shape for image in images}) == 1
+        options = replace(options, rectangle=options.rectangle and alike)
+        prepared = [options.prepare(image, self._predictor.info.stride) for image in images]
+        letterboxes, inputs = zip(*prepared, strict=True)
         raw = self._predictor.candidates(np.stack(inputs).transpose(0, 3, 1, 2), options.conf_thres)
         return detections_of_frames(raw, letterboxes, self._predictor.info, options)
 
@@ -229,6 +235,7 @@ class Detector:
             classes=None if classes is None else class_indices(list(map(str, classes)), self.names),
             batch_size=batch_size,
             every_frame=every_frame,
+            rectangle=self.rectangle,
         )
 
 

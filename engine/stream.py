@@ -16,13 +16,14 @@ from typing import TypeVar
 import numpy as np
 
 from data.media.recorder import Outputs, Recorder
-from data.media.sources import Frame, ReadAhead, Source
+from data.media.find import Media
+from data.media.sources import Frame, ReadAhead, Source, picture_size
 from data.media.window import Window
 from data.transforms import resize_image
 from engine.summary import Summary
 from models.info import ModelInfo, Predictor, Values
 from models.postprocess import postprocess, top_classes
-from utils.boxes import Letterbox, plan_resize
+from utils.boxes import Letterbox, least_shape, plan_resize
 from utils.config import ConfigError, nearest
 from utils.draw import draw_detections
 from utils.log import Progress
@@ -48,6 +49,7 @@ class DetectOptions:
             classifier gives the `max_det` likeliest classes.
         batch_size: frames at a time.
         every_frame: look at every frame of a camera or stream; else at the newest, and late ones are dropped.
+        rectangle: letterbox each frame to the smallest input that holds it (`least_shape`), not to all of `image_size`.
     """
 
     image_size: tuple[int, int]
@@ -59,6 +61,37 @@ class DetectOptions:
     classes: tuple[int, ...] | None = None
     batch_size: int = 1
     every_frame: bool = False
+    rectangle: bool = False
+
+    def prepare(self, image: np.ndarray, stride: int) -> tuple[Letterbox, np.ndarray]:
+        """How an image (H, W, 3) uint8 RGB goes into the network, and the network's input (h, w, 3) of it.
+
+        Args:
+            stride: both sides of the input are multiples of it.
+        """
+        height, width = image.shape[:2]
+        shape = least_shape(height, width, self.image_size, stride) if self.rectangle else self.image_size
+        letterbox = plan_resize(height, width, self.image_size, self.resize, shape=shape)
+        return letterbox, resize_image(image, letterbox, shape, mode=self.resize)
+
+
+def of_one_shape(media: Sequence[Media]) -> bool:
+    """Whether all pictures of a source have the same size, by their headers; files that cannot be read do not count.
+
+    One camera, stream or address is of one shape, and beside others of an unknown one: none is opened for this.
+    """
+    if len(media) < 2:
+        return True
+    first: tuple[int, int] | None = None
+    for each in media:
+        try:
+            size = picture_size(each)
+        except ValueError:  # it is told of when it is its turn
+            continue
+        if size is None or (first is not None and size != first):
+            return False
+        first = size
+    return True
 
 
 def detect(
@@ -76,9 +109,7 @@ def detect(
     def prepare() -> Iterator[tuple[Frame, Letterbox, np.ndarray]]:
         for frame in measured(source, timings, "read"):
             with timings.measure("prepare"):
-                height, width = frame.image.shape[:2]
-                letterbox = plan_resize(height, width, options.image_size, options.resize)
-                image = resize_image(frame.image, letterbox, options.image_size, mode=options.resize)
+                letterbox, image = options.prepare(frame.image, predictor.info.stride)
             yield frame, letterbox, image
 
     def late(item: tuple[Frame, Letterbox, np.ndarray]) -> bool:
@@ -86,7 +117,8 @@ def detect(
 
     prepared = ReadAhead(prepare(), depth=2 * options.batch_size + 2, may_drop=late)
     try:
-        while batch := list(itertools.islice(prepared, options.batch_size)):
+        shapes = itertools.groupby(prepared, key=lambda item: item[2].shape)  # a stream may change its own
+        for batch in (batch for _, alike in shapes for batch in _batches(alike, options.batch_size)):
             frames, letterboxes, inputs = zip(*batch, strict=True)
             with timings.measure("inference", frames=len(frames)):
                 raw = predictor.candidates(np.stack(inputs).transpose(0, 3, 1, 2), options.conf_thres)
@@ -98,6 +130,12 @@ def detect(
         prepared.close()
         if prepared.dropped:
             logger.info("%d late frames were dropped; --every-frame keeps them", prepared.dropped)
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
 
 
 def measured(items: Iterable[T], timings: Timings, stage: str) -> Iterator[T]:

@@ -58,7 +58,7 @@ class Layout:
     def to_metadata(self) -> dict[str, object]:
         """What `from_metadata` reads; nothing where all is as in files that do not say."""
         final = asdict(self.final) if self.final else None
-        plain = self == Layout()
+        plain = self == OWN
         return {} if plain else {"layout": self.kind, "final": final, "picture": self.picture}
 
     @classmethod
@@ -103,6 +103,10 @@ class Layout:
         shape = shapes.get(self.outputs(task)[-1], [None, None])
         side = shape[1 if self.kind == "yolo" else -1]
         return side - 4 * (self.kind == "yolo") if isinstance(side, int) else None
+
+
+OWN = Layout()
+"""Candidates of images of the network's size, as files that say nothing of a layout have them."""
 
 
 def _one_hot(scores: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from typing import Generic, TypeVar, cast
 
 import numpy as np
 
-from data.images import decode_image, read_image
+from data.images import decode_image, image_size, read_image
 from data.media.find import Media, find_media, is_url
 from data.media.video import VideoReader, breaks_off
 from utils.files import NOT_REGULAR, open_regular
@@ -276,6 +276,21 @@ def _fetch(media: Media, size: int | None = None) -> bytes:
         raise
     except Exception as error:  # http.client's own kinds
         raise OSError(first_line(error)) from None
+
+
+def picture_size(media: Media) -> tuple[int, int] | None:
+    """(height, width) of the pictures of a file, by its header; None for a camera, a stream or an address.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    if media.kind == "live" or is_url(str(media.location)):
+        return None
+    if media.kind == "image":
+        return image_size(Path(str(media.location)))
+    reader = _open(media)
+    reader.close()
+    return reader.size
 
 
 def _header_frames(media: Media) -> int | None:

@@ -72,6 +72,9 @@ class VideoReader:
         self._time, self._first = -1.0, 0.0
         self._goes_on = self.frames is not None or (isinstance(source, str) and "://" not in source)
         self._stretch = _stretch(self._capture)
+        height, width = (self._capture.get(key) for key in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+        self.size = _stretched_size(round(height), round(width), *self._stretch)
+        """(height, width) of the frames by the header."""
 
     def read(self, *, wanted: bool = True) -> tuple[np.ndarray, float] | None:
         """The next frame, (H, W, 3) uint8 RGB, upright, with square pixels, and its time in seconds; None at the end.
@@ -289,11 +292,14 @@ def _stretch(capture: cv2.VideoCapture) -> tuple[float, float]:
 
 
 def _stretched(image: np.ndarray, down: float, across: float) -> np.ndarray:
-    height, width = image.shape[:2]
-    size = (max(round(width * across), 1), max(round(height * down), 1))
-    if size == (width, height):
+    size = _stretched_size(image.shape[0], image.shape[1], down, across)
+    if size == image.shape[:2]:
         return image
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if min(down, across) < 1 else cv2.INTER_LINEAR)
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if min(down, across) < 1 else cv2.INTER_LINEAR)
+
+
+def _stretched_size(height: int, width: int, down: float, across: float) -> tuple[int, int]:
+    return max(round(height * down), 1), max(round(width * across), 1)
 
 
 def _join_fragments(path: Path, fps: Fraction) -> None:

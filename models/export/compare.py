@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,6 +54,12 @@ class Difference:
         """The larger of both shares."""
         return max(self.boxes, self.scores)
 
+    def larger(self, other: Difference) -> Difference:
+        """The larger of each of both."""
+        return Difference(
+            max(self.pixels, other.pixels), max(self.boxes, other.boxes), max(self.scores, other.scores), other.task
+        )
+
     def __str__(self) -> str:
         if self.task == "classify":
             return f"{self.scores:.1e} in probabilities"
@@ -66,9 +73,7 @@ def compare(original: Predictor, exported: Predictor, shapes: Sequence[tuple[int
         ExportError: the exported model does not run.
     """
     differences = [_compare_on(original, exported, shape, seed=index) for index, shape in enumerate(shapes)]
-    names = ("pixels", "boxes", "scores")
-    pixels, boxes, scores = (max(getattr(each, name) for each in differences) for name in names)
-    return Difference(pixels, boxes, scores, task=differences[0].task)
+    return functools.reduce(Difference.larger, differences)
 
 
 @torch.inference_mode()

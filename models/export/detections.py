@@ -1,4 +1,4 @@
-"""The end of a graph that gives detections: threshold, non-maximum suppression, the best few (models/postprocess.py)."""
+"""The end of a graph that gives detections: threshold, non-maximum suppression, the best few, as `postprocess`."""
 
 from __future__ import annotations
 

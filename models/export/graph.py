@@ -123,7 +123,8 @@ def set_outputs(graph: onnx.GraphProto, outputs: dict[str, tuple[str, tuple[int 
 
     del graph.output[:]
     graph.output.extend(
-        helper.make_tensor_value_info(name, getattr(TensorProto, kind), shape) for name, (kind, shape) in outputs.items()
+        helper.make_tensor_value_info(name, getattr(TensorProto, kind), shape)
+        for name, (kind, shape) in outputs.items()
     )
 
 

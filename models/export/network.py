@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from models.detector import Detector
 from models.fuse import fuse_
 from models.info import ModelInfo
-from models.layouts import Kind, Layout
+from models.layouts import OWN, Kind, Layout
 from utils.boxes import xyxy_to_cxcywh
 
 
@@ -33,7 +33,7 @@ class ExportSpec:
     batch_size: int = 1
     dynamic: bool = False
     half: bool = False
-    layout: Layout = Layout()
+    layout: Layout = OWN
     calibration: np.ndarray | None = None
 
     @property
