@@ -197,8 +197,8 @@ class Detections:
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
-    class_names: tuple[str, ...] = ()
-    category_ids: tuple[Hashable, ...] = ()
+    class_names: tuple[str, ...] = field(default=(), repr=False)
+    category_ids: tuple[Hashable, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         count = len(self.boxes)

@@ -42,6 +42,7 @@ def test_a_stream_of_minutes_holds_no_more_than_one_of_seconds(monkeypatch: pyte
         readings, summary = watch(ColourPredictor(), options, url, EVERYTHING, seconds=12, every=0.5)
     assert int(re.search(r"(\d+) images from", summary)[1]) > 500
     assert int(re.search(r"Reconnects: (\d+)", summary)[1]) >= 5
+    assert re.search(r"Milliseconds from a frame to its detections, p50/p95: age [\d.]+/[\d.]+\n", summary)
     third = len(readings) // 3
     assert third >= 5
     middle, end = readings[third : 2 * third], readings[2 * third :]

@@ -71,6 +71,7 @@ def test_names_come_with_every_change() -> None:
     assert original.names.tolist() == detections.names.tolist()
     assert (some(0).names.shape, some(0).names.dtype.kind) == ((0,), "U")
     assert some(2).names.tolist() == ["0", "1"]
+    assert "bicycle" not in repr(detections)
     assert replace(some(1), class_names=("caf\udce9\n",)).names.tolist() == ["caf\udce9\n"]
 
 
