@@ -134,12 +134,16 @@ def _outline_(canvas: np.ndarray, box: np.ndarray, colour: tuple[int, int, int],
 
 
 def _place(size: tuple[int, int], box: np.ndarray, taken: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """(1, 4) place of a tag above its box, else inside or below: the first one in the image that no other tag takes."""
+    """(1, 4) place of a tag above its box, else inside or below: the first one in the image that no other tag takes.
+
+    A box that the tag would fill by half or more has it below, where its object is seen.
+    """
     (tag_height, tag_width), (height, width) = size, image_size
     x1, y1, x2, y2 = (int(v) for v in box)
     left, right = max(min(x1, width - tag_width), 0), max(min(x2 + 1, width) - tag_width, 0)
     above, below = y1 - tag_height, y2 + 1
-    spots = [(left, above), (left, y1), (left, below), (right, above), (right, below - tag_height)]
+    beside = [(left, y1), (left, below)] if below - y1 > 2 * tag_height else [(left, below), (left, y1)]
+    spots = [(left, above), *beside, (right, above), (right, below - tag_height)]
     spots += [(left, y1 + line * tag_height) for line in range(1, 6)]  # a classifier's, all of one box
     inside = [(x, y) for x, y in spots if 0 <= y <= height - tag_height] or [(left, 0)]
     x, y = next((spot for spot in inside if not _overlaps(spot, tag_height, tag_width, taken)), inside[0])

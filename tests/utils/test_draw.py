@@ -150,6 +150,16 @@ def test_tiny_images_stay_visible(size: tuple[int, int]) -> None:
     assert line_width(height, width) == 1
 
 
+@pytest.mark.parametrize("size", [(60, 80), (480, 640)])
+def test_a_tag_does_not_hide_a_small_object_at_the_top(size: tuple[int, int]) -> None:
+    width = size[1]
+    boxes = np.array([[width // 4, 0, width // 2, text_size(*size) + 4]])
+    drawn = draw_detections(blank(*size), boxes, np.array([0]), np.array([0.9]), NAMES)
+    line = line_width(*size)
+    assert (drawn[line : boxes[0, 3] - line, boxes[0, 0] + line : boxes[0, 2] - line] == 90).all()
+    assert (drawn[boxes[0, 3] + 1 : boxes[0, 3] + 5, boxes[0, 0] : boxes[0, 0] + 2] == class_colour(0)).all()
+
+
 def test_a_tiny_image_names_the_best_detection() -> None:
     boxes = np.array([[20, 30, 40, 45], [2, 30, 10, 40]])
     drawn = draw_detections(blank(48, 64), boxes, np.array([0, 1]), np.array([0.9, 0.4]), NAMES)
