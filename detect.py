@@ -47,7 +47,7 @@ import argparse
 import os
 
 from utils.arguments import Parser, share, whole_number
-from utils.choices import NMS_KINDS
+from utils.choices import NMS_KINDS, RUNTIMES
 from utils.log import setup_logging
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--every-frame", action="store_true", help="drop no late frames of cameras and streams")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the fastest there is)")
+    parser.add_argument("--runtime", choices=RUNTIMES, default="auto", help="what runs the model (default: auto)")
+    parser.add_argument("--threads", type=whole_number, help="CPU threads (default: the runtime's own choice)")
     parser.add_argument("--half", action="store_true", help="fp16, on CUDA")
     parser.add_argument("--save-txt", action="store_true", help="write YOLO rows 'class cx cy w h' to labels/NAME.txt")
     parser.add_argument("--save-conf", action="store_true", help="add the score as sixth number of a YOLO row")

@@ -15,8 +15,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from data.media.recorder import Outputs, Recorder
 from data.media.find import Media
+from data.media.recorder import Outputs, Recorder
 from data.media.sources import Frame, ReadAhead, Source, picture_size
 from data.media.window import Window
 from data.transforms import resize_image

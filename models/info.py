@@ -164,6 +164,7 @@ class Predictor(ABC):
         self.resize = info.resize
         self.device = device
         self.precision = precision
+        self.runtime = runtime
         self.description = f"{runtime}, {precision}, {len(info.names)} classes"
 
     @abstractmethod

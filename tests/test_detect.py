@@ -85,7 +85,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Runs detect.main with a predictor of colours; gives the exit status and the run folder."""
     predictor = ColourPredictor()
     monkeypatch.setattr(commands, "check_file", lambda *_, **__: None)
-    monkeypatch.setattr(commands, "open_predictor", lambda *_, **__: predictor)
+    monkeypatch.setattr(commands, "open_fastest", lambda *_, **__: (predictor, ""))
 
     def run(*arguments: str | Path) -> tuple[int, Path]:
         options = ["--weights", "colours.pt", "--project", str(tmp_path / "runs")]
@@ -249,7 +249,7 @@ def test_stopping_leaves_whole_files(tmp_path: Path, command, monkeypatch: pytes
                 raise KeyboardInterrupt
             return super().predict(images)
 
-    monkeypatch.setattr(commands, "open_predictor", lambda *_, **__: Interrupted())
+    monkeypatch.setattr(commands, "open_fastest", lambda *_, **__: (Interrupted(), ""))
     status, folder = command("--source", save_video(tmp_path / "a.mp4"), "--save-json")
     assert status == 0
     assert len(entries(folder)) == 5

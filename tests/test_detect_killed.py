@@ -96,7 +96,7 @@ def test_names_are_escaped_on_the_terminal_and_kept_on_disk(
     bad.write_bytes(b"damaged")
     save_video(tmp_path / "in" / os.fsdecode(b"caf\xe9.mp4"), 3)
     outputs = ["--save-json", "--save-jsonl", "--save-txt", "--save-crop"]
-    monkeypatch.setattr(commands, "open_predictor", lambda *_, **__: Named())
+    monkeypatch.setattr(commands, "open_fastest", lambda *_, **__: (Named(), ""))
     status, folder = command("--source", tmp_path / "in", *outputs)
     assert status == 0
     drawn = {path.name for path in folder.iterdir() if path.is_file()}

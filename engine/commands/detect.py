@@ -12,11 +12,13 @@ from data.media.sources import Source, open_source
 from data.media.window import Window
 from engine.stream import DetectOptions, class_indices, of_one_shape, process
 from models.info import Predictor
-from models.predictor import check_file, default_weights, open_predictor
+from models.predictor import check_file, default_weights
+from models.runtime_cache import open_fastest
 from utils.arguments import given
 from utils.config import ConfigError
 from utils.faults import report
 from utils.log import say, say_error
+from utils.threads import limit_threads
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,18 @@ def open_model(args: argparse.Namespace, weights: Path, source: Source) -> tuple
     Raises:
         ConfigError: whatever is wrong with them.
     """
-    predictor = open_predictor(weights, cfg=args.cfg, device=args.device, half=args.half, trust=args.trust)
+    if args.threads:
+        limit_threads(args.threads)
+    predictor, why = open_fastest(
+        weights,
+        runtime=args.runtime,
+        cfg=args.cfg,
+        device=args.device,
+        half=args.half,
+        trust=args.trust,
+        threads=args.threads,
+        pictures=len(source.media) if all(media.kind == "image" for media in source.media) else None,
+    )
     size = args.img_size or predictor.image_size
     predictor.info.check_size(size, where="--img-size")
     classify = predictor.info.task == "classify"
@@ -72,6 +85,8 @@ def open_model(args: argparse.Namespace, weights: Path, source: Source) -> tuple
         options = replace(options, conf_thres=0.0, max_det=5)
     options = replace(options, **given(args, "conf_thres", "iou_thres", "max_det", "nms"))
     padding = ", least padding" if options.rectangle else ""
+    if why:
+        say(f"Runtime: {predictor.runtime}, {why}")
     say(f"Weights: {weights} ({predictor.description}), input {size[0]}x{size[1]} {options.resize}{padding}")
     return predictor, options
 
