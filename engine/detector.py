@@ -15,8 +15,9 @@ from PIL import Image
 
 from data.images import read_image
 from data.media.find import VIDEO_SUFFIXES, is_url
+from data.media.sizes import of_one_shape
 from data.media.sources import Frame, Source, open_source
-from engine.stream import DetectOptions, class_indices, detect, detections_of_frames, of_one_shape
+from engine.stream import DetectOptions, class_indices, detect, detections_of_frames
 from models.info import Predictor, Values
 from models.predictor import check_file, default_weights
 from models.runtime_cache import open_fastest

@@ -15,9 +15,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from data.media.find import Media
 from data.media.recorder import Outputs, Recorder
-from data.media.sources import Frame, ReadAhead, Source, picture_size
+from data.media.sources import Frame, ReadAhead, Source
 from data.media.window import Window
 from data.transforms import resize_image
 from engine.summary import Summary
@@ -73,25 +72,6 @@ class DetectOptions:
         shape = least_shape(height, width, self.image_size, stride) if self.rectangle else self.image_size
         letterbox = plan_resize(height, width, self.image_size, self.resize, shape=shape)
         return letterbox, resize_image(image, letterbox, shape, mode=self.resize)
-
-
-def of_one_shape(media: Sequence[Media]) -> bool:
-    """Whether all pictures of a source have the same size, by their headers; files that cannot be read do not count.
-
-    One camera, stream or address is of one shape, and beside others of an unknown one: none is opened for this.
-    """
-    if len(media) < 2:
-        return True
-    first: tuple[int, int] | None = None
-    for each in media:
-        try:
-            size = picture_size(each)
-        except ValueError:  # it is told of when it is its turn
-            continue
-        if size is None or (first is not None and size != first):
-            return False
-        first = size
-    return True
 
 
 def detect(

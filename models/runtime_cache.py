@@ -80,15 +80,15 @@ def open_fastest(
     if not asked and (half or not _computes_on_cpu(device)):
         return open_own(device=device), "the fastest for this device"
     folder = cache / f"{weights.stem}-{_digest(os.fsencode(weights.resolve()))[:8]}"
-    names = [runtime] if asked else [name for name in FASTEST if not _missing(FORMATS[name].packages[-1:])]
+    wanted = (runtime,) if asked else FASTEST
+    names = [name for name in wanted if not _missing(FORMATS[name].packages[-1:])]
     why = "as asked for" if asked else "the fastest installed for a CPU"
     for name in names if folder.is_dir() else ():
         entry = Entry.of(weights, cfg, name, folder)
         if entry.is_whole():
             return open_predictor(entry.file, device=device or "cpu", threads=threads), f"{why}; {entry.file}"
     possible = [name for name in names if not _missing(FORMATS[name].packages)]
-    if asked and not possible:
-        packages = " ".join(_missing(FORMATS[runtime].packages))
+    if asked and (packages := " ".join(_missing(FORMATS[runtime].packages))):
         raise ConfigError(f"--runtime {runtime}: needs {packages}, not installed here: pip install {packages}")
     if not possible:
         return open_own(device="cpu"), "as no faster one is installed; pip install openvino onnx"

@@ -14,7 +14,8 @@ from PIL import Image
 
 import detect
 from data.images import read_image
-from data.media.video import VideoReader, VideoWriter
+from data.media.video import VideoReader
+from data.media.video_writer import VideoWriter
 from data.transforms import resize_image
 from engine.commands import detect as commands
 from models.build import build_model

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.media.video import VideoReader, VideoWriter
+from data.media.video import VideoReader
+from data.media.video_writer import VideoWriter
 from engine.commands import detect as commands
 from tests.test_detect import ColourPredictor, command, moving, save, save_video, scene
 from utils.config import ROOT

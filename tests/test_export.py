@@ -184,7 +184,7 @@ def test_a_difference_above_the_tolerance_fails_and_leaves_the_older_file(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     (tmp_path / "best.torchscript").write_text("older")
-    monkeypatch.setattr(write, "compare", lambda *_: Difference(3.0, 0.01, 0.5))
+    monkeypatch.setattr(write, "compare_as_layout", lambda *_: Difference(3.0, 0.01, 0.5))
     assert export.main(["--weights", str(weights), "--format", "torchscript", "--output", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: --format torchscript: it differs from the original by 3 px in boxes")
@@ -198,11 +198,11 @@ def test_a_difference_above_the_tolerance_fails_and_leaves_the_older_file(
 def test_a_model_may_differ_by_ten_times_its_own_rounding(
     rounding: float, status: int, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(write, "compare", lambda *_: Difference(3.0, 9e-4, 2e-5))
+    monkeypatch.setattr(write, "compare_as_layout", lambda *_: Difference(3.0, 9e-4, 2e-5))
     monkeypatch.setattr(write, "own_rounding", lambda *_: rounding)
     assert export.main(["--weights", str(weights), "--format", "torchscript", "--output", str(tmp_path)]) == status
     assert (tmp_path / "best.torchscript").exists() == (status == 0)
-    monkeypatch.setattr(write, "compare", lambda *_: Difference(3.0, 0.5, 2e-5))
+    monkeypatch.setattr(write, "compare_as_layout", lambda *_: Difference(3.0, 0.5, 2e-5))
     assert export.main(["--weights", str(weights), "--format", "torchscript", "--output", str(tmp_path)]) == 1
 
 

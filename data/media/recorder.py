@@ -18,7 +18,8 @@ import numpy as np
 
 from data.media.find import Media
 from data.media.sources import Frame
-from data.media.video import NOMINAL_FPS, VideoWriter
+from data.media.video import NOMINAL_FPS
+from data.media.video_writer import VideoWriter
 from utils.boxes import xyxy_to_cxcywh
 from utils.draw import draw_detections
 from utils.files import claim
@@ -99,6 +100,7 @@ class Recorder:
         self._media: Media | None = None
         self._drawing, self._stem = folder, ""
         self._video: VideoWriter | None = None
+        self._encoder = ""
         self._json = []
         if outputs.json:
             self._json.append(_JsonFile(folder / "detections.json", "[", ",\n", "\n]\n"))
@@ -205,6 +207,9 @@ class Recorder:
             fps, live = frame.media.fps or NOMINAL_FPS, frame.media.kind == "live"
             height, width = drawn.shape[:2]
             self._video = VideoWriter(self._drawing, fps, height, width, on_grid=live)
+            if not self._encoder:
+                self._encoder = self._video.encoder
+                logger.info("Video encoder: %s", self._encoder)
         self._video.write(drawn, frame.time)
 
     def _cut(self, frame: Frame, detections: Detections, stem: str) -> None:

@@ -17,7 +17,7 @@ from typing import Generic, TypeVar, cast
 
 import numpy as np
 
-from data.images import decode_image, image_size, read_image
+from data.images import decode_image, read_image
 from data.media.find import Media, find_media, is_url
 from data.media.video import VideoReader, breaks_off
 from utils.files import NOT_REGULAR, open_regular
@@ -108,7 +108,7 @@ class Source:
                 self.skip(message if named else f"{media.source}: {message}")
 
     def _video_frames(self, media: Media) -> Iterator[Frame]:
-        reader = _open(media)
+        reader = open_reader(media)
         media = self._paced(media, reader)
         count, end = 0, 0.0
         try:
@@ -126,7 +126,7 @@ class Source:
             logger.warning("%s: %s", printable(media.source), problem)
 
     def _live_frames(self, media: Media) -> Iterator[Frame]:
-        opened = _open(media)
+        opened = open_reader(media)
         if opened.frames is not None:  # a file behind a URL
             opened.close()
             yield from self._video_frames(replace(media, kind="video"))
@@ -278,21 +278,6 @@ def _fetch(media: Media, size: int | None = None) -> bytes:
         raise OSError(first_line(error)) from None
 
 
-def picture_size(media: Media) -> tuple[int, int] | None:
-    """(height, width) of the pictures of a file, by its header; None for a camera, a stream or an address.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
-    if media.kind == "live" or is_url(str(media.location)):
-        return None
-    if media.kind == "image":
-        return image_size(Path(str(media.location)))
-    reader = _open(media)
-    reader.close()
-    return reader.size
-
-
 def _header_frames(media: Media) -> int | None:
     reader = _try_open(media)
     if reader is None:
@@ -303,12 +288,12 @@ def _header_frames(media: Media) -> int | None:
 
 def _try_open(media: Media) -> VideoReader | None:
     try:
-        return _open(media)
+        return open_reader(media)
     except ValueError:
         return None
 
 
-def _open(media: Media) -> VideoReader:
+def open_reader(media: Media) -> VideoReader:
     """A reader of a video, camera or stream.
 
     Raises:

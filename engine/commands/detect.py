@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from data.media.recorder import Outputs
+from data.media.sizes import of_one_shape
 from data.media.sources import Source, open_source
 from data.media.window import Window
-from engine.stream import DetectOptions, class_indices, of_one_shape, process
+from engine.stream import DetectOptions, class_indices, process
 from models.info import Predictor
 from models.predictor import check_file, default_weights
 from models.runtime_cache import open_fastest

@@ -76,6 +76,20 @@ def compare(original: Predictor, exported: Predictor, shapes: Sequence[tuple[int
     return functools.reduce(Difference.larger, differences)
 
 
+class BestClass(Predictor):
+    """A detector of which each box has its best class alone, as in the layout 'deepstream'."""
+
+    def __init__(self, original: Predictor) -> None:
+        super().__init__(original.info, device=original.device, precision=original.precision, runtime="")
+        self.original = original
+
+    def predict(self, images: Values) -> tuple[Values, Values] | Values:
+        """See Predictor."""
+        boxes, scores = (torch.as_tensor(each) for each in self.original.predict(images))
+        best = scores.argmax(dim=2, keepdim=True)
+        return boxes, torch.zeros_like(scores).scatter_(2, best, scores.gather(2, best))
+
+
 @torch.inference_mode()
 def own_rounding(model: Detector, shapes: Sequence[tuple[int, int, int]]) -> float:
     """How much a model in fp32 differs from itself in fp64, on the images of `compare`: the largest `Difference.share`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,12 @@ import numpy as np
 import torch
 
 from models.detector import Detector
+from models.export.deepstream import write_deepstream
 from models.export.detections import add_suppression, name_detections
 from models.export.graph import fold_constants, rename_value, set_input, set_outputs
 from models.export.network import ExportNetwork, ExportSpec
 from models.export.picture import add_letterbox, cut_to_picture, to_picture
-from models.export.quantize import quantize
+from models.export.quantize import KINDS, quantize
 from models.layouts import INPUT, PICTURE
 
 if TYPE_CHECKING:
@@ -24,9 +26,11 @@ OPSET = 17
 """Known to every runtime since 2022; nothing newer is needed."""
 
 
-def write_onnx(model: Detector, path: Path, spec: ExportSpec) -> None:
+def write_onnx(model: Detector, path: Path, spec: ExportSpec, kinds: Sequence[str] = KINDS) -> None:
     """Write `path` with the model's metadata, checked by ONNX itself; docs/deploy.md has what it takes and gives.
 
+    Args:
+        kinds: operators that int8 computes, where the specification asks for it.
     Raises:
         ImportError: the package onnx is missing.
     """
@@ -35,13 +39,15 @@ def write_onnx(model: Detector, path: Path, spec: ExportSpec) -> None:
     trace(model, path, spec)
     graph = fold_constants(onnx.load(str(path)), path.with_suffix(".folded.onnx"))
     if spec.calibration is not None:
-        graph = quantize(graph, spec.calibration, path.with_suffix(".int8.onnx"))
+        graph = quantize(graph, spec.calibration, path.with_suffix(".int8.onnx"), kinds)
     if spec.half:
         _halve_weights_(graph)
     _add_ends_(graph.graph, spec)
     onnx.helper.set_model_props(graph, spec.metadata)
     onnx.checker.check_model(graph, full_check=True)
     onnx.save(graph, str(path))
+    if spec.layout.kind == "deepstream":
+        write_deepstream(path, spec)
 
 
 def trace(model: Detector, path: Path, spec: ExportSpec) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ PARTS = ("/model/backbone", "/model/neck")
 """Names of the nodes that are; the head stays in fp32: its values are coordinates and logits, which int8 rounds."""
 
 
-def quantize(model: onnx.ModelProto, images: np.ndarray, path: Path) -> onnx.ModelProto:
+def quantize(model: onnx.ModelProto, images: np.ndarray, path: Path, kinds: Sequence[str] = KINDS) -> onnx.ModelProto:
     """The same graph with backbone and neck in int8, in the standard's QuantizeLinear and DequantizeLinear.
 
     Weights have a scale for each output channel. The ranges of activations are those that the images show.
@@ -29,13 +29,14 @@ def quantize(model: onnx.ModelProto, images: np.ndarray, path: Path) -> onnx.Mod
     Args:
         images: (K, 3, H, W) uint8, in the shape that the graph takes but for K.
         path: a file that may be written, and is removed again.
+        kinds: operators to compute in int8.
     """
     import onnx
 
     import_onnxruntime()
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    chosen = [node.name for node in model.graph.node if node.name.startswith(PARTS) and node.op_type in KINDS]
+    chosen = [node.name for node in model.graph.node if node.name.startswith(PARTS) and node.op_type in kinds]
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)  # it advises to do what was done
     try:
@@ -47,7 +48,7 @@ def quantize(model: onnx.ModelProto, images: np.ndarray, path: Path) -> onnx.Mod
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            op_types_to_quantize=list(KINDS),
+            op_types_to_quantize=list(kinds),
             nodes_to_quantize=chosen,
         )
         return onnx.load(str(path))

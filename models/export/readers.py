@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from models.export.compare import Difference, ExportError, compare
-from models.export.compare_detections import compare_detections
+from models.export.compare import Difference, ExportError
+from models.export.compare_detections import compare_as_layout
 from models.export.network import ExportSpec
 from models.info import Predictor, Values
 from models.runtimes import import_openvino, predict_by
@@ -59,11 +59,7 @@ def read_by_others(
             continue
         try:
             reader = Reader(load(), spec, runtime)
-            if spec.layout.final:
-                difference = compare_detections(original, reader, spec, shapes)
-            else:
-                difference = compare(original, reader, shapes)
-            readings.append(Reading(runtime, difference))
+            readings.append(Reading(runtime, compare_as_layout(original, reader, spec, shapes)))
         except (ExportError, RuntimeError, ValueError) as error:
             readings.append(Reading(runtime, None, first_line(error)))
     return readings

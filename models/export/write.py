@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from models.detector import Detector
-from models.export.compare import ROUNDINGS, TOLERANCE, TOLERANCE_HALF, Difference, ExportError, compare, own_rounding
-from models.export.compare_detections import compare_detections, trial_spec
+from models.export.compare import ROUNDINGS, TOLERANCE, TOLERANCE_HALF, Difference, ExportError, own_rounding
+from models.export.compare_detections import compare_as_layout, trial_spec
 from models.export.darknet import write_darknet, write_first_layers
 from models.export.formats import FORMATS, Format
 from models.export.network import ExportSpec
@@ -73,9 +73,7 @@ def _write_and_compare(
     WRITERS[kind](original.model, path, spec)
     cfg = path.with_suffix(".cfg") if kind == "darknet" else None
     exported = open_predictor(path, cfg=cfg, device="cpu", trust=True)  # it was written here, just now
-    if spec.layout.final:
-        return compare_detections(original, exported, spec, shapes)
-    return compare(original, exported, shapes)
+    return compare_as_layout(original, exported, spec, shapes)
 
 
 def tolerance_of(spec: ExportSpec) -> float:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from data.media.find import find_media
+from data.media.sizes import of_one_shape
 from data.media.sources import open_source
-from engine.stream import DetectOptions, class_indices, detect, of_one_shape
+from engine.stream import DetectOptions, class_indices, detect
 from tests.test_detect import NAMES, ColourPredictor, save, save_video, scene
 from utils.config import ConfigError
 

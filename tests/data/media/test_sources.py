@@ -20,7 +20,7 @@ from PIL import Image
 
 from data.media import sources
 from data.media.sources import Frame, ReadAhead, Source, open_source
-from data.media.video import VideoWriter
+from data.media.video_writer import VideoWriter
 from tests.data.media.test_find import save_image, save_video
 
 
