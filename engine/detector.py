@@ -19,11 +19,16 @@ from data.media.sizes import of_one_shape
 from data.media.sources import Frame, Source, open_source
 from engine.stream import DetectOptions, class_indices, detect, detections_of_frames
 from models.info import Predictor, Values
-from models.predictor import default_weights, open_predictor
+from models.predictor import check_file, default_weights
+from models.runtime_cache import open_fastest
+from utils.choices import RUNTIMES
+from utils.config import ConfigError
 from utils.rgb import as_rgb
 from utils.structures import Detections
-from utils.text import printable
+from utils.text import printable, shown
+from utils.threads import limit_threads
 
+RESIZES = ("letterbox", "stretch")
 Picture: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray"
 """A path, a Pillow image, or an (H, W, 3) uint8 RGB array."""
 
@@ -38,6 +43,7 @@ def load_detector(
     resize: str | None = None,
     square: bool = False,
     half: bool = False,
+    threads: int | None = None,
     trust: bool = False,
 ) -> Detector:
     """A detector or classifier that is ready to be called.
@@ -46,21 +52,39 @@ def load_detector(
         weights: what --weights takes: .pt, .weights, .safetensors, .onnx, an OpenVINO .xml, or .torchscript. None is
             the newest `runs/train/*/weights/best.pt` of the folder that the program runs in.
         cfg: the model file of darknet .weights.
-        runtime: 'auto', 'torch', 'onnx' or 'openvino', as --runtime.
+        runtime: 'auto', 'torch', 'onnx' or 'openvino', as --runtime. 'auto' and the last two export a checkpoint once,
+            into `runs/cache` of the folder that the program runs in.
         device: 'cpu', 'cuda', 'cuda:N' or 'mps'; None is the fastest there is.
         image_size: of the network input, the side in pixels or (height, width); None is the model's own.
         resize: 'letterbox' or 'stretch'; None is the model's own.
         square: letterbox to the whole square, as --square.
         half: fp16, on CUDA.
+        threads: CPU threads of this whole program, as --threads.
         trust: open .torchscript too. THAT RUNS CODE FROM THE FILE: only for files whose origin is trusted.
     Raises:
         ConfigError: a ValueError that says what is wrong with a file or value, and what to do.
     """
+    for name, value, known in (("runtime", runtime, RUNTIMES), ("resize", resize, (None, *RESIZES))):
+        if value not in known:
+            raise ConfigError(f"{name}: expected one of {', '.join(filter(None, known))}, found {shown(value)}")
     path = default_weights() if weights is None else Path(weights)
-    predictor = open_predictor(path, cfg=None if cfg is None else Path(cfg), device=device, half=half, trust=trust)
+    check_file(path, trust=trust)
+    if threads is not None:
+        limit_threads(threads)
+    predictor, why = open_fastest(
+        path,
+        runtime=runtime,
+        cfg=None if cfg is None else Path(cfg),
+        device=device,
+        half=half,
+        trust=trust,
+        threads=threads,
+    )
     size = (image_size, image_size) if isinstance(image_size, int) else image_size or predictor.image_size
     predictor.info.check_size(size, where="image_size")
-    return Detector(predictor, image_size=size, resize=resize or predictor.resize, square=square)
+    detector = Detector(predictor, image_size=size, resize=resize or predictor.resize, square=square)
+    detector.description += f" ({why})" if why else ""
+    return detector
 
 
 class Detector:

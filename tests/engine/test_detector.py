@@ -186,6 +186,28 @@ def test_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         load_detector()
     with pytest.raises(ConfigError, match=r"x\.pt: no such file"):
         load_detector("x.pt")
+    with pytest.raises(ConfigError, match="runtime: expected one of auto, torch, onnx, openvino, found 'tensorrt'"):
+        load_detector("x.pt", runtime="tensorrt")
+    with pytest.raises(ConfigError, match="resize: expected one of letterbox, stretch, found 'squeeze'"):
+        load_detector("x.pt", resize="squeeze")
+
+
+def test_runtimes_agree_and_their_export_is_kept_where_the_program_runs(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pytest.importorskip("openvino")
+    weights, photo = shared / "weights" / "yolo-fastest-1.1-xl.weights", shared / "data" / "images" / "dog.jpg"
+    fast = load_detector(weights, device="cpu")
+    assert "OpenVINO" in fast.description
+    assert "fastest" in fast.description
+    assert list((tmp_path / "runs" / "cache").rglob("*.xml"))
+    plain = load_detector(weights, runtime="torch", device="cpu")
+    assert "PyTorch" in plain.description
+    one, other = fast(photo), plain(photo)
+    assert one.names.tolist() == other.names.tolist() == ["dog", "bicycle", "car", "truck"]
+    assert np.abs(one.boxes - other.boxes).max() < 0.01
+    assert np.abs(one.scores - other.scores).max() < 1e-4
 
 
 WRITERS = {"m.onnx": write_onnx, "m.xml": write_openvino, "m.torchscript": write_torchscript}
@@ -202,7 +224,7 @@ def test_every_runtime_gives_numpy_arrays_to_every_thread(tmp_path: Path, name: 
     else:
         pytest.importorskip({"m.onnx": "onnxruntime", "m.xml": "openvino"}.get(name, "torch"))
         WRITERS[name](model, tmp_path / name, spec)
-    detector = load_detector(tmp_path / name, device="cpu", trust=True)
+    detector = load_detector(tmp_path / name, runtime="torch" if name == "m.pt" else "auto", device="cpu", trust=True)
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (48, 64, 3), dtype=np.uint8) for _ in range(8)]
     expected = [detector(picture, conf=0.0, max_det=20) for picture in pictures]
@@ -217,8 +239,9 @@ def test_every_runtime_gives_numpy_arrays_to_every_thread(tmp_path: Path, name: 
 
 def by_command(folder: Path, *options: str | Path) -> dict[str, list[dict]]:
     """The entries of detections.json by source, without it."""
-    given = ["--conf-thres", "0.3", "--iou-thres", "0.5", "--device", "cpu", "--save-json", "--no-save"]
-    assert detect.main([*map(str, options), *given, "--project", str(folder), "--name", "run"]) == 0
+    given = ["--conf-thres", "0.3", "--iou-thres", "0.5", "--save-json", "--no-save", "--project", str(folder)]
+    given += ["--device", "cpu", "--runtime", "torch", "--name", "run"]
+    assert detect.main([*map(str, options), *given]) == 0
     found: dict[str, list[dict]] = {}
     newest = max(folder.glob("run*"), key=lambda path: path.stat().st_mtime_ns)
     for entry in json.loads((newest / "detections.json").read_text()):
@@ -231,7 +254,7 @@ def by_command(folder: Path, *options: str | Path) -> dict[str, list[dict]]:
 def test_real_weights_give_what_the_command_writes(shared: Path, tmp_path: Path, name: str, resize: str) -> None:
     """A folder is a source, whose pictures of several shapes share one input; a picture that is given is one alone."""
     weights, images = shared / "weights" / name, shared / "data" / "images"
-    detector = load_detector(weights, device="cpu", resize=resize)
+    detector = load_detector(weights, runtime="torch", device="cpu", resize=resize)
     expected = by_command(tmp_path, "--weights", weights, "--resize", resize, "--source", images)
     assert len(expected) >= 4
     for frame, detections in detector.stream(images, conf=0.3, iou=0.5):
