@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from data.media.recorder import Outputs, Recorder
-from data.media.sources import Frame, ReadAhead, Source
+from data.media.sources import Frame, Source
 from data.media.window import Window
 from data.transforms import resize_image
 from engine.summary import Summary
@@ -27,6 +27,7 @@ from utils.config import ConfigError, nearest
 from utils.draw import draw_detections
 from utils.log import Progress
 from utils.program import stop_signals
+from utils.read_ahead import ReadAhead
 from utils.run import new_run_folder
 from utils.structures import Detections
 from utils.text import listed, printable, shorten, shown
