@@ -47,6 +47,11 @@ class Layout:
     picture: bool = False
 
     @property
+    def note(self) -> str:
+        """What a user should know of a file that ends in detections, for the description of its runtime."""
+        return f", detections above {self.final.conf_thres:g} alone" if self.final else ""
+
+    @property
     def input(self) -> str:
         """Name of the input."""
         return PICTURE if self.picture else INPUT

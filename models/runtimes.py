@@ -48,7 +48,7 @@ class OnnxPredictor(Predictor):
         shapes = {each.name: each.shape for each in (*self.session.get_inputs(), *self.session.get_outputs())}
         metadata = self.session.get_modelmeta().custom_metadata_map
         self.batch, info, self.layout = _described(shapes, metadata, where=str(path))
-        runtime = f"ONNX Runtime {onnxruntime.__version__} on {device}"
+        runtime = f"ONNX Runtime {onnxruntime.__version__} on {device}{self.layout.note}"
         super().__init__(info, device="cpu", precision=precision_of(metadata), runtime=runtime)
 
     def predict(self, images: Values) -> tuple[np.ndarray, np.ndarray] | np.ndarray:
@@ -84,7 +84,7 @@ class OpenVinoPredictor(Predictor):
             for name in port.get_names()
         }
         self.batch, info, self.layout = _described(shapes, metadata, where=str(path))
-        runtime = f"OpenVINO {openvino.__version__.split('-')[0]} on cpu"
+        runtime = f"OpenVINO {openvino.__version__.split('-')[0]} on cpu{self.layout.note}"
         super().__init__(info, device="cpu", precision=precision_of(metadata), runtime=runtime)
 
     def predict(self, images: Values) -> tuple[np.ndarray, np.ndarray] | np.ndarray:

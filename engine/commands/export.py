@@ -52,8 +52,9 @@ def write(args: argparse.Namespace, weights: Path, output: Path) -> None:
     )
     say(f"Weights: {weights} ({original.description})")
     if args.int8 is not None:
-        spec = replace(spec, calibration=calibration_images(args.int8, spec))
-        say(f"Calibration: {len(spec.calibration or ())} images of the training split of {args.int8}")
+        images = calibration_images(args.int8, spec)
+        spec = replace(spec, calibration=images)
+        say(f"Calibration: {len(images)} images of the training split of {args.int8}")
     opset = f", opset {OPSET}" if args.format == "onnx" else ""
     say(f"Writing {args.format}{opset}, {input_text(spec, form)}")
     difference, files = export(original, args.format, output, spec)
