@@ -164,6 +164,7 @@ class Predictor(ABC):
         self.resize = info.resize
         self.device = device
         self.precision = precision
+        self.runtime = runtime
         self.description = f"{runtime}, {precision}, {len(info.names)} classes"
 
     @abstractmethod
@@ -175,3 +176,7 @@ class Predictor(ABC):
             probabilities (B, C). NumPy arrays from ONNX Runtime and OpenVINO, which need no torch; tensors on `device`
             from models that torch runs. `postprocess` and `top_classes` take both.
         """
+
+    def candidates(self, images: Values, conf_thres: float) -> tuple[Values, Values] | Values:
+        """As `predict`, perhaps without boxes that have no score above `conf_thres` in any image, in the same order."""
+        return self.predict(images)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -17,15 +18,19 @@ from models.layouts import Layout, as_pictures
 from utils.config import ConfigError
 from utils.text import first_line, shown
 
+_SHAPES = 4
+"""Shapes of inputs that OpenVINO keeps a model compiled for."""
+
 
 class OnnxPredictor(Predictor):
     """An ONNX file: input 'images' (B, 3, H, W), outputs of OUTPUTS; metadata from ModelInfo.to_metadata.
 
     Args:
         device: 'cpu', or 'cuda:N' for an ONNX Runtime that has CUDA.
+        threads: to compute with on the CPU; None leaves them to ONNX Runtime.
     """
 
-    def __init__(self, path: Path, device: str = "cpu") -> None:
+    def __init__(self, path: Path, device: str = "cpu", *, threads: int | None = None) -> None:
         try:
             onnxruntime = import_onnxruntime()
         except ImportError:
@@ -41,6 +46,7 @@ class OnnxPredictor(Predictor):
             )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised too; said once is enough
+        options.intra_op_num_threads = threads or 0
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # ONNX Runtime's own exceptions share no other base
@@ -61,20 +67,28 @@ class OnnxPredictor(Predictor):
 
 
 class OpenVinoPredictor(Predictor):
-    """An OpenVINO .xml with its .bin, on the CPU: names as in ONNX; metadata in rt_info under 'cspdet'."""
+    """An OpenVINO .xml with its .bin, on the CPU: names as in ONNX; metadata in rt_info under 'cspdet'.
 
-    def __init__(self, path: Path) -> None:
+    A file for any size is compiled for each shape of its inputs, which makes it as fast as one for that size alone.
+
+    Args:
+        threads: to compute with; None leaves them to OpenVINO.
+    """
+
+    def __init__(self, path: Path, *, threads: int | None = None) -> None:
         try:
             openvino = import_openvino()
         except ImportError:
             raise ConfigError(f"{path}: needs OpenVINO, which is not installed: pip install openvino") from None
-        core = openvino.Core()
-        try:
-            model = core.read_model(path)
-            # Without the hint some CPUs compute in bf16, and the figures would not be those of the other formats.
-            self.compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        except RuntimeError as error:
-            raise ConfigError(f"{path}: OpenVINO cannot load it: {first_line(error)}") from None
+        self._core, self._path = openvino.Core(), path
+        # Without the hint some CPUs compute in bf16, and the figures would not be those of the other formats.
+        self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        if threads:
+            self._options["INFERENCE_NUM_THREADS"] = threads
+        with self._named_errors():
+            model = self._core.read_model(path)
+        self._compiled: dict[tuple[int, ...], Any] = {}
+        """By the shape of the input, the one used last at the end."""
         keys = model.get_rt_info("cspdet").value if model.has_rt_info("cspdet") else {}
         keys = keys if isinstance(keys, Mapping) else {}
         metadata = {key: str(model.get_rt_info(["cspdet", key]).value) for key in keys}
@@ -84,6 +98,10 @@ class OpenVinoPredictor(Predictor):
             for name in port.get_names()
         }
         self.batch, info, self.layout = _described(shapes, metadata, where=str(path))
+        self._any = None in shapes[self.layout.input] and not self.layout.picture
+        if not self._any:
+            with self._named_errors():
+                self._compiled[()] = self._core.compile_model(model, "CPU", self._options)
         runtime = f"OpenVINO {openvino.__version__.split('-')[0]} on cpu{self.layout.note}"
         super().__init__(info, device="cpu", precision=precision_of(metadata), runtime=runtime)
 
@@ -91,10 +109,29 @@ class OpenVinoPredictor(Predictor):
         """See Predictor."""
 
         def run(part: np.ndarray) -> list[np.ndarray]:
-            outputs = self.compiled({self.layout.input: part})
+            outputs = self._for_shape(part.shape if self._any else ())({self.layout.input: part})
             return [outputs[name] for name in self.layout.outputs(self.info.task)]
 
         return predict_by(run, images, self.layout, self.info, self.batch)
+
+    def _for_shape(self, shape: tuple[int, ...]) -> Any:
+        """The compiled model for inputs of a shape, one of the few that were used last."""
+        if shape not in self._compiled:
+            with self._named_errors():
+                model = self._core.read_model(self._path)
+                model.reshape({self.layout.input: list(shape)})
+                self._compiled[shape] = self._core.compile_model(model, "CPU", self._options)
+        self._compiled[shape] = self._compiled.pop(shape)
+        if len(self._compiled) > _SHAPES:
+            del self._compiled[next(iter(self._compiled))]
+        return self._compiled[shape]
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise ConfigError(f"{self._path}: OpenVINO cannot load it: {first_line(error)}") from None
 
 
 def import_onnxruntime() -> ModuleType:
@@ -206,5 +243,8 @@ def _in_batches(
         if size is not None and count < size:
             part = np.concatenate((part, np.zeros((size - count, *part.shape[1:]), part.dtype)))
         parts.append([output[:count] for output in run(part)])
-    whole = [np.concatenate(outputs).astype(np.float32, copy=False) for outputs in zip(*parts, strict=True)]
+    whole = [
+        (outputs[0] if len(outputs) == 1 else np.concatenate(outputs)).astype(np.float32, copy=False)
+        for outputs in zip(*parts, strict=True)
+    ]
     return (whole[0], whole[1]) if len(whole) > 1 else whole[0]

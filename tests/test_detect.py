@@ -14,7 +14,8 @@ from PIL import Image
 
 import detect
 from data.images import read_image
-from data.media.video import VideoReader, VideoWriter
+from data.media.video import VideoReader
+from data.media.video_writer import VideoWriter
 from data.transforms import resize_image
 from engine.commands import detect as commands
 from models.build import build_model
@@ -25,6 +26,7 @@ from models.predictor import open_predictor
 from utils.boxes import plan_resize
 from utils.checkpoint import save_checkpoint
 from utils.config import ConfigError, to_plain
+from utils.timings import STAGES
 
 NAMES = ("red", "green", "blue")
 
@@ -84,7 +86,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Runs detect.main with a predictor of colours; gives the exit status and the run folder."""
     predictor = ColourPredictor()
     monkeypatch.setattr(commands, "check_file", lambda *_, **__: None)
-    monkeypatch.setattr(commands, "open_predictor", lambda *_, **__: predictor)
+    monkeypatch.setattr(commands, "open_fastest", lambda *_, **__: (predictor, ""))
 
     def run(*arguments: str | Path) -> tuple[int, Path]:
         options = ["--weights", "colours.pt", "--project", str(tmp_path / "runs")]
@@ -137,6 +139,33 @@ def test_a_video_keeps_frames_and_rate(tmp_path: Path, command) -> None:
     assert [e["frame"] for e in found] == list(range(12))
     assert found[7]["box"] == pytest.approx([38, 20, 68, 60], abs=3)
     assert len(list((folder / "labels").iterdir())) == 12
+
+
+@pytest.mark.parametrize(("step", "frames"), [(1, 12), (3, 4), (5, 3)])
+def test_every_nth_frame_keeps_its_number_and_the_video_its_length(
+    tmp_path: Path, command, step: int, frames: int
+) -> None:
+    video = save_video(tmp_path / "clip.mp4")
+    status, folder = command("--source", video, "--save-json", "--save-txt", "--frame-step", str(step))
+    assert status == 0
+    assert [e["frame"] for e in entries(folder)] == list(range(0, 12, step))
+    assert [e["box"][0] for e in entries(folder)] == pytest.approx([10 + 4 * i for i in range(0, 12, step)], abs=3)
+    assert sorted(path.stem for path in (folder / "labels").iterdir()) == [f"clip_{i:06d}" for i in range(0, 12, step)]
+    reader = VideoReader(str(folder / "clip.mp4"))
+    assert (reader.frames, reader.fps) == (frames, Fraction(25, 2) / step)
+    times = []
+    while (item := reader.read()) is not None:
+        times.append(item[1])
+    reader.close()
+    assert times == pytest.approx([i * 0.08 for i in range(0, 12, step)])
+
+
+def test_the_summary_tells_where_the_time_went(tmp_path: Path, command, capsys: pytest.CaptureFixture) -> None:
+    assert command("--source", save_video(tmp_path / "clip.mp4"))[0] == 0
+    output = capsys.readouterr().out
+    stages = r", ".join(rf"{stage} [\d.]+/[\d.]+" for stage in STAGES)
+    assert re.search(rf"^Milliseconds a frame, p50/p95: {stages}$", output, re.MULTILINE)
+    assert "Reconnects" not in output
 
 
 def test_a_run_is_never_overwritten_and_nothing_is_saved_unasked(tmp_path: Path, command) -> None:
@@ -221,7 +250,7 @@ def test_stopping_leaves_whole_files(tmp_path: Path, command, monkeypatch: pytes
                 raise KeyboardInterrupt
             return super().predict(images)
 
-    monkeypatch.setattr(commands, "open_predictor", lambda *_, **__: Interrupted())
+    monkeypatch.setattr(commands, "open_fastest", lambda *_, **__: (Interrupted(), ""))
     status, folder = command("--source", save_video(tmp_path / "a.mp4"), "--save-json")
     assert status == 0
     assert len(entries(folder)) == 5

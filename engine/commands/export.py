@@ -37,7 +37,7 @@ def run(args: argparse.Namespace, weights: Path, output: Path) -> int:
 def write(args: argparse.Namespace, weights: Path, output: Path) -> None:
     """Export as the command line says."""
     form = FORMATS[args.format]
-    original = open_predictor(weights, cfg=args.cfg, device="cpu")
+    original = open_predictor(weights, cfg=args.cfg, device="cpu", fuse=False)
     assert isinstance(original, ModelPredictor)  # all others are
     size = args.img_size or original.image_size
     original.info.check_size(size, where="--img-size")

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models.detector import Detector
-from models.heads.anchor_free import AnchorFreeHead
+from models.fuse import fuse_
 from models.info import ModelInfo
-from models.layers import ConvNormAct
 from models.layouts import OWN, Kind, Layout
 from utils.boxes import xyxy_to_cxcywh
 
@@ -74,10 +72,8 @@ class ExportNetwork(nn.Module):
         super().__init__()
         self.kind = kind
         self.model = copy.deepcopy(model).cpu().float()
-        if isinstance(self.model.head, AnchorFreeHead):
-            self.model.head.keep_one_to_one_()
-        merge_norms_(self.model.eval())
-        self.requires_grad_(False).eval()
+        fuse_(self.model)
+        self.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor] | Tensor:
         """(B, 3, H, W) float32 RGB in [0, 1] -> as `Detector.predict`, or one tensor of another layout."""
@@ -89,11 +85,3 @@ class ExportNetwork(nn.Module):
             return torch.cat((xyxy_to_cxcywh(boxes), scores), dim=2).transpose(1, 2)
         best, labels = scores.max(dim=2, keepdim=True)
         return torch.cat((boxes, best, labels.to(boxes)), dim=2)
-
-
-def merge_norms_(model: nn.Module) -> None:
-    """Merge each batch norm after a convolution into the convolution, which is the same function in evaluation mode."""
-    for module in model.modules():
-        if isinstance(module, ConvNormAct) and isinstance(module.norm, nn.BatchNorm2d):
-            module.conv = fuse_conv_bn_eval(module.conv, module.norm)
-            module.norm = nn.Identity()
