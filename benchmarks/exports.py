@@ -1,8 +1,7 @@
 """Time of exported files and checkpoints by image, in turn: python benchmarks/exports.py best.pt best.onnx int8.onnx.
 
 Each is opened as detect.py opens it, and predicts made-up images of its own size. By default the time is that of the
-process on its cores, which other programs hardly change; --wall prints that of the clock. Runtimes take as many threads
-as they want: for one, start it with `taskset -c 0`.
+process on its cores, which other programs hardly change; --wall prints that of the clock.
 """
 
 from __future__ import annotations
@@ -12,9 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models.export.compare import made_up_images
+from models.info import Predictor
 from models.predictor import open_predictor
 from utils.arguments import Parser, whole_number
 from utils.config import ConfigError
@@ -28,20 +30,24 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("weights", nargs="+", help="files as detect.py --weights takes them")
     parser.add_argument("--rounds", type=whole_number, default=7, help="measurements of each file")
     parser.add_argument("--images", type=whole_number, default=10, help="images of a measurement")
+    parser.add_argument("--threads", type=whole_number, default=1, help="of each runtime")
     parser.add_argument("--trust", action="store_true", help="run the code that a .torchscript file contains")
     parser.add_argument("--wall", action="store_true", help="time of the clock instead of the process")
     args = parser.parse_args(argv)
     try:
-        compare(args.weights, args.rounds, args.images, wall=args.wall, trust=args.trust)
+        torch.set_num_threads(args.threads)
+        predictors = [
+            open_predictor(file, device="cpu", trust=args.trust, threads=args.threads) for file in args.weights
+        ]
+        compare(args.weights, predictors, args.rounds, args.images, wall=args.wall)
     except ConfigError as error:
         return report(error)
     return 0
 
 
-def compare(files: list[str], rounds: int, images: int, *, wall: bool, trust: bool) -> None:
+def compare(files: list[str], predictors: list[Predictor], rounds: int, images: int, *, wall: bool) -> None:
     """Measure the files in turn and print the median of each."""
     clock = time.perf_counter if wall else time.process_time
-    predictors = [open_predictor(file, device="cpu", trust=trust) for file in files]
     inputs = [made_up_images((1, *each.image_size), seed=0).mul(255).byte().numpy() for each in predictors]
     times: list[list[float]] = [[] for _ in files]
     for number in range(rounds + 1):

@@ -181,8 +181,11 @@ def _described(
     """
     try:
         layout = Layout.from_metadata(metadata)
-    except (KeyError, TypeError, ValueError, RecursionError):
-        layout = Layout()  # from_metadata below says what is wrong
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        ModelInfo.from_metadata(metadata, shape=(None, None), where=where)  # says what is wrong, if it is in its part
+        raise ConfigError(
+            f"{where}: its metadata is wrong ({first_line(error)}); export the checkpoint again"
+        ) from None
     source = [side if isinstance(side, int) else None for side in shapes.get(layout.input, ())]
     if len(source) != 4:
         inputs = ", ".join(shown(name) for name in list(shapes)[:5])
