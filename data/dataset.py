@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 MIXUP_STREAM = 1_000_003
 """Added to the epoch for the second image of a mixup, so that it is not the augmentation of the first."""
 
-RECENT = 128
-"""Images that are kept for those that they are mixed with: a block of the sampler."""
+RECENT_BYTES = 192 * 1024 * 1024
+"""Most memory for images that are kept for those that they are mixed with: a block of the sampler at 640 px."""
 
 MOST_IN_A_ROW = 20
 """If this many images in a row cannot be read, the cause is not single files."""
@@ -103,6 +103,7 @@ class TrainDataset(Dataset):
         """What the image that is being made has to say: see Item."""
         self.recent: dict[tuple[int, tuple[int, int]], tuple[Labelled, list[str], list[str]]] = {}
         """By index and size, the images that were read last, with the problems and notes of their files."""
+        self.recent_bytes = 0
         self.pipeline = None
         if self.config.albumentations:
             from data.pipeline import AlbumentationsPipeline  # the library takes a second or two to import
@@ -128,7 +129,7 @@ class TrainDataset(Dataset):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without images: if loader processes are not forked, each would get a copy of them all."""
-        return {**self.__dict__, "cache": None, "recent": {}}
+        return {**self.__dict__, "cache": None, "recent": {}, "recent_bytes": 0}
 
     def __getitem__(self, request: Request) -> Item:
         """The augmented image that `request` names; its boxes are in pixels of the network input."""
@@ -195,12 +196,14 @@ class TrainDataset(Dataset):
             before = len(self.problems), len(self.notes)
             item = self._sized(index, size)
             known = item, self.problems[before[0] :], self.notes[before[1] :]
+            self.recent_bytes += item.image.nbytes
         else:
             self.problems += known[1]
             self.notes += known[2]
         self.recent[index, size] = known
-        if len(self.recent) > RECENT:
-            del self.recent[next(iter(self.recent))]
+        while self.recent_bytes > RECENT_BYTES and len(self.recent) > 1:
+            oldest, _, _ = self.recent.pop(next(iter(self.recent)))
+            self.recent_bytes -= oldest.image.nbytes
         return known[0]
 
     def _sized(self, index: int, size: tuple[int, int]) -> Labelled:

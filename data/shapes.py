@@ -11,19 +11,16 @@ import json
 import logging
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data.drawing.figures import NAMES
 from data.drawing.jpeg import encode_jpeg
 from data.drawing.picture import draw
 from utils.config import ConfigError
-from utils.log import say
+from utils.log import Progress, say
 
 VERSION = 1
 """Raised whenever a byte of the set changes; a set of another version is drawn anew."""
@@ -146,12 +143,10 @@ def _draw_set(folder: Path, *, shown_as: Path) -> None:
     """All files of the set, the marker last."""
     total = sum(COUNTS.values())
     message = f"Drawing the embedded data set 'shapes' ({total:,} images) into {shown_as}"
-    on_terminal = sys.stderr.isatty()
-    if not on_terminal:
-        say(message, error=True)
+    say(message, error=True)
     pool = ThreadPoolExecutor(min(os.cpu_count() or 1, _THREADS))
     try:
-        with tqdm(total=total, desc=message, unit="image", disable=not on_terminal) as progress:
+        with Progress(total, "Drawing", every=10) as progress:
             for split in COUNTS:
                 _draw_split(folder, split, pool, progress)
     finally:
@@ -168,7 +163,7 @@ def _draw_set(folder: Path, *, shown_as: Path) -> None:
     (folder / _MARKER).write_bytes(_marker())
 
 
-def _draw_split(folder: Path, split: str, pool: ThreadPoolExecutor, progress: tqdm) -> None:
+def _draw_split(folder: Path, split: str, pool: ThreadPoolExecutor, progress: Progress) -> None:
     """Images and annotations of one split."""
     (folder / "images" / split).mkdir(parents=True)
     images: list[dict] = []
@@ -176,7 +171,7 @@ def _draw_split(folder: Path, split: str, pool: ThreadPoolExecutor, progress: tq
     for image, objects in pool.map(lambda number: _draw_image(folder, split, number), range(COUNTS[split])):
         images.append(image)
         annotations += [{"id": len(annotations) + i, **entry} for i, entry in enumerate(objects, start=1)]
-        progress.update()
+        progress.advance()
     _write_annotations(folder, split, images, annotations)
 
 

@@ -27,7 +27,7 @@ from utils.boxes import Letterbox, plan_resize
 from utils.log import say
 from utils.metrics.build import build_metric
 
-CALIBRATION_IMAGES = 200
+CALIBRATION_IMAGES = 100
 """At most so many, evenly over the split; ranges hardly change beyond."""
 
 

@@ -28,6 +28,12 @@ class Final:
     iou_thres: float = 0.45
     max_det: int = 300
 
+    @property
+    def plausible(self) -> bool:
+        """Whether the values, which may come from a file, can be thresholds."""
+        numbers = all(type(each) in (int, float) and 0 <= each <= 1 for each in (self.conf_thres, self.iou_thres))
+        return numbers and type(self.max_det) is int and self.max_det >= 1
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -45,6 +51,11 @@ class Layout:
     kind: Kind = "own"
     final: Final | None = None
     picture: bool = False
+
+    @property
+    def note(self) -> str:
+        """What a user should know of a file that ends in detections, for the description of its runtime."""
+        return f", detections above {self.final.conf_thres:g} alone" if self.final else ""
 
     @property
     def input(self) -> str:
@@ -72,7 +83,10 @@ class Layout:
         kind, final, picture = values.get("layout", "own"), values.get("final"), values.get("picture", False)
         if kind not in LAYOUTS or not isinstance(picture, bool):
             raise ValueError(f"layout: expected one of {', '.join(LAYOUTS)}, and picture true or false")
-        return cls(kind, None if final is None else Final(**final), picture)
+        thresholds = None if final is None else Final(**final)
+        if thresholds and not thresholds.plausible:
+            raise ValueError("final: expected thresholds from 0 to 1, and max_det from 1")
+        return cls(kind, thresholds, picture)
 
     def candidates(self, outputs: Sequence[np.ndarray], classes: int) -> tuple[np.ndarray, ...]:
         """What the file gave, as `Predictor.predict` gives it.

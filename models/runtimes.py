@@ -54,7 +54,7 @@ class OnnxPredictor(Predictor):
         shapes = {each.name: each.shape for each in (*self.session.get_inputs(), *self.session.get_outputs())}
         metadata = self.session.get_modelmeta().custom_metadata_map
         self.batch, info, self.layout = _described(shapes, metadata, where=str(path))
-        runtime = f"ONNX Runtime {onnxruntime.__version__} on {device}"
+        runtime = f"ONNX Runtime {onnxruntime.__version__} on {device}{self.layout.note}"
         super().__init__(info, device="cpu", precision=precision_of(metadata), runtime=runtime)
 
     def predict(self, images: Values) -> tuple[np.ndarray, np.ndarray] | np.ndarray:
@@ -102,7 +102,7 @@ class OpenVinoPredictor(Predictor):
         if not self._any:
             with self._named_errors():
                 self._compiled[()] = self._core.compile_model(model, "CPU", self._options)
-        runtime = f"OpenVINO {openvino.__version__.split('-')[0]} on cpu"
+        runtime = f"OpenVINO {openvino.__version__.split('-')[0]} on cpu{self.layout.note}"
         super().__init__(info, device="cpu", precision=precision_of(metadata), runtime=runtime)
 
     def predict(self, images: Values) -> tuple[np.ndarray, np.ndarray] | np.ndarray:
@@ -181,8 +181,11 @@ def _described(
     """
     try:
         layout = Layout.from_metadata(metadata)
-    except (KeyError, TypeError, ValueError, RecursionError):
-        layout = Layout()  # from_metadata below says what is wrong
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        ModelInfo.from_metadata(metadata, shape=(None, None), where=where)  # says what is wrong, if it is in its part
+        raise ConfigError(
+            f"{where}: its metadata is wrong ({first_line(error)}); export the checkpoint again"
+        ) from None
     source = [side if isinstance(side, int) else None for side in shapes.get(layout.input, ())]
     if len(source) != 4:
         inputs = ", ".join(shown(name) for name in list(shapes)[:5])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -30,12 +29,15 @@ WRITERS: dict[str, Callable[[Detector, Path, ExportSpec], None]] = {
 """Format -> what writes the file that `--weights` takes, and what belongs beside it."""
 
 
-def export(original: ModelPredictor, kind: str, output: Path, spec: ExportSpec) -> tuple[Difference, list[Path]]:
+def export(
+    original: ModelPredictor, kind: str, output: Path, spec: ExportSpec, *, trial: Path | None = None
+) -> tuple[Difference, list[Path]]:
     """Write a model, run it beside the original, and put it in place when both agree.
 
     Args:
         original: on the CPU.
         kind: a key of FORMATS.
+        trial: for a file that ends in detections, where its `trial_spec` is left; None leaves none.
     Returns:
         The largest difference, and the files, `output` first.
     Raises:
@@ -48,10 +50,9 @@ def export(original: ModelPredictor, kind: str, output: Path, spec: ExportSpec) 
         draft = Path(folder, output.name)
         shapes = shapes_to_compare(spec, FORMATS[kind])
         if spec.layout.final:
-            trial = Path(folder, "trial", output.name)
-            trial.parent.mkdir()
-            difference = _write_and_compare(original, kind, trial, trial_spec(original, spec, shapes), shapes)
-            shutil.rmtree(trial.parent)
+            with tempfile.TemporaryDirectory() as other:
+                path = trial or Path(other, output.name)
+                difference = _write_and_compare(original, kind, path, trial_spec(original, spec, shapes), shapes)
         again = _write_and_compare(original, kind, draft, spec, shapes)
         difference = difference.larger(again) if spec.layout.final else again
         tolerance = tolerance_of(spec)

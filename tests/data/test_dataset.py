@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from data.config import load_data_config
-from data.dataset import RECENT, REPLACED, EvalDataset, Request, TrainDataset, check_size
+from data.dataset import REPLACED, EvalDataset, Request, TrainDataset, check_size
 from data.images import read_for_training, read_image
 from data.items import Item, collate
 from data.read import read_split
@@ -128,7 +128,21 @@ def test_each_image_of_a_block_is_read_once(images: LabelledImages, monkeypatch:
     dataset = make(images, replace(ALL, mosaic=1.0, mixup=1.0))
     dataset.__getitems__([Request(0, index, SIZE, True, partners=PARTNERS) for index in range(8)])
     assert sorted(read) == sorted(sample.path for sample in images.samples)
-    assert len(dataset.recent) <= RECENT
+
+
+def test_the_images_that_are_kept_have_a_bound_in_bytes(
+    images: LabelledImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A smaller bound changes what is read again, and no sample."""
+    requests = [replace(request, size=SIZE) for request in REQUESTS]
+    roomy = make(images)
+    expected = roomy.__getitems__(requests)
+    largest = max(item.image.nbytes for item, _, _ in roomy.recent.values())
+    monkeypatch.setattr("data.dataset.RECENT_BYTES", 2 * largest)
+    dataset = make(images)
+    assert torch.equal(dataset.__getitems__(requests).images, expected.images)
+    assert 0 < sum(item.image.nbytes for item, _, _ in dataset.recent.values()) == dataset.recent_bytes <= 2 * largest
+    assert dataset.recent_bytes < roomy.recent_bytes
 
 
 def test_what_is_wrong_with_an_image_is_told_with_every_sample_of_it(spoiled: LabelledImages) -> None:
