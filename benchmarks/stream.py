@@ -140,9 +140,9 @@ def main(argv: list[str] | None = None) -> int:
     setup_logging()
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # as detect.py
     predictor = open_predictor(args.weights, device="cpu")
-    options = DetectOptions(predictor.image_size, predictor.resize, conf_thres=0.05)
+    options = DetectOptions(predictor.image_size, predictor.resize, conf_thres=0.0, max_det=10)  # there is much to draw
     with camera(clip()) as url:
-        outputs = Outputs(txt=True, json=True, jsonl=True, crops=True)
+        outputs = Outputs(txt=True, json=True, jsonl=True)
         seconds = 60 * args.minutes
         _, summary = watch(predictor, options, url, outputs, seconds=seconds, every=args.every)
     say(summary)

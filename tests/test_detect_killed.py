@@ -125,7 +125,7 @@ class Named(ColourPredictor):
 def test_a_console_of_few_letters(tmp_path: Path) -> None:
     Image.new("RGB", (20, 20)).save(tmp_path / "café 👩.png")
     code = SLOW.replace("0.02", "0")
-    options = ["--weights", "x.pt", "--source", str(tmp_path), "--no-save", "--project", str(tmp_path)]
+    options = ["--weights", "x.pt", "--source", str(tmp_path), "--square", "--no-save", "--project", str(tmp_path)]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     run = subprocess.run([sys.executable, "-c", code, *options], cwd=ROOT, env=environment, capture_output=True)
     assert run.returncode == 0, run.stderr

@@ -156,7 +156,7 @@ def _overlaps(spot: tuple[int, int], height: int, width: int, taken: np.ndarray)
     return bool((across & (taken[:, 1] < y + height) & (taken[:, 3] > y)).any())
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)  # of a 4K video that is 80 MB at most
 def _tag(text: str, size: int, colour: tuple[int, int, int], limit: int) -> np.ndarray:
     """(h, w, 3) text on a filled tag of at most `limit` pixels width; cached, as video shows the same ones again."""
     text = shorten(text, 200)

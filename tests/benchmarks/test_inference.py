@@ -14,9 +14,7 @@ from utils.config import ROOT
 
 
 def run(*arguments: str | Path) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -27,7 +25,7 @@ def test_each_runtime_has_its_time_and_its_speed_beside_opencv() -> None:
     title, *lines = run("benchmarks/inference.py", "--img-size", "64", "--rounds", "1", "--threads", "1")
     assert "cspdet-n, 64 px, 1 threads" in title
     rows = {line.rsplit(maxsplit=2)[0]: list(map(float, line.split()[-2:])) for line in lines}
-    assert list(rows)[0].startswith("OpenCV")
+    assert next(iter(rows)).startswith("OpenCV")
     kinds = ["PyTorch, fused by hand", "ONNX Runtime, bare", "OpenVINO, bare"]
     assert list(rows)[1:] == [*kinds, "PyTorch, ours", "ONNX Runtime, ours", "OpenVINO, ours"]
     (first, one), *others = rows.values()

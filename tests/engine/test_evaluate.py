@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,8 @@ from data.loader import build_eval_loader
 from data.read import read_split
 from engine.evaluate import EvaluationOptions, evaluate, match_classes
 from models.info import ModelInfo, Predictor
-from tests.test_val import CATEGORY_IDS, NAMES, write_dataset
+from models.predictor import open_predictor
+from tests.test_val import CATEGORY_IDS, NAMES, write_checkpoint, write_dataset
 from utils import dist
 from utils.config import ConfigError
 from utils.metrics.coco import FIGURES
@@ -116,6 +119,19 @@ def test_least_padding_gives_the_figures_of_the_square_on_fewer_pixels(images: L
 def least_loader(images: LabelledImages, batch_size: int) -> DataLoader:
     size = (128, 192)
     return build_eval_loader(images, image_size=size, resize="letterbox", batch_size=batch_size, workers=0, stride=32)
+
+
+def test_a_fused_model_has_the_figures_of_the_model_as_it_was_trained(images: LabelledImages, tmp_path: Path) -> None:
+    weights, figures, boxes = write_checkpoint(tmp_path / "best.pt"), [], []
+    for fuse in (True, False):
+        predictor, metric = open_predictor(weights, device="cpu", fuse=fuse), new_metric(images)
+        loader = build_eval_loader(images, image_size=(64, 64), resize="letterbox", batch_size=3, workers=0)
+        options = EvaluationOptions(conf_thres=0.0, max_det=300, nms=predictor.info.nms)
+        figures.append(evaluate(predictor, loader, metric, options))
+        boxes.append(len(metric.predictions()))
+    assert boxes[0] == boxes[1] > 100
+    for key in FIGURES:
+        assert figures[0][key] == pytest.approx(figures[1][key], abs=1e-4)
 
 
 def test_batch_size_changes_nothing_and_each_image_counts_once(images: LabelledImages) -> None:
