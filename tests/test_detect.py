@@ -23,9 +23,11 @@ from models.config import load_model_config
 from models.info import ModelInfo, Predictor
 from models.postprocess import postprocess
 from models.predictor import open_predictor
+from tests.test_val import write_checkpoint
 from utils.boxes import plan_resize
 from utils.checkpoint import save_checkpoint
 from utils.config import ConfigError, to_plain
+from utils.threads import limit_threads
 from utils.timings import STAGES
 
 NAMES = ("red", "green", "blue")
@@ -331,3 +333,33 @@ def test_a_real_video(shared: Path, tmp_path: Path, command) -> None:
     reader = VideoReader(str(folder / "car-detection.mp4"))
     assert (reader.frames, reader.fps) == (377, Fraction(25, 2))
     reader.close()
+
+
+def test_pictures_of_one_shape_get_the_least_padding(tmp_path: Path, command, capsys: pytest.CaptureFixture) -> None:
+    save(tmp_path / "a" / "1.png", scene(90, 150, (0, 10, 20, 60, 70)))
+    save(tmp_path / "b" / "1.png", scene(150, 90))
+    for arguments, shown in (
+        (["--source", tmp_path / "a"], "input 96x128 letterbox, least padding\n"),
+        (["--source", tmp_path / "a", "--square"], "input 96x128 letterbox\n"),
+        (["--source", tmp_path / "a", tmp_path / "b"], "input 96x128 letterbox\n"),
+        (["--source", tmp_path / "a", "--resize", "stretch"], "input 96x128 stretch\n"),
+    ):
+        assert command(*arguments)[0] == 0
+        assert shown in capsys.readouterr().out
+
+
+def test_height_and_width_of_the_input_runtime_and_threads(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    image = save(tmp_path / "x.png", scene(120, 64))
+    weights = write_checkpoint(tmp_path / "best.pt")
+    options = ["--weights", str(weights), "--source", str(image), "--project", str(tmp_path), "--device", "cpu"]
+    threads = torch.get_num_threads()
+    try:
+        assert detect.main([*options, "--img-size", "96", "64", "--runtime", "torch", "--threads", "1"]) == 0
+        assert torch.get_num_threads() == 1
+    finally:
+        limit_threads(threads)
+    output = capsys.readouterr().out
+    assert "Runtime: PyTorch on cpu (1 threads), as asked for" in output
+    assert "input 96x64 letterbox, least padding" in output
+    assert detect.main([*options, "--img-size", "96", "60"]) == 2
+    assert "--img-size: expected multiples of 32" in capsys.readouterr().err

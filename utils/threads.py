@@ -10,9 +10,10 @@ import cv2
 
 def limit_threads(count: int) -> None:
     """Let OpenCV and PyTorch, imported or not, compute with so many CPU threads at most."""
-    os.environ["OMP_NUM_THREADS"] = str(count)
     cv2.setNumThreads(count)
-    if "torch" in sys.modules:
-        import torch
+    if "torch" not in sys.modules:
+        os.environ["OMP_NUM_THREADS"] = str(count)
+        return
+    import torch
 
-        torch.set_num_threads(count)
+    torch.set_num_threads(count)
