@@ -13,6 +13,7 @@ if __name__ == "__main__":
     quiet_start()
 
 import argparse
+import os
 from pathlib import Path
 
 from data.config import EMBEDDED, load_data_config
@@ -28,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     args = parse_args(argv)
     setup_logging()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see detect.py
     try:
         weights = check(args)
         with quiet_imports():

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CACHE = Path("runs", "cache")
-FASTEST = ("openvino", "onnx")
+FASTEST = ("onnx", "openvino")
 """On a CPU, best first; PyTorch comes after them (docs/inference.md has the times)."""
 _OWN = {".onnx": "onnx", ".xml": "openvino", ".torchscript": "torch"}
 WORTH_IT = 50
@@ -91,7 +91,7 @@ def open_fastest(
     if asked and (packages := " ".join(_missing(FORMATS[runtime].packages))):
         raise ConfigError(f"--runtime {runtime}: needs {packages}, not installed here: pip install {packages}")
     if not possible:
-        return open_own(device="cpu"), "as no faster one is installed; pip install openvino onnx"
+        return open_own(device="cpu"), "as no faster one is installed; pip install onnxruntime onnx"
     if not asked and pictures is not None and pictures < WORTH_IT:
         return open_own(device="cpu"), f"as so few pictures are not worth an export; --runtime {possible[0]} makes one"
     logger.info("Exporting %s for --runtime %s, once", weights, possible[0])

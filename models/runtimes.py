@@ -47,6 +47,8 @@ class OnnxPredictor(Predictor):
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised too; said once is enough
         options.intra_op_num_threads = threads or 0
+        # Threads that spin while they wait take the cores from those that decode, draw and encode.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # ONNX Runtime's own exceptions share no other base
