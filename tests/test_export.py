@@ -153,6 +153,7 @@ def test_half_and_dynamic_together(kind: str, weights: Path, tmp_path: Path) -> 
     [
         ("onnx", ["--with-nms", "--with-preprocess"]),
         ("openvino", ["--with-nms", "--batch-size", "2"]),
+        ("onnx", ["--with-preprocess"]),
         ("onnx", ["--layout", "yolo"]),
     ],
 )

@@ -139,14 +139,14 @@ def _difference(
 
 
 def made_up_images(shape: tuple[int, int, int], *, seed: int) -> Tensor:
-    """(B, 3, H, W) in [0, 1]: clouds of colour and a little noise, nearer to photos than plain noise."""
+    """(B, 3, H, W) in [0, 1], multiples of 1/255: clouds of colour and a little noise, nearer to photos than noise."""
     batch, height, width = shape
     generator = torch.Generator().manual_seed(seed)
     images = 0.1 * torch.rand(batch, 3, height, width, generator=generator)
     for cell in (64, 16, 4):
         coarse = torch.rand(batch, 3, max(height // cell, 1), max(width // cell, 1), generator=generator)
         images += 0.5 * F.interpolate(coarse, (height, width), mode="bilinear", align_corners=False)
-    return images.clamp_(0, 1)
+    return images.clamp_(0, 1).mul_(255).round_().div_(255)
 
 
 def _largest(values: Tensor) -> float:

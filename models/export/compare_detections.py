@@ -62,8 +62,6 @@ def compare_detections(
     worst, missed, count = Difference(0.0, 0.0, 0.0), 0, 0
     for index, shape in enumerate(shapes):
         images = made_up_images(shape, seed=index)
-        if spec.layout.picture:
-            images = images.mul(255).round().div(255)  # what bytes can hold
         wanted = expected_detections(original, images, spec.layout.final, spec)
         try:
             found = [detections_of(*each) for each in zip(*map(to_array, exported.predict(images)), strict=True)]
