@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data.classes import same_classes
 from data.config import SPLITS, DataConfig, load_data_config
 from data.convert import write_class_folders, write_dataset
 from data.doctor_html import to_html
@@ -35,6 +36,7 @@ from data.formats.rows import (
     KEYPOINTS,
     LEFT_OUT,
     LISTED,
+    MATCHED,
     NOTES,
     OUTLINES,
     REPAIRED,
@@ -42,7 +44,7 @@ from data.formats.rows import (
     SUSPECT,
 )
 from data.images import read_image
-from data.read import check_same_classes, guess_task, label_format, read_split
+from data.read import guess_task, label_format, read_split
 from utils.arguments import Parser
 from utils.config import ConfigError
 from utils.log import say, say_error, setup_logging, tracked
@@ -63,6 +65,7 @@ SEVERITY: dict[str, Severity] = {
     OUTLINES: "note",
     KEYPOINTS: "note",
     COMPLETED: "note",
+    MATCHED: "note",
 }
 """By the action that a run takes; every other action drops or changes something, which is an error."""
 
@@ -199,7 +202,8 @@ def compare_classes(splits: Mapping[str, LabelledImages], report: Report) -> Ite
     """Classes that differ between splits, and classes that nothing can be learned or measured about."""
     for split, data in splits.items():
         try:
-            check_same_classes(next(iter(splits.values())), data)
+            matched = same_classes(next(iter(splits.values())), data)
+            yield from ((split, problem) for problem in matched.problems[len(data.problems) :])
         except ConfigError as error:
             yield split, LabelProblem(report.source, str(error), "the splits cannot be used together")
     for split, facts in report.splits.items():

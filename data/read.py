@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data.classes import same_classes
 from data.config import SPLITS, DataConfig, load_data_config
 from data.formats import coco, imagefolder, listing, voc, yolo
 from data.formats.assemble import to_coco
@@ -20,7 +21,7 @@ from data.images import read_image
 from utils.config import ConfigError
 from utils.provenance import data_fingerprint, file_numbers
 from utils.structures import LabelledImages, Sample
-from utils.text import listed, shown
+from utils.text import shown
 
 logger = logging.getLogger(__name__)
 
@@ -102,12 +103,12 @@ def read_splits(source: str, task: Literal["detect", "classify"] = "detect") -> 
         split: read_split(config, split, task=task, truth="boxes" if split == "val" else "none")
         for split in ("train", "val")
     }
+    splits["val"] = same_classes(splits["train"], splits["val"])
     for split, images in splits.items():
         if images.problems:
             logger.warning("%s: %s", split, summarize(images.problems))
     for split, problem in shared_files(splits):
         logger.warning("%s: %s", split, problem)
-    check_same_classes(splits["train"], splits["val"])
     check_objects(splits["train"], f"{source}: train: there is nothing to learn")
     if not has_objects(splits["val"]):
         logger.warning(
@@ -224,28 +225,6 @@ def count_objects(images: LabelledImages, noun: str = "boxes") -> str:
 def has_objects(images: LabelledImages) -> bool:
     """Whether a split has an object; crowd regions do not count. Only then an AP can be counted on it."""
     return not images.samples.crowd.all()
-
-
-def check_same_classes(first: LabelledImages, second: LabelledImages) -> None:
-    """Refuse two splits whose class indices mean different things.
-
-    Raises:
-        ConfigError: names the first class that differs.
-    """
-    if len(first.names) != len(second.names):
-        only = sorted(set(first.names) ^ set(second.names))
-        differ = f"only one of them has {listed(only[:5])}" if only else "the names are the same"
-        raise ConfigError(
-            f"one split has {len(first.names)} classes, the other {len(second.names)}: {differ}; "
-            "give every split the same list of categories"
-        )
-    classes, others = (list(zip(split.names, split.category_ids, strict=False)) for split in (first, second))
-    for index, ((name, number), (other, other_number)) in enumerate(zip(classes, others, strict=False)):
-        if (name, number) != (other, other_number):
-            raise ConfigError(
-                f"class {index} is '{name}' (category id {number}) in one split and '{other}' (category id "
-                f"{other_number}) in the other; give every split the same list of categories"
-            )
 
 
 def _target(config: DataConfig, split: str) -> Path:

@@ -22,7 +22,7 @@ from utils.config import ROOT
 COMMANDS = {
     "train": "train", "val": "val", "detect": "detect", "export": "export", "doctor": "data.doctor",
     "convert": "data.convert", "anchors": "data.anchors", "benchmark": "models.benchmark.__main__",
-    "report": "utils.report", "info": "utils.info",
+    "report": "utils.report", "info": "utils.info", "split": "data.split",
 }  # fmt: skip
 HEAVY = ("torch", "torchvision", "cv2")
 

@@ -83,9 +83,13 @@ def write(data: LabelledImages, file: Path, file_names: Sequence[str]) -> None:
             sample, name = samples[entry["id"]]
             images.append({**entry, "file_name": name, "height": sample.height, "width": sample.width})
     annotations = [entry for entry in truth["annotations"] if entry["image_id"] in samples]
+    write_content({**truth, "images": images, "annotations": annotations}, file)
+
+
+def write_content(content: dict[str, Any], file: Path) -> None:
+    """Write a COCO dict as it is."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    text = to_json({**truth, "images": images, "annotations": annotations}, allow_nan=True)
-    file.write_text(text + "\n", encoding="utf-8")
+    file.write_text(to_json(content, allow_nan=True) + "\n", encoding="utf-8")
 
 
 def _of_samples(content: dict[str, Any], samples: Samples) -> dict[str, Any]:

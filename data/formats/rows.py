@@ -25,7 +25,8 @@ OUTLINES = "read as their boxes"
 KEYPOINTS = "the boxes are taken"
 COMPLETED = "width times height is taken"
 LISTED = "each is listed"
-NOTES = frozenset({KEPT, LISTED, SUSPECT, BACKGROUND, OUTLINES, KEYPOINTS, COMPLETED})
+MATCHED = "matched by name"
+NOTES = frozenset({KEPT, LISTED, SUSPECT, BACKGROUND, OUTLINES, KEYPOINTS, COMPLETED, MATCHED})
 """Actions of a LabelProblem that is worth reporting but not an error: `labels: error` accepts it."""
 SUMMED = {IMAGE_LEFT_OUT: "left out with their images", STOPS: "that stop the run"}
 """Actions that read differently behind a number."""
