@@ -13,9 +13,10 @@ import numpy as np
 
 from data.classes import same_classes
 from data.config import SPLITS, DataConfig, load_data_config
-from data.formats import coco, imagefolder, listing, voc, yolo
+from data.formats import coco, cvat, imagefolder, labelme, listing, voc, yolo
 from data.formats.assemble import to_coco
 from data.formats.label_places import LabelPlaces, find_labels, report_other_format, shared_files
+from data.formats.name_files import names_beside
 from data.formats.rows import IMAGE_LEFT_OUT, LEFT_OUT, NOTES, STOPS, Problems, summarize
 from data.images import read_image
 from utils.config import ConfigError
@@ -25,8 +26,11 @@ from utils.text import shown
 
 logger = logging.getLogger(__name__)
 
-FORMATS = (yolo, voc)
+FORMATS = (yolo, voc, labelme)
 """Formats with one label file for each image, in the order in which they are looked for."""
+
+ROBOFLOW_COCO = "_annotations.coco.json"
+"""The name of the label file among the images of a split."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,7 @@ def read_split(
         data = coco.read(target, config.path, images=images, names=config.names, outlines=outlines, problems=problems)
         data = replace(data, ground_truth={} if truth == "none" else data.ground_truth)
     else:
-        data = _read_images(config, target, problems)
+        data = _read_xml(config, target, split, problems) if _is_xml(target) else _read_images(config, target, problems)
         data = data if truth == "none" else replace(data, ground_truth=to_coco(data))
     if config.nc not in (None, len(data.names)):
         raise ConfigError(f"{config.source}: nc is {config.nc}, but {target} has {len(data.names)} categories")
@@ -176,14 +180,14 @@ def _check_problems(config: DataConfig, data: LabelledImages, *, thorough: bool)
 
 
 def label_format(config: DataConfig, split: str) -> str:
-    """'coco', 'yolo' or 'voc': how the labels of a split are stored.
+    """'coco', 'cvat', 'yolo', 'voc' or 'labelme': how the labels of a split are stored.
 
     Raises:
         ConfigError: as `read_split`.
     """
     target, folders = _target(config, split), listing.Folders()
-    if _is_json(target):
-        return "coco"
+    if _is_json(target) or _is_xml(target):
+        return "coco" if _is_json(target) else "cvat"
     images = listing.list_images(target, config.path, folders, Problems())
     form, _ = _find_labels(config, target, images, folders, Problems())
     return form.__name__.rpartition(".")[2]
@@ -192,7 +196,8 @@ def label_format(config: DataConfig, split: str) -> str:
 def guess_task(config: DataConfig) -> Literal["detect", "classify"]:
     """The task of a data set, guessed from its files: class folders without labels are for a classifier."""
     target = next(getattr(config, split) for split in SPLITS if getattr(config, split) is not None)
-    if config.folders is None and (not target.is_dir() or _is_json(target)):
+    target = _coco_inside(target)
+    if config.folders is None and (_is_json(target) or _is_xml(target) or not target.is_dir()):
         return "detect"
     try:
         images, folders = listing.list_images(target, config.path, listing.Folders(), Problems()), listing.Folders()
@@ -233,16 +238,27 @@ def _target(config: DataConfig, split: str) -> Path:
     target = getattr(config, split)
     if target is None:
         known = [name for name in SPLITS if getattr(config, name) is not None]
-        raise ConfigError(f"{config.source}: has no split '{split}', only {', '.join(known)}")
+        make = f"; make one: python -m data.split {config.source} NEW_FOLDER" if split != "test" else ""
+        raise ConfigError(f"{config.source}: has no split '{split}', only {', '.join(known)}{make}")
     download = ["How to get the data:", *config.download.strip().split("\n")] if config.download else []
     for key, path in ((split, target), ("images", config.images), ("labels_dir", config.labels_dir)):
         if path is not None and not path.exists():
             raise ConfigError(f"{config.source}: {key}: no such file or folder: {path}", *download)
-    if target.is_file() and not _is_json(target) and target.suffix.lower() != ".txt":
+    if target.is_file() and target.suffix.lower() not in (".json", ".txt", ".xml"):
         raise ConfigError(
             f"{config.source}: {split}: {target.name}: expected a COCO JSON file, a .txt list of images or a folder"
         )
-    return target
+    return _coco_inside(target)
+
+
+def _coco_inside(target: Path) -> Path:
+    """The COCO JSON file that lies among the images of a folder, as Roboflow writes it; else `target` itself."""
+    inside = target / ROBOFLOW_COCO
+    return inside if inside.is_file() else target
+
+
+def _read_xml(config: DataConfig, target: Path, split: str, problems: Problems) -> LabelledImages:
+    return cvat.read(target, config.path, split, images=config.images, names=config.names, problems=problems)
 
 
 def _read_images(config: DataConfig, target: Path, problems: Problems) -> LabelledImages:
@@ -266,13 +282,16 @@ def _find_labels(
     for form in FORMATS:
         doubts = Problems(problems.thorough, problems.unreadable)
         places = find_labels(images, config.path, form, folders, doubts, labels_dir=config.labels_dir)
+        if hasattr(form, "recognises") and not any(map(form.recognises, list(places.files.values())[:5])):
+            continue
         if places.files or places.folders or doubts.entries:
             candidates.append((form, places, doubts))
     if not candidates:
         hint = "; class folders are for a classifier" if imagefolder.looks_like_classes(target, images) else ""
         raise ConfigError(
             f"{target}: no labels for {images[0]}: expected {yolo.FOLDER}/ with YOLO text files or {voc.FOLDER}/ with "
-            f"VOC XML files beside {images[0].parent} or in {config.path}, or another folder as 'labels_dir'{hint}"
+            f"VOC XML files beside {images[0].parent} or in {config.path}, labelme's JSON files beside the images, or "
+            f"another folder as 'labels_dir'{hint}"
         )
     form, places, doubts = max(candidates, key=lambda each: len(each[1].files) + len(each[2].entries))
     problems.entries += doubts.entries
@@ -304,15 +323,23 @@ def _read_classes(config: DataConfig, target: Path, problems: Problems) -> Label
 
 
 def _names_without_list(config: DataConfig, form: ModuleType, places: LabelPlaces) -> Sequence[str]:
-    """Class names where the YAML has no `names`: numbers for YOLO labels with `nc`.
+    """Class names where the YAML has no `names`: numbers for YOLO labels with `nc`, or those of classes.txt.
 
     Raises:
         ConfigError: they cannot be known; says which names the labels hold.
     """
     if form is yolo and config.nc is not None:
         return [str(index) for index in range(config.nc)]
-    hint = f"the XML files hold names: {voc.find_names(places)}" if form is voc else "rows of YOLO labels have none"
+    if form is yolo and (listed_names := names_beside([*places.folders, config.path])) is not None:
+        return listed_names
+    hint = "rows of YOLO labels have none"
+    if form is not yolo:
+        hint = f"the {'XML' if form is voc else 'JSON'} files hold names: {form.find_names(places)}"
     raise ConfigError(f"{config.source}: expected 'names', the list of class names; {hint}")
+
+
+def _is_xml(target: Path) -> bool:
+    return target.suffix.lower() == ".xml"
 
 
 def _is_json(target: Path) -> bool:

@@ -34,12 +34,12 @@ def write_splits(
         ConfigError: a list cannot hold the name of an image.
     """
     given = next(iter(parts))
-    as_json = next(iter(parts.values())).task == "detect" and label_format(config, given) == "coco"
+    as_json = next(iter(parts.values())).task == "detect" and label_format(config, given) in ("coco", "cvat")
     write = _write_json if as_json else _write_lists
     values = write(config, parts, splits, folder)
     file = folder / "data.yaml"
     text = f"# {', '.join(splits)} of {config.source}, by python -m data.split\n"
-    write_atomically(file, text + dump_yaml(values))
+    write_atomically(file, text + dump_yaml(values, lines=True))
     return file
 
 

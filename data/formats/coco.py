@@ -12,9 +12,9 @@ import numpy as np
 
 from data.formats.assemble import to_labelled_images
 from data.formats.coco_annotations import Annotations
+from data.formats.image_files import find_images
 from data.formats.json_file import Lines, as_id, collector_paused, load_coco
-from data.formats.listing import IMAGE_FOLDERS, Folders
-from data.formats.rows import BACKGROUND, ImageTable, Problems
+from data.formats.rows import BACKGROUND, NO_CLASS, ImageTable, Problems
 from utils.boxes import clip, xywh_to_xyxy, xyxy_to_xywh
 from utils.config import ConfigError
 from utils.structures import LabelledImages, Samples
@@ -52,6 +52,8 @@ def read(
     problems = problems or Problems()
     content = load_coco(file, outlines=outlines)
     category_ids, own_names = _categories(file, content, problems)
+    if len(own_names) != len(names or ()):
+        category_ids, own_names = _without_group(file, content, (category_ids, own_names), problems)
     names = own_names if names is None else _check_names(file, names, own_names, category_ids)
     lines = Lines(file)
     entries = _read_images(content["images"], lines, problems)
@@ -169,6 +171,22 @@ def _categories(file: Path, content: dict[str, Any], problems: Problems) -> tupl
     return ids, [names[number] for number in ids]
 
 
+def _without_group(
+    file: Path, content: dict[str, Any], categories: tuple[list[int], list[str]], problems: Problems
+) -> tuple[list[int], list[str]]:
+    """The ids and names without the category that only groups the others: they name it, and no annotation has it."""
+    ids, names = categories
+    groups = {entry.get("supercategory") for entry in content["categories"] if as_id(entry["id"]) != ids[0]}
+    if len(ids) < 2 or groups != {names[0]}:
+        return categories
+    used = (entry.get("category_id") for entry in content.get("annotations") or () if isinstance(entry, dict))
+    if any(as_id(number) == ids[0] for number in used):
+        return categories
+    what = f"category {ids[0]}, {shown(names[0])}, is the group of all others, and no box has it"
+    problems.add(file, what, NO_CLASS)
+    return ids[1:], names[1:]
+
+
 def _check_names(file: Path, names: Sequence[str], own: list[str], ids: list[int]) -> list[str]:
     if len(names) != len(own):
         raise ConfigError(
@@ -240,22 +258,10 @@ def _find_images(
     """The images on disk; one that is there twice is left out where it is not clear what its objects are."""
     if not entries.images:
         raise ConfigError(f"{file}: no images; expected entries with 'id' and 'file_name' in the list 'images'")
-    folders = Folders()
-    names = [entry["file_name"].replace("\\", "/") for entry in entries.images]
-    guesses = _image_folders(file, root)
-    counts = [sum(folders.find(guess / name) is not None for name in names[:20]) for guess in guesses]
-    guess = guesses[counts.index(max(counts))] if any(counts) else None
-    if folder is None and guess is None:
-        tried = ", ".join(map(str, guesses))
-        raise ConfigError(f"{file}: its images (the first: {names[0]}) are in none of {tried}; set 'images'")
-    paths = [(folder or guess) / name for name in names]
-    files = [folders.find(path) for path in paths]
-    if not any(files):
-        hint = f"; they are in {guess}: set 'images' to it" if guess else "; check 'images' and 'path'"
-        raise ConfigError(f"{file}: none of its {len(names)} images exists, the first would be {paths[0]}{hint}")
+    images = find_images([entry["file_name"] for entry in entries.images], file, root, folder, problems)
     found: dict[Path, list[int]] = {}
-    for index, known in enumerate(files):
-        why = f"no such image: {paths[index]}" if known is None else folders.why_unusable(known)
+    for index, known in enumerate(images.files):
+        why = f"no such image: {images.looked_for[index]}" if known is None else images.folders.why_unusable(known)
         if known is None or why is not None:
             problems.add(entries.where(index), str(why))
         else:
@@ -291,14 +297,6 @@ def _other_twins(
         same = "the same annotations" if contents[entries.images[index]["id"]] else "no annotations"
         problems.add(entries.where(index), f"its file is that of image {kept} too, and it has {same}")
     return others
-
-
-def _image_folders(file: Path, root: Path) -> list[Path]:
-    """Where the images of a JSON file usually are: images/, or a folder called as instances_train2017 after the _."""
-    split = file.stem.rpartition("_")[2]
-    bases = dict.fromkeys((root, file.parent, file.parent.parent))
-    inner = [Path(folder, name) for name in (split, "") for folder in (*IMAGE_FOLDERS, "")]
-    return list(dict.fromkeys(base / folder for base in bases for folder in inner))
 
 
 def _size(entry: dict[str, Any]) -> tuple[int, int] | None:

@@ -187,6 +187,16 @@ class _Files(LabelFiles):
         return [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
 
 
+def count_classes(files: Sequence[Path]) -> int:
+    """The classes that rows of these files are of: one more than the highest number."""
+    highest = 0
+    for file in files:
+        with contextlib.suppress(OSError):
+            numbers = re.findall(rb"^\s*([0-9]{1,5})\s", read_regular(file), re.MULTILINE)
+            highest = max([highest, *map(int, numbers)])
+    return highest + 1
+
+
 def class_counts(data: bytes, names: Sequence[str]) -> Counter[str]:
     """How many objects of each class a label file has, as far as its rows can be read."""
     files = _Files(names, Problems())
