@@ -20,7 +20,7 @@ from models.postprocess_torch import nms
 from utils.config import ROOT
 
 COMMANDS = {
-    "train": "train", "val": "val", "detect": "detect", "export": "export", "doctor": "data.doctor",
+    "train": "train", "val": "val", "detect": "detect", "export": "export", "doctor": "data.doctor.__main__",
     "convert": "data.convert", "anchors": "data.anchors", "benchmark": "models.benchmark.__main__",
     "report": "utils.report", "info": "utils.info", "split": "data.split",
 }  # fmt: skip
