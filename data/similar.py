@@ -89,7 +89,7 @@ def _hashes(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.packbits(bits.reshape(-1, 64), axis=1), small.std(axis=(1, 2))
 
 
-def _correlation(small: np.ndarray, pairs: np.ndarray, chunk: int = 100_000) -> np.ndarray:
+def _correlation(small: np.ndarray, pairs: np.ndarray, chunk: int = 10_000) -> np.ndarray:
     """(P,) Pearson's correlation of the two small pictures of each pair."""
     values = np.zeros(len(pairs))
     for start in range(0, len(pairs), chunk):

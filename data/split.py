@@ -23,9 +23,9 @@ from data.classes import same_classes
 from data.config import SPLITS, DataConfig, load_data_config
 from data.convert import check_empty
 from data.formats.rows import summarize
-from data.read import guess_task, read_split
+from data.read import guess_task, label_format, read_split
 from data.similar import DUPLICATE, SCENE, alike, groups, small_pictures
-from data.split_files import write_splits
+from data.split_files import ONE_FILE, write_splits
 from data.stratify import stratify
 from utils.arguments import Parser, seed, share
 from utils.config import ConfigError
@@ -65,10 +65,12 @@ def read_pool(config: DataConfig) -> Pool:
         ConfigError: a split cannot be read, or two of them have different classes.
     """
     task = guess_task(config)
+    given = [split for split in SPLITS if getattr(config, split) is not None]
+    whole = task == "detect" and label_format(config, given[0]) in ONE_FILE
     parts: dict[str, LabelledImages] = {}
     seen: set[Path] = set()
-    for split in (split for split in SPLITS if getattr(config, split) is not None):
-        data = read_split(config, split, task=task)
+    for split in given:
+        data = read_split(config, split, task=task, truth="whole" if whole else "none")
         data = same_classes(next(iter(parts.values()), data), data)
         if data.problems:
             say(f"{split}: {summarize(data.problems)}")

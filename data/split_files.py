@@ -17,6 +17,9 @@ from utils.config import dump_yaml
 from utils.files import write_atomically
 from utils.structures import LabelledImages
 
+ONE_FILE = ("coco", "cvat")
+"""Formats with one file for all images, whose splits are written as COCO JSON."""
+
 KEPT_KEYS = ("labels", "unreadable", "kpt_shape", "voc_first_pixel", "category_ids")
 """Keys of the source that its labels need in the new data YAML too, where they are not the default."""
 
@@ -34,7 +37,7 @@ def write_splits(
         ConfigError: a list cannot hold the name of an image.
     """
     given = next(iter(parts))
-    as_json = next(iter(parts.values())).task == "detect" and label_format(config, given) in ("coco", "cvat")
+    as_json = next(iter(parts.values())).task == "detect" and label_format(config, given) in ONE_FILE
     write = _write_json if as_json else _write_lists
     values = write(config, parts, splits, folder)
     file = folder / "data.yaml"

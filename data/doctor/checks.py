@@ -26,7 +26,7 @@ SLIVER = 25
 CROWDED = 10
 """A picture with so many times the objects of the middle one, and three times those of 95 % of all, stands out."""
 
-SKEWED, SURE = 2.0, 5.0
+SKEWED, SURE = 2.0, 4.0
 """A class whose share of the pictures differs by this factor and by this many standard errors."""
 
 
