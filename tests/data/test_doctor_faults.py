@@ -124,7 +124,14 @@ def plant_in_hit_uav(root: Path) -> dict[tuple[str, str], str]:
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, [crowded["width"] - 20, crowded["height"] - 20], (300, 2)).round(1)
     val["annotations"] += [
-        {**val["annotations"][0], "id": 10**6 + index, "image_id": crowded["id"], "bbox": [x, y, 15, 17], "area": 255}
+        {
+            **val["annotations"][0],
+            "category_id": number["Person"],
+            "id": 10**6 + index,
+            "image_id": crowded["id"],
+            "bbox": [x, y, 15, 17],
+            "area": 255,
+        }
         for index, (x, y) in enumerate(corners.tolist())
     ]
     cars = [entry for entry in val["annotations"] if entry["category_id"] == car]
