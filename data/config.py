@@ -6,7 +6,7 @@ import difflib
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,6 +50,7 @@ class DataConfig:
         voc_first_pixel: 1 if VOC boxes count pixels from 1 (the VOC development kit), 0 if from 0.
         category_ids: the data set's own ids of the classes, ascending, for YOLO and VOC labels; 1, 2, ... if left out.
         download: how to get the data; shown to the user, never run.
+        also: split -> its further folders or lists, where the YAML has several; the first is in train, val or test.
     """
 
     source: Path
@@ -68,6 +69,7 @@ class DataConfig:
     voc_first_pixel: Literal[0, 1] = 1
     category_ids: tuple[int, ...] | None = None
     download: str | None = None
+    also: dict[str, tuple[Path, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.train is None and self.val is None and self.test is None:
@@ -167,8 +169,9 @@ def read_data_config(source: Path) -> DataConfig:
     """The data YAML in a file; see `load_data_config`."""
     source = source.parent.resolve() / source.name
     values = load_yaml(source)
-    if "source" in values:
-        raise ConfigError(f"{source}: source: unknown key; leave it out")
+    for key in ("source", "also"):
+        if key in values:
+            raise ConfigError(f"{source}: {key}: unknown key; leave it out")
     root = _join(source, source.parent, "path", values.get("path"))
     if root is not None and not isinstance(root, Path):
         raise ConfigError(f"{source}: path: expected a folder, found {shown(root)}; put quotes around a number")
@@ -219,6 +222,11 @@ def _existing_target(source: Path, root: Path, key: str, value: str) -> Path:
 
 def _checked(source: Path, root: Path, values: dict[str, Any]) -> DataConfig:
     """The configuration of values whose keys are ours or near misses."""
+    also: dict[str, list[Path]] = {}
+    for split in SPLITS:
+        if isinstance(several := values.get(split), list) and several and all(isinstance(one, str) for one in several):
+            values[split] = several[0]
+            also[split] = [_existing_target(source, root, split, other) for other in several[1:] if "\0" not in other]
     for key in (*SPLITS, "images", "labels_dir"):
         if isinstance(values.get(key), str) and "\0" not in values[key]:
             values[key] = _existing_target(source, root, key, values[key])
@@ -229,7 +237,7 @@ def _checked(source: Path, root: Path, values: dict[str, Any]) -> DataConfig:
         values |= {"folders": list(names), "names": list(names.values())}
     if "names" in values:
         values["names"] = _names(values["names"], f"{source}: names")
-    return to_dataclass(DataConfig, {**values, "source": source}, where=str(source))
+    return to_dataclass(DataConfig, {**values, "source": source, "also": also}, where=str(source))
 
 
 def _join(where: Path, root: Path, key: str, value: Any) -> Any:

@@ -16,7 +16,7 @@ from data.config import SPLITS, DataConfig, load_data_config
 from data.formats import coco, cvat, imagefolder, labelme, listing, voc, yolo
 from data.formats.assemble import to_coco
 from data.formats.label_places import LabelPlaces, find_labels, report_other_format, shared_files
-from data.formats.name_files import names_beside
+from data.formats.name_files import names_of
 from data.formats.rows import IMAGE_LEFT_OUT, LEFT_OUT, NOTES, STOPS, Problems, summarize
 from data.images import read_image
 from utils.config import ConfigError
@@ -154,7 +154,8 @@ def read_split(
         data = coco.read(target, config.path, images=images, names=config.names, outlines=outlines, problems=problems)
         data = replace(data, ground_truth={} if truth == "none" else data.ground_truth)
     else:
-        data = _read_xml(config, target, split, problems) if _is_xml(target) else _read_images(config, target, problems)
+        read = _read_xml if _is_xml(target) else _read_images
+        data = read(config, target, split, problems)
         data = data if truth == "none" else replace(data, ground_truth=to_coco(data))
     if config.nc not in (None, len(data.names)):
         raise ConfigError(f"{config.source}: nc is {config.nc}, but {target} has {len(data.names)} categories")
@@ -241,9 +242,13 @@ def _target(config: DataConfig, split: str) -> Path:
         make = f"; make one: python -m data.split {config.source} NEW_FOLDER" if split != "test" else ""
         raise ConfigError(f"{config.source}: has no split '{split}', only {', '.join(known)}{make}")
     download = ["How to get the data:", *config.download.strip().split("\n")] if config.download else []
-    for key, path in ((split, target), ("images", config.images), ("labels_dir", config.labels_dir)):
+    others = [(split, path) for path in config.also.get(split, ())]
+    for key, path in ((split, target), *others, ("images", config.images), ("labels_dir", config.labels_dir)):
         if path is not None and not path.exists():
             raise ConfigError(f"{config.source}: {key}: no such file or folder: {path}", *download)
+    for path in config.also.get(split, ()):
+        if not path.is_dir() and path.suffix.lower() != ".txt":
+            raise ConfigError(f"{config.source}: {split}: a list may hold folders and .txt lists, not {path.name}")
     if target.is_file() and target.suffix.lower() not in (".json", ".txt", ".xml"):
         raise ConfigError(
             f"{config.source}: {split}: {target.name}: expected a COCO JSON file, a .txt list of images or a folder"
@@ -261,11 +266,16 @@ def _read_xml(config: DataConfig, target: Path, split: str, problems: Problems) 
     return cvat.read(target, config.path, split, images=config.images, names=config.names, problems=problems)
 
 
-def _read_images(config: DataConfig, target: Path, problems: Problems) -> LabelledImages:
+def _read_images(config: DataConfig, target: Path, split: str, problems: Problems) -> LabelledImages:
     folders = listing.Folders()
     images = listing.list_images(target, config.path, folders, problems)
+    for other in config.also.get(split, ()):
+        images = list(dict.fromkeys([*images, *listing.list_images(other, config.path, folders, problems)]))
     form, places = _find_labels(config, target, images, folders, problems)
-    names = _names_without_list(config, form, places) if config.names is None else config.names
+    names = config.names or names_of(form, places, config.path, config.nc)
+    if names is None:
+        hint = "rows of YOLO labels have none" if form is yolo else f"the labels hold names: {form.find_names(places)}"
+        raise ConfigError(f"{config.source}: expected 'names', the list of class names; {hint}")
     own: dict[str, Any] = {}
     if form is voc:
         own["first_pixel"] = config.voc_first_pixel
@@ -320,22 +330,6 @@ def _read_classes(config: DataConfig, target: Path, problems: Problems) -> Label
         folders = imagefolder.class_folders(target if _is_json(first) else first, config.path)
     classes = dict(zip(folders, config.names or folders, strict=True))
     return imagefolder.read(target, config.path, classes, problems=problems)
-
-
-def _names_without_list(config: DataConfig, form: ModuleType, places: LabelPlaces) -> Sequence[str]:
-    """Class names where the YAML has no `names`: numbers for YOLO labels with `nc`, or those of classes.txt.
-
-    Raises:
-        ConfigError: they cannot be known; says which names the labels hold.
-    """
-    if form is yolo and config.nc is not None:
-        return [str(index) for index in range(config.nc)]
-    if form is yolo and (listed_names := names_beside([*places.folders, config.path])) is not None:
-        return listed_names
-    hint = "rows of YOLO labels have none"
-    if form is not yolo:
-        hint = f"the {'XML' if form is voc else 'JSON'} files hold names: {form.find_names(places)}"
-    raise ConfigError(f"{config.source}: expected 'names', the list of class names; {hint}")
 
 
 def _is_xml(target: Path) -> bool:

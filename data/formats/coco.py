@@ -14,7 +14,7 @@ from data.formats.assemble import to_labelled_images
 from data.formats.coco_annotations import Annotations
 from data.formats.image_files import find_images
 from data.formats.json_file import Lines, as_id, collector_paused, load_coco
-from data.formats.rows import BACKGROUND, NO_CLASS, ImageTable, Problems
+from data.formats.rows import BACKGROUND, MATCHED, NO_CLASS, ImageTable, Problems
 from utils.boxes import clip, xywh_to_xyxy, xyxy_to_xywh
 from utils.config import ConfigError
 from utils.structures import LabelledImages, Samples
@@ -34,7 +34,7 @@ def read(
     outlines: bool = True,
     problems: Problems | None = None,
 ) -> LabelledImages:
-    """A split in COCO form; class indices follow the ascending category ids.
+    """A split in COCO form; class indices follow the ascending category ids, or `names` where they are the same.
 
     `ground_truth` is the content of the file, for exactly the images of the samples. It is changed only where
     pycocotools could not read it: missing area, iscrowd and ids are added, unusable entries dropped. Boxes that are
@@ -54,7 +54,10 @@ def read(
     category_ids, own_names = _categories(file, content, problems)
     if len(own_names) != len(names or ()):
         category_ids, own_names = _without_group(file, content, (category_ids, own_names), problems)
-    names = own_names if names is None else _check_names(file, names, own_names, category_ids)
+    if names is not None and list(names) != own_names and sorted(names) == sorted(own_names):
+        problems.add(file, "the names in the data YAML stand in another order than the categories", MATCHED)
+        category_ids, own_names = [category_ids[own_names.index(name)] for name in names], list(names)
+    names = own_names if names is None else _check_names(file, names, own_names)
     lines = Lines(file)
     entries = _read_images(content["images"], lines, problems)
     given = content.get("annotations")
@@ -187,18 +190,11 @@ def _without_group(
     return ids[1:], names[1:]
 
 
-def _check_names(file: Path, names: Sequence[str], own: list[str], ids: list[int]) -> list[str]:
+def _check_names(file: Path, names: Sequence[str], own: list[str]) -> list[str]:
     if len(names) != len(own):
         raise ConfigError(
             f"{file}: {len(own)} categories, but {len(names)} names in the data YAML; "
             "leave 'names' out there to take the names from the JSON"
-        )
-    if list(names) != own and sorted(names) == sorted(own):
-        first = next(i for i, (name, other) in enumerate(zip(names, own, strict=True)) if name != other)
-        raise ConfigError(
-            f"{file}: the names in the data YAML stand in another order: class {first} is {shown(names[first])} "
-            f"there and {shown(own[first])} here (category id {ids[first]}); number them by ascending category id, or "
-            "leave them out"
         )
     return list(names)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
+from data.formats.label_places import LabelPlaces
 from utils.files import read_regular
 from utils.text import from_json
 
@@ -24,9 +26,13 @@ def names_in(file: Path) -> list[str] | None:
     return [line.strip() for line in text.splitlines() if line.strip()] or None
 
 
-def names_beside(folders: Sequence[Path]) -> list[str] | None:
-    """The class names of the first folder that has a file with them."""
-    found = find_names_file(folders)
+def names_of(form: ModuleType, places: LabelPlaces, root: Path, count: int | None) -> list[str] | None:
+    """Class names where the data YAML has none: numbers for YOLO labels of `count` classes, or those of classes.txt."""
+    if form.__name__.rpartition(".")[2] != "yolo":
+        return None
+    if count is not None:
+        return [str(index) for index in range(count)]
+    found = find_names_file([*places.folders, root])
     return None if found is None else names_in(found)
 
 

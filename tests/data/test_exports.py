@@ -11,7 +11,7 @@ from data.config import DataConfig, load_data_config, write_data_yaml
 from data.formats.rows import NOTES
 from data.read import read_split, read_splits
 from data.split import main as split_main
-from tests.data.exports import BOXES, EXPORTS, SPLIT, coco, cvat_images, label_studio_yolo, labelme, put, write
+from tests.data.exports import BOXES, EXPORTS, SPLIT, coco, cvat_images, label_studio_yolo, labelme, put, rows, write
 from tests.data.tiny_sets import make_config, make_image, said
 from utils.config import ROOT, ConfigError
 from utils.structures import LabelledImages
@@ -186,3 +186,28 @@ def test_images_of_one_plain_name_are_not_mixed_up(tmp_path: Path) -> None:
     write(tmp_path / "result.json", coco(("one", "two"), names.__getitem__))
     with pytest.raises(ConfigError, match=r"one image file under 2 ids, 0, 1, with other annotations each.*\n.*"):
         read_split(make_config(tmp_path, "val: result.json"), "val")
+
+
+def test_a_split_of_several_folders_and_lists(tmp_path: Path) -> None:
+    """As in the YAMLs that Ultralytics writes for PASCAL VOC."""
+    for name in BOXES:
+        put(tmp_path / "images" / name, (name,))
+        write(tmp_path / "labels" / name / f"{name}.txt", rows(name))
+    write(tmp_path / "list.txt", "images/two/two.jpg\nimages/one/one.jpg\n")
+    text = "train: [images/one, list.txt]\nval:\n  - images/three\nnames: [cat, dog]"
+    splits = read_splits(str(make_config(tmp_path, text).source))
+    assert [path.stem for path in splits.train.samples.paths()] == ["one", "two"]
+    check(splits.val, ("three",))
+    with pytest.raises(ConfigError, match=r"train: no such file or folder: .*images/four"):
+        read_split(make_config(tmp_path, "train: [images/one, images/four]\nnames: [cat, dog]"), "train")
+    with pytest.raises(ConfigError, match=r"a list may hold folders and .txt lists, not data.yaml"):
+        read_split(make_config(tmp_path, "train: [images/one, data.yaml]\nnames: [cat, dog]"), "train")
+
+
+def test_names_of_the_yaml_in_another_order_than_the_categories(tmp_path: Path) -> None:
+    put(tmp_path, ("one", "two"))
+    write(tmp_path / "a.json", coco(("one", "two")))
+    data = read_split(make_config(tmp_path, "val: a.json\nnames: [dog, cat]"), "val")
+    assert (data.names, data.category_ids) == (("dog", "cat"), (2, 1))
+    assert [data.names[label] for label in data.samples[0].labels] == [name for name, _ in BOXES["one"]]
+    assert "stand in another order than the categories; matched by name" in said(data)

@@ -182,3 +182,28 @@ def test_groups_count_as_a_whole() -> None:
     assert chosen[0] == 0
     assert sorted(np.bincount(chosen).tolist()) == [3, 3, 6]
     assert len({tuple(chosen[part]) for part in (slice(0, 6), slice(6, 9), slice(9, 12))}) == 3
+
+
+def test_odd_names_are_read_back(tmp_path: Path) -> None:
+    """Write -> read, as lists and as COCO JSON: names as cameras and people give them."""
+    names = ("a.b.JPG", "ñandú–ß.JPG", "日本", "shot -1", "two  blanks", "x.jpg", "sub folder/x")
+    for number, name in enumerate(names):
+        make_image(tmp_path / "yolo" / "images" / f"{name}.png", seed=number)
+        label = tmp_path / "yolo" / "labels" / f"{name}.txt"
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text(f"{number % 3} 0.5 0.5 0.5 0.25\n")
+    lists = make_config(tmp_path / "yolo", "train: images\nnames: [cat, dog, owl]")
+    images = [{"id": n, "file_name": f"{name}.png", "height": 40, "width": 60} for n, name in enumerate(names)]
+    rows = [annotation(n + 1, [15, 15, 30, 10], image=n, category=(2, 5, 9)[n % 3]) for n in range(len(names))]
+    coco = make_coco(tmp_path / "coco", rows, images=images, options=f"images: {tmp_path}/yolo/images")
+    for config in (lists, coco):
+        splits = split(config, tmp_path / f"{config.path.name} out", "--val", "0.5")
+        found = {
+            path.relative_to(tmp_path / "yolo" / "images").as_posix(): sample
+            for data in splits.values()
+            for path, sample in zip(data.samples.paths(), data.samples, strict=True)
+        }
+        assert sorted(found) == sorted(f"{name}.png" for name in names)
+        for number, name in enumerate(names):
+            assert found[f"{name}.png"].labels.tolist() == [number % 3]
+            assert found[f"{name}.png"].boxes.tolist() == [[15, 15, 45, 25]]
