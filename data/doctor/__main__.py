@@ -21,7 +21,7 @@ from data.doctor.examine import examine
 from data.doctor.predictions import disputes
 from data.doctor.report import Report, count, to_text
 from data.formats import coco
-from data.formats.rows import CLIPPED, IMAGE_LEFT_OUT, NOTES, REPAIRED
+from data.formats.rows import CLIPPED, IMAGE_LEFT_OUT, NOTES, REPAIRED, SUMMED
 from data.read import label_format
 from utils.arguments import Parser, whole_number
 from utils.config import ConfigError
@@ -70,7 +70,9 @@ def what_changed(report: Report) -> list[str]:
             groups["Kept, for you to look at"][title] += len(each.findings)
         else:
             groups["Left out"][title] += len(each.findings)
-    lines = []
+    actions = Counter(finding.action for finding in report.findings if finding.action not in NOTES)
+    told = ", ".join(f"{number} {SUMMED.get(action, action)}" for action, number in actions.most_common())
+    lines = [f"Findings: {told or 'none'}"]
     for name, counts in groups.items():
         text = "; ".join(f"{number} x {title}" for title, number in counts.most_common())
         lines.append(f"{name}: {text or 'nothing'}")

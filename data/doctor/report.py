@@ -19,6 +19,7 @@ from data.formats.rows import (
     LISTED,
     MATCHED,
     NO_CLASS,
+    NOT_USED,
     OUTLINES,
     REPAIRED,
     SUSPECT,
@@ -31,7 +32,7 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 SEVERITY: dict[str, Severity] = {
     **dict.fromkeys((CLIPPED, REPAIRED, KEPT, LISTED, BACKGROUND), "warning"),
-    **dict.fromkeys((SUSPECT, OUTLINES, KEYPOINTS, COMPLETED, MATCHED, NO_CLASS), "note"),
+    **dict.fromkeys((SUSPECT, OUTLINES, KEYPOINTS, COMPLETED, MATCHED, NO_CLASS, NOT_USED), "note"),
 }
 """By the action that a run takes; every other action drops or changes something, which is an error."""
 

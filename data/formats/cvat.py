@@ -11,7 +11,7 @@ import numpy as np
 
 from data.formats.assemble import to_labelled_images
 from data.formats.image_files import find_images
-from data.formats.rows import MATCHED, OUTLINES, ImageTable, Problems, Rows
+from data.formats.rows import MATCHED, NOT_USED, OUTLINES, ImageTable, Problems, Rows
 from utils.config import ConfigError
 from utils.files import read_regular
 from utils.structures import LabelledImages
@@ -65,6 +65,8 @@ def read(
         objects.read(element, len(paths))
         paths.append(path)
         sizes.append(_size(element))
+    if objects.tags:
+        problems.add(file, f"{objects.tags} tags of whole images are no objects", NOT_USED)
     if objects.shapes:
         first = f"{objects.shapes} polygons, masks, ellipses and rotated boxes"
         problems.add(file, first, OUTLINES)
@@ -144,7 +146,7 @@ class _Objects:
         self.boxes: list[list[float]] = []
         self.places: list[str] = []
         self.unreadable: set[int] = set()
-        self.shapes = 0
+        self.tags = self.shapes = 0
         """Those that are no upright boxes."""
 
     def where(self, image: ET.Element, number: int = 0) -> str:
@@ -155,6 +157,7 @@ class _Objects:
         """Add the shapes of an image."""
         for number, shape in enumerate(image, start=1):
             if shape.tag in NO_OBJECTS:
+                self.tags += shape.tag == "tag"
                 continue
             try:
                 label, box = self._label(shape), shape_box(shape)

@@ -146,7 +146,9 @@ def _coco(root: Path) -> Guess | None:
                 "Write a data YAML with train and val"
             )
         values["train"] = _inside(unnamed[0], root)
-    return Guess(root, "COCO JSON", values) if values else None
+    others = [_inside(file, root) for file in files if _inside(file, root) not in values.values()]
+    kind = "COCO JSON" + (f" (not used: {listed(others, 200)})" if others else "")
+    return Guess(root, kind, values) if values else None
 
 
 def _cvat(root: Path) -> Guess | None:

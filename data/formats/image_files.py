@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote
 
 from data.formats.listing import IMAGE_FOLDERS, Folders, tails
 from data.formats.rows import MATCHED, Problems
@@ -71,12 +72,18 @@ def _find_moved(name: str, bases: Sequence[Path], folders: Folders) -> Path | No
     plain = name.partition("?d=")[2] or name
     if "://" in plain:
         plain = plain.partition("://")[2].partition("?")[0].partition("/")[2]
-    for written in dict.fromkeys((plain, unquote(plain))):
+    for written in dict.fromkeys((plain, _unquoted(plain))):
         for tail in tails(written):
             for base in bases:
                 if found := folders.find(base / tail):
                     return found
     return None
+
+
+def _unquoted(name: str) -> str:
+    """A name of an address with its %20 and the like as characters."""
+    data = re.sub(rb"%([0-9A-Fa-f]{2})", lambda match: bytes([int(match[1], 16)]), os.fsencode(name))
+    return os.fsdecode(data)
 
 
 def _image_folders(file: Path, root: Path) -> list[Path]:

@@ -27,7 +27,8 @@ COMPLETED = "width times height is taken"
 LISTED = "each is listed"
 MATCHED = "matched by name"
 NO_CLASS = "no class"
-NOTES = frozenset({KEPT, LISTED, SUSPECT, BACKGROUND, OUTLINES, KEYPOINTS, COMPLETED, MATCHED, NO_CLASS})
+NOT_USED = "not used"
+NOTES = frozenset({KEPT, LISTED, SUSPECT, BACKGROUND, OUTLINES, KEYPOINTS, COMPLETED, MATCHED, NO_CLASS, NOT_USED})
 """Actions of a LabelProblem that is worth reporting but not an error: `labels: error` accepts it."""
 SUMMED = {IMAGE_LEFT_OUT: "left out with their images", STOPS: "that stop the run"}
 """Actions that read differently behind a number."""

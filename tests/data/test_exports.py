@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from data.config import DataConfig, load_data_config, write_data_yaml
+from data.convert import main as convert
 from data.formats.rows import NOTES
 from data.read import read_split, read_splits
 from data.split import main as split_main
@@ -166,6 +167,7 @@ def test_shapes_of_cvat(tmp_path: Path) -> None:
         "image one.jpg, shape 7: label 'owl' is not among the names (cat, dog); left out",
         "image one.jpg, shape 8: <box>: xtl is 'x', expected a number; left out",
         "image no.jpg: no such image: ",
+        "1 tags of whole images are no objects; not used",
         "4 polygons, masks, ellipses and rotated boxes; read as their boxes",
     ):
         assert line in said(data), line
@@ -211,3 +213,21 @@ def test_names_of_the_yaml_in_another_order_than_the_categories(tmp_path: Path) 
     assert (data.names, data.category_ids) == (("dog", "cat"), (2, 1))
     assert [data.names[label] for label in data.samples[0].labels] == [name for name, _ in BOXES["one"]]
     assert "stand in another order than the categories; matched by name" in said(data)
+
+
+@pytest.mark.parametrize("form", ["coco", "yolo", "voc"])
+@pytest.mark.parametrize("name", ["cvat_images", "labelme", "darknet", "roboflow_coco", "ultralytics_segment"])
+def test_exports_are_converted_and_read_back(name: str, form: str, tmp_path: Path) -> None:
+    assert convert([str(EXPORTS[name](tmp_path / "ñ pets")), str(tmp_path / "out"), "--to", form]) == 0
+    config = load_data_config(str(tmp_path / "out"))
+    check(read_split(config, "train"), ("one", "two"))
+    if name in SPLIT:
+        check(read_split(config, "val"), ("three",))
+
+
+def test_files_that_are_not_used_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    put(tmp_path / "images", ("one", "two", "three"))
+    for name, stems in (("train", ("one", "two")), ("val", ("three",)), ("other", ("one",))):
+        write(tmp_path / "annotations" / f"instances_{name}.json", coco(stems))
+    assert len(read_splits(str(tmp_path)).train) == 2
+    assert "COCO JSON (not used: annotations/instances_other.json): train: annotations/" in caplog.text
