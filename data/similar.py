@@ -54,7 +54,7 @@ def alike(small: np.ndarray, limits: tuple[int, float]) -> np.ndarray:
     """
     most_bits, least = limits
     hashes, contrast = _hashes(small)
-    pairs = [np.zeros((0, 2), np.int64)]
+    keys_found = np.zeros(0, np.int64)
     rows = np.flatnonzero(contrast >= 2)  # a plain picture is like every other plain one
     for first_byte in range(hashes.shape[1]):
         keys = np.roll(hashes[rows], -first_byte, axis=1)
@@ -62,8 +62,9 @@ def alike(small: np.ndarray, limits: tuple[int, float]) -> np.ndarray:
         for step in range(1, min(WINDOW, len(order) - 1) + 1):
             one, other = order[:-step], order[step:]
             near = BITS[hashes[one] ^ hashes[other]].sum(axis=1) <= most_bits
-            pairs.append(np.stack((one[near], other[near]), axis=1))
-    found = np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
+            low, high = np.minimum(one[near], other[near]), np.maximum(one[near], other[near])
+            keys_found = np.union1d(keys_found, low * len(small) + high)
+    found = np.stack(np.divmod(keys_found, max(len(small), 1)), axis=1)
     return found[_correlation(small, found) >= least]
 
 
@@ -76,7 +77,7 @@ def groups(count: int, pairs: np.ndarray) -> np.ndarray:
             parent[index] = index = parent[parent[index]]
         return index
 
-    for one, other in pairs.tolist():
+    for one, other in zip(pairs[:, 0].tolist(), pairs[:, 1].tolist(), strict=True):
         one, other = root(one), root(other)
         parent[max(one, other)] = min(one, other)
     return np.array([root(index) for index in range(count)], np.int64)

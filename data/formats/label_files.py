@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -83,16 +84,10 @@ class LabelFiles:
         """Take objects away again."""
         if not rows:
             return
-        for column, size in (
-            (self.image_index, 1),
-            (self.labels, 1),
-            (self.boxes, 4),
-            (self.crowd, 1),
-            (self.lines, 1),
-        ):
-            column[:] = array(
-                column.typecode, (value for index, value in enumerate(column) if index // size not in rows)
-            )
+        columns: tuple[Any, ...] = (self.image_index, self.labels, self.crowd, self.lines, self.boxes)
+        for column, size in zip(columns, (1, 1, 1, 1, 4), strict=True):
+            kept = (value for index, value in enumerate(column) if index // size not in rows)
+            column[:] = array(column.typecode, kept)
 
     def lose(self, where: object, why: str | ValueError) -> None:
         """An object of the file that is being read cannot be read."""
