@@ -3,9 +3,40 @@
 python detect.py --source photos/                              # with the newest training run
 python detect.py --source 'clips/**/*.mp4' --weights best.pt --save-json
 python detect.py --source rtsp://camera/stream --no-save --view
+
+From Python (docs/python.md):
+
+from detect import load_detector
+detections = load_detector("best.pt")("photo.jpg")
 """
 
 from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+
+def _check_packages() -> None:
+    """Refuse to go on with packages of another project, before any of them is imported.
+
+    Raises:
+        ImportError: 'utils', say, is not the one beside this file.
+    """
+    folder = Path(__file__).resolve().parent
+    for name in ("data", "engine", "models", "utils"):
+        spec = find_spec(name)
+        places = list(spec.submodule_search_locations or ()) if spec else []
+        if folder / name not in [Path(place).resolve() for place in places]:
+            found = (spec.origin or ", ".join(places)) if spec else "none"
+            raise ImportError(
+                f"CSPDet needs its own package '{name}', in {folder}, and Python finds {found}. Put {folder} first on "
+                f"sys.path before another '{name}' is imported, or run CSPDet in a process of its own; see "
+                "'Names that clash' in docs/python.md"
+            )
+
+
+_check_packages()
 
 from utils.program import quiet_imports, quiet_start, run_program
 
@@ -16,8 +47,20 @@ import argparse
 import os
 
 from utils.arguments import Parser, share, whole_number
-from utils.choices import NMS_KINDS
+from utils.choices import NMS_KINDS, RUNTIMES
 from utils.log import setup_logging
+
+if TYPE_CHECKING:
+    from engine.detector import load_detector as load_detector
+
+
+def __getattr__(name: str) -> object:
+    """`load_detector`, imported when it is asked for: a command line needs none of what it imports."""
+    if name != "load_detector":
+        raise AttributeError(f"module 'detect' has no attribute '{name}'")
+    from engine.detector import load_detector
+
+    return load_detector
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,13 +87,17 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-det", type=whole_number, help="detections kept in an image (default: 300)")
     parser.add_argument("--nms", choices=NMS_KINDS, help="kind of non-maximum suppression (default: the model's)")
     parser.add_argument("--classes", nargs="+", metavar="ID_OR_NAME", help="look for these classes only")
-    parser.add_argument(
-        "--img-size", type=whole_number, help="side of the network input in pixels (default: the model's)"
-    )
+    parser.add_image_size()
     parser.add_argument("--resize", choices=("letterbox", "stretch"), help="how images get their size")
+    parser.add_argument("--square", action="store_true", help="letterbox to the whole input, not to the least padding")
     parser.add_argument("--batch-size", type=whole_number, default=1, help="frames at a time")
+    parser.add_argument(
+        "--frame-step", type=whole_number, default=1, help="look at every Nth frame of videos and streams (default: 1)"
+    )
     parser.add_argument("--every-frame", action="store_true", help="drop no late frames of cameras and streams")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the fastest there is)")
+    parser.add_argument("--runtime", choices=RUNTIMES, default="auto", help="what runs the model (default: auto)")
+    parser.add_argument("--threads", type=whole_number, help="CPU threads (default: the runtime's own choice)")
     parser.add_argument("--half", action="store_true", help="fp16, on CUDA")
     parser.add_argument("--save-txt", action="store_true", help="write YOLO rows 'class cx cy w h' to labels/NAME.txt")
     parser.add_argument("--save-conf", action="store_true", help="add the score as sixth number of a YOLO row")

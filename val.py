@@ -78,6 +78,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="cut boxes to the image before they are counted (default: yes, but for darknet weights)",
     )
     parser.add_argument("--resize", choices=("letterbox", "stretch", "crop"), help="how images get their size")
+    parser.add_argument("--rect", action="store_true", help="letterbox with the least padding, one shape a batch")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the fastest there is)")
     parser.add_argument("--half", action="store_true", help="fp16, on CUDA")
     parser.add_argument("--workers", type=int, default=default_workers(), help="loader processes")

@@ -11,8 +11,9 @@ import numpy as np
 
 from data.dataset import Request, TrainDataset
 from data.mosaic import paste
-from data.transforms import FILL, Labelled, change_hsv
+from data.transforms import Labelled, change_hsv
 from utils.augment_config import ClassifyAugment
+from utils.boxes import FILL
 
 BLUR_KERNEL = 15
 """Pixels of the network input; darknet's for blur=1 (docs/networks.md, Mixing images)."""

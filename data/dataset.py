@@ -276,8 +276,13 @@ class EvalDataset(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Item:
-        """The image at `index`; its boxes are in pixels of the network input."""
+    def __getitem__(self, request: int | tuple[int, tuple[int, int]]) -> Item:
+        """The image at an index, perhaps in an input of less padding; its boxes are in pixels of the network input.
+
+        Args:
+            request: the index, or that and the (height, width) of the input (`plan_resize` has it as `shape`).
+        """
+        index, shape = request if isinstance(request, tuple) else (request, self.image_size)
         sample, problem, notes = self.images.samples[index], "", list[str]()
         try:
             image = read_image(sample.path, notes=notes)
@@ -289,9 +294,9 @@ class EvalDataset(Dataset):
                 raise
             image, problem = np.full((sample.height, sample.width, 3), FILL, np.uint8), str(error)
         height, width = image.shape[:2]
-        letterbox = plan_resize(height, width, self.image_size, self.resize)
+        letterbox = plan_resize(height, width, self.image_size, self.resize, shape=shape)
         boxes = letterbox.apply(sample.boxes).astype(np.float32)
-        image = resize_image(image, letterbox, self.image_size, mode=self.resize)
+        image = resize_image(image, letterbox, shape, mode=self.resize)
         item = Labelled(image, boxes, sample.labels, sample.crowd)
         return to_item(item, sample, letterbox, problem, _named(notes, sample))
 

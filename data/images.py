@@ -22,6 +22,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from data.cut_jpeg import complete_jpeg
 from utils.files import open_regular, read_regular
+from utils.rgb import to_rgb
 from utils.text import printable, shown
 
 logger = logging.getLogger(__name__)
@@ -153,7 +154,7 @@ def _decode(data: bytes, *, fast: bool) -> np.ndarray:
         image.load()
         if image.format != "TIFF":  # Pillow rotates TIFF itself, and Pillow 10.0 would rotate it twice
             ImageOps.exif_transpose(image, in_place=True)
-        return _to_rgb(image)
+        return to_rgb(image)
 
 
 def _decode_by_opencv(data: bytes, image: Image.Image) -> np.ndarray | None:
@@ -216,19 +217,6 @@ def _png_has_exif(file: BinaryIO) -> bool:
         file.seek(length + 4, io.SEEK_CUR)
     file.seek(position)
     return has_exif
-
-
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8, perhaps read-only."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        # 16 bit; older Pillow opens such PNG files as "I". convert("RGB") would clip at 255 instead of scaling.
-        high = (np.asarray(image) >> 8).astype(np.uint8)
-        return np.repeat(high[:, :, None], 3, axis=2)
-    if image.mode in ("I", "F"):
-        raise ValueError("32-bit pixels have no agreed range; save the image with 8 or 16 bits a channel")
-    if image.mode != "RGB":
-        image = image.convert("RGB")
-    return np.asarray(image)
 
 
 def _explain_os(error: OSError, path: Path) -> str:

@@ -7,7 +7,7 @@ import multiprocessing
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from data.anchors import object_sizes
 from data.classification import ClassifyDataset
 from data.dataset import EvalDataset, TrainDataset
 from data.items import collate
-from data.sampler import SizePlan, TrainSampler
+from data.sampler import SizePlan, TrainSampler, least_padding
 from data.transforms import ten_crop_size
 from data.watched_loader import WatchedLoader
 from utils.config import ConfigError
@@ -196,20 +196,24 @@ def build_eval_loader(
     world_size: int = 1,
     timeout: float = 0.0,
     bad_images: Literal["stop", "skip"] | None = None,
+    stride: int | None = None,
 ) -> DataLoader:
     """Every image once, in order; with several ranks each takes every `world_size`-th image.
 
     Args:
+        stride: letterbox with the least padding of whole strides, in an order of its own; in one process.
         timeout: as in `build_train_loader`.
         bad_images: as in EvalDataset.
     """
     images = replace(images, ground_truth={})  # for the metric alone; loader processes would get a copy
     dataset = EvalDataset(images, image_size=image_size, resize=resize, bad_images=bad_images)
     batch_bytes = 3 * image_size[0] * image_size[1] * batch_size
+    order: dict[str, Any] = {"batch_size": batch_size, "sampler": range(rank, len(dataset), world_size)}
+    if stride is not None:
+        order = {"batch_sampler": least_padding(images.samples.sizes, image_size, stride, batch_size)}
     return WatchedLoader(
         dataset,
-        batch_size=batch_size,
-        sampler=range(rank, len(dataset), world_size),
+        **order,
         num_workers=workers,
         collate_fn=collate,
         generator=torch.Generator().manual_seed(0),

@@ -10,6 +10,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from data.dataset import Request
+from utils.boxes import least_shape
 
 BLOCK = 128
 """Positions of an epoch in a row whose images are mixed with each other.
@@ -205,3 +206,24 @@ class SizePlan:
         grown = batch_size * np.prod(self.largest) // sides.prod(axis=1)
         less = (grown * 0.8).astype(int)
         return np.where(less > batch_size, less, grown)
+
+
+def least_padding(
+    sizes: np.ndarray, image_size: tuple[int, int], stride: int, batch_size: int
+) -> list[list[tuple[int, tuple[int, int]]]]:
+    """All images in batches of one shape each with little padding: those of like aspects are together.
+
+    Args:
+        sizes: (N, 2) height and width of the images.
+        image_size, stride: as in `least_shape`.
+    Returns:
+        For each batch the index of every image with the (height, width) of the batch's inputs.
+    """
+    order = np.argsort(sizes[:, 0] / sizes[:, 1], kind="stable")
+    batches = []
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size].tolist()
+        shapes = [least_shape(int(height), int(width), image_size, stride) for height, width in sizes[chosen]]
+        shape = (max(height for height, _ in shapes), max(width for _, width in shapes))
+        batches.append([(index, shape) for index in chosen])
+    return batches

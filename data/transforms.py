@@ -10,13 +10,10 @@ import cv2
 import numpy as np
 
 from utils.augment_config import AugmentConfig
-from utils.boxes import Letterbox, clip
+from utils.boxes import FILL, Letterbox, clip
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-FILL = 114
-"""Grey level around letterboxed and augmented images."""
 
 ROWS = 160
 """Rows of an image whose colours are changed at a time, so that they stay in the processor's cache."""

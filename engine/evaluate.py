@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +27,7 @@ from utils.metrics.build import Metric
 from utils.metrics.classification import ClassificationMetric
 from utils.metrics.detection import DetectionMetric
 from utils.plots import plot_figures
+from utils.read_ahead import ReadAhead
 from utils.structures import Batch, Detections, LabelledImages
 from utils.train_config import TrainConfig
 
@@ -82,7 +85,8 @@ def evaluate(
     Returns:
         What `metric.compute` gives, and 'speed_ms': milliseconds an image that each part adds to the whole, by the
         clock: 'preprocess' (reading, resizing, and the way to the device), 'inference' and 'postprocess'. Loader
-        processes prepare the next batches meanwhile, and a thread finishes the last one; what they hide is not counted.
+        processes or a thread prepare the next batches meanwhile, and a thread finishes the last one; what they hide is
+        not counted.
     """
     device = torch.device(predictor.device)
     count, clock, unreadable, notes = 0, StepClock(device), list[str](), notes or FileNotes()
@@ -92,12 +96,13 @@ def evaluate(
         torch.inference_mode(),
         ThreadPoolExecutor(1) as behind,
         Progress(len(loader), "Evaluating", quiet=quiet) as progress,
+        _ahead(loader) as batches,
     ):
-        for batch in loader:
+        for batch in batches:
             images = batch.to(device).images
             clock.lap("preprocess")
             if options.ten_crop is None:
-                raw = predictor.predict(images)
+                raw = predictor.candidates(images, options.conf_thres)
             else:
                 raw = predict_ten_crops(predictor, images, options.ten_crop)
             clock.lap("inference")
@@ -122,6 +127,19 @@ def evaluate(
         metric.extend(rows)
     figures = metric.compute() if dist.rank() == 0 else None
     return {**dist.broadcast(figures), "speed_ms": speed}
+
+
+@contextmanager
+def _ahead(loader: DataLoader) -> Iterator[Iterable[Batch]]:
+    """Its batches, read ahead by its processes or, where it has none, by a thread."""
+    if loader.num_workers:
+        yield loader
+        return
+    batches = ReadAhead(loader, depth=2)
+    try:
+        yield batches
+    finally:
+        batches.close()
 
 
 @torch.inference_mode()

@@ -16,6 +16,9 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 RMS = 0.2
 """Root mean square of an update before the learning rate: about that of AdamW's, so that its rates fit (Moonlight)."""
 
+BLOCK = 256
+"""Most rows that are made orthogonal together: the time grows with their cube (blocks: Khaled et al., 2025)."""
+
 
 class Muon(torch.optim.Optimizer):
     """Orthogonal updates for matrices (Jordan et al., 2024), AdamW (arXiv:1711.05101) for all other parameters.
@@ -23,7 +26,8 @@ class Muon(torch.optim.Optimizer):
     A convolution's weight counts as the matrix (out, in * kernel). Its momentum is brought near the closest
     semi-orthogonal matrix by Newton-Schulz iteration, so that every direction of it moves alike, and then scaled to a
     root mean square of 0.2, which lets it share AdamW's learning rate and decoupled weight decay (Liu et al.,
-    arXiv:2502.16982).
+    arXiv:2502.16982). A matrix with more than 256 rows and columns is taken in blocks of 256 rows, each by itself
+    (Khaled et al., arXiv:2510.16981, without their rounds on whole matrices).
 
     Args:
         params: parameters, or groups of them; a group with `orthogonal: True` holds matrices, others are AdamW's.
@@ -76,14 +80,17 @@ class Muon(torch.optim.Optimizer):
         momenta = [self.state[weight]["momentum"] for weight in weights]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         ahead = torch._foreach_lerp(gradients, momenta, group["momentum"]) if group["nesterov"] else momenta
-        alike: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for index, weight in enumerate(weights):
-            alike[len(weight), weight[0].numel()].append(index)
-        for (rows, columns), indices in alike.items():
-            stacked = torch.stack([ahead[index].reshape(rows, columns) for index in indices])
+        alike: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for weight, direction in zip(weights, ahead, strict=True):
+            rows, columns = len(weight), weight[0].numel()
+            most = BLOCK if min(rows, columns) > BLOCK else rows
+            for part, block in zip(weight.split(most), direction.reshape(rows, columns).split(most), strict=True):
+                alike[len(block), columns].append((part, block))
+        for (rows, columns), parts in alike.items():
+            stacked = torch.stack([block for _, block in parts])
             updates = orthogonal(stacked, rounds=group["rounds"]) * (RMS * max(rows, columns) ** 0.5)
-            for index, update in zip(indices, updates, strict=True):
-                weights[index].sub_(update.view_as(weights[index]), alpha=group["lr"])
+            for (part, _), update in zip(parts, updates, strict=True):
+                part.sub_(update.view_as(part), alpha=group["lr"])
 
     def _step_adam(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         for weight in weights:

@@ -8,29 +8,34 @@ import logging
 import signal
 import threading
 import time
-from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from data.media.recorder import Outputs, Recorder
-from data.media.sources import Frame, ReadAhead, Source
+from data.media.sources import Frame, Source
 from data.media.window import Window
 from data.transforms import resize_image
+from engine.summary import Summary
 from models.info import ModelInfo, Predictor, Values
 from models.postprocess import postprocess, top_classes
-from utils.boxes import Letterbox, plan_resize
+from utils.boxes import Letterbox, least_shape, plan_resize
 from utils.config import ConfigError, nearest
 from utils.draw import draw_detections
-from utils.log import Progress, duration
+from utils.log import Progress
 from utils.program import stop_signals
+from utils.read_ahead import ReadAhead
 from utils.run import new_run_folder
 from utils.structures import Detections
 from utils.text import listed, printable, shorten, shown
+from utils.timings import Timings
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class DetectOptions:
             classifier gives the `max_det` likeliest classes.
         batch_size: frames at a time.
         every_frame: look at every frame of a camera or stream; else at the newest, and late ones are dropped.
+        rectangle: letterbox each frame to the smallest input that holds it (`least_shape`), not to all of `image_size`.
     """
 
     image_size: tuple[int, int]
@@ -55,36 +61,75 @@ class DetectOptions:
     classes: tuple[int, ...] | None = None
     batch_size: int = 1
     every_frame: bool = False
+    rectangle: bool = False
+
+    def prepare(self, image: np.ndarray, stride: int) -> tuple[Letterbox, np.ndarray]:
+        """How an image (H, W, 3) uint8 RGB goes into the network, and the network's input (h, w, 3) of it.
+
+        Args:
+            stride: both sides of the input are multiples of it.
+        """
+        height, width = image.shape[:2]
+        shape = least_shape(height, width, self.image_size, stride) if self.rectangle else self.image_size
+        letterbox = plan_resize(height, width, self.image_size, self.resize, shape=shape)
+        return letterbox, resize_image(image, letterbox, shape, mode=self.resize)
 
 
 def detect(
-    predictor: Predictor, source: Source, options: DetectOptions
+    predictor: Predictor, source: Source, options: DetectOptions, timings: Timings | None = None
 ) -> Generator[tuple[Frame, Detections], None, None]:
     """Every frame of a source with what was found in it, in order, boxes in pixels of the frame.
 
     Reading, decoding and resizing run ahead in a thread. What lies in the grey of the letterbox alone is left out.
+
+    Args:
+        timings: where the times of the stages up to 'postprocess' are noted.
     """
+    timings = timings or Timings()
 
     def prepare() -> Iterator[tuple[Frame, Letterbox, np.ndarray]]:
-        for frame in source:
-            height, width = frame.image.shape[:2]
-            letterbox = plan_resize(height, width, options.image_size, options.resize)
-            yield frame, letterbox, resize_image(frame.image, letterbox, options.image_size, mode=options.resize)
+        for frame in measured(source, timings, "read"):
+            with timings.measure("prepare"):
+                letterbox, image = options.prepare(frame.image, predictor.info.stride)
+            yield frame, letterbox, image
 
     def late(item: tuple[Frame, Letterbox, np.ndarray]) -> bool:
         return item[0].media.kind == "live" and not options.every_frame
 
     prepared = ReadAhead(prepare(), depth=2 * options.batch_size + 2, may_drop=late)
     try:
-        while batch := list(itertools.islice(prepared, options.batch_size)):
+        shapes = itertools.groupby(prepared, key=lambda item: item[2].shape)  # a stream may change its own
+        for batch in (batch for _, alike in shapes for batch in _batches(alike, options.batch_size)):
             frames, letterboxes, inputs = zip(*batch, strict=True)
-            raw = predictor.predict(np.stack(inputs).transpose(0, 3, 1, 2))
-            yield from zip(frames, detections_of_frames(raw, letterboxes, predictor.info, options), strict=True)
+            with timings.measure("inference", frames=len(frames)):
+                raw = predictor.candidates(np.stack(inputs).transpose(0, 3, 1, 2), options.conf_thres)
+            with timings.measure("postprocess", frames=len(frames)):
+                found = detections_of_frames(raw, letterboxes, predictor.info, options)
+            yield from zip(frames, found, strict=True)
     finally:
         source.stop()
         prepared.close()
         if prepared.dropped:
             logger.info("%d late frames were dropped; --every-frame keeps them", prepared.dropped)
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
+
+
+def measured(items: Iterable[T], timings: Timings, stage: str) -> Iterator[T]:
+    """The same items; how long each of them takes to come is noted."""
+    iterator = iter(items)
+    while True:
+        begin = time.perf_counter()
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        timings.add(stage, time.perf_counter() - begin)
+        yield item
 
 
 def detections_of_frames(
@@ -96,6 +141,13 @@ def detections_of_frames(
         raw: as `Predictor.predict` gives it for B images.
         letterboxes: B maps from the original images to the network input.
     """
+    detections = _in_originals(raw, letterboxes, info, options)
+    return [replace(each, class_names=info.names, category_ids=info.category_ids) for each in detections]
+
+
+def _in_originals(
+    raw: tuple[Values, Values] | Values, letterboxes: Sequence[Letterbox], info: ModelInfo, options: DetectOptions
+) -> list[Detections]:
     if not isinstance(raw, tuple):
         sizes = [(letterbox.height, letterbox.width) for letterbox in letterboxes]
         return top_classes(raw, sizes, most=options.max_det, conf_thres=options.conf_thres, classes=options.classes)
@@ -110,50 +162,6 @@ def detections_of_frames(
     )
     originals = [each.to_original(letterbox) for each, letterbox in zip(detections, letterboxes, strict=True)]
     return [each.select(np.all(each.boxes[:, 2:] > each.boxes[:, :2], axis=1)) for each in originals]
-
-
-@dataclass
-class Summary:
-    """What a run came across.
-
-    Args:
-        names: class names by label.
-        task: of the model; of a classifier's classes the first alone is counted.
-    """
-
-    names: Sequence[str]
-    task: str = "detect"
-    frames: int = 0
-    media: set[str] = field(default_factory=set)
-    objects: Counter[int] = field(default_factory=Counter)
-    start: float = field(default_factory=time.monotonic)
-
-    def add(self, frame: Frame, detections: Detections) -> None:
-        """Count a frame."""
-        self.frames += 1
-        self.media.add(frame.media.source)
-        self.objects.update(detections.labels[: 1 if self.task == "classify" else None].tolist())
-
-    def line(self, detections: Detections) -> str:
-        """What was found in one image."""
-        labels, scores = detections.labels.tolist(), detections.scores.tolist()
-        if self.task == "detect":
-            return count_by_name(Counter(labels), self.names)
-        return (
-            ", ".join(f"{shorten(self.names[label])} {score:.2f}" for label, score in zip(labels, scores, strict=True))
-            or "-"
-        )
-
-    def __str__(self) -> str:
-        seconds = max(time.monotonic() - self.start, 1e-9)
-        speed = f"{self.frames / seconds:.1f} images/s"
-        many = f"{self.frames} images from {len(self.media)} sources" if self.frames > 1 else f"{self.frames} image"
-        return f"Found: {count_by_name(self.objects, self.names)}\n{many} in {duration(seconds)}, {speed}"
-
-
-def count_by_name(labels: Counter[int], names: Sequence[str]) -> str:
-    """'2 dog, 1 truck', the most frequent first."""
-    return ", ".join(f"{count} {shorten(names[label])}" for label, count in labels.most_common()) or "nothing"
 
 
 def class_indices(values: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
@@ -210,12 +218,14 @@ def process(
         if window is not None:
             stack.callback(window.close)
         progress = stack.enter_context(Progress(total or 0, "Detecting", quiet=not total))
-        results = stack.enter_context(contextlib.closing(detect(predictor, source, options)))
+        results = stack.enter_context(contextlib.closing(detect(predictor, source, options, summary.timings)))
         try:
             for frame, detections in results:
                 if recorder is None and outputs.any:
                     folder = new_run_folder(project, name)
-                    recorder = stack.enter_context(Recorder(folder, predictor.names, outputs, media=source.media))
+                    recorder = stack.enter_context(
+                        Recorder(folder, predictor.names, outputs, media=source.media, timings=summary.timings)
+                    )
                 summary.add(frame, detections)
                 if recorder is not None:
                     recorder.put(frame, detections)
@@ -229,6 +239,7 @@ def process(
                         break
         except KeyboardInterrupt:
             logger.info("Stopped; what was written so far is whole.")
+    summary.reconnects = source.reconnects
     return summary, folder
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -21,6 +21,8 @@ Values: TypeAlias = "np.ndarray | Tensor"
 
 _KEYS = ("names", "category_ids", "image_size", "resize", "stride")
 _OPTIONAL = ("nms", "beta_nms", "named", "task", "clip")
+OWN_KEY = "cspdet"
+"""Of an exported file's metadata, with a JSON object; the other keys are as other programs read them."""
 OUTPUTS = {"detect": ("boxes", "scores"), "classify": ("probabilities",)}
 """Names of an exported model's outputs, by task."""
 
@@ -76,15 +78,27 @@ class ModelInfo:
                 f"the nearest is {nearest}"
             )
 
-    def to_metadata(self) -> dict[str, str]:
-        """Key and JSON text, for the metadata of an exported file."""
-        return {key: to_json(getattr(self, key), allow_nan=True) for key in (*_KEYS, *_OPTIONAL)}
+    def to_metadata(self, **more: object) -> dict[str, str]:
+        """Key and text, for the metadata of an exported file: all of ours as JSON under one key, and Ultralytics' keys.
+
+        Args:
+            more: what else the file should say of itself under our key (`models.layouts.Layout`).
+        """
+        ours = {key: getattr(self, key) for key in (*_KEYS, *_OPTIONAL)} | more
+        return {
+            OWN_KEY: to_json(ours, allow_nan=True),
+            "names": repr(dict(enumerate(self.names))),
+            "stride": str(self.stride),
+            "task": self.task,
+            "imgsz": str(list(self.image_size)),
+            "channels": "3",
+        }
 
     @classmethod
     def from_metadata(
         cls, metadata: Mapping[str, str], *, shape: tuple[int | None, int | None], where: str
     ) -> ModelInfo:
-        """What `to_metadata` wrote.
+        """What `to_metadata` wrote, or the same keys one by one, as files of version 0.1 have them.
 
         Args:
             shape: (height, width) of the file's input, None where it takes any.
@@ -92,7 +106,8 @@ class ModelInfo:
             ConfigError: a key is missing or unreadable: not an export of ours.
         """
         try:
-            values = {key: from_json(metadata[key]) for key in (*_KEYS, *_OPTIONAL) if key in _KEYS or key in metadata}
+            found = own_metadata(metadata)
+            values = {key: found[key] for key in (*_KEYS, *_OPTIONAL) if key in _KEYS or key in found}
             wrong = wrong_value(values)
             if wrong is not None:
                 raise ValueError(wrong)
@@ -111,6 +126,20 @@ class ModelInfo:
                 f"({type(error).__name__}: {first_line(error)}); export the checkpoint with export.py"
             ) from None
         return info
+
+
+def own_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Our part of an exported file's metadata.
+
+    Raises:
+        KeyError, ValueError, RecursionError: it has none, or it is no JSON.
+    """
+    if OWN_KEY not in metadata:
+        return {key: from_json(metadata[key]) for key in (*_KEYS, *_OPTIONAL) if key in _KEYS or key in metadata}
+    values = from_json(metadata[OWN_KEY])
+    if not isinstance(values, dict):
+        raise ValueError(f"{OWN_KEY}: expected a JSON object")
+    return values
 
 
 def nearest_multiple(side: int, stride: int) -> int:
@@ -135,6 +164,7 @@ class Predictor(ABC):
         self.resize = info.resize
         self.device = device
         self.precision = precision
+        self.runtime = runtime
         self.description = f"{runtime}, {precision}, {len(info.names)} classes"
 
     @abstractmethod
@@ -146,3 +176,7 @@ class Predictor(ABC):
             probabilities (B, C). NumPy arrays from ONNX Runtime and OpenVINO, which need no torch; tensors on `device`
             from models that torch runs. `postprocess` and `top_classes` take both.
         """
+
+    def candidates(self, images: Values, conf_thres: float) -> tuple[Values, Values] | Values:
+        """As `predict`, perhaps without boxes that have no score above `conf_thres` in any image, in the same order."""
+        return self.predict(images)

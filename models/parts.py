@@ -55,6 +55,10 @@ class Head(nn.Module):
         """Raw maps -> boxes (B, N, 4) xyxy pixels and scores (B, N, C), or of a classifier probabilities (B, C)."""
         raise NotImplementedError
 
+    def decode_above(self, raw_maps: list[Tensor], conf_thres: float) -> tuple[Tensor, Tensor] | Tensor:
+        """As `decode`, perhaps without boxes that have no score above `conf_thres` in any image, in the same order."""
+        return self.decode(raw_maps)
+
 
 class Block(nn.Module):
     """(B, in_channels, H, W) -> (B, out_channels, H, W): what the stages of a network repeat."""

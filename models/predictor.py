@@ -29,6 +29,8 @@ def open_predictor(
     device: torch.device | str | None = None,
     half: bool = False,
     trust: bool = False,
+    threads: int | None = None,
+    fuse: bool = True,
 ) -> Predictor:
     """The predictor for a file: .pt, .safetensors, .weights (darknet), .onnx, .xml (OpenVINO) or .torchscript.
 
@@ -38,6 +40,8 @@ def open_predictor(
         device: where to compute; None is the fastest for .pt, .safetensors and .weights and the CPU for the others.
         half: fp16 convolutions, for the same on CUDA; an exported file has the precision it was exported with.
         trust: open .torchscript too. THAT RUNS CODE FROM THE FILE: only for files whose origin is trusted.
+        threads: CPU threads of ONNX Runtime and OpenVINO; None is their own choice.
+        fuse: merge norms into convolutions, which is the same function and faster; an export needs them apart.
     Raises:
         ConfigError: a file that would run code without `trust`; a missing, foreign or unreadable one; a missing
             package, or a device that cannot be used.
@@ -51,7 +55,7 @@ def open_predictor(
     if half and not in_memory:
         raise ConfigError(f"--half: {path.name} has the precision it was exported with; use export.py --half instead")
     if kind in (".onnx", ".xml") and str(device or "cpu") == "cpu":
-        return OnnxPredictor(path) if kind == ".onnx" else OpenVinoPredictor(path)
+        return OnnxPredictor(path, threads=threads) if kind == ".onnx" else OpenVinoPredictor(path, threads=threads)
     with quiet_imports():
         from models.predictor_torch import TorchScriptPredictor, open_checkpoint, open_darknet
         from utils.device import select_device
@@ -59,13 +63,13 @@ def open_predictor(
     name = "cpu" if device is None and not in_memory else device
     device = select_device(name) if name is None or isinstance(name, str) else name
     if kind in (".pt", ".safetensors"):
-        return open_checkpoint(path, device, half)
+        return open_checkpoint(path, device, half=half, fuse=fuse)
     if kind == ".weights":
-        return open_darknet(path, cfg, device, half)
+        return open_darknet(path, cfg, device, half=half, fuse=fuse)
     if kind == ".torchscript":
         return TorchScriptPredictor(path, device)
     if kind == ".onnx":
-        return OnnxPredictor(path, str(device))
+        return OnnxPredictor(path, str(device), threads=threads)
     raise ConfigError(f"{path}: OpenVINO runs on the CPU here, and the device is {device}; use --device cpu")
 
 

@@ -15,6 +15,7 @@ from models.darknet.cfg import MARK, declared_classes
 from models.darknet.header import read_numbers
 from models.darknet.weights import classes_in_file, load_weights_
 from models.detector import Detector
+from models.fuse import fuse_
 from models.info import ModelInfo, Predictor, Values
 from models.runtimes import precision_of
 from models.saved import build_saved
@@ -62,25 +63,41 @@ class ModelPredictor(Predictor):
     Args:
         model: put into evaluation mode and onto `device`.
         info: of this model.
+        fuse: change the model as `models.fuse` says, and the order of its weights to channels_last: faster.
         half: convolutions in fp16. Boxes are decoded in fp32 all the same: fp16 knows half pixels only, from 512 on.
     Raises:
         ConfigError: `half` without CUDA.
     """
 
-    def __init__(self, model: Detector, info: ModelInfo, *, device: torch.device, half: bool = False) -> None:
+    def __init__(
+        self, model: Detector, info: ModelInfo, *, device: torch.device, half: bool = False, fuse: bool = False
+    ) -> None:
         if half and device.type != "cuda":
             raise ConfigError(f"--half: needs a CUDA GPU, and the device is {device}; leave it out")
         precision = "fp16" if half else "fp32"
         super().__init__(info, device=str(device), precision=precision, runtime=f"PyTorch on {describe_device(device)}")
         self.torch_device = device
         self.model = model.eval().to(device)
+        self.memory_format = torch.contiguous_format if device.type == "mps" else torch.channels_last
+        if fuse:
+            fuse_(self.model)
+            self.model.to(memory_format=self.memory_format)
 
     @torch.inference_mode()
     def predict(self, images: Values) -> tuple[Tensor, Tensor] | Tensor:
         """See Predictor."""
+        return self.model.head.decode(self._raw_maps(images))
+
+    @torch.inference_mode()
+    def candidates(self, images: Values, conf_thres: float) -> tuple[Tensor, Tensor] | Tensor:
+        """See Predictor; only the boxes of candidates are computed."""
+        return self.model.head.decode_above(self._raw_maps(images), conf_thres)
+
+    def _raw_maps(self, images: Values) -> list[Tensor]:
+        """The head's raw maps, float32."""
+        inputs = _as_input(images, self.torch_device, self.memory_format)
         with torch.autocast(self.torch_device.type, torch.float16, enabled=self.precision == "fp16"):
-            raw_maps = self.model(_as_input(images, self.torch_device))
-        return self.model.head.decode([raw.float() for raw in raw_maps])
+            return [raw.float() for raw in self.model(inputs)]
 
 
 class TorchScriptPredictor(Predictor):
@@ -110,13 +127,15 @@ class TorchScriptPredictor(Predictor):
         return self.module(_as_input(images, self.torch_device))
 
 
-def _as_input(images: Values, device: torch.device) -> Tensor:
+def _as_input(
+    images: Values, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format
+) -> Tensor:
     """Images as `predict` takes them, on the device and in [0, 1]; bytes travel as bytes."""
-    tensor = torch.as_tensor(images).to(device)
-    return tensor.contiguous().float().div_(255) if tensor.dtype == torch.uint8 else tensor
+    tensor = torch.as_tensor(images).to(device).contiguous(memory_format=memory_format)
+    return tensor.float().div_(255) if tensor.dtype == torch.uint8 else tensor
 
 
-def open_checkpoint(path: Path, device: torch.device, half: bool) -> ModelPredictor:
+def open_checkpoint(path: Path, device: torch.device, *, half: bool, fuse: bool) -> ModelPredictor:
     """The averaged weights of a checkpoint or a .safetensors file of ours."""
     state = load_saved_model(path)
     missing = next(
@@ -140,10 +159,10 @@ def open_checkpoint(path: Path, device: torch.device, half: bool) -> ModelPredic
         task=model.task,
     )
     info.check_size(info.image_size, where=f"{path}: image_size")
-    return ModelPredictor(model, info, device=device, half=half)
+    return ModelPredictor(model, info, device=device, half=half, fuse=fuse)
 
 
-def open_darknet(path: Path, cfg: Path | str | None, device: torch.device, half: bool) -> ModelPredictor:
+def open_darknet(path: Path, cfg: Path | str | None, device: torch.device, *, half: bool, fuse: bool) -> ModelPredictor:
     """Darknet weights in the network of a cfg, or in a model of ours with the same layers.
 
     Boxes of darknet's own weights are counted as they come; those of our exports as before the export.
@@ -173,4 +192,4 @@ def open_darknet(path: Path, cfg: Path | str | None, device: torch.device, half:
         task=model.task,
         clip=ours,
     )
-    return ModelPredictor(model, info, device=device, half=half)
+    return ModelPredictor(model, info, device=device, half=half, fuse=fuse)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from models.info import OUTPUTS, ModelInfo, Predictor, Values
+from models.info import ModelInfo, Predictor, Values
+from models.layouts import Layout, as_pictures
 from utils.config import ConfigError
 from utils.text import first_line, shown
+
+_SHAPES = 4
+"""Shapes of inputs that OpenVINO keeps a model compiled for."""
 
 
 class OnnxPredictor(Predictor):
@@ -21,9 +27,10 @@ class OnnxPredictor(Predictor):
 
     Args:
         device: 'cpu', or 'cuda:N' for an ONNX Runtime that has CUDA.
+        threads: to compute with on the CPU; None leaves them to ONNX Runtime.
     """
 
-    def __init__(self, path: Path, device: str = "cpu") -> None:
+    def __init__(self, path: Path, device: str = "cpu", *, threads: int | None = None) -> None:
         try:
             onnxruntime = import_onnxruntime()
         except ImportError:
@@ -39,40 +46,49 @@ class OnnxPredictor(Predictor):
             )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised too; said once is enough
+        options.intra_op_num_threads = threads or 0
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # ONNX Runtime's own exceptions share no other base
             raise ConfigError(f"{path}: ONNX Runtime cannot load it: {first_line(error)}") from None
         shapes = {each.name: each.shape for each in (*self.session.get_inputs(), *self.session.get_outputs())}
         metadata = self.session.get_modelmeta().custom_metadata_map
-        self.batch, info = _described(shapes, metadata, where=str(path))
-        runtime = f"ONNX Runtime {onnxruntime.__version__} on {device}"
+        self.batch, info, self.layout = _described(shapes, metadata, where=str(path))
+        runtime = f"ONNX Runtime {onnxruntime.__version__} on {device}{self.layout.note}"
         super().__init__(info, device="cpu", precision=precision_of(metadata), runtime=runtime)
 
     def predict(self, images: Values) -> tuple[np.ndarray, np.ndarray] | np.ndarray:
         """See Predictor."""
 
         def run(part: np.ndarray) -> list[np.ndarray]:
-            return self.session.run(list(OUTPUTS[self.info.task]), {"images": part})
+            return self.session.run(list(self.layout.outputs(self.info.task)), {self.layout.input: part})
 
-        return _in_batches(run, _as_input(images), self.batch)
+        return predict_by(run, images, self.layout, self.info, self.batch)
 
 
 class OpenVinoPredictor(Predictor):
-    """An OpenVINO .xml with its .bin, on the CPU: names as in ONNX; metadata in rt_info under 'cspdet'."""
+    """An OpenVINO .xml with its .bin, on the CPU: names as in ONNX; metadata in rt_info under 'cspdet'.
 
-    def __init__(self, path: Path) -> None:
+    A file for any size is compiled for each shape of its inputs, which makes it as fast as one for that size alone.
+
+    Args:
+        threads: to compute with; None leaves them to OpenVINO.
+    """
+
+    def __init__(self, path: Path, *, threads: int | None = None) -> None:
         try:
             openvino = import_openvino()
         except ImportError:
             raise ConfigError(f"{path}: needs OpenVINO, which is not installed: pip install openvino") from None
-        core = openvino.Core()
-        try:
-            model = core.read_model(path)
-            # Without the hint some CPUs compute in bf16, and the figures would not be those of the other formats.
-            self.compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        except RuntimeError as error:
-            raise ConfigError(f"{path}: OpenVINO cannot load it: {first_line(error)}") from None
+        self._core, self._path = openvino.Core(), path
+        # Without the hint some CPUs compute in bf16, and the figures would not be those of the other formats.
+        self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        if threads:
+            self._options["INFERENCE_NUM_THREADS"] = threads
+        with self._named_errors():
+            model = self._core.read_model(path)
+        self._compiled: dict[tuple[int, ...], Any] = {}
+        """By the shape of the input, the one used last at the end."""
         keys = model.get_rt_info("cspdet").value if model.has_rt_info("cspdet") else {}
         keys = keys if isinstance(keys, Mapping) else {}
         metadata = {key: str(model.get_rt_info(["cspdet", key]).value) for key in keys}
@@ -81,18 +97,41 @@ class OpenVinoPredictor(Predictor):
             for port in (*model.inputs, *model.outputs)
             for name in port.get_names()
         }
-        self.batch, info = _described(shapes, metadata, where=str(path))
-        runtime = f"OpenVINO {openvino.__version__.split('-')[0]} on cpu"
+        self.batch, info, self.layout = _described(shapes, metadata, where=str(path))
+        self._any = None in shapes[self.layout.input] and not self.layout.picture
+        if not self._any:
+            with self._named_errors():
+                self._compiled[()] = self._core.compile_model(model, "CPU", self._options)
+        runtime = f"OpenVINO {openvino.__version__.split('-')[0]} on cpu{self.layout.note}"
         super().__init__(info, device="cpu", precision=precision_of(metadata), runtime=runtime)
 
     def predict(self, images: Values) -> tuple[np.ndarray, np.ndarray] | np.ndarray:
         """See Predictor."""
 
         def run(part: np.ndarray) -> list[np.ndarray]:
-            outputs = self.compiled({"images": part})
-            return [outputs[name] for name in OUTPUTS[self.info.task]]
+            outputs = self._for_shape(part.shape if self._any else ())({self.layout.input: part})
+            return [outputs[name] for name in self.layout.outputs(self.info.task)]
 
-        return _in_batches(run, _as_input(images), self.batch)
+        return predict_by(run, images, self.layout, self.info, self.batch)
+
+    def _for_shape(self, shape: tuple[int, ...]) -> Any:
+        """The compiled model for inputs of a shape, one of the few that were used last."""
+        if shape not in self._compiled:
+            with self._named_errors():
+                model = self._core.read_model(self._path)
+                model.reshape({self.layout.input: list(shape)})
+                self._compiled[shape] = self._core.compile_model(model, "CPU", self._options)
+        self._compiled[shape] = self._compiled.pop(shape)
+        if len(self._compiled) > _SHAPES:
+            del self._compiled[next(iter(self._compiled))]
+        return self._compiled[shape]
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise ConfigError(f"{self._path}: OpenVINO cannot load it: {first_line(error)}") from None
 
 
 def import_onnxruntime() -> ModuleType:
@@ -132,7 +171,7 @@ def precision_of(metadata: Mapping[str, str]) -> str:
 
 def _described(
     shapes: Mapping[str, Sequence[int | str | None]], metadata: Mapping[str, str], *, where: str
-) -> tuple[int | None, ModelInfo]:
+) -> tuple[int | None, ModelInfo, Layout]:
     """The batch that a file takes, None for any, and what its metadata says.
 
     Args:
@@ -140,20 +179,51 @@ def _described(
     Raises:
         ConfigError: not an export of ours.
     """
-    source = [side if isinstance(side, int) else None for side in shapes.get("images", ())]
+    try:
+        layout = Layout.from_metadata(metadata)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        ModelInfo.from_metadata(metadata, shape=(None, None), where=where)  # says what is wrong, if it is in its part
+        raise ConfigError(
+            f"{where}: its metadata is wrong ({first_line(error)}); export the checkpoint again"
+        ) from None
+    source = [side if isinstance(side, int) else None for side in shapes.get(layout.input, ())]
     if len(source) != 4:
         inputs = ", ".join(shown(name) for name in list(shapes)[:5])
         raise ConfigError(
             f"{where}: not a detector exported by CSPDet: expected an input 'images' (batch, 3, height, width), found "
             f"{inputs or 'none'}; export the checkpoint with export.py"
         )
-    info = ModelInfo.from_metadata(metadata, shape=(source[2], source[3]), where=where)
-    classes = shapes.get(OUTPUTS[info.task][-1], [None])[-1]
-    missing = [name for name in OUTPUTS[info.task] if name not in shapes]
-    if missing or (isinstance(classes, int) and classes != len(info.names)):
+    info = ModelInfo.from_metadata(
+        metadata, shape=(source[2], source[3]) if not layout.picture else (None, None), where=where
+    )
+    if layout.final:
+        info = replace(info, nms="none")
+    classes, names = layout.classes(shapes, info.task), layout.outputs(info.task)
+    missing = [name for name in names if name not in shapes]
+    if missing or classes not in (None, len(info.names)):
         wrong = f"no output '{missing[0]}'" if missing else f"{classes} classes and {len(info.names)} names"
         raise ConfigError(f"{where}: not a detector exported by CSPDet: it has {wrong}; export the checkpoint again")
-    return source[0], info
+    return source[0], info, layout
+
+
+def predict_by(
+    run: Callable[[np.ndarray], Sequence[np.ndarray]],
+    images: Values,
+    layout: Layout,
+    info: ModelInfo,
+    batch: int | None,
+) -> tuple[np.ndarray, np.ndarray] | np.ndarray:
+    """`Predictor.predict` by a runtime.
+
+    Args:
+        run: what the file gives for an array as it takes it, in the order of its outputs.
+        batch: images at a time, None for any number.
+    """
+    if layout.picture:
+        array = as_pictures(images if isinstance(images, np.ndarray) else images.cpu().numpy())
+    else:
+        array = _as_input(images)
+    return _in_batches(lambda part: layout.candidates(run(part), len(info.names)), array, batch)
 
 
 def _as_input(images: Values) -> np.ndarray:
@@ -176,5 +246,8 @@ def _in_batches(
         if size is not None and count < size:
             part = np.concatenate((part, np.zeros((size - count, *part.shape[1:]), part.dtype)))
         parts.append([output[:count] for output in run(part)])
-    whole = [np.concatenate(outputs).astype(np.float32, copy=False) for outputs in zip(*parts, strict=True)]
+    whole = [
+        (outputs[0] if len(outputs) == 1 else np.concatenate(outputs)).astype(np.float32, copy=False)
+        for outputs in zip(*parts, strict=True)
+    ]
     return (whole[0], whole[1]) if len(whole) > 1 else whole[0]

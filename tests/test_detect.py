@@ -14,7 +14,8 @@ from PIL import Image
 
 import detect
 from data.images import read_image
-from data.media.video import VideoReader, VideoWriter
+from data.media.video import VideoReader
+from data.media.video_writer import VideoWriter
 from data.transforms import resize_image
 from engine.commands import detect as commands
 from models.build import build_model
@@ -22,9 +23,12 @@ from models.config import load_model_config
 from models.info import ModelInfo, Predictor
 from models.postprocess import postprocess
 from models.predictor import open_predictor
+from tests.test_val import write_checkpoint
 from utils.boxes import plan_resize
 from utils.checkpoint import save_checkpoint
 from utils.config import ConfigError, to_plain
+from utils.threads import limit_threads
+from utils.timings import STAGES
 
 NAMES = ("red", "green", "blue")
 
@@ -84,7 +88,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Runs detect.main with a predictor of colours; gives the exit status and the run folder."""
     predictor = ColourPredictor()
     monkeypatch.setattr(commands, "check_file", lambda *_, **__: None)
-    monkeypatch.setattr(commands, "open_predictor", lambda *_, **__: predictor)
+    monkeypatch.setattr(commands, "open_fastest", lambda *_, **__: (predictor, ""))
 
     def run(*arguments: str | Path) -> tuple[int, Path]:
         options = ["--weights", "colours.pt", "--project", str(tmp_path / "runs")]
@@ -137,6 +141,33 @@ def test_a_video_keeps_frames_and_rate(tmp_path: Path, command) -> None:
     assert [e["frame"] for e in found] == list(range(12))
     assert found[7]["box"] == pytest.approx([38, 20, 68, 60], abs=3)
     assert len(list((folder / "labels").iterdir())) == 12
+
+
+@pytest.mark.parametrize(("step", "frames"), [(1, 12), (3, 4), (5, 3)])
+def test_every_nth_frame_keeps_its_number_and_the_video_its_length(
+    tmp_path: Path, command, step: int, frames: int
+) -> None:
+    video = save_video(tmp_path / "clip.mp4")
+    status, folder = command("--source", video, "--save-json", "--save-txt", "--frame-step", str(step))
+    assert status == 0
+    assert [e["frame"] for e in entries(folder)] == list(range(0, 12, step))
+    assert [e["box"][0] for e in entries(folder)] == pytest.approx([10 + 4 * i for i in range(0, 12, step)], abs=3)
+    assert sorted(path.stem for path in (folder / "labels").iterdir()) == [f"clip_{i:06d}" for i in range(0, 12, step)]
+    reader = VideoReader(str(folder / "clip.mp4"))
+    assert (reader.frames, reader.fps) == (frames, Fraction(25, 2) / step)
+    times = []
+    while (item := reader.read()) is not None:
+        times.append(item[1])
+    reader.close()
+    assert times == pytest.approx([i * 0.08 for i in range(0, 12, step)])
+
+
+def test_the_summary_tells_where_the_time_went(tmp_path: Path, command, capsys: pytest.CaptureFixture) -> None:
+    assert command("--source", save_video(tmp_path / "clip.mp4"))[0] == 0
+    output = capsys.readouterr().out
+    stages = r", ".join(rf"{stage} [\d.]+/[\d.]+" for stage in STAGES)
+    assert re.search(rf"^Milliseconds a frame, p50/p95: {stages}$", output, re.MULTILINE)
+    assert "Reconnects" not in output
 
 
 def test_a_run_is_never_overwritten_and_nothing_is_saved_unasked(tmp_path: Path, command) -> None:
@@ -221,7 +252,7 @@ def test_stopping_leaves_whole_files(tmp_path: Path, command, monkeypatch: pytes
                 raise KeyboardInterrupt
             return super().predict(images)
 
-    monkeypatch.setattr(commands, "open_predictor", lambda *_, **__: Interrupted())
+    monkeypatch.setattr(commands, "open_fastest", lambda *_, **__: (Interrupted(), ""))
     status, folder = command("--source", save_video(tmp_path / "a.mp4"), "--save-json")
     assert status == 0
     assert len(entries(folder)) == 5
@@ -302,3 +333,33 @@ def test_a_real_video(shared: Path, tmp_path: Path, command) -> None:
     reader = VideoReader(str(folder / "car-detection.mp4"))
     assert (reader.frames, reader.fps) == (377, Fraction(25, 2))
     reader.close()
+
+
+def test_pictures_of_one_shape_get_the_least_padding(tmp_path: Path, command, capsys: pytest.CaptureFixture) -> None:
+    save(tmp_path / "a" / "1.png", scene(90, 150, (0, 10, 20, 60, 70)))
+    save(tmp_path / "b" / "1.png", scene(150, 90))
+    for arguments, shown in (
+        (["--source", tmp_path / "a"], "input 96x128 letterbox, least padding\n"),
+        (["--source", tmp_path / "a", "--square"], "input 96x128 letterbox\n"),
+        (["--source", tmp_path / "a", tmp_path / "b"], "input 96x128 letterbox\n"),
+        (["--source", tmp_path / "a", "--resize", "stretch"], "input 96x128 stretch\n"),
+    ):
+        assert command(*arguments)[0] == 0
+        assert shown in capsys.readouterr().out
+
+
+def test_height_and_width_of_the_input_runtime_and_threads(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    image = save(tmp_path / "x.png", scene(120, 64))
+    weights = write_checkpoint(tmp_path / "best.pt")
+    options = ["--weights", str(weights), "--source", str(image), "--project", str(tmp_path), "--device", "cpu"]
+    threads = torch.get_num_threads()
+    try:
+        assert detect.main([*options, "--img-size", "96", "64", "--runtime", "torch", "--threads", "1"]) == 0
+        assert torch.get_num_threads() == 1
+    finally:
+        limit_threads(threads)
+    output = capsys.readouterr().out
+    assert "Runtime: PyTorch on cpu (1 threads), as asked for" in output
+    assert "input 96x64 letterbox, least padding" in output
+    assert detect.main([*options, "--img-size", "96", "60"]) == 2
+    assert "--img-size: expected multiples of 32" in capsys.readouterr().err

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.media.video import VideoReader, VideoWriter
+from data.media.video import VideoReader
+from data.media.video_writer import VideoWriter
 from engine.commands import detect as commands
 from tests.test_detect import ColourPredictor, command, moving, save, save_video, scene
 from utils.config import ROOT
@@ -34,7 +35,7 @@ class Slow(ColourPredictor):
         time.sleep(0.02)
         return super().predict(images)
 
-commands.open_predictor, commands.check_file = lambda *_, **__: Slow(), lambda *_, **__: None
+commands.open_fastest, commands.check_file = lambda *_, **__: (Slow(), ""), lambda *_, **__: None
 sys.exit(detect.main(sys.argv[1:]))
 """
 
@@ -96,7 +97,7 @@ def test_names_are_escaped_on_the_terminal_and_kept_on_disk(
     bad.write_bytes(b"damaged")
     save_video(tmp_path / "in" / os.fsdecode(b"caf\xe9.mp4"), 3)
     outputs = ["--save-json", "--save-jsonl", "--save-txt", "--save-crop"]
-    monkeypatch.setattr(commands, "open_predictor", lambda *_, **__: Named())
+    monkeypatch.setattr(commands, "open_fastest", lambda *_, **__: (Named(), ""))
     status, folder = command("--source", tmp_path / "in", *outputs)
     assert status == 0
     drawn = {path.name for path in folder.iterdir() if path.is_file()}
@@ -124,7 +125,7 @@ class Named(ColourPredictor):
 def test_a_console_of_few_letters(tmp_path: Path) -> None:
     Image.new("RGB", (20, 20)).save(tmp_path / "café 👩.png")
     code = SLOW.replace("0.02", "0")
-    options = ["--weights", "x.pt", "--source", str(tmp_path), "--no-save", "--project", str(tmp_path)]
+    options = ["--weights", "x.pt", "--source", str(tmp_path), "--square", "--no-save", "--project", str(tmp_path)]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     run = subprocess.run([sys.executable, "-c", code, *options], cwd=ROOT, env=environment, capture_output=True)
     assert run.returncode == 0, run.stderr

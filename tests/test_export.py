@@ -148,6 +148,62 @@ def test_half_and_dynamic_together(kind: str, weights: Path, tmp_path: Path) -> 
     assert 0 < difference.scores < 0.01
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("onnx", ["--with-nms", "--with-preprocess"]),
+        ("openvino", ["--with-nms", "--batch-size", "2"]),
+        ("onnx", ["--with-preprocess"]),
+        ("onnx", ["--layout", "yolo"]),
+    ],
+)
+def test_other_contracts_give_the_detections_of_the_checkpoint(
+    kind: str, options: list[str], data: Path, weights: Path, original: tuple, tmp_path: Path, capsys
+) -> None:
+    needs(kind)
+    output = tmp_path / f"model{SUFFIXES[kind]}"
+    ends = ["--conf-thres", "0.2", "--max-det", "10"] if "--with-nms" in options else []
+    assert export.main(["--weights", str(weights), "--format", kind, "--output", str(output), *options, *ends]) == 0
+    printed = capsys.readouterr().out
+    assert "docs/deploy.md" in printed
+    if kind == "onnx":
+        assert ", opset 17, " in printed
+        assert "Read by OpenCV" in printed
+    assert ("On pictures of other sizes, beside detect.py: " in printed) is ("--with-preprocess" in options)
+    wanted, rows = original[1], find(output, data, tmp_path / "detect")
+    assert len(wanted) == len(rows) > 10
+    for one, other in zip(wanted, rows, strict=True):
+        assert [one[key] for key in ("source", "frame", "name")] == [other[key] for key in ("source", "frame", "name")]
+        assert one["score"] == pytest.approx(other["score"], abs=1e-3)
+        assert one["box"] == pytest.approx(other["box"], abs=0.1)
+
+
+def test_int8_prints_the_ap_before_and_after(data: Path, weights: Path, tmp_path: Path, capsys) -> None:
+    needs("onnx")
+    text = data.read_text()
+    (data.parent / "both.yaml").write_text(text + ("" if "train:" in text else "train: val.json\n"))
+    arguments = ["--weights", str(weights), "--format", "onnx", "--output", str(tmp_path)]
+    assert export.main([*arguments, "--int8", str(data.parent / "both.yaml")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("Calibration: ") and " images of the training split of " in line for line in lines)
+    assert any("accepted: int8 is judged by its AP" in line for line in lines)
+    figures = {line.split(":")[0]: line for line in lines if line.startswith(("fp32: AP ", "int8: AP "))}
+    assert sorted(figures) == ["fp32", "int8"]
+    assert all("ms an image (ONNX Runtime" in line for line in figures.values())
+    assert open_predictor(tmp_path / "best.onnx").precision == "int8"
+
+
+def test_height_and_width_and_a_difference_that_is_accepted(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    needs("onnx")
+    monkeypatch.setattr("engine.commands.export.TOLERANCE", 1e-7)
+    arguments = ["--weights", str(weights), "--format", "onnx", "--half", "--img-size", "64", "96"]
+    assert export.main([*arguments, "--output", str(tmp_path)]) == 0
+    assert "; above 1e-07, accepted: weights in fp16 allow it" in capsys.readouterr().out
+    assert open_predictor(tmp_path / "best.onnx").info.image_size == (64, 96)
+
+
 def test_darknet_files_name_the_classes_and_come_back(weights: Path, tmp_path: Path) -> None:
     assert export.main(["--weights", str(weights), "--format", "darknet", "--output", str(tmp_path)]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.cfg", "best.names", "best.weights"]
@@ -184,7 +240,7 @@ def test_a_difference_above_the_tolerance_fails_and_leaves_the_older_file(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     (tmp_path / "best.torchscript").write_text("older")
-    monkeypatch.setattr(write, "compare", lambda *_: Difference(3.0, 0.01, 0.5))
+    monkeypatch.setattr(write, "compare_as_layout", lambda *_: Difference(3.0, 0.01, 0.5))
     assert export.main(["--weights", str(weights), "--format", "torchscript", "--output", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: --format torchscript: it differs from the original by 3 px in boxes")
@@ -198,11 +254,11 @@ def test_a_difference_above_the_tolerance_fails_and_leaves_the_older_file(
 def test_a_model_may_differ_by_ten_times_its_own_rounding(
     rounding: float, status: int, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(write, "compare", lambda *_: Difference(3.0, 9e-4, 2e-5))
+    monkeypatch.setattr(write, "compare_as_layout", lambda *_: Difference(3.0, 9e-4, 2e-5))
     monkeypatch.setattr(write, "own_rounding", lambda *_: rounding)
     assert export.main(["--weights", str(weights), "--format", "torchscript", "--output", str(tmp_path)]) == status
     assert (tmp_path / "best.torchscript").exists() == (status == 0)
-    monkeypatch.setattr(write, "compare", lambda *_: Difference(3.0, 0.5, 2e-5))
+    monkeypatch.setattr(write, "compare_as_layout", lambda *_: Difference(3.0, 0.5, 2e-5))
     assert export.main(["--weights", str(weights), "--format", "torchscript", "--output", str(tmp_path)]) == 1
 
 
@@ -233,6 +289,17 @@ def test_weights_left_out_are_the_newest_training(weights: Path, tmp_path: Path,
         (lambda p: ["--format", "darknet", "--half"], "--half: darknet's files know no such thing"),
         (lambda p: ["--format", "darknet", "--dynamic"], "--dynamic: darknet's files know no such thing"),
         (lambda p: ["--output", str(p / "file" / "m.torchscript")], "file"),
+        (lambda p: ["--with-nms"], "--with-nms: is for --format onnx and openvino"),
+        (lambda p: ["--format", "darknet", "--layout", "yolo"], "--layout: darknet's files know no such thing"),
+        (
+            lambda p: ["--format", "openvino", "--layout", "deepstream"],
+            "--layout deepstream: DeepStream reads --format",
+        ),
+        (lambda p: ["--format", "onnx", "--layout", "yolo", "--with-nms"], "--with-nms: readers of --layout yolo do"),
+        (lambda p: ["--format", "onnx", "--conf-thres", "0.5"], "--conf-thres: is for --with-nms alone"),
+        (lambda p: ["--format", "onnx", "--with-preprocess", "--batch-size", "2"], "takes one picture at a time"),
+        (lambda p: ["--format", "onnx", "--half", "--int8", "shapes"], "--half: --int8 stores weights in 8 bits"),
+        (lambda p: ["--format", "onnx", "--int8", "nosuch"], "nosuch"),
     ],
 )
 def test_bad_input_ends_in_one_message(change: Callable, message: str, weights: Path, tmp_path: Path, capsys) -> None:

@@ -125,6 +125,23 @@ def test_detection_with_an_onnx_file_leaves_torch_alone_and_writes_where_the_use
     assert f"Results: {Path('runs', 'detect', 'exp')}" in said
 
 
+def test_a_detector_of_an_onnx_file_leaves_torch_alone(exported: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (90, 50), (200, 30, 40)).save(tmp_path / "x.png")
+    code = f"""import sys
+from detect import load_detector
+from engine.detector import read_picture
+detections = load_detector({str(exported)!r})("x.png", conf=0.0, max_det=3)
+detections.draw(read_picture("x.png"))
+assert len(detections.to_coco()) == len(detections.to_dicts()) == 3
+assert not {{"torch", "torchvision"}} & set(sys.modules), "imported"
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_newest_run_is_looked_for_where_the_user_stands(tmp_path: Path) -> None:
     status, said = started("detect", "--source", "x.jpg", folder=tmp_path, heavy=("torch", "torchvision"))
     assert status == "2"

@@ -138,6 +138,18 @@ def test_command_writes_what_pycocotools_gives(
     assert json.loads((tmp_path / "exp" / "metrics.json").read_text()) == metrics, "a run folder was written over"
 
 
+def test_rect_evaluates_with_the_least_padding(data: Path, weights: Path, tmp_path: Path, capsys) -> None:
+    arguments = ["--weights", str(weights), "--data", str(data), "--device", "cpu", "--save-json", "--workers", "0"]
+    assert val.main([*arguments, "--project", str(tmp_path), "--rect", "--batch-size", "2"]) == 0
+    figures = json.loads((tmp_path / "exp" / "metrics.json").read_text())
+    assert figures["protocol"]["resize"] == "letterbox, least padding"
+    assert figures["images"] == 7
+    truth, rows = tmp_path / "exp" / "ground_truth.json", tmp_path / "exp" / "predictions.json"
+    assert independent(truth, rows)[:3] == pytest.approx([figures[key] for key in ("AP", "AP50", "AP75")], abs=1e-9)
+    assert val.main([*arguments, "--project", str(tmp_path), "--rect", "--resize", "stretch"]) == 2
+    assert "--rect: is for letterboxed images, and these get their size by stretch" in capsys.readouterr().err
+
+
 def test_command_maps_classes_in_another_order(weights: Path, data: Path, tmp_path: Path) -> None:
     """The same images with other category ids, in another order: the same figures under the same names."""
     other = write_dataset(tmp_path / "other", category_ids=(9, 2, 5))

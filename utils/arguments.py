@@ -79,6 +79,13 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--cfg", help="darknet .cfg or model config, for darknet .weights only")
         self.add_argument("--trust", action="store_true", help="run the code that a .torchscript file contains")
 
+    def add_image_size(self) -> None:
+        """Add --img-size, one side or height and width; gives (height, width), or None where it is left out."""
+        self.add_argument(
+            "--img-size", nargs="+", type=whole_number, action=_Size, metavar=("N", "W"),
+            help="side of the network input in pixels, or its height and width (default: the model's)",
+        )  # fmt: skip
+
     def add_run_folder(self, kind: str) -> None:
         """Add --project and --name, the folder of a run: runs/KIND/exp where they are left out."""
         self.add_argument("--project", default=str(Path("runs", kind)), help="folder of runs (default: %(default)s)")
@@ -131,6 +138,15 @@ class Parser(argparse.ArgumentParser):
     def _print_message(self, message: str, file: Any = None) -> None:
         if message:
             say(message.removesuffix("\n"), error=file is not sys.stdout)
+
+
+class _Size(argparse.Action):
+    """One or two numbers -> (height, width)."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        if len(values) > 2:
+            parser.error(f"argument {option}: expected one number, or height and width, found {len(values)} numbers")
+        setattr(namespace, self.dest, (values[0], values[-1]))
 
 
 def whole_number(text: str) -> int:

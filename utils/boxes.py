@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 Array = TypeVar("Array", np.ndarray, "Tensor")
 
+FILL = 114
+"""Grey level around letterboxed and augmented images."""
+
 
 @dataclass(frozen=True)
 class Letterbox:
@@ -58,13 +61,17 @@ class Letterbox:
         return boxes.new_tensor(scale), boxes.new_tensor(pad)
 
 
-def plan_resize(height: int, width: int, size: tuple[int, int], mode: str) -> Letterbox:
+def plan_resize(
+    height: int, width: int, size: tuple[int, int], mode: str, *, shape: tuple[int, int] | None = None
+) -> Letterbox:
     """How an image of height x width pixels goes into `size` (height, width).
 
     Args:
         mode: 'letterbox' keeps the aspect and centres the image; 'stretch' fills the input (darknet's default); 'crop'
             keeps the aspect, fills the input and cuts off what is over, alike on both sides (classifiers): the pads are
             then 0 or less.
+        shape: (height, width) of the input where it is less than `size`, as of `least_shape`. The image has the same
+            scale then, and less padding.
     """
     if mode == "stretch":
         return Letterbox(size[1] / width, size[0] / height, 0.0, 0.0, height, width)
@@ -73,8 +80,20 @@ def plan_resize(height: int, width: int, size: tuple[int, int], mode: str) -> Le
     scales = (size[0] / height, size[1] / width)
     scale = min(scales) if mode == "letterbox" else max(scales)
     inner_height, inner_width = max(round(height * scale), 1), max(round(width * scale), 1)
-    pad_x, pad_y = (size[1] - inner_width) // 2, (size[0] - inner_height) // 2
+    shape = shape or size
+    pad_x, pad_y = (shape[1] - inner_width) // 2, (shape[0] - inner_height) // 2
     return Letterbox(inner_width / width, inner_height / height, float(pad_x), float(pad_y), height, width)
+
+
+def least_shape(height: int, width: int, size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """The smallest (height, width) of whole strides that holds an image letterboxed into `size`.
+
+    >>> least_shape(432, 768, (416, 416), 32)
+    (256, 416)
+    """
+    letterbox = plan_resize(height, width, size, "letterbox")
+    inner = round(height * letterbox.scale_y), round(width * letterbox.scale_x)
+    return -(-inner[0] // stride) * stride, -(-inner[1] // stride) * stride
 
 
 def clip(boxes: Array, height: float, width: float) -> Array:

@@ -7,3 +7,6 @@ NMS_KINDS = ("default", "greedynms", "diounms", "vote", "none")
 
 BACKENDS = ("pycocotools", "faster")
 """What counts a detector's figures, the default first."""
+
+RUNTIMES = ("auto", "torch", "onnx", "openvino")
+"""What may run a model; 'auto' is the fastest that is installed."""

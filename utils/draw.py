@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 from PIL import ImageFont
 
-from utils.text import shorten
-
-logger = logging.getLogger(__name__)
+from utils.fonts import font_runs, load_font
+from utils.text import class_name, shorten
 
 # Chosen one after another, each as far as possible in OKLab from those before it, so any few classes look different.
 _CODES = (
@@ -26,6 +22,8 @@ PALETTE: tuple[tuple[int, int, int], ...] = tuple((red, green, blue) for red, gr
 """RGB of class 0, 1, ...; it starts again after its 40 colours."""
 
 BACKGROUND = (245, 245, 245)
+TEXT_SIZE = 11
+"""Pixels of text that is easily read; from 220 pixels of height and width together on, labels have no less."""
 
 
 def class_colour(label: int) -> tuple[int, int, int]:
@@ -41,6 +39,9 @@ def draw_detections(
     names: Sequence[str],
 ) -> np.ndarray:
     """A copy of `image` with boxes, class names and scores on it; line and text grow with the image.
+
+    In tiny images, whose text is smaller than others', tags hide a quarter of the image at most: the worse detections
+    have a tag without score, or none.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -59,12 +60,18 @@ def draw_detections(
     line = line_width(height, width)
     for i in order:
         _outline_(canvas, corners[i], class_colour(int(labels[i])), line)
-    tags, taken = [], np.empty((0, 4), np.int64)
+    tags, taken, size = [], np.empty((0, 4), np.int64), text_size(height, width)
+    left = height * width // 4 if size < TEXT_SIZE else None
     for i in reversed(order):  # the best detection chooses its place first
-        name = names[labels[i]] if 0 <= labels[i] < len(names) else str(labels[i])
-        text = name if scores is None else f"{name} {float(scores[i]):.2f}"
-        tags.append(_tag(text, text_size(height, width), class_colour(int(labels[i])), width)[:height])
-        taken = np.vstack((taken, _place(tags[-1].shape[:2], corners[i], taken, (height, width))))
+        name = class_name(names, int(labels[i]))
+        texts = [name] if scores is None else [f"{name} {float(scores[i]):.2f}", name]
+        for text in texts:
+            tag = _tag(text, size, class_colour(int(labels[i])), width)[:height]
+            if left is None or tag[..., 0].size <= left:
+                left = None if left is None else left - tag[..., 0].size
+                tags.append(tag)
+                taken = np.vstack((taken, _place(tag.shape[:2], corners[i], taken, (height, width))))
+                break
     for tag, (x1, y1, x2, y2) in zip(reversed(tags), taken[::-1], strict=True):
         canvas[y1:y2, x1:x2] = tag
     return canvas
@@ -76,8 +83,9 @@ def line_width(height: int, width: int) -> int:
 
 
 def text_size(height: int, width: int) -> int:
-    """Pixels of label text in an image of this size; it stays readable in small ones."""
-    return max(round((height + width) * 0.0118), 11)
+    """Pixels of label text in an image of this size; tiny ones have the smallest that can be read, magnified."""
+    smallest = min(max(round((height + width) * 0.05), 7), TEXT_SIZE)
+    return max(round((height + width) * 0.0118), smallest)
 
 
 def image_grid(images: Sequence[np.ndarray], columns: int, *, gap: int = 6) -> np.ndarray:
@@ -102,19 +110,10 @@ def image_grid(images: Sequence[np.ndarray], columns: int, *, gap: int = 6) -> n
 
 def with_caption(image: np.ndarray, text: str) -> np.ndarray:
     """The (H, W, 3) uint8 image below a strip with `text`, shortened to the width."""
-    strip = _tag(text, text_size(*image.shape[:2]), BACKGROUND, image.shape[1])
+    strip = _tag(text, max(text_size(*image.shape[:2]), TEXT_SIZE), BACKGROUND, image.shape[1])
     above = np.full((len(strip), image.shape[1], 3), BACKGROUND, np.uint8)
     above[:, : strip.shape[1]] = strip
     return np.vstack((above, image))
-
-
-def font_for(text: str) -> str:
-    """The file of a font that has the letters of `text`.
-
-    It is DejaVu Sans, which matplotlib brings along (OpenCV's fonts are ASCII only), else an installed one.
-    """
-    special = frozenset(letter for letter in text if not letter.isascii())
-    return _font_file(special) if special else _default_font()
 
 
 def _corners(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -135,12 +134,16 @@ def _outline_(canvas: np.ndarray, box: np.ndarray, colour: tuple[int, int, int],
 
 
 def _place(size: tuple[int, int], box: np.ndarray, taken: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """(1, 4) place of a tag above its box, else inside or below: the first one in the image that no other tag takes."""
+    """(1, 4) place of a tag above its box, else inside or below: the first one in the image that no other tag takes.
+
+    A box that the tag would fill by half or more has it below, where its object is seen.
+    """
     (tag_height, tag_width), (height, width) = size, image_size
     x1, y1, x2, y2 = (int(v) for v in box)
     left, right = max(min(x1, width - tag_width), 0), max(min(x2 + 1, width) - tag_width, 0)
     above, below = y1 - tag_height, y2 + 1
-    spots = [(left, above), (left, y1), (left, below), (right, above), (right, below - tag_height)]
+    beside = [(left, y1), (left, below)] if below - y1 > 2 * tag_height else [(left, below), (left, y1)]
+    spots = [(left, above), *beside, (right, above), (right, below - tag_height)]
     spots += [(left, y1 + line * tag_height) for line in range(1, 6)]  # a classifier's, all of one box
     inside = [(x, y) for x, y in spots if 0 <= y <= height - tag_height] or [(left, 0)]
     x, y = next((spot for spot in inside if not _overlaps(spot, tag_height, tag_width, taken)), inside[0])
@@ -153,64 +156,30 @@ def _overlaps(spot: tuple[int, int], height: int, width: int, taken: np.ndarray)
     return bool((across & (taken[:, 1] < y + height) & (taken[:, 3] > y)).any())
 
 
-_load_font = lru_cache(maxsize=64)(ImageFont.truetype)
-
-
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)  # of a 4K video that is 80 MB at most
 def _tag(text: str, size: int, colour: tuple[int, int, int], limit: int) -> np.ndarray:
     """(h, w, 3) text on a filled tag of at most `limit` pixels width; cached, as video shows the same ones again."""
     text = shorten(text, 200)
-    font = _load_font(font_for(text), size)
     padding = max(size // 4, 2)
-    if font.getlength(text) + 2 * padding > limit:
-        while text and font.getlength(text + "…") + 2 * padding > limit:
+    runs = [(run, load_font(path, size)) for run, path in font_runs(text)]
+    if _length(runs) + 2 * padding > limit:
+        while text and _length(runs) + 2 * padding > limit:
             text = text[:-1]
-        text += "…"
-    ascent, descent = font.getmetrics()
-    mask, (x, y) = font.getmask2(text, mode="L", anchor="ls")
-    ink = np.array(mask, np.float32).reshape(mask.size[::-1]) / 255
-    alpha = np.zeros((ascent + descent + 2, max(round(font.getlength(text)) + 2 * padding, 1)), np.float32)
-    top, start = max(ascent + 1 + y, 0), max(padding + x, 0)
-    part = alpha[top : top + ink.shape[0], start : start + ink.shape[1]]
-    part[:] = ink[: part.shape[0], : part.shape[1]]
+            runs = [(run, load_font(path, size)) for run, path in font_runs(f"{text}…")]
+    ascent, descent = (max(measures) for measures in zip(*(font.getmetrics() for _, font in runs), strict=True))
+    alpha = np.zeros((ascent + descent + 2, max(round(_length(runs)) + 2 * padding, 1)), np.float32)
+    begin = float(padding)
+    for run, font in runs:
+        mask, (x, y) = font.getmask2(run, mode="L", anchor="ls")
+        ink = np.array(mask, np.float32).reshape(mask.size[::-1]) / 255
+        top, start = max(ascent + 1 + y, 0), max(round(begin) + x, 0)
+        part = alpha[top : top + ink.shape[0], start : start + ink.shape[1]]
+        np.maximum(part, ink[: part.shape[0], : part.shape[1]], out=part)
+        begin += font.getlength(run)
     luminance = float(np.dot(colour, (0.299, 0.587, 0.114)))
     paper, letters = np.array(colour, np.float32), np.float32(20 if luminance > 135 else 255)
     return np.rint(paper + alpha[..., None] * (letters - paper)).astype(np.uint8)[:, :limit]
 
 
-def _default_font() -> str:
-    spec = find_spec("matplotlib")  # its import takes longer than all the drawing
-    assert spec is not None
-    assert spec.origin is not None
-    return str(Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf")
-
-
-@lru_cache(maxsize=1024)
-def _font_file(letters: frozenset[str]) -> str:
-    """The first font with all these letters and ASCII: the default one, else any installed (Chinese, Hindi, ...)."""
-    needed = {ord(letter) for letter in letters if not letter.isspace()} | set(b"0aA")
-    missing = _missing(_default_font(), needed)
-    if not missing:
-        return _default_font()
-    from utils.figures import font_manager  # slow to import, and rarely needed
-
-    for path in sorted(font_manager.findSystemFonts()):
-        if not _missing(path, needed):
-            return path
-    shown = "".join(sorted(map(chr, missing)))
-    logger.warning("no installed font can draw '%s'; class names show boxes in their place", shown)
-    return _default_font()
-
-
-@lru_cache(maxsize=256)
-def _charset(path: str) -> frozenset[int]:
-    from utils.figures import FT2Font
-
-    try:
-        return frozenset(FT2Font(path).get_charmap())
-    except (OSError, RuntimeError):  # bitmap and broken fonts
-        return frozenset()
-
-
-def _missing(path: str, needed: set[int]) -> set[int]:
-    return needed - _charset(path)
+def _length(runs: Sequence[tuple[str, ImageFont.FreeTypeFont]]) -> float:
+    return sum(font.getlength(run) for run, font in runs)

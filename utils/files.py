@@ -190,9 +190,9 @@ def remove_temporaries(folder: Path, names: tuple[str, ...]) -> list[Path]:
 
 
 def claim(path: Path, taken: set[str]) -> Path:
-    """The path, or NAME-2, NAME-3, ... if it is taken, without regard to case; it is added to `taken`."""
+    """The path, or NAME-2, NAME-3, ... if it is there or taken, without regard to case; it is added to `taken`."""
     free, number = path, 2
-    while str(free).casefold() in taken:
+    while str(free).casefold() in taken or free.exists():
         free, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
     taken.add(str(free).casefold())
     return free

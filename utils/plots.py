@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.draw import class_colour, font_for
+from utils.draw import class_colour
 from utils.figures import Axes, Figure, FigureCanvasAgg, FontProperties, MaxNLocator, Text
+from utils.fonts import font_for
 from utils.metrics.build import Metric
 from utils.metrics.classification import ClassificationMetric
 from utils.results import columns_of, read_results

@@ -5,21 +5,23 @@ Targets and Batch hold tensors; torch is imported where they need it, so that pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from utils.boxes import Letterbox
+from utils.boxes import Letterbox, xyxy_to_xywh
 from utils.samples import Sample, Samples
-from utils.text import printable, shorten
+from utils.text import class_name, printable, shorten
 
 __all__ = ["Batch", "Detections", "Features", "LabelProblem", "LabelledImages", "Sample", "Samples", "Targets"]
 
 if TYPE_CHECKING:
+    import supervision
     import torch
+    from PIL.Image import Image
     from torch import Tensor
 
 
@@ -176,6 +178,8 @@ class Detections:
         boxes: (N, 4) float32 xyxy pixels, of the network input or, after `to_original`, of the original image.
         scores: (N,) float32 in [0, 1].
         labels: (N,) int64 zero-based class index.
+        class_names: of the model, by class index; empty where they are not known.
+        category_ids: the data set's own id of each class; empty where they are not known.
     Raises:
         ValueError: another type or shape.
 
@@ -193,6 +197,8 @@ class Detections:
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
+    class_names: tuple[str, ...] = field(default=(), repr=False)
+    category_ids: tuple[Hashable, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -209,11 +215,80 @@ class Detections:
 
     def to_original(self, letterbox: Letterbox, *, clipped: bool = True) -> Detections:
         """Boxes mapped back to the original image and cut to it unless `clipped` is False."""
-        return Detections(letterbox.invert(self.boxes, clipped=clipped), self.scores, self.labels)
+        return replace(self, boxes=letterbox.invert(self.boxes, clipped=clipped))
 
     def select(self, rows: np.ndarray) -> Detections:
         """The detections where `rows` (N,) bool is true, or those at the positions `rows` (K,) int64."""
-        return Detections(self.boxes[rows], self.scores[rows], self.labels[rows])
+        return replace(self, boxes=self.boxes[rows], scores=self.scores[rows], labels=self.labels[rows])
+
+    @property
+    def names(self) -> np.ndarray:
+        """(N,) text: the name of each detection's class, its number where no name is known."""
+        return np.array([class_name(self.class_names, label) for label in self.labels.tolist()], np.str_)
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """The entries of detections.json without source and frame: class, name, score, box [x1, y1, x2, y2].
+
+        Scores are rounded to 6 decimals and boxes to 1/1000 pixel, as in the file.
+        """
+        rows = zip(self.labels.tolist(), self.scores.tolist(), self.boxes.tolist(), strict=True)
+        return [
+            {
+                "class": label,
+                "name": class_name(self.class_names, label),
+                "score": round(score, 6),
+                "box": [round(value, 3) for value in box],
+            }
+            for label, score, box in rows
+        ]
+
+    def to_coco(self, image_id: Hashable = 1) -> list[dict[str, Any]]:
+        """A COCO results list: image_id, category_id, bbox [x, y, width, height], score; nothing is rounded.
+
+        Raises:
+            ValueError: a class whose category id is not known.
+        """
+        unknown = sorted({label for label in self.labels.tolist() if not 0 <= label < len(self.category_ids)})
+        if unknown:
+            raise ValueError(f"category_ids: {len(self.category_ids)} ids, none for class {unknown[0]}; COCO needs one")
+        boxes, scores = xyxy_to_xywh(self.boxes.astype(np.float64)).tolist(), self.scores.astype(np.float64).tolist()
+        return [
+            {"image_id": image_id, "category_id": self.category_ids[label], "bbox": box, "score": score}
+            for label, box, score in zip(self.labels.tolist(), boxes, scores, strict=True)
+        ]
+
+    def to_supervision(self) -> supervision.Detections:
+        """The same for the package supervision: xyxy, confidence, class_id, and data['class_name'].
+
+        Raises:
+            ImportError: it is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            if error.name != "supervision":
+                raise
+            raise ImportError("to_supervision() needs the package supervision: pip install supervision") from None
+        return supervision.Detections(
+            xyxy=self.boxes.copy(),
+            confidence=self.scores.copy(),
+            class_id=self.labels.copy(),
+            data={"class_name": self.names},
+        )
+
+    def draw(self, image: np.ndarray | Image) -> np.ndarray:
+        """A copy of the image, (H, W, 3) uint8 RGB, with boxes, class names and scores on it.
+
+        Args:
+            image: the picture of these detections, as `as_rgb` takes it: an (H, W, 3) uint8 RGB array or a Pillow
+                image. It stays as it is.
+        Raises:
+            ValueError: something else.
+        """
+        from utils.draw import draw_detections
+        from utils.rgb import as_rgb
+
+        return draw_detections(as_rgb(image), self.boxes, self.labels, self.scores, self.class_names)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 LONGEST_MESSAGE = 3500
@@ -72,6 +72,11 @@ def to_json(value: Any, *, indent: int | None = None, allow_nan: bool = False) -
     except RecursionError:
         raise ValueError(NESTED) from None
     return _HALVES.sub(_escape, text)
+
+
+def class_name(names: Sequence[str], label: int) -> str:
+    """The name of a class; its number where there is none."""
+    return names[label] if 0 <= label < len(names) else str(label)
 
 
 def shorten(text: object, length: int = 80) -> str:

@@ -9,7 +9,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ import numpy as np
 
 from data.media.find import Media
 from data.media.sources import Frame
-from data.media.video import NOMINAL_FPS, VideoWriter
+from data.media.video import NOMINAL_FPS
+from data.media.video_writer import VideoWriter
 from utils.boxes import xyxy_to_cxcywh
 from utils.draw import draw_detections
 from utils.files import claim
 from utils.structures import Detections
-from utils.text import printable, to_json
+from utils.text import class_name, printable, to_json
+from utils.timings import Timings
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +77,19 @@ class Recorder:
         names: class names by index.
         outputs: what to write.
         media: all that will come, as far as it is known.
+        timings: where the times of 'draw' and 'encode' are noted.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str], outputs: Outputs, *, media: Sequence[Media] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        outputs: Outputs,
+        *,
+        media: Sequence[Media] = (),
+        timings: Timings | None = None,
+    ) -> None:
+        self._timings = timings or Timings()
         self.folder, self.names, self.outputs = folder, tuple(names), outputs
         images = {each.name.casefold() for each in media if each.kind == "image"}
         self._sharing = Counter(Path(name).stem for name in images)
@@ -88,6 +100,7 @@ class Recorder:
         self._media: Media | None = None
         self._drawing, self._stem = folder, ""
         self._video: VideoWriter | None = None
+        self._encoder = ""
         self._json = []
         if outputs.json:
             self._json.append(_JsonFile(folder / "detections.json", "[", ",\n", "\n]\n"))
@@ -153,7 +166,8 @@ class Recorder:
         stem = self._stem if frame.media.kind == "image" else f"{self._stem}_{frame.index:06d}"
         if self.outputs.txt:
             rows = yolo_rows(detections, frame.image.shape[:2], confidence=self.outputs.confidence)
-            self._claim(f"labels/{stem}.txt").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+            path = self._claim(f"labels/{stem}.txt", of_frame=frame.media.kind != "image")
+            path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
         if self.outputs.crops:
             self._cut(frame, detections, stem)
         for file in self._json:
@@ -180,7 +194,12 @@ class Recorder:
             video.close()
 
     def _draw(self, frame: Frame, detections: Detections) -> None:
-        drawn = draw_detections(frame.image, detections.boxes, detections.labels, detections.scores, self.names)
+        with self._timings.measure("draw"):
+            drawn = draw_detections(frame.image, detections.boxes, detections.labels, detections.scores, self.names)
+        with self._timings.measure("encode"):
+            self._encode(frame, drawn)
+
+    def _encode(self, frame: Frame, drawn: np.ndarray) -> None:
         if frame.media.kind == "image":
             write_image(self._drawing, drawn)
             return
@@ -188,6 +207,9 @@ class Recorder:
             fps, live = frame.media.fps or NOMINAL_FPS, frame.media.kind == "live"
             height, width = drawn.shape[:2]
             self._video = VideoWriter(self._drawing, fps, height, width, on_grid=live)
+            if not self._encoder:
+                self._encoder = self._video.encoder
+                logger.info("Video encoder: %s", self._encoder)
         self._video.write(drawn, frame.time)
 
     def _cut(self, frame: Frame, detections: Detections, stem: str) -> None:
@@ -197,14 +219,18 @@ class Recorder:
             x1, y1 = max(int(box[0]), 0), max(int(box[1]), 0)
             crop = frame.image[y1 : min(-int(-box[3] // 1), height), x1 : min(-int(-box[2] // 1), width)]
             if crop.size:
-                folder = re.sub(r'[\\/:*?"<>|\x00-\x1f\ud800-\udfff]', "_", _name(self.names, label)).strip(
+                folder = re.sub(r'[\\/:*?"<>|\x00-\x1f\ud800-\udfff]', "_", class_name(self.names, label)).strip(
                     " ."
                 ) or str(label)
-                write_image(self._claim(f"crops/{folder}/{stem}_{rank}.jpg"), crop)
+                path = self._claim(f"crops/{folder}/{stem}_{rank}.jpg", of_frame=frame.media.kind != "image")
+                write_image(path, crop)
 
-    def _claim(self, name: str) -> Path:
-        """A path below the folder that this run has not used yet, without regard to case."""
-        path = claim(self.folder / name, self._taken)
+    def _claim(self, name: str, *, of_frame: bool = False) -> Path:
+        """A path below the folder that this run has not used yet, without regard to case.
+
+        Those of the frames of a video are not remembered, as a stream has no end; what is on the disk is seen.
+        """
+        path = claim(self.folder / name, set() if of_frame else self._taken)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -256,19 +282,8 @@ class _JsonFile:
 
 def json_entries(frame: Frame, detections: Detections, names: Sequence[str]) -> list[dict[str, Any]]:
     """The detections of a frame as detections.json holds them, best score first; boxes to 1/1000 pixel."""
-    return [
-        {
-            "source": frame.media.source,
-            "frame": frame.index,
-            "class": label,
-            "name": _name(names, label),
-            "score": round(score, 6),
-            "box": [round(value, 3) for value in box],
-        }
-        for box, label, score in zip(
-            detections.boxes.tolist(), detections.labels.tolist(), detections.scores.tolist(), strict=True
-        )
-    ]
+    entries = replace(detections, class_names=tuple(names)).to_dicts()
+    return [{"source": frame.source, "frame": frame.index, **entry} for entry in entries]
 
 
 def yolo_rows(detections: Detections, size: tuple[int, int], *, confidence: bool) -> list[str]:
@@ -304,7 +319,3 @@ def write_image(path: Path, image: np.ndarray) -> None:
 
 def _unwritten(path: Path, error: OSError) -> OSError:
     return OSError(f"{path}: cannot be written ({error.strerror or error})")
-
-
-def _name(names: Sequence[str], label: int) -> str:
-    return names[label] if 0 <= label < len(names) else str(label)

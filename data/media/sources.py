@@ -6,14 +6,13 @@ import base64
 import logging
 import re
 import threading
-import time
 import urllib.parse
 import urllib.request
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Generic, TypeVar, cast
+from time import monotonic
+from typing import TypeVar, cast
 
 import numpy as np
 
@@ -41,12 +40,19 @@ class Frame:
         index: position in its source, from 0; always 0 for an image.
         time: seconds from the start of its source (of the clock, for cameras and streams).
         media: where it comes from.
+        taken: when it was read, as `time.monotonic()` counts; how old a camera's frame is.
     """
 
     image: np.ndarray
     index: int
     time: float
     media: Media
+    taken: float = field(default_factory=monotonic)
+
+    @property
+    def source(self) -> str:
+        """The image or video file, the URL without user and password, or the number of the camera."""
+        return self.media.source
 
 
 class Source:
@@ -54,12 +60,16 @@ class Source:
 
     Args:
         media: in the order in which they are shown.
+        frame_step: of videos, cameras and streams, every so manieth frame is given; it keeps its index and time.
     """
 
-    def __init__(self, media: tuple[Media, ...]) -> None:
+    def __init__(self, media: tuple[Media, ...], *, frame_step: int = 1) -> None:
         self.media = media
+        self.frame_step = frame_step
         self.skipped: list[str] = []
         """One message for each medium that could not be read to its end."""
+        self.reconnects = 0
+        """How often a lost camera or stream was reached again."""
         self._stopped = threading.Event()
 
     def expected_frames(self) -> int | None:
@@ -71,7 +81,7 @@ class Source:
             frames = _header_frames(media) if media.kind == "video" else 1
             if frames is None:
                 return None
-            total += frames
+            total += -(-frames // self.frame_step) if media.kind == "video" else frames
         return total
 
     def stop(self) -> None:
@@ -97,12 +107,15 @@ class Source:
                 self.skip(message if named else f"{media.source}: {message}")
 
     def _video_frames(self, media: Media) -> Iterator[Frame]:
-        reader = _open(media)
-        media = replace(media, fps=reader.fps)
+        reader = open_reader(media)
+        media = self._paced(media, reader)
         count, end = 0, 0.0
         try:
-            while (item := reader.read()) is not None:
-                yield Frame(item[0], reader.position, item[1], media)
+            while (item := reader.read(wanted=count % self.frame_step == 0)) is not None:
+                if count % self.frame_step == 0:
+                    yield Frame(item[0], reader.position, item[1], media)
+                if self._stopped.is_set():
+                    return
                 count, end = count + 1, item[1]
         finally:
             reader.close()
@@ -112,18 +125,21 @@ class Source:
             logger.warning("%s: %s", printable(media.source), problem)
 
     def _live_frames(self, media: Media) -> Iterator[Frame]:
-        opened = _open(media)
+        opened = open_reader(media)
         if opened.frames is not None:  # a file behind a URL
             opened.close()
             yield from self._video_frames(replace(media, kind="video"))
             return
-        media, reader = replace(media, fps=opened.fps), cast(VideoReader | None, opened)
-        start, index, failures = time.monotonic(), 0, 0
+        media, reader = self._paced(media, opened), cast(VideoReader | None, opened)
+        start, index, failures = monotonic(), 0, 0
         try:
             while not self._stopped.is_set():
-                item = reader.read() if reader is not None else None
+                wanted = index % self.frame_step == 0
+                item = reader.read(wanted=wanted) if reader is not None else None
                 if item is not None:
-                    yield Frame(item[0], index, time.monotonic() - start, media)
+                    self.reconnects += failures > 0
+                    if wanted:
+                        yield Frame(item[0], index, monotonic() - start, media)
                     index, failures = index + 1, 0
                     continue
                 if reader is not None:
@@ -139,8 +155,12 @@ class Source:
             if reader is not None:
                 reader.close()
 
+    def _paced(self, media: Media, reader: VideoReader) -> Media:
+        """A video or stream that is open, with the rate of the frames that are given."""
+        return replace(media, fps=reader.fps and reader.fps / self.frame_step)
 
-def open_source(*specs: str) -> Source:
+
+def open_source(*specs: str, frame_step: int = 1) -> Source:
     """The frames of the values of --source (see `find_media`); values that name nothing are skipped with a warning."""
     media: list[Media] = []
     problems: list[str] = []
@@ -149,82 +169,10 @@ def open_source(*specs: str) -> Source:
             media += find_media(spec)
         except ValueError as error:
             problems.append(str(error))
-    source = Source(tuple(media))
+    source = Source(tuple(media), frame_step=frame_step)
     for problem in problems:
         source.skip(problem)
     return source
-
-
-class ReadAhead(Generic[T]):
-    """Iterator over `items`, which run in a thread of their own up to `depth` items ahead.
-
-    What `items` raises is raised here, after the items before it. Call `close` when leaving early.
-
-    Args:
-        items: is iterated in the thread alone.
-        depth: items that may wait.
-        may_drop: whether an item is worthless once a newer one has come (a camera's frames).
-    """
-
-    def __init__(self, items: Iterable[T], *, depth: int, may_drop: Callable[[T], bool] = lambda _: False) -> None:
-        self.dropped = 0
-        """Items that newer ones have replaced."""
-        self._items, self._depth, self._may_drop = items, depth, may_drop
-        self._waiting: deque[T] = deque()
-        self._changed = threading.Condition()
-        self._finished = self._closed = False
-        self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._work, name="read-ahead", daemon=True)
-        self._thread.start()
-
-    def __iter__(self) -> Iterator[T]:
-        return self
-
-    def __next__(self) -> T:
-        with self._changed:
-            while not self._waiting and not self._finished:
-                self._changed.wait(0.5)  # without a limit Ctrl-C could not interrupt it on Windows
-            if self._waiting:
-                item = self._waiting.popleft()
-                self._changed.notify_all()
-                return item
-            if self._error is not None:
-                error, self._error = self._error, None
-                raise error
-            raise StopIteration
-
-    def close(self) -> None:
-        """Stop after the item in progress; waits a moment for it."""
-        with self._changed:
-            self._closed = True
-            self._waiting.clear()
-            self._changed.notify_all()
-        self._thread.join(timeout=2.0)
-
-    def _work(self) -> None:
-        try:
-            for item in self._items:
-                if not self._put(item):
-                    break
-        except Exception as error:
-            self._error = error
-        finally:
-            with self._changed:
-                self._finished = True
-                self._changed.notify_all()
-
-    def _put(self, item: T) -> bool:
-        with self._changed:
-            if self._may_drop(item):
-                while self._waiting and self._may_drop(self._waiting[-1]):
-                    self._waiting.pop()
-                    self.dropped += 1
-            while len(self._waiting) >= self._depth and not self._closed:
-                self._changed.wait()
-            if not self._closed:
-                self._waiting.append(item)
-                self._changed.notify_all()
-            return not self._closed
 
 
 def _image_frames(media: Media) -> Iterator[Frame]:
@@ -267,12 +215,12 @@ def _header_frames(media: Media) -> int | None:
 
 def _try_open(media: Media) -> VideoReader | None:
     try:
-        return _open(media)
+        return open_reader(media)
     except ValueError:
         return None
 
 
-def _open(media: Media) -> VideoReader:
+def open_reader(media: Media) -> VideoReader:
     """A reader of a video, camera or stream.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Video input by OpenCV (files, cameras, streams), and output by PyAV as MP4 that every browser plays."""
+"""Video input by OpenCV: files, cameras, streams."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ import time as clock
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
 
 import av
 import cv2
 import numpy as np
-from av.video.stream import VideoStream
 
-from utils.files import move_into_place
 from utils.text import can_hold
 
 VIDEO_SUFFIXES = frozenset(
@@ -27,18 +24,9 @@ VIDEO_SUFFIXES = frozenset(
 )
 """Names in lower case that count as videos."""
 
-# (encoder, options), best first. Browsers play all of them in MP4; 'mp4v', which OpenCV can write, they do not.
-ENCODERS: tuple[tuple[str, dict[str, str]], ...] = (
-    ("libx264", {"preset": "veryfast", "crf": "20"}),
-    ("libopenh264", {"b": "4M"}),
-    ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "7", "row-mt": "1", "crf": "30", "b": "0"}),
-)
-_IN_FRAGMENTS = {
-    "movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "500000", "flush_packets": "1",
-}  # fmt: skip
-_FASTSTART = {"movflags": "+faststart"}
 _ATTEMPTS, _PATIENCE_S = 250, 1.0
 """Failed reads in a row that are taken for the end, and how long one may take: damage fails at once, a network not."""
+_NOTHING = np.empty((0, 0, 3), np.uint8)
 _LAST_PACKETS, _TICK_S = 5000, 0.002
 """Packets from the last key frame on that are looked at, and how exact OpenCV's times are."""
 NOMINAL_FPS = Fraction(25)
@@ -71,13 +59,19 @@ class VideoReader:
         self._time, self._first = -1.0, 0.0
         self._goes_on = self.frames is not None or (isinstance(source, str) and "://" not in source)
         self._stretch = _stretch(self._capture)
+        height, width = (self._capture.get(key) for key in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+        self.size = _stretched_size(round(height), round(width), *self._stretch)
+        """(height, width) of the frames by the header."""
 
-    def read(self) -> tuple[np.ndarray, float] | None:
+    def read(self, *, wanted: bool = True) -> tuple[np.ndarray, float] | None:
         """The next frame, (H, W, 3) uint8 RGB, upright, with square pixels, and its time in seconds; None at the end.
 
         Times strictly increase: where the source's do not (raw streams have none), the frame rate fills in.
+
+        Args:
+            wanted: False passes over a frame: it is decoded, but its image is empty, which saves the colours.
         """
-        image, failed = self._next()
+        image, failed = self._next(wanted=wanted)
         if image is None:
             return None
         time = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
@@ -88,19 +82,20 @@ class VideoReader:
         self._time, self.position = time, self._place(time, failed)
         if failed:
             self.damage.append(time)
-        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        return _stretched(image, *self._stretch), time
+        if not wanted:
+            return image, time
+        return _stretched(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), *self._stretch), time
 
     def close(self) -> None:
         """Release the file or device."""
         self._capture.release()
 
-    def _next(self) -> tuple[np.ndarray | None, int]:
+    def _next(self, *, wanted: bool) -> tuple[np.ndarray | None, int]:
         """The next image that can be decoded, and how many attempts before it failed: about one a damaged frame."""
         most = min(max(_ATTEMPTS, (self.frames or 0) - self.position), 80 * _ATTEMPTS) if self._goes_on else 1
         for failed in range(most):
             begin = clock.monotonic()
-            success, image = self._capture.read()
+            success, image = self._capture.read() if wanted else (self._capture.grab(), _NOTHING)
             if success:
                 return image, failed
             if clock.monotonic() - begin > _PATIENCE_S:
@@ -136,96 +131,6 @@ def breaks_off(path: str, end: float) -> bool:
     except (av.error.FFmpegError, OSError, IndexError):
         pass  # nothing that could be told of it
     return False
-
-
-class VideoWriter:
-    """An MP4 file, H.264 where the installed PyAV has it, that starts playing before it is loaded whole.
-
-    While it is being written it is in fragments, and can be played as far as it is there, even if the program is
-    killed; `close` joins them. What the encoder still holds, one or two seconds, is not there yet.
-
-    Frames on the grid of `fps` are written exactly on it; others (variable rate, cameras) keep their own times.
-
-    Args:
-        path: the file, which must end in .mp4.
-        fps: frame rate.
-        height, width: pixels of the frames; odd sizes grow by one, as 4:2:0 colour needs even ones.
-        on_grid: move every frame to the nearest free tick of the grid (cameras, whose times jitter).
-    Raises:
-        ValueError: PyAV was built without any encoder for browsers.
-    """
-
-    def __init__(self, path: Path, fps: Fraction, height: int, width: int, *, on_grid: bool = False) -> None:
-        encoder, options = _choose_encoder()
-        self.path, self.height, self.width = path, height, width
-        self._per_frame = fps.denominator * math.ceil(10_000 / fps.numerator)
-        self._base = 1 / (fps * self._per_frame)
-        self._fps, self._on_grid = fps, on_grid
-        self._start: float | None = None
-        self._last = -1
-        self._container = av.open(os.path.abspath(path), "w", format="mp4", options=_IN_FRAGMENTS)
-        self._stream = cast(VideoStream, self._container.add_stream(encoder, rate=fps, options=dict(options)))
-        self._stream.width, self._stream.height = width + width % 2, height + height % 2
-        self._stream.pix_fmt = "yuv420p"
-        self._stream.codec_context.time_base = self._base
-
-    def write(self, image: np.ndarray, time: float) -> None:
-        """Append a frame (H, W, 3) uint8 RGB; `time` in seconds on any clock that starts before the first frame.
-
-        A frame of another size (a stream that changed) is scaled to the first one's.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
-        if image.shape[:2] != (self.height, self.width):
-            image = cv2.resize(image, (self.width, self.height), interpolation=cv2.INTER_AREA)
-        if self.height % 2 or self.width % 2:
-            image = cv2.copyMakeBorder(image, 0, self.height % 2, 0, self.width % 2, cv2.BORDER_REPLICATE)
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-        frame.pts, frame.time_base = self._tick(time), self._base
-        self._mux(frame)
-
-    def close(self) -> None:
-        """Write what the encoder still holds, and the index that players need.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
-        try:
-            if self._last >= 0:
-                self._mux(None)
-        finally:
-            with self._named_errors():
-                self._container.close()
-        if self._last >= 0:
-            with self._named_errors():
-                _join_fragments(self.path, self._fps)
-
-    def _mux(self, frame: av.VideoFrame | None) -> None:
-        with self._named_errors():
-            for packet in self._stream.encode(frame):
-                packet.duration = packet.duration or self._per_frame
-                self._container.mux(packet)
-
-    @contextlib.contextmanager
-    def _named_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (av.error.FFmpegError, OSError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise OSError(f"{self.path}: cannot be written ({reason})") from None
-
-    def _tick(self, time: float) -> int:
-        """The frame's time in ticks: on the grid of the frame rate if within a millisecond, the resolution of MKV."""
-        self._start = time if self._start is None else self._start
-        elapsed = time - self._start
-        tick, nearest = round(elapsed / self._base), round(elapsed * self._fps) * self._per_frame
-        if self._on_grid and self._last >= 0:
-            nearest = max(nearest, self._last + self._per_frame)
-        if self._on_grid or abs(tick - nearest) * self._base <= Fraction(11, 10_000):
-            tick = nearest
-        self._last = max(tick, self._last + 1)
-        return self._last
 
 
 def exact_fps(value: float) -> Fraction | None:
@@ -284,39 +189,11 @@ def _stretch(capture: cv2.VideoCapture) -> tuple[float, float]:
 
 
 def _stretched(image: np.ndarray, down: float, across: float) -> np.ndarray:
-    height, width = image.shape[:2]
-    size = (max(round(width * across), 1), max(round(height * down), 1))
-    if size == (width, height):
+    size = _stretched_size(image.shape[0], image.shape[1], down, across)
+    if size == image.shape[:2]:
         return image
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if min(down, across) < 1 else cv2.INTER_LINEAR)
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if min(down, across) < 1 else cv2.INTER_LINEAR)
 
 
-def _join_fragments(path: Path, fps: Fraction) -> None:
-    """Write an MP4 file of fragments again as an ordinary one, with its index at the start; nothing is encoded anew."""
-    path = path.absolute()
-    temporary = path.with_name(f".{path.stem[:40]}.{os.getpid()}.tmp")  # names have a longest length
-    try:
-        with av.open(str(path)) as source, av.open(str(temporary), "w", format="mp4", options=_FASTSTART) as target:
-            pieces = source.streams.video[0]
-            whole = target.add_stream_from_template(pieces)
-            whole.time_base = pieces.time_base
-            per_frame = round(1 / (fps * whole.time_base))
-            start: int | None = None
-            for packet in source.demux(pieces):
-                if packet.dts is None or packet.pts is None:
-                    continue
-                start = packet.pts if start is None else start  # the first packet is the first picture
-                packet.pts, packet.dts, packet.stream = packet.pts - start, packet.dts - start, whole
-                packet.duration = packet.duration or per_frame
-                target.mux(packet)
-        move_into_place(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _choose_encoder() -> tuple[str, dict[str, str]]:
-    for encoder, options in ENCODERS:
-        if encoder in av.codecs_available:
-            return encoder, options
-    wanted = ", ".join(name for name, _ in ENCODERS)
-    raise ValueError(f"PyAV {av.__version__} was built without {wanted}; the one from 'pip install av' has them")
+def _stretched_size(height: int, width: int, down: float, across: float) -> tuple[int, int]:
+    return max(round(height * down), 1), max(round(width * across), 1)

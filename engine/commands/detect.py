@@ -8,15 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from data.media.recorder import Outputs
+from data.media.sizes import of_one_shape
 from data.media.sources import Source, open_source
 from data.media.window import Window
 from engine.stream import DetectOptions, class_indices, process
 from models.info import Predictor
-from models.predictor import check_file, default_weights, open_predictor
+from models.predictor import check_file, default_weights
+from models.runtime_cache import open_fastest
 from utils.arguments import given
 from utils.config import ConfigError
 from utils.faults import report
 from utils.log import say, say_error
+from utils.threads import limit_threads
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +29,10 @@ def run(args: argparse.Namespace) -> int:
     try:
         weights = Path(args.weights) if args.weights else default_weights()
         check_file(weights, trust=args.trust)
-        source = open_source(*args.source)
+        source = open_source(*args.source, frame_step=args.frame_step)
         if not source.media:
             return _nothing()
-        predictor, options = open_model(args, weights)
+        predictor, options = open_model(args, weights, source)
         window = Window("CSPDet") if args.view else None
     except Exception as error:
         return report(error)
@@ -42,14 +45,25 @@ def run(args: argparse.Namespace) -> int:
         return report(error)
 
 
-def open_model(args: argparse.Namespace, weights: Path) -> tuple[Predictor, DetectOptions]:
+def open_model(args: argparse.Namespace, weights: Path, source: Source) -> tuple[Predictor, DetectOptions]:
     """The model and options of the command line.
 
     Raises:
         ConfigError: whatever is wrong with them.
     """
-    predictor = open_predictor(weights, cfg=args.cfg, device=args.device, half=args.half, trust=args.trust)
-    size = (args.img_size, args.img_size) if args.img_size else predictor.image_size
+    if args.threads:
+        limit_threads(args.threads)
+    predictor, why = open_fastest(
+        weights,
+        runtime=args.runtime,
+        cfg=args.cfg,
+        device=args.device,
+        half=args.half,
+        trust=args.trust,
+        threads=args.threads,
+        pictures=len(source.media) if all(media.kind == "image" for media in source.media) else None,
+    )
+    size = args.img_size or predictor.image_size
     predictor.info.check_size(size, where="--img-size")
     classify = predictor.info.task == "classify"
     for option in ("iou_thres", "nms"):
@@ -66,10 +80,15 @@ def open_model(args: argparse.Namespace, weights: Path) -> tuple[Predictor, Dete
         batch_size=args.batch_size,
         every_frame=args.every_frame,
     )
+    least = options.resize == "letterbox" and not (args.square or classify or predictor.info.fixed_size)
+    options = replace(options, rectangle=least and of_one_shape(source.media))
     if classify:
         options = replace(options, conf_thres=0.0, max_det=5)
     options = replace(options, **given(args, "conf_thres", "iou_thres", "max_det", "nms"))
-    say(f"Weights: {weights} ({predictor.description}), input {size[0]}x{size[1]} {options.resize}")
+    padding = ", least padding" if options.rectangle else ""
+    if why:
+        say(f"Runtime: {predictor.runtime}, {why}")
+    say(f"Weights: {weights} ({predictor.description}), input {size[0]}x{size[1]} {options.resize}{padding}")
     return predictor, options
 
 

@@ -33,6 +33,8 @@ def run(args: argparse.Namespace, weights: Path) -> Path:
     resize = args.resize or predictor.resize
     config = load_data_config(args.data or training_data(predictor, weights))
     options = options_of(args, predictor.info, size)
+    if args.rect:
+        _check_rect(predictor.info, resize)
     images = read_split(config, args.split, task=predictor.info.task, truth="boxes")
     say(f"Data: {config.source}, {args.split}: {len(images)} images, {len(images.names)} classes")
     if images.problems:
@@ -44,7 +46,12 @@ def run(args: argparse.Namespace, weights: Path) -> Path:
     metric = build_metric(images, category_ids=category_ids, names=names, backend=args.backend, max_det=options.max_det)
     shown = ten_crop_size(size) if args.ten_crop else size
     loader = build_eval_loader(
-        images, image_size=shown, resize=resize, batch_size=args.batch_size, workers=args.workers
+        images,
+        image_size=shown,
+        resize=resize,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        stride=predictor.info.stride if args.rect else None,
     )
     folder = new_run_folder(Path(args.project), args.name)
     figures = evaluate(predictor, loader, metric, options)
@@ -52,7 +59,7 @@ def run(args: argparse.Namespace, weights: Path) -> Path:
         **options.protocol(images.task),
         "image_size": list(size),
         "precision": predictor.precision,
-        "resize": resize,
+        "resize": f"{resize}, least padding" if args.rect else resize,
         "weights": str(weights),
         "data": str(config.source),
         "split": args.split,
@@ -60,6 +67,19 @@ def run(args: argparse.Namespace, weights: Path) -> Path:
     write_results(folder, figures, metric, images, save_predictions=args.save_json)
     say(f"\n{metric.table()}\n\n{protocol_and_speed(figures)}\nResults: {folder}")
     return folder
+
+
+def _check_rect(info: ModelInfo, resize: str) -> None:
+    """Refuse --rect where inputs have one shape.
+
+    Raises:
+        ConfigError: says why.
+    """
+    if resize != "letterbox":
+        raise ConfigError(f"--rect: is for letterboxed images, and these get their size by {resize}; leave it out")
+    if info.fixed_size:
+        height, width = info.image_size
+        raise ConfigError(f"--rect: this file takes {height} x {width} alone; leave it out, or export with --dynamic")
 
 
 def options_of(args: argparse.Namespace, info: ModelInfo, size: tuple[int, int]) -> EvaluationOptions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,6 +54,12 @@ class Difference:
         """The larger of both shares."""
         return max(self.boxes, self.scores)
 
+    def larger(self, other: Difference) -> Difference:
+        """The larger of each of both."""
+        return Difference(
+            max(self.pixels, other.pixels), max(self.boxes, other.boxes), max(self.scores, other.scores), other.task
+        )
+
     def __str__(self) -> str:
         if self.task == "classify":
             return f"{self.scores:.1e} in probabilities"
@@ -66,9 +73,21 @@ def compare(original: Predictor, exported: Predictor, shapes: Sequence[tuple[int
         ExportError: the exported model does not run.
     """
     differences = [_compare_on(original, exported, shape, seed=index) for index, shape in enumerate(shapes)]
-    names = ("pixels", "boxes", "scores")
-    pixels, boxes, scores = (max(getattr(each, name) for each in differences) for name in names)
-    return Difference(pixels, boxes, scores, task=differences[0].task)
+    return functools.reduce(Difference.larger, differences)
+
+
+class BestClass(Predictor):
+    """A detector of which each box has its best class alone, as in the layout 'deepstream'."""
+
+    def __init__(self, original: Predictor) -> None:
+        super().__init__(original.info, device=original.device, precision=original.precision, runtime="")
+        self.original = original
+
+    def predict(self, images: Values) -> tuple[Values, Values] | Values:
+        """See Predictor."""
+        boxes, scores = (torch.as_tensor(each) for each in self.original.predict(images))
+        best = scores.argmax(dim=2, keepdim=True)
+        return boxes, torch.zeros_like(scores).scatter_(2, best, scores.gather(2, best))
 
 
 @torch.inference_mode()
@@ -120,14 +139,14 @@ def _difference(
 
 
 def made_up_images(shape: tuple[int, int, int], *, seed: int) -> Tensor:
-    """(B, 3, H, W) in [0, 1]: clouds of colour and a little noise, nearer to photos than plain noise."""
+    """(B, 3, H, W) in [0, 1], multiples of 1/255: clouds of colour and a little noise, nearer to photos than noise."""
     batch, height, width = shape
     generator = torch.Generator().manual_seed(seed)
     images = 0.1 * torch.rand(batch, 3, height, width, generator=generator)
     for cell in (64, 16, 4):
         coarse = torch.rand(batch, 3, max(height // cell, 1), max(width // cell, 1), generator=generator)
         images += 0.5 * F.interpolate(coarse, (height, width), mode="bilinear", align_corners=False)
-    return images.clamp_(0, 1)
+    return images.clamp_(0, 1).mul_(255).round_().div_(255)
 
 
 def _largest(values: Tensor) -> float:

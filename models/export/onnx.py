@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,13 @@ import numpy as np
 import torch
 
 from models.detector import Detector
-from models.export.network import INPUT, ExportNetwork, ExportSpec
-from models.info import OUTPUTS
+from models.export.deepstream import write_deepstream
+from models.export.detections import add_suppression, name_detections
+from models.export.graph import fold_constants, rename_value, set_input, set_outputs
+from models.export.network import ExportNetwork, ExportSpec
+from models.export.picture import add_letterbox, cut_to_picture, to_picture
+from models.export.quantize import KINDS, quantize
+from models.layouts import INPUT, PICTURE
 
 if TYPE_CHECKING:
     import onnx  # else imported where it is needed
@@ -20,25 +26,48 @@ OPSET = 17
 """Known to every runtime since 2022; nothing newer is needed."""
 
 
-def write_onnx(model: Detector, path: Path, spec: ExportSpec) -> None:
-    """Write `path` with the model's metadata, checked by ONNX itself.
+def write_onnx(model: Detector, path: Path, spec: ExportSpec, kinds: Sequence[str] = KINDS) -> None:
+    """Write `path` with the model's metadata, checked by ONNX itself; docs/deploy.md has what it takes and gives.
 
-    Input 'images' (B, 3, H, W) float32; outputs 'boxes' (B, N, 4) and 'scores' (B, N, C) float32, or of a classifier
-    'probabilities' (B, C).
-
+    Args:
+        kinds: operators that int8 computes, where the specification asks for it.
     Raises:
         ImportError: the package onnx is missing.
     """
     import onnx
 
-    axes = {INPUT: {0: "batch", 2: "height", 3: "width"}}
-    outputs, classes = OUTPUTS[spec.info.task], len(spec.info.names)
-    axes |= {name: {0: "batch", 1: "predictions"} if len(outputs) > 1 else {0: "batch"} for name in outputs}
+    trace(model, path, spec)
+    graph = fold_constants(onnx.load(str(path)), path.with_suffix(".folded.onnx"))
+    if spec.calibration is not None:
+        graph = quantize(graph, spec.calibration, path.with_suffix(".int8.onnx"), kinds)
+    if spec.half:
+        _halve_weights_(graph)
+    _add_ends_(graph.graph, spec)
+    onnx.helper.set_model_props(graph, spec.metadata)
+    onnx.checker.check_model(graph, full_check=True)
+    onnx.save(graph, str(path))
+    if spec.layout.kind == "deepstream":
+        write_deepstream(path, spec)
+
+
+def trace(model: Detector, path: Path, spec: ExportSpec) -> None:
+    """Write `path`, the network with its decode as PyTorch's exporter has it."""
+    import onnx
+
+    batch = not spec.layout.picture or spec.batch_size > 1  # a picture comes alone
+    outputs = spec.layout.outputs(spec.info.task) if not spec.layout.final else ("boxes", "scores")
+    axes = {INPUT: {2: "height", 3: "width"}} | {name: {} for name in outputs}
+    many = 2 if spec.layout.kind == "yolo" else 1
+    for name, sides in axes.items():
+        if batch:
+            sides[0] = "batch"
+        if name != INPUT and spec.info.task == "detect":
+            sides[many] = "predictions"
     with torch.no_grad(), warnings.catch_warnings():
         # The tracer warns of every size that Python reads; the comparison at other sizes shows whether it matters.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            ExportNetwork(model),
+            ExportNetwork(model, spec.layout.kind),
             (spec.example(),),
             str(path),
             input_names=[INPUT],
@@ -49,14 +78,42 @@ def write_onnx(model: Detector, path: Path, spec: ExportSpec) -> None:
             dynamo=False,
         )
     graph = onnx.load(str(path))
-    if spec.half:
-        _halve_weights_(graph)
-    widths = (4, classes) if len(outputs) > 1 else (classes,)
-    for output, width in zip(graph.graph.output, widths, strict=True):
-        output.type.tensor_type.shape.dim[-1].dim_value = width  # the exporter loses it with dynamic sizes
-    onnx.helper.set_model_props(graph, spec.metadata)
-    onnx.checker.check_model(graph, full_check=True)
+    classes = len(spec.info.names)
+    widths = {"boxes": 4, "scores": classes, "probabilities": classes, "output0": 4 + classes, "output": 6}
+    for output in graph.graph.output:
+        # The exporter loses it with dynamic sizes.
+        place = 1 if spec.layout.kind == "yolo" else -1
+        output.type.tensor_type.shape.dim[place].dim_value = widths[output.name]
     onnx.save(graph, str(path))
+
+
+def _add_ends_(graph: onnx.GraphProto, spec: ExportSpec) -> None:
+    """Let the graph begin with a picture and end in detections, as the layout says."""
+    layout, batch = spec.layout, "batch" if spec.dynamic and not spec.layout.picture else spec.batch_size
+    placed = None
+    if layout.picture:
+        placed = add_letterbox(graph, spec.info, rectangle=spec.dynamic)
+        set_input(graph, PICTURE, "UINT8", (1, "height", "width", 3))
+    if layout.final:
+        rename_value(graph, "boxes", "candidates.boxes")
+        rename_value(graph, "scores", "candidates.scores")
+        rows = add_suppression(graph, "candidates.boxes", "candidates.scores", layout.final, spec.info)
+        most = layout.final.max_det
+        if placed:
+            rows = cut_to_picture(graph, rows, placed, most)
+        name_detections(graph, rows)
+        set_outputs(
+            graph,
+            {
+                "boxes": ("FLOAT", (batch, most, 4)),
+                "scores": ("FLOAT", (batch, most)),
+                "classes": ("INT64", (batch, most)),
+                "count": ("INT64", (batch,)),
+            },
+        )
+    elif placed:
+        rename_value(graph, "boxes", "candidates.boxes")
+        to_picture(graph, "candidates.boxes", placed, name="boxes")
 
 
 def _halve_weights_(model: onnx.ModelProto) -> None:

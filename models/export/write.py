@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from models.detector import Detector
-from models.export.compare import ROUNDINGS, TOLERANCE, TOLERANCE_HALF, Difference, ExportError, compare, own_rounding
+from models.export.compare import ROUNDINGS, TOLERANCE, TOLERANCE_HALF, Difference, ExportError, own_rounding
+from models.export.compare_detections import compare_as_layout, trial_spec
 from models.export.darknet import write_darknet, write_first_layers
 from models.export.formats import FORMATS, Format
 from models.export.network import ExportSpec
@@ -27,12 +29,15 @@ WRITERS: dict[str, Callable[[Detector, Path, ExportSpec], None]] = {
 """Format -> what writes the file that `--weights` takes, and what belongs beside it."""
 
 
-def export(original: ModelPredictor, kind: str, output: Path, spec: ExportSpec) -> tuple[Difference, list[Path]]:
+def export(
+    original: ModelPredictor, kind: str, output: Path, spec: ExportSpec, *, trial: Path | None = None
+) -> tuple[Difference, list[Path]]:
     """Write a model, run it beside the original, and put it in place when both agree.
 
     Args:
         original: on the CPU.
         kind: a key of FORMATS.
+        trial: for a file that ends in detections, where its `trial_spec` is left; None leaves none.
     Returns:
         The largest difference, and the files, `output` first.
     Raises:
@@ -40,16 +45,17 @@ def export(original: ModelPredictor, kind: str, output: Path, spec: ExportSpec) 
             file stays.
         ConfigError: the format cannot hold the model.
     """
-    tolerance = TOLERANCE_HALF if spec.half else TOLERANCE
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
         draft = Path(folder, output.name)
-        WRITERS[kind](original.model, draft, spec)
-        cfg = draft.with_suffix(".cfg") if kind == "darknet" else None
-        exported = open_predictor(draft, cfg=cfg, device="cpu", trust=True)  # it was written here, just now
         shapes = shapes_to_compare(spec, FORMATS[kind])
-        difference = compare(original, exported, shapes)
-        del exported  # it may hold the file open
+        if spec.layout.final:
+            with tempfile.TemporaryDirectory() as other:
+                path = trial or Path(other, output.name)
+                difference = _write_and_compare(original, kind, path, trial_spec(original, spec, shapes), shapes)
+        again = _write_and_compare(original, kind, draft, spec, shapes)
+        difference = difference.larger(again) if spec.layout.final else again
+        tolerance = tolerance_of(spec)
         if tolerance < difference.share < TOLERANCE_HALF:  # rare: worth a second look
             tolerance = max(tolerance, min(ROUNDINGS * own_rounding(original.model, shapes), TOLERANCE_HALF))
         if not difference.within(tolerance):
@@ -61,10 +67,29 @@ def export(original: ModelPredictor, kind: str, output: Path, spec: ExportSpec) 
     return difference, [output.with_name(file.name) for file in reversed(files)]
 
 
+def _write_and_compare(
+    original: ModelPredictor, kind: str, path: Path, spec: ExportSpec, shapes: list[tuple[int, int, int]]
+) -> Difference:
+    """Write a file, open it as every command would, and run it beside the original."""
+    WRITERS[kind](original.model, path, spec)
+    cfg = path.with_suffix(".cfg") if kind == "darknet" else None
+    exported = open_predictor(path, cfg=cfg, device="cpu", trust=True)  # it was written here, just now
+    return compare_as_layout(original, exported, spec, shapes)
+
+
+def tolerance_of(spec: ExportSpec) -> float:
+    """The largest share that a file of this precision may differ by; int8 is judged by its AP instead."""
+    if spec.calibration is not None:
+        return sys.float_info.max
+    return TOLERANCE_HALF if spec.half else TOLERANCE
+
+
 def shapes_to_compare(spec: ExportSpec, form: Format) -> list[tuple[int, int, int]]:
     """(batch, height, width) of the inputs to compare with: the file's own, and others where it takes them."""
     height, width = spec.info.image_size
     shapes = [(spec.batch_size, height, width)]
+    if spec.layout.picture:
+        return shapes  # other sizes are made to be this one
     if spec.dynamic or form.open_sizes:
         stride = spec.info.stride * max(32 // spec.info.stride, 1)  # a classifier's says less than it needs
         shapes += [(1, height, width + stride), (spec.batch_size + 1, 2 * stride, 3 * stride)]
@@ -88,8 +113,11 @@ def export_first_layers(original: ModelPredictor, output: Path) -> str:
 def input_text(spec: ExportSpec, form: Format) -> str:
     """The inputs that a file takes and its precision, for the output."""
     height, width = spec.info.image_size
-    if spec.dynamic or form.open_sizes:
+    if spec.layout.picture:
+        rectangle = "the smallest rectangle of the stride in " if spec.dynamic else ""
+        taken = f"a picture of any size, made {rectangle}{height}x{width} ({spec.info.resize})"
+    elif spec.dynamic or form.open_sizes:
         taken = f"any batch and size, {height}x{width} by default"
     else:
         taken = f"{spec.batch_size} image{'s' if spec.batch_size > 1 else ''} of {height}x{width} at a time"
-    return f"{taken}, {spec.metadata['precision']}"
+    return f"{taken}, {spec.precision}"

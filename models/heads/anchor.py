@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from models.heads.grid import cell_grid
+from models.heads.grid import cell_grid, least_logit
 from models.parts import Head
 from utils.boxes import cxcywh_to_xyxy
 from utils.structures import Features
@@ -144,4 +144,18 @@ class AnchorHead(Head):
             values = self.split(raw, level)[..., 4:].sigmoid()
             boxes.append(cxcywh_to_xyxy(self.decode_level(raw, level)).flatten(1, 3))
             scores.append((values[..., 1:] * values[..., :1]).flatten(1, 3))
+        return torch.cat(boxes, dim=1), torch.cat(scores, dim=1)
+
+    def decode_above(self, raw_maps: list[Tensor], conf_thres: float) -> tuple[Tensor, Tensor]:
+        """See Head. A score is at most its objectness, which alone is looked at for most cells."""
+        least = least_logit(conf_thres)
+        boxes, scores = [], []
+        for level, raw in enumerate(raw_maps):
+            values = self.split(raw, level)
+            anchor, row, column = (values[..., 4] > least).any(dim=0).nonzero(as_tuple=True)
+            values = values[:, anchor, row, column]
+            cells = torch.stack((column, row), dim=1).to(values.dtype)
+            anchors = self.anchors[level].to(values.dtype)[anchor]
+            boxes.append(cxcywh_to_xyxy(self.decode_boxes(values[..., :4], cells, anchors, level)))
+            scores.append(values[..., 5:].sigmoid() * values[..., 4:5].sigmoid())
         return torch.cat(boxes, dim=1), torch.cat(scores, dim=1)

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.heads.grid import cell_grid
+from models.heads.grid import cell_grid, least_logit
 from models.layers import Activation, ConvNormAct
 from models.parts import Head
 from utils.structures import Features
@@ -141,7 +141,7 @@ class AnchorFreeHead(Head):
         if self.bins == 1:
             distances = nn.functional.softplus(sides.squeeze(-1))
         else:
-            distances = sides.softmax(dim=-1) @ self.distances.to(sides.dtype)
+            distances = (sides.softmax(dim=-1) @ self.distances.to(sides.dtype)[:, None]).squeeze(-1)
         distances = distances * strides[..., None]
         return torch.cat((points - distances[..., :2], points + distances[..., 2:]), dim=-1)
 
@@ -150,6 +150,20 @@ class AnchorFreeHead(Head):
         sides, classes = self.flatten(raw_maps)
         points, strides = self.points(raw_maps)
         return self.decode_boxes(sides, points, strides), classes.sigmoid()
+
+    def decode_above(self, raw_maps: list[Tensor], conf_thres: float) -> tuple[Tensor, Tensor]:
+        """See Head."""
+        least = least_logit(conf_thres)
+        chosen, points, strides = [], [], []
+        for raw, stride in zip(raw_maps, self.strides, strict=True):
+            values = raw.permute(0, 2, 3, 1)
+            row, column = (values[..., 4 * self.bins :] > least).any(dim=3).any(dim=0).nonzero(as_tuple=True)
+            chosen.append(values[:, row, column])
+            points.append((torch.stack((column, row), dim=1).to(raw.dtype) + 0.5) * stride)
+            strides.append(torch.full((len(row),), stride, dtype=raw.dtype, device=raw.device))
+        sides, classes = torch.cat(chosen, dim=1).split((4 * self.bins, self.num_classes), dim=2)
+        boxes = self.decode_boxes(sides.unflatten(2, (4, self.bins)), torch.cat(points), torch.cat(strides))
+        return boxes, classes.sigmoid()
 
 
 def _run(maps: list[Tensor], box_branches: nn.ModuleList, class_branches: nn.ModuleList) -> list[Tensor]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from data.sampler import BLOCK, PARTNERS, SizePlan, TrainSampler
+from data.sampler import BLOCK, PARTNERS, SizePlan, TrainSampler, least_padding
 from tests.data.test_dataset import SIZE
+from utils.boxes import least_shape
 
 
 def make_sampler(count: int = 8, **changes) -> TrainSampler:
@@ -120,3 +122,19 @@ def test_mosaic_ends_after_the_epochs_that_have_it() -> None:
     for epoch, mix in ((0, True), (1, True), (2, False), (7, False)):
         sampler.set_position(epoch)
         assert {request.mix for batch in sampler for request in batch} == {mix}
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_batches_of_little_padding_have_each_image_once_and_hold_it(batch_size: int) -> None:
+    sizes = np.random.default_rng(0).integers(20, 700, (50, 2))
+    batches = least_padding(sizes, (416, 320), 32, batch_size)
+    assert sorted(index for batch in batches for index, _ in batch) == list(range(50))
+    assert [len(batch) for batch in batches[:-1]] == [min(batch_size, 50)] * (len(batches) - 1)
+    for batch in batches:
+        (shape,) = {shape for _, shape in batch}
+        needed = [least_shape(*sizes[index].tolist(), (416, 320), 32) for index, _ in batch]
+        assert shape == (max(height for height, _ in needed), max(width for _, width in needed))
+
+
+def test_no_images_make_no_batches() -> None:
+    assert least_padding(np.zeros((0, 2), np.int64), (416, 416), 32, 8) == []

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from data.config import load_data_config
 from data.loader import build_eval_loader
 from data.read import read_split
 from engine.evaluate import EvaluationOptions, evaluate, match_classes
 from models.info import ModelInfo, Predictor
-from tests.test_val import CATEGORY_IDS, NAMES, write_dataset
+from models.predictor import open_predictor
+from tests.test_val import CATEGORY_IDS, NAMES, write_checkpoint, write_dataset
 from utils import dist
 from utils.config import ConfigError
 from utils.metrics.coco import FIGURES
@@ -54,12 +58,21 @@ def new_metric(images: LabelledImages) -> DetectionMetric:
     return DetectionMetric(images.ground_truth, images.category_ids, images.names)
 
 
-def evaluate_colours(images: LabelledImages, *, resize: str = "letterbox", batch_size: int = 3, ranks: int = 1, rank=0):
+def evaluate_colours(
+    images: LabelledImages, *, resize: str = "letterbox", batch_size: int = 3, ranks: int = 1, rank=0, stride=None
+):
     """Figures, metric and predictor of an evaluation at 128 x 192."""
     size, metric = (128, 192), new_metric(images)
     predictor = ColourPredictor(size, resize)
     loader = build_eval_loader(
-        images, image_size=size, resize=resize, batch_size=batch_size, workers=0, rank=rank, world_size=ranks
+        images,
+        image_size=size,
+        resize=resize,
+        batch_size=batch_size,
+        workers=0,
+        rank=rank,
+        world_size=ranks,
+        stride=stride,
     )
     return evaluate(predictor, loader, metric, OPTIONS), metric, predictor
 
@@ -87,6 +100,38 @@ def test_pixels_of_the_input_map_back_to_the_original_boxes(images: LabelledImag
     assert [row[:2] for row in found] == [row[:2] for row in labelled]
     largest = max(abs(np.subtract(one[2], other[2])).max() for one, other in zip(found, labelled, strict=True))
     assert largest < 2.5, "more than the pixels of the network input can be off"
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_least_padding_gives_the_figures_of_the_square_on_fewer_pixels(images: LabelledImages, batch_size: int) -> None:
+    square, whole, _ = evaluate_colours(images, batch_size=batch_size)
+    figures, metric, predictor = evaluate_colours(images, batch_size=batch_size, stride=32)
+    assert sum(predictor.calls) == len(images)
+    rows = [sorted((row["image_id"], row["category_id"]) for row in each.predictions()) for each in (metric, whole)]
+    assert rows[0] == rows[1]
+    assert figures["AP50"] == square["AP50"] == pytest.approx(1.0)
+    assert figures["AP"] == pytest.approx(square["AP"], abs=0.1)
+    shapes = [batch.images.shape[2:] for batch in least_loader(images, batch_size)]
+    assert all(height % 32 == width % 32 == 0 for height, width in shapes)
+    assert sum(height * width for height, width in shapes) < 0.9 * len(shapes) * 128 * 192
+
+
+def least_loader(images: LabelledImages, batch_size: int) -> DataLoader:
+    size = (128, 192)
+    return build_eval_loader(images, image_size=size, resize="letterbox", batch_size=batch_size, workers=0, stride=32)
+
+
+def test_a_fused_model_has_the_figures_of_the_model_as_it_was_trained(images: LabelledImages, tmp_path: Path) -> None:
+    weights, figures, boxes = write_checkpoint(tmp_path / "best.pt"), [], []
+    for fuse in (True, False):
+        predictor, metric = open_predictor(weights, device="cpu", fuse=fuse), new_metric(images)
+        loader = build_eval_loader(images, image_size=(64, 64), resize="letterbox", batch_size=3, workers=0)
+        options = EvaluationOptions(conf_thres=0.0, max_det=300, nms=predictor.info.nms)
+        figures.append(evaluate(predictor, loader, metric, options))
+        boxes.append(len(metric.predictions()))
+    assert boxes[0] == boxes[1] > 100
+    for key in FIGURES:
+        assert figures[0][key] == pytest.approx(figures[1][key], abs=1e-4)
 
 
 def test_batch_size_changes_nothing_and_each_image_counts_once(images: LabelledImages) -> None:

@@ -56,6 +56,18 @@ def test_a_step_is_the_definition(nesterov: bool) -> None:
         np.testing.assert_allclose(weight.detach().numpy(), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(("shape", "blocks"), [((300, 257), 2), ((256, 400), 1), ((600, 256), 1), ((520, 30, 3, 3), 3)])
+def test_large_matrices_are_made_orthogonal_in_blocks_of_rows(shape: tuple[int, ...], blocks: int) -> None:
+    weight = nn.Parameter(torch.zeros(shape))
+    weight.grad = torch.randn(shape)
+    columns = weight[0].numel()
+    Muon([{"params": [weight], "orthogonal": True}], lr=1.0, momentum=0.0, nesterov=False).step()
+    parts = weight.grad.split(256 if blocks > 1 else shape[0])
+    assert len(parts) == blocks
+    expected = [-0.2 * max(len(part), columns) ** 0.5 * iterate(part.reshape(len(part), -1).numpy()) for part in parts]
+    np.testing.assert_allclose(weight.detach().reshape(len(weight), -1).numpy(), np.concatenate(expected), atol=2e-4)
+
+
 def test_what_is_no_matrix_is_adamws() -> None:
     ours, theirs = (nn.Parameter(torch.linspace(-1, 1, 7)) for _ in range(2))
     settings = {"lr": 0.03, "betas": (0.8, 0.99), "weight_decay": 0.2}

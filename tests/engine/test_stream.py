@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from data.media.find import find_media
+from data.media.sizes import of_one_shape
 from data.media.sources import open_source
 from engine.stream import DetectOptions, class_indices, detect
 from tests.test_detect import NAMES, ColourPredictor, save, save_video, scene
@@ -46,6 +48,48 @@ def test_detections_in_the_grey_around_the_image_are_left_out(tmp_path: Path) ->
     ((_, detections),) = detect(Corner(), open_source(str(path)), DetectOptions((96, 128), iou_thres=1.0))
     assert len(detections) == 3
     assert (detections.boxes[:, 1] == 0).all()
+
+
+class Shapes(ColourPredictor):
+    """Notes the shapes of its inputs."""
+
+    def predict(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.image_size = images.shape[2:]
+        self.shapes = [*getattr(self, "shapes", []), images.shape]
+        return super().predict(images)
+
+
+@pytest.mark.parametrize("rectangle", [False, True])
+def test_a_video_is_letterboxed_to_the_least_padding(tmp_path: Path, rectangle: bool) -> None:
+    predictor, source = Shapes(), open_source(str(save_video(tmp_path / "a.mp4", frames=5)))
+    results = list(detect(predictor, source, DetectOptions((320, 320), batch_size=2, rectangle=rectangle)))
+    height = 192 if rectangle else 320  # 90 x 150 becomes 192 x 320
+    assert predictor.shapes == [(2, 3, height, 320), (2, 3, height, 320), (1, 3, height, 320)]
+    for index, (_, detections) in enumerate(results):
+        assert np.abs(detections.boxes[0] - (10 + 4 * index, 20, 40 + 4 * index, 60)).max() <= 2
+
+
+def test_a_batch_has_one_shape_where_a_source_changes_its_own(tmp_path: Path) -> None:
+    for number, shape in enumerate([(100, 200), (100, 200), (200, 100), (50, 100)]):
+        save(tmp_path / f"{number}.png", scene(*shape, (0, 20, 20, 60, 40)))
+    predictor = Shapes()
+    results = list(detect(predictor, open_source(str(tmp_path)), DetectOptions((96, 96), batch_size=4, rectangle=True)))
+    assert predictor.shapes == [(2, 3, 64, 96), (1, 3, 96, 64), (1, 3, 64, 96)]
+    for _, detections in results:
+        assert np.abs(detections.boxes[0] - (20, 20, 60, 40)).max() <= 3
+
+
+def test_sources_of_one_shape_are_known_by_their_headers(tmp_path: Path) -> None:
+    assert of_one_shape(())
+    assert of_one_shape(find_media("rtsp://camera/stream"))
+    one, same = save(tmp_path / "a" / "1.png", scene(90, 150)), save(tmp_path / "a" / "2.png", scene(90, 150))
+    assert of_one_shape(find_media(str(one)))
+    save_video(tmp_path / "a" / "v.mp4")
+    (tmp_path / "a" / "broken.png").write_bytes(b"no image")
+    assert of_one_shape(find_media(str(tmp_path / "a")))
+    assert not of_one_shape([*find_media(str(same)), *find_media("0")])
+    save(tmp_path / "a" / "9.png", scene(91, 150))
+    assert not of_one_shape(find_media(str(tmp_path / "a")))
 
 
 def test_errors_of_the_model_surface_and_the_reader_stops(tmp_path: Path) -> None:

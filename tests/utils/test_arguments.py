@@ -32,6 +32,17 @@ def test_not_a_number_is_no_share() -> None:
         share("nan")
 
 
+def test_an_image_size_is_one_side_or_height_and_width(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = Parser()
+    parser.add_image_size()
+    sizes = [parser.parse_args(line.split()).img_size for line in ("", "--img-size 64", "--img-size 64 96")]
+    assert sizes == [None, (64, 64), (64, 96)]
+    for line, message in (("1 2 3", "expected one number, or height and width, found 3 numbers"), ("0", "from 1")):
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--img-size", *line.split()])
+        assert message in capsys.readouterr().err
+
+
 def test_given_options_are_those_with_a_value() -> None:
     args = argparse.Namespace(size=0, name=None, deep=False, other=3)
     assert given(args, "size", "name", "deep") == {"size": 0, "deep": False}

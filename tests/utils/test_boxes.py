@@ -12,6 +12,7 @@ from utils.boxes import (
     box_iou,
     clip,
     cxcywh_to_xyxy,
+    least_shape,
     plan_resize,
     shape_iou,
     xywh_to_xyxy,
@@ -141,3 +142,18 @@ def test_box_iou_is_that_of_torchvision_to_the_bit() -> None:
         assert torch.equal(box_iou(one, two), expected)
         assert np.array_equal(box_iou(one.numpy(), two.numpy()), expected.numpy())
     assert box_iou(boxes[:0], boxes).shape == (0, 50)
+
+
+@pytest.mark.parametrize("shape", [(432, 768), (768, 432), (1, 5000), (333, 333), (480, 640), (719, 1279)])
+@pytest.mark.parametrize("size", [(416, 416), (320, 608)])
+def test_least_shape_keeps_the_scale_and_saves_whole_strides(shape: tuple[int, int], size: tuple[int, int]) -> None:
+    least = least_shape(*shape, size, 32)
+    square, small = plan_resize(*shape, size, "letterbox"), plan_resize(*shape, size, "letterbox", shape=least)
+    assert (small.scale_x, small.scale_y) == (square.scale_x, square.scale_y)
+    for side, most, inner, pad in (
+        (least[0], size[0], round(shape[0] * small.scale_y), small.pad_y),
+        (least[1], size[1], round(shape[1] * small.scale_x), small.pad_x),
+    ):
+        assert side % 32 == 0
+        assert inner <= side <= min(most, inner + 31)
+        assert 0 <= pad <= side - inner - pad <= pad + 1

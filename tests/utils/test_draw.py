@@ -7,7 +7,16 @@ import time
 import numpy as np
 import pytest
 
-from utils.draw import PALETTE, class_colour, draw_detections, image_grid, line_width, text_size, with_caption
+from utils.draw import (
+    PALETTE,
+    TEXT_SIZE,
+    class_colour,
+    draw_detections,
+    image_grid,
+    line_width,
+    text_size,
+    with_caption,
+)
 
 NAMES = ("dog", "bicycle", "грузовик", "naïve café", "a very long name of a class " * 5)
 
@@ -128,3 +137,37 @@ def test_a_caption_adds_a_strip_above() -> None:
     assert captioned.shape[1:] == image.shape[1:]
     assert np.array_equal(captioned[-40:], image)
     assert captioned[:-40].min() < 100
+
+
+@pytest.mark.parametrize("size", [(16, 16), (48, 64), (64, 64), (80, 120)])
+def test_tiny_images_stay_visible(size: tuple[int, int]) -> None:
+    height, width = size
+    corners = np.random.default_rng(0).uniform(0, 0.9, (30, 2)) * (width, height)
+    boxes = np.concatenate((corners, corners + 1), axis=1)  # frames of a pixel: what is left are the tags
+    for scores in (np.linspace(0.9, 0.3, 30), None):
+        drawn = draw_detections(blank(*size), boxes, np.arange(30) % 4, scores, NAMES)
+        assert (drawn != 90).any(axis=2).sum() <= height * width / 4 + 30
+    assert line_width(height, width) == 1
+
+
+@pytest.mark.parametrize("size", [(60, 80), (480, 640)])
+def test_a_tag_does_not_hide_a_small_object_at_the_top(size: tuple[int, int]) -> None:
+    width = size[1]
+    boxes = np.array([[width // 4, 0, width // 2, text_size(*size) + 4]])
+    drawn = draw_detections(blank(*size), boxes, np.array([0]), np.array([0.9]), NAMES)
+    line = line_width(*size)
+    assert (drawn[line : boxes[0, 3] - line, boxes[0, 0] + line : boxes[0, 2] - line] == 90).all()
+    assert (drawn[boxes[0, 3] + 1 : boxes[0, 3] + 5, boxes[0, 0] : boxes[0, 0] + 2] == class_colour(0)).all()
+
+
+def test_a_tiny_image_names_the_best_detection() -> None:
+    boxes = np.array([[20, 30, 40, 45], [2, 30, 10, 40]])
+    drawn = draw_detections(blank(48, 64), boxes, np.array([0, 1]), np.array([0.9, 0.4]), NAMES)
+    above = drawn[30 - text_size(48, 64) : 29, 20:50]
+    assert ((above == class_colour(0)).all(axis=2)).mean() > 0.3
+    assert 7 <= text_size(48, 64) < TEXT_SIZE == text_size(110, 110)
+
+
+def test_a_4k_image_has_lines_and_text_of_the_same_share() -> None:
+    assert line_width(2160, 3840) == 9
+    assert text_size(2160, 3840) == 71

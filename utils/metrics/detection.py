@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from utils.boxes import xywh_to_xyxy, xyxy_to_xywh
+from utils.boxes import xywh_to_xyxy
 from utils.choices import BACKENDS
 from utils.metrics.coco import COCO_LIMIT, CocoResult, box_ground_truth, evaluate_boxes
 from utils.metrics.figures import figure_text
@@ -148,14 +149,9 @@ class DetectionMetric:
         return "\n".join(lines)
 
     def _rows(self, image_id: Hashable, detections: Detections) -> list[dict[str, Any]]:
-        boxes, scores = detections.boxes.astype(np.float64), detections.scores.astype(np.float64)
-        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+        if not (np.isfinite(detections.boxes).all() and np.isfinite(detections.scores).all()):
             raise ValueError(f"image {shown(image_id)}: a detection is not finite; has the model diverged?")
-        parts = zip(detections.labels.tolist(), xyxy_to_xywh(boxes).tolist(), scores.tolist(), strict=True)
-        return [
-            {"image_id": image_id, "category_id": self._category_ids[label], "bbox": box, "score": score}
-            for label, box, score in parts
-        ]
+        return replace(detections, category_ids=self._category_ids).to_coco(image_id)
 
     def _evaluated(self) -> CocoResult:
         if self._result is None:

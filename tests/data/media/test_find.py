@@ -11,7 +11,7 @@ from PIL import Image
 
 from data.media.find import find_media, natural_key
 from data.media.sources import open_source
-from data.media.video import VideoWriter
+from data.media.video_writer import VideoWriter
 
 
 def save_image(path: Path, value: int = 100) -> Path:

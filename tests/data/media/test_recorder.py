@@ -159,6 +159,21 @@ def test_videos_with_equal_names_and_their_frames(tmp_path: Path) -> None:
     assert frames == [("a/v.avi", 1), ("b/v.avi", 1)]
 
 
+@pytest.mark.parametrize("video_first", [True, False])
+def test_a_frame_and_an_image_of_its_name_keep_their_own_files(tmp_path: Path, video_first: bool) -> None:
+    media = Media("v.avi", "v.mp4", "video", "v.avi", Fraction(25, 2))
+    video = [(Frame(np.full((32, 48, 3), 80, np.uint8), i, i * 0.08, media), found((2, 3, 20, 20))) for i in range(2)]
+    image = [(image_frame("v_000001.jpg"), found((1, 1, 9, 9), (2, 2, 9, 9)))]
+    with Recorder(tmp_path, NAMES, EVERYTHING) as recorder:
+        for frame, detections in [*video, *image] if video_first else [*image, *video]:
+            recorder.put(frame, detections)
+        assert len(recorder._taken) < 6, "the frames of a stream have no end"
+    of_image, of_frame = ("v_000001-2", "v_000001") if video_first else ("v_000001", "v_000001-2")
+    assert len((tmp_path / "labels" / f"{of_image}.txt").read_text().splitlines()) == 2
+    assert len((tmp_path / "labels" / f"{of_frame}.txt").read_text().splitlines()) == 1
+    assert len([name for name in files(tmp_path) if name.startswith("crops/cat/v_000001")]) == 3
+
+
 def test_what_cannot_be_written_is_raised_to_the_caller(tmp_path: Path) -> None:
     (tmp_path / "labels").write_text("a file where a folder is needed")
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -18,8 +19,8 @@ import pytest
 from PIL import Image
 
 from data.media import sources
-from data.media.sources import Frame, ReadAhead, Source, open_source
-from data.media.video import VideoWriter
+from data.media.sources import Frame, Source, open_source
+from data.media.video_writer import VideoWriter
 from tests.data.media.test_find import save_image, save_video
 
 
@@ -36,6 +37,27 @@ def test_frames_of_images_and_videos(tmp_path: Path) -> None:
     assert frames[5].image.mean() == pytest.approx(160, abs=4)
     assert frames[5].media.fps == Fraction(25, 2)
     assert frames[1].media is frames[5].media
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7])
+def test_every_nth_frame_keeps_its_index_and_time(tmp_path: Path, step: int) -> None:
+    save_image(tmp_path / "a.jpg", 50)
+    save_video(tmp_path / "b.mp4")
+    every = list(open_source(str(tmp_path)))
+    source = open_source(str(tmp_path), frame_step=step)
+    frames = list(source)
+    assert source.expected_frames() == len(frames) == 1 + len(range(0, 5, step))
+    assert [frame.index for frame in frames] == [0, *range(0, 5, step)]
+    for frame, same in zip(frames, [every[0], *every[1::step]], strict=True):
+        assert (frame.index, frame.time, frame.source) == (same.index, same.time, same.source)
+        assert np.array_equal(frame.image, same.image)
+    assert frames[1].media.fps == Fraction(25, 2) / step
+
+
+def test_frames_know_when_they_were_read(tmp_path: Path) -> None:
+    before = time.monotonic()
+    first, second = islice(open_source(str(save_video(tmp_path / "b.mp4"))), 2)
+    assert before <= first.taken <= second.taken <= time.monotonic()
 
 
 def test_images_are_upright_and_rgb(tmp_path: Path) -> None:
@@ -97,7 +119,7 @@ class FakeCamera:
             raise ValueError("cannot be opened")
         self.left = left
 
-    def read(self) -> tuple[np.ndarray, float] | None:
+    def read(self, *, wanted: bool = True) -> tuple[np.ndarray, float] | None:
         self.left -= 1
         return (np.zeros((4, 4, 3), np.uint8), 0.0) if self.left >= 0 else None
 
@@ -105,11 +127,13 @@ class FakeCamera:
         pass
 
 
-def play(monkeypatch: pytest.MonkeyPatch, scripts: list[int | None]) -> tuple[list[Frame], Source]:
+def play(
+    monkeypatch: pytest.MonkeyPatch, scripts: list[int | None], *, frame_step: int = 1
+) -> tuple[list[Frame], Source]:
     monkeypatch.setattr(sources, "VideoReader", FakeCamera)
     monkeypatch.setattr(sources, "RECONNECT_DELAYS_S", (0.001, 0.002))
     monkeypatch.setattr(FakeCamera, "scripts", scripts)
-    source = open_source("rtsp://user:secret@host/a")
+    source = open_source("rtsp://user:secret@host/a", frame_step=frame_step)
     assert source.media[0].kind == "live"
     assert source.expected_frames() is None
     return list(source), source
@@ -123,8 +147,15 @@ def test_a_lost_stream_is_reached_again_a_few_times(
     times = [frame.time for frame in frames]
     assert times == sorted(times)
     assert source.skipped == ["rtsp://host/a: lost after 5 frames, and 2 attempts to reach it again failed"]
+    assert source.reconnects == 1
     assert "attempt 2 to reach it again" in caplog.text
     assert "secret" not in caplog.text
+
+
+def test_every_nth_frame_of_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames, source = play(monkeypatch, [4, 1, 4, None, 3, 0, 0], frame_step=3)
+    assert [frame.index for frame in frames] == [0, 3, 6, 9]
+    assert source.reconnects == 3
 
 
 def test_a_stream_that_never_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,64 +229,3 @@ def test_real_files(shared: Path) -> None:
     assert source.expected_frames() == 6
     dog = cv2.cvtColor(cv2.imread(str(shared / "data" / "images" / "dog.jpg")), cv2.COLOR_BGR2RGB)
     assert np.abs(frames[3].image.astype(int) - dog).max() <= 3
-
-
-# Reading ahead
-
-
-def test_nothing_is_read_ahead_of_nothing() -> None:
-    assert list(ReadAhead([], depth=1)) == []
-
-
-@pytest.mark.parametrize("depth", [1, 3, 100])
-def test_items_come_in_their_order(depth: int) -> None:
-    ahead = ReadAhead(range(50), depth=depth)
-    assert list(ahead) == list(range(50))
-    assert ahead.dropped == 0
-
-
-def test_an_error_comes_after_the_items_before_it() -> None:
-    def items() -> Iterator[int]:
-        yield 1
-        yield 2
-        raise ValueError("broken")
-
-    ahead = ReadAhead(items(), depth=5)
-    assert [next(ahead), next(ahead)] == [1, 2]
-    with pytest.raises(ValueError, match="broken"):
-        next(ahead)
-    assert list(ahead) == []
-
-
-def test_it_runs_ahead_by_its_depth_and_closing_stops_it() -> None:
-    made: list[int] = []
-
-    def items() -> Iterator[int]:
-        for number in range(1000):
-            made.append(number)
-            yield number
-
-    ahead = ReadAhead(items(), depth=4)
-    assert next(ahead) == 0
-    limit = time.monotonic() + 5
-    while len(made) < 6 and time.monotonic() < limit:  # one taken, four waiting, one in hand
-        time.sleep(0.005)
-    time.sleep(0.02)
-    assert len(made) == 6
-    ahead.close()
-    assert len(made) <= 7
-    assert list(ahead) == []
-
-
-def test_late_items_give_way_to_the_newest() -> None:
-    finished = threading.Event()
-
-    def items() -> Iterator[tuple[str, int]]:
-        yield from [("file", 0), ("file", 1)]
-        yield from [("camera", number) for number in range(10)]
-        finished.set()
-
-    ahead = ReadAhead(items(), depth=4, may_drop=lambda item: item[0] == "camera")
-    assert finished.wait(5)
-    assert list(ahead) == [("file", 0), ("file", 1), ("camera", 9)]
-    assert ahead.dropped == 9

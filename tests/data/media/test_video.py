@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from data.media import video
-from data.media.video import VideoReader, VideoWriter, exact_fps
+from data.media.video import VideoReader, exact_fps
+from data.media.video_writer import VideoWriter
 
 
 def write(path: Path, fps: Fraction, times: list[float], *, size: tuple[int, int] = (48, 64), **options: bool) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from data.media.sources import open_source
-from data.media.video import VideoReader, VideoWriter
+from data.media.video import VideoReader
+from data.media.video_writer import VideoWriter
 from tests.data.media.test_video import read, write
 
 
@@ -160,7 +161,7 @@ def test_fragments_that_cannot_be_joined_still_play(tmp_path: Path, monkeypatch:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("data.media.video.move_into_place", full)
+    monkeypatch.setattr("data.media.video_writer.move_into_place", full)
     with pytest.raises(OSError, match=r"a\.mp4: cannot be written \(No space left on device\)"):
         write(tmp_path / "a.mp4", Fraction(25), [0, 0.04, 0.08])
     assert len(read(tmp_path / "a.mp4")) == 3

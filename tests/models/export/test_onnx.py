@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import configparser
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from torch import nn
 
+from models.build import build_model
+from models.config import load_model_config
 from models.detector import Detector
-from models.export.compare import compare
+from models.export.compare import BestClass, compare
 from models.export.onnx import OPSET, write_onnx
+from models.layouts import Layout
 from models.predictor import open_predictor
-from tests.models.export.models import SMALL, predictor_of, small_model, spec_of
+from tests.models.export.models import NAMES, SMALL, predictor_of, small_model, spec_of
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -67,6 +72,51 @@ def test_a_fixed_size_leaves_nothing_to_be_worked_out(name: str, tmp_path: Path)
     kinds = {node.op_type for node in graph.node}
     assert "BatchNormalization" not in kinds
     assert not kinds & {"Range", "NonZero", "If", "Loop"}
+
+
+def test_constants_are_folded(tmp_path: Path) -> None:
+    """cspdet-n has 81 convolutions; PyTorch's exporter writes 638 nodes for it."""
+    model = build_model(load_model_config("cspdet-n"), 80).eval()
+    spec = spec_of(model)
+    write_onnx(model, tmp_path / "m.onnx", replace(spec, info=replace(spec.info, names=tuple(map(str, range(80))))))
+    nodes = onnx.load(tmp_path / "m.onnx").graph.node
+    assert len(nodes) <= 351
+    assert not {node.op_type for node in nodes} & {"Constant", "Identity", "Shape", "Expand"}
+    assert {node.domain for node in nodes} == {""}
+
+
+@pytest.mark.parametrize("kind", ["yolo", "deepstream"])
+@pytest.mark.parametrize("name", ["cspdet-n", "cspdet-n-e2e"])
+def test_other_layouts_hold_the_same(kind: str, name: str, tmp_path: Path) -> None:
+    model = small_model(name)
+    spec = replace(spec_of(model, batch_size=2), layout=Layout(kind))
+    write_onnx(model, tmp_path / "m.onnx", spec)
+    predictor, original = open_predictor(tmp_path / "m.onnx"), predictor_of(model)
+    difference = compare(BestClass(original) if kind == "deepstream" else original, predictor, [(2, 64, 96)])
+    assert difference.within(2e-5), difference
+    (output,) = onnx.load(tmp_path / "m.onnx").graph.output
+    count = original.predict(np.zeros((1, 3, 64, 96), np.float32))[0].shape[1]
+    wanted = ("output0", [2, 7, count]) if kind == "yolo" else ("output", [2, count, 6])
+    assert (output.name, sizes_of([output])[0]) == wanted
+
+
+def test_deepstream_has_its_text_files(tmp_path: Path) -> None:
+    model = small_model("cspdet-n")
+    write_onnx(model, tmp_path / "m.onnx", replace(spec_of(model, batch_size=2), layout=Layout("deepstream")))
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "config_infer_primary_m.txt", "labels.txt", "m.onnx",
+    ]  # fmt: skip
+    assert (tmp_path / "labels.txt").read_text("utf-8").splitlines() == list(NAMES)
+    config = configparser.ConfigParser()
+    config.read(tmp_path / "config_infer_primary_m.txt")
+    settings = config["property"]
+    assert (settings["onnx-file"], settings["labelfile-path"]) == ("m.onnx", "labels.txt")
+    assert (settings["batch-size"], settings["num-detected-classes"]) == ("2", "3")
+    assert settings["maintain-aspect-ratio"] == "0", "the model stretches images"
+    assert float(settings["net-scale-factor"]) == pytest.approx(1 / 255)
+    assert dict(config["class-attrs-all"]) == {
+        "pre-cluster-threshold": "0.25", "nms-iou-threshold": "0.45", "topk": "300",
+    }  # fmt: skip
 
 
 def grids(model: Detector) -> list[tuple[int, int]]:

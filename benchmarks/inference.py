@@ -1,0 +1,163 @@
+"""Time of a picture by runtime: python benchmarks/inference.py --cfg cspdet-n cspdet-n-af.
+
+Models have random weights with calibrated norms, and one picture at a time, in fp32. Our predictors stand beside the
+bare runtimes, a model fused by hand, and OpenCV on an exported file, whose speed counts as 1. They take turns, so that
+what else the machine does hits all alike. benchmarks/video.py has the stages around the network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from models.build import build_model
+from models.config import load_model_config
+from models.detector import Detector
+from models.export.darknet import write_darknet
+from models.export.network import ExportSpec
+from models.export.onnx import write_onnx
+from models.export.openvino import write_openvino
+from models.info import ModelInfo, Predictor
+from models.layers import ConvNormAct
+from models.predictor import open_predictor
+from models.predictor_torch import ModelPredictor
+from models.runtimes import import_onnxruntime, import_openvino
+from utils.arguments import Parser, whole_number
+from utils.config import ConfigError
+from utils.launch import run_together
+from utils.log import say
+from utils.threads import limit_threads
+
+NAMES = tuple(f"class {label}" for label in range(80))
+WARM_UPS = 3
+"""Rounds that do not count."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print; the exit status."""
+    return run_together(lambda: _run(argv))
+
+
+def _run(argv: list[str] | None) -> int:
+    parser = Parser(description="Time of a picture by runtime.")
+    parser.add_argument("--cfg", nargs="+", default=["cspdet-n"], help="models")
+    parser.add_argument("--img-size", type=whole_number, default=416, help="pixels")
+    parser.add_argument("--rounds", type=whole_number, default=15, help="pictures for each runtime that count")
+    parser.add_argument("--threads", type=whole_number, default=2, help="CPU threads of each of them")
+    parser.add_argument("--wall", action="store_true", help="time by the clock, not of the process")
+    args = parser.parse_args(argv)
+    limit_threads(args.threads)
+    for name in args.cfg:
+        with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+            measure(name, Path(folder), args)
+    return 0
+
+
+def measure(name: str, folder: Path, args: argparse.Namespace) -> None:
+    """Measure a model and print its table."""
+    now = time.perf_counter if args.wall else time.process_time
+    size = (args.img_size, args.img_size)
+    with torch.inference_mode(False):
+        model = calibrated(name, size)
+    info = ModelInfo(NAMES, tuple(range(1, len(NAMES) + 1)), size, "letterbox", model.stride)
+    images = np.random.default_rng(0).random((1, 3, *size), np.float32)
+    predictors = exported(model, info, folder, args.threads)
+    contestants = all_of(predictors, model, images, folder, args.threads)
+    order = random.Random(0)
+    rounds: dict[str, list[float]] = {title: [] for title in contestants}
+    for _ in range(WARM_UPS + args.rounds):
+        for title in order.sample(list(contestants), len(contestants)):  # threads of the one before may still spin
+            begin = now()
+            contestants[title]()
+            rounds[title].append(now() - begin)
+    kind = "by the clock" if args.wall else "of the process"
+    say(f"{name}, {args.img_size} px, {args.threads} threads, fp32; medians of {args.rounds}, ms {kind}")
+    middle = {title: statistics.median(times[WARM_UPS:]) for title, times in rounds.items()}
+    first = next(iter(middle.values()))
+    say("\n".join(f"{title:24}{1000 * seconds:9.2f}{first / seconds:7.2f}" for title, seconds in middle.items()))
+
+
+def calibrated(name: str, size: tuple[int, int]) -> Detector:
+    """A model with random weights, and norms that fit them, so that values keep a usual size."""
+    torch.manual_seed(0)
+    model = build_model(load_model_config(name), len(NAMES)).train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the plain mean of all batches
+    with torch.no_grad():
+        for _ in range(2):
+            model(torch.rand(2, 3, *size))
+    return model.eval()
+
+
+def exported(model: Detector, info: ModelInfo, folder: Path, threads: int) -> dict[str, Predictor]:
+    """Our predictors, by title."""
+    with torch.inference_mode(False):
+        spec = ExportSpec(info, dynamic=True)
+        write_onnx(model, folder / "any.onnx", spec)
+        write_openvino(model, folder / "openvino.xml", spec)
+        write_onnx(model, folder / "fixed.onnx", ExportSpec(info))
+        own = ModelPredictor(copy.deepcopy(model), info, device=torch.device("cpu"), fuse=True)
+    files = {"ONNX Runtime": folder / "any.onnx", "OpenVINO": folder / "openvino.xml"}
+    return {"PyTorch": own} | {title: open_predictor(file, threads=threads) for title, file in files.items()}
+
+
+def all_of(
+    predictors: dict[str, Predictor], model: Detector, images: np.ndarray, folder: Path, threads: int
+) -> dict[str, Callable[[], object]]:
+    """Every way to run the model, OpenCV first."""
+    opencv, how = read_by_opencv(model, predictors["PyTorch"].info, folder)
+    outputs = opencv.getUnconnectedOutLayersNames()
+
+    def by_opencv() -> object:
+        opencv.setInput(images)
+        return opencv.forward(outputs)
+
+    fused = copy.deepcopy(model)
+    for module in fused.modules():
+        if isinstance(module, ConvNormAct) and isinstance(module.norm, nn.BatchNorm2d):
+            module.conv, module.norm = fuse_conv_bn_eval(module.conv, module.norm), nn.Identity()
+    fused = fused.to(memory_format=torch.channels_last)
+    tensor = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
+    onnxruntime, openvino = import_onnxruntime(), import_openvino()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(folder / "fixed.onnx"), options, providers=["CPUExecutionProvider"])
+    hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    compiled = openvino.Core().compile_model(folder / "fixed.onnx", "CPU", hints)
+    bare: dict[str, Callable[[], object]] = {
+        f"OpenCV {cv2.__version__}, {how}": by_opencv,
+        "PyTorch, fused by hand": lambda: fused(tensor),
+        "ONNX Runtime, bare": lambda: session.run(None, {"images": images}),
+        "OpenVINO, bare": lambda: compiled({"images": images}),
+    }
+    return bare | {f"{title}, ours": partial(each.candidates, images, 0.25) for title, each in predictors.items()}
+
+
+def read_by_opencv(model: Detector, info: ModelInfo, folder: Path) -> tuple[cv2.dnn.Net, str]:
+    """The network in OpenCV, and the format that it came in: darknet where that has all its parts."""
+    try:
+        write_darknet(model, folder / "x.weights", ExportSpec(info))
+        return cv2.dnn.readNetFromDarknet(str(folder / "x.cfg"), str(folder / "x.weights")), "darknet"
+    except (ConfigError, cv2.error):
+        return cv2.dnn.readNetFromONNX(str(folder / "fixed.onnx")), "ONNX"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
