@@ -125,7 +125,7 @@ def read_small(path: Path) -> np.ndarray:
             image.draft("L", (SMALL_SHAPE[1] * 4, SMALL_SHAPE[0] * 4))
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
-            return shrink(_to_rgb(image) if image.mode != "L" else np.asarray(image))
+            return shrink(to_rgb(image) if image.mode != "L" else np.asarray(image))
     except Exception as error:  # as of `_decode_or_mend`
         raise ValueError(_explain(error, data[:64], len(data), str(path))) from error
 
