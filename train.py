@@ -42,7 +42,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Options as in docs/reference.md."""
     parser = Parser(prog="train.py", description="Train a detector.")
     parser.add_argument("--cfg", help="model: a path, or a name in cfg/; or a darknet .cfg")
-    parser.add_argument("--data", nargs="?", const="shapes", help="data YAML (default: shapes, the embedded set)")
+    parser.add_argument(
+        "--data", nargs="?", const="shapes", help="data YAML or folder (default: shapes, the embedded set)"
+    )
+    parser.add_argument("--write", action="store_true", help="save what --data FOLDER holds as FOLDER/data.yaml")
     parser.add_argument("--hyp", help="recipe: a path, or a name in cfg/train/ (default: default; for shapes: shapes)")
     parser.add_argument("--weights", help="checkpoint, or darknet .weights or .conv.N file, to start from")
     parser.add_argument("--epochs", type=epochs, help="passes over the training images; +N with --resume: N more")

@@ -20,13 +20,14 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from data.classes import same_classes
 from data.config import SPLITS, DataConfig, load_data_config
 from data.formats import coco, imagefolder, voc, yolo
 from data.formats.assemble import probe_sizes, size_mismatch
 from data.formats.holdable import check_names
 from data.formats.label_places import label_name
 from data.formats.rows import LEFT_OUT, summarize
-from data.read import check_same_classes, count_objects, read_split
+from data.read import count_objects, read_split
 from utils.arguments import Parser
 from utils.config import ConfigError, dump_yaml
 from utils.log import say, say_error, setup_logging, tracked
@@ -47,9 +48,7 @@ def read_dataset(config: DataConfig) -> dict[str, LabelledImages]:
     splits = {split: read_split(config, split) for split in SPLITS if getattr(config, split) is not None}
     splits = {split: _of_their_size(data, config) for split, data in splits.items()}
     first = next(iter(splits.values()))
-    for other in splits.values():
-        check_same_classes(first, other)
-    return splits
+    return {split: same_classes(first, data) for split, data in splits.items()}
 
 
 def _of_their_size(data: LabelledImages, config: DataConfig) -> LabelledImages:
@@ -84,7 +83,7 @@ def write_dataset(splits: Mapping[str, LabelledImages], folder: Path, form: str,
     Raises:
         ConfigError: the folder exists and is not empty, or the format cannot hold a name.
     """
-    _check_empty(folder)
+    check_empty(folder)
     names, renamed = _file_names(splits)
     check_names(form, itertools.chain(*names.values()), next(iter(splits.values())).names)
     images = folder / ("JPEGImages" if form == "voc" else "images")
@@ -114,7 +113,7 @@ def write_class_folders(splits: Mapping[str, LabelledImages], folder: Path) -> l
     Raises:
         ConfigError: the folder exists and is not empty.
     """
-    _check_empty(folder)
+    check_empty(folder)
     lines, names = [], {}
     for split, data in splits.items():
         written = imagefolder.write(data, folder / split)
@@ -128,7 +127,8 @@ def write_class_folders(splits: Mapping[str, LabelledImages], folder: Path) -> l
     return lines
 
 
-def _check_empty(folder: Path) -> None:
+def check_empty(folder: Path) -> None:
+    """Refuse to write into a folder that holds something already."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: exists and is not empty; name a new folder")
 

@@ -11,21 +11,26 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data.classes import same_classes
 from data.config import SPLITS, DataConfig, load_data_config
-from data.formats import coco, imagefolder, listing, voc, yolo
+from data.formats import coco, cvat, imagefolder, labelme, listing, voc, yolo
 from data.formats.assemble import to_coco
 from data.formats.label_places import LabelPlaces, find_labels, report_other_format, shared_files
+from data.formats.name_files import names_of
 from data.formats.rows import IMAGE_LEFT_OUT, LEFT_OUT, NOTES, STOPS, Problems, summarize
 from data.images import read_image
 from utils.config import ConfigError
 from utils.provenance import data_fingerprint, file_numbers
 from utils.structures import LabelledImages, Sample
-from utils.text import listed, shown
+from utils.text import shown
 
 logger = logging.getLogger(__name__)
 
-FORMATS = (yolo, voc)
+FORMATS = (yolo, voc, labelme)
 """Formats with one label file for each image, in the order in which they are looked for."""
+
+ROBOFLOW_COCO = "_annotations.coco.json"
+"""The name of the label file among the images of a split."""
 
 
 @dataclass(frozen=True)
@@ -102,12 +107,12 @@ def read_splits(source: str, task: Literal["detect", "classify"] = "detect") -> 
         split: read_split(config, split, task=task, truth="boxes" if split == "val" else "none")
         for split in ("train", "val")
     }
+    splits["val"] = same_classes(splits["train"], splits["val"])
     for split, images in splits.items():
         if images.problems:
             logger.warning("%s: %s", split, summarize(images.problems))
     for split, problem in shared_files(splits):
         logger.warning("%s: %s", split, problem)
-    check_same_classes(splits["train"], splits["val"])
     check_objects(splits["train"], f"{source}: train: there is nothing to learn")
     if not has_objects(splits["val"]):
         logger.warning(
@@ -149,7 +154,8 @@ def read_split(
         data = coco.read(target, config.path, images=images, names=config.names, outlines=outlines, problems=problems)
         data = replace(data, ground_truth={} if truth == "none" else data.ground_truth)
     else:
-        data = _read_images(config, target, problems)
+        read = _read_xml if _is_xml(target) else _read_images
+        data = read(config, target, split, problems)
         data = data if truth == "none" else replace(data, ground_truth=to_coco(data))
     if config.nc not in (None, len(data.names)):
         raise ConfigError(f"{config.source}: nc is {config.nc}, but {target} has {len(data.names)} categories")
@@ -175,14 +181,14 @@ def _check_problems(config: DataConfig, data: LabelledImages, *, thorough: bool)
 
 
 def label_format(config: DataConfig, split: str) -> str:
-    """'coco', 'yolo' or 'voc': how the labels of a split are stored.
+    """'coco', 'cvat', 'yolo', 'voc' or 'labelme': how the labels of a split are stored.
 
     Raises:
         ConfigError: as `read_split`.
     """
     target, folders = _target(config, split), listing.Folders()
-    if _is_json(target):
-        return "coco"
+    if _is_json(target) or _is_xml(target):
+        return "coco" if _is_json(target) else "cvat"
     images = listing.list_images(target, config.path, folders, Problems())
     form, _ = _find_labels(config, target, images, folders, Problems())
     return form.__name__.rpartition(".")[2]
@@ -191,7 +197,8 @@ def label_format(config: DataConfig, split: str) -> str:
 def guess_task(config: DataConfig) -> Literal["detect", "classify"]:
     """The task of a data set, guessed from its files: class folders without labels are for a classifier."""
     target = next(getattr(config, split) for split in SPLITS if getattr(config, split) is not None)
-    if config.folders is None and (not target.is_dir() or _is_json(target)):
+    target = _coco_inside(target)
+    if config.folders is None and (_is_json(target) or _is_xml(target) or not target.is_dir()):
         return "detect"
     try:
         images, folders = listing.list_images(target, config.path, listing.Folders(), Problems()), listing.Folders()
@@ -226,51 +233,49 @@ def has_objects(images: LabelledImages) -> bool:
     return not images.samples.crowd.all()
 
 
-def check_same_classes(first: LabelledImages, second: LabelledImages) -> None:
-    """Refuse two splits whose class indices mean different things.
-
-    Raises:
-        ConfigError: names the first class that differs.
-    """
-    if len(first.names) != len(second.names):
-        only = sorted(set(first.names) ^ set(second.names))
-        differ = f"only one of them has {listed(only[:5])}" if only else "the names are the same"
-        raise ConfigError(
-            f"one split has {len(first.names)} classes, the other {len(second.names)}: {differ}; "
-            "give every split the same list of categories"
-        )
-    classes, others = (list(zip(split.names, split.category_ids, strict=False)) for split in (first, second))
-    for index, ((name, number), (other, other_number)) in enumerate(zip(classes, others, strict=False)):
-        if (name, number) != (other, other_number):
-            raise ConfigError(
-                f"class {index} is '{name}' (category id {number}) in one split and '{other}' (category id "
-                f"{other_number}) in the other; give every split the same list of categories"
-            )
-
-
 def _target(config: DataConfig, split: str) -> Path:
     if split not in SPLITS:
         raise ConfigError(f"split '{split}' is unknown; expected one of {', '.join(SPLITS)}")
     target = getattr(config, split)
     if target is None:
         known = [name for name in SPLITS if getattr(config, name) is not None]
-        raise ConfigError(f"{config.source}: has no split '{split}', only {', '.join(known)}")
+        make = f"; make one: python -m data.split {config.source} NEW_FOLDER" if split != "test" else ""
+        raise ConfigError(f"{config.source}: has no split '{split}', only {', '.join(known)}{make}")
     download = ["How to get the data:", *config.download.strip().split("\n")] if config.download else []
-    for key, path in ((split, target), ("images", config.images), ("labels_dir", config.labels_dir)):
+    others = [(split, path) for path in config.also.get(split, ())]
+    for key, path in ((split, target), *others, ("images", config.images), ("labels_dir", config.labels_dir)):
         if path is not None and not path.exists():
             raise ConfigError(f"{config.source}: {key}: no such file or folder: {path}", *download)
-    if target.is_file() and not _is_json(target) and target.suffix.lower() != ".txt":
+    for path in config.also.get(split, ()):
+        if not path.is_dir() and path.suffix.lower() != ".txt":
+            raise ConfigError(f"{config.source}: {split}: a list may hold folders and .txt lists, not {path.name}")
+    if target.is_file() and target.suffix.lower() not in (".json", ".txt", ".xml"):
         raise ConfigError(
             f"{config.source}: {split}: {target.name}: expected a COCO JSON file, a .txt list of images or a folder"
         )
-    return target
+    return _coco_inside(target)
 
 
-def _read_images(config: DataConfig, target: Path, problems: Problems) -> LabelledImages:
+def _coco_inside(target: Path) -> Path:
+    """The COCO JSON file that lies among the images of a folder, as Roboflow writes it; else `target` itself."""
+    inside = target / ROBOFLOW_COCO
+    return inside if inside.is_file() else target
+
+
+def _read_xml(config: DataConfig, target: Path, split: str, problems: Problems) -> LabelledImages:
+    return cvat.read(target, config.path, split, images=config.images, names=config.names, problems=problems)
+
+
+def _read_images(config: DataConfig, target: Path, split: str, problems: Problems) -> LabelledImages:
     folders = listing.Folders()
     images = listing.list_images(target, config.path, folders, problems)
+    for other in config.also.get(split, ()):
+        images = list(dict.fromkeys([*images, *listing.list_images(other, config.path, folders, problems)]))
     form, places = _find_labels(config, target, images, folders, problems)
-    names = _names_without_list(config, form, places) if config.names is None else config.names
+    names = config.names or names_of(form, places, config.path, config.nc)
+    if names is None:
+        hint = "rows of YOLO labels have none" if form is yolo else f"the labels hold names: {form.find_names(places)}"
+        raise ConfigError(f"{config.source}: expected 'names', the list of class names; {hint}")
     own: dict[str, Any] = {}
     if form is voc:
         own["first_pixel"] = config.voc_first_pixel
@@ -287,13 +292,16 @@ def _find_labels(
     for form in FORMATS:
         doubts = Problems(problems.thorough, problems.unreadable)
         places = find_labels(images, config.path, form, folders, doubts, labels_dir=config.labels_dir)
+        if hasattr(form, "recognises") and not any(map(form.recognises, list(places.files.values())[:5])):
+            continue
         if places.files or places.folders or doubts.entries:
             candidates.append((form, places, doubts))
     if not candidates:
         hint = "; class folders are for a classifier" if imagefolder.looks_like_classes(target, images) else ""
         raise ConfigError(
             f"{target}: no labels for {images[0]}: expected {yolo.FOLDER}/ with YOLO text files or {voc.FOLDER}/ with "
-            f"VOC XML files beside {images[0].parent} or in {config.path}, or another folder as 'labels_dir'{hint}"
+            f"VOC XML files beside {images[0].parent} or in {config.path}, labelme's JSON files beside the images, or "
+            f"another folder as 'labels_dir'{hint}"
         )
     form, places, doubts = max(candidates, key=lambda each: len(each[1].files) + len(each[2].entries))
     problems.entries += doubts.entries
@@ -324,16 +332,8 @@ def _read_classes(config: DataConfig, target: Path, problems: Problems) -> Label
     return imagefolder.read(target, config.path, classes, problems=problems)
 
 
-def _names_without_list(config: DataConfig, form: ModuleType, places: LabelPlaces) -> Sequence[str]:
-    """Class names where the YAML has no `names`: numbers for YOLO labels with `nc`.
-
-    Raises:
-        ConfigError: they cannot be known; says which names the labels hold.
-    """
-    if form is yolo and config.nc is not None:
-        return [str(index) for index in range(config.nc)]
-    hint = f"the XML files hold names: {voc.find_names(places)}" if form is voc else "rows of YOLO labels have none"
-    raise ConfigError(f"{config.source}: expected 'names', the list of class names; {hint}")
+def _is_xml(target: Path) -> bool:
+    return target.suffix.lower() == ".xml"
 
 
 def _is_json(target: Path) -> bool:

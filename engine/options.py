@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data.config import load_data_config
+from data.config import load_data_config, write_data_yaml
 from models.config import load_model_config
 from utils.arguments import default_workers
 from utils.config import ROOT, ConfigError, to_plain
@@ -73,7 +73,7 @@ def resolve(args: argparse.Namespace) -> tuple[TrainConfig, Run | None]:
         raise ConfigError(f"--cfg is missing: name a model, for example --cfg csppeleenet-prn.yaml. Known: {known}")
     if args.weights is not None:
         check_there(Path(args.weights), option="--weights")
-    data = "shapes" if args.data in (None, "shapes") else str(load_data_config(args.data).source)
+    data = "shapes" if args.data in (None, "shapes") else _data_source(args)
     for_model = [text.removeprefix("model.") for text in args.set if text.startswith("model.")]
     for_recipe = [text for text in args.set if not text.startswith("model.")]
     model = load_model_config(args.cfg, for_model)
@@ -89,6 +89,12 @@ def resolve(args: argparse.Namespace) -> tuple[TrainConfig, Run | None]:
     size = (recipe.image_size, recipe.image_size) if recipe.image_size else model.size
     workers = default_workers() if args.workers is None else args.workers
     return TrainConfig(to_plain(model), recipe, data, size, args.weights, args.seed or 0, workers), None
+
+
+def _data_source(args: argparse.Namespace) -> str:
+    """The data YAML or folder that --data names; --write saves what a folder holds as its YAML."""
+    config = load_data_config(args.data)
+    return str(write_data_yaml(config) if args.write else config.source)
 
 
 def _resumed(args: argparse.Namespace) -> tuple[TrainConfig, Run]:

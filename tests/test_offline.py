@@ -44,7 +44,7 @@ def report(place: Path, tiny_coco: Path, tiny_model: Path) -> list[dict[str, Any
         ("val", [*weights, *data, *cpu, *project, "--workers", "1", "--save-json", "--name", "val"]),
         ("detect", [*weights, *cpu, *project, "--source", str(tiny_coco.parent / "images"), "--name", "detect"]),
         ("models.benchmark.__main__", [str(tiny_model), *cpu, "--json"]),
-        ("data.doctor", [str(tiny_coco), "--html", str(out / "doctor.html")]),
+        ("data.doctor.__main__", [str(tiny_coco), "--html", str(out / "doctor.html")]),
         ("data.convert", [str(tiny_coco), str(out / "voc"), "--to", "voc"]),
         ("data.anchors", [str(tiny_coco), "--img-size", "64", "--num", "6"]),
         ("utils.info", [weights[1]]),
@@ -64,7 +64,9 @@ def report(place: Path, tiny_coco: Path, tiny_model: Path) -> list[dict[str, Any
     found = json.loads((place / "report.json").read_text())
     assert [each["command"] for each in found] == [command for command, _ in commands]
     for each in found:
-        assert each["code"] in ((0, 1) if each["command"] == "data.doctor" else (0,)), done.stdout + done.stderr
+        assert each["code"] in ((0, 1) if each["command"] == "data.doctor.__main__" else (0,)), (
+            done.stdout + done.stderr
+        )
     return found
 
 

@@ -20,9 +20,9 @@ from models.postprocess_torch import nms
 from utils.config import ROOT
 
 COMMANDS = {
-    "train": "train", "val": "val", "detect": "detect", "export": "export", "doctor": "data.doctor",
+    "train": "train", "val": "val", "detect": "detect", "export": "export", "doctor": "data.doctor.__main__",
     "convert": "data.convert", "anchors": "data.anchors", "benchmark": "models.benchmark.__main__",
-    "report": "utils.report", "info": "utils.info",
+    "report": "utils.report", "info": "utils.info", "split": "data.split",
 }  # fmt: skip
 HEAVY = ("torch", "torchvision", "cv2")
 
@@ -78,7 +78,7 @@ def test_help_and_wrong_options_import_nothing_heavy(module: str) -> None:
         ("export --format onnx --weights nosuch.pt", "nosuch.pt: no such file"),
         ("export --format darknet --half", "--half: darknet's files know no such thing"),
         ("models.benchmark.__main__ cspdetn", "Did you mean 'cspdet-n.yaml'?"),
-        ("data.doctor nosuch", "'nosuch': no such file"),
+        ("data.doctor.__main__ nosuch", "'nosuch': no such file"),
         ("utils.info nosuch.pt", "nosuch.pt: no such checkpoint"),
     ],
 )

@@ -82,10 +82,15 @@ def parse_yaml(text: str) -> Any:
         raise ConfigError(f"{line}not valid YAML ({shorten(getattr(error, 'problem', None) or error, 200)})") from None
 
 
-def dump_yaml(value: Any) -> str:
-    """YAML text of plain values, keys in their order."""
+def dump_yaml(value: Any, *, lines: bool = False) -> str:
+    """YAML text of plain values, keys in their order.
+
+    Args:
+        lines: a line for each value, even where a short list or mapping would fit into one.
+    """
+    flow = False if lines else None
     return yaml.dump(
-        to_plain(value), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120
+        to_plain(value), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=flow, width=120
     )
 
 

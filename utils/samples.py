@@ -122,12 +122,21 @@ class Samples(Sequence[Sample]):
     def __getitem__(self, index: int | slice) -> Sample | Samples:
         """The sample at a position, or those of a slice."""
         if isinstance(index, slice):
-            return Samples.of([self[position] for position in range(len(self))[index]])
+            return self.take(np.arange(len(self))[index])
         index = range(len(self))[index]  # counts from the end, and raises IndexError
         start, end = self.ends[index : index + 2].tolist()
         height, width = self.sizes[index].tolist()
         objects = self.boxes[start:end], self.labels[start:end], self.crowd[start:end]
         return Sample(self.path(index), int(self.image_ids[index]), height, width, *objects)
+
+    def take(self, positions: np.ndarray) -> Samples:
+        """The samples at these positions (K,) int64, in their order."""
+        counts = np.diff(self.ends)[positions]
+        first = self.ends[:-1][positions] - np.cumsum(counts) + counts
+        rows = np.repeat(first, counts) + np.arange(counts.sum())
+        objects = self.boxes[rows], self.labels[rows], self.crowd[rows]
+        paths = (self.path(position) for position in positions.tolist())
+        return Samples.of_columns(paths, self.image_ids[positions].tolist(), self.sizes[positions], objects, counts)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))

@@ -12,9 +12,9 @@ import numpy as np
 
 from data.formats.assemble import to_labelled_images
 from data.formats.coco_annotations import Annotations
+from data.formats.image_files import find_images
 from data.formats.json_file import Lines, as_id, collector_paused, load_coco
-from data.formats.listing import IMAGE_FOLDERS, Folders
-from data.formats.rows import BACKGROUND, ImageTable, Problems
+from data.formats.rows import BACKGROUND, MATCHED, NO_CLASS, ImageTable, Problems
 from utils.boxes import clip, xywh_to_xyxy, xyxy_to_xywh
 from utils.config import ConfigError
 from utils.structures import LabelledImages, Samples
@@ -34,7 +34,7 @@ def read(
     outlines: bool = True,
     problems: Problems | None = None,
 ) -> LabelledImages:
-    """A split in COCO form; class indices follow the ascending category ids.
+    """A split in COCO form; class indices follow the ascending category ids, or `names` where they are the same.
 
     `ground_truth` is the content of the file, for exactly the images of the samples. It is changed only where
     pycocotools could not read it: missing area, iscrowd and ids are added, unusable entries dropped. Boxes that are
@@ -52,7 +52,12 @@ def read(
     problems = problems or Problems()
     content = load_coco(file, outlines=outlines)
     category_ids, own_names = _categories(file, content, problems)
-    names = own_names if names is None else _check_names(file, names, own_names, category_ids)
+    if len(own_names) != len(names or ()):
+        category_ids, own_names = _without_group(file, content, (category_ids, own_names), problems)
+    if names is not None and list(names) != own_names and sorted(names) == sorted(own_names):
+        problems.add(file, "the names in the data YAML stand in another order than the categories", MATCHED)
+        category_ids, own_names = [category_ids[own_names.index(name)] for name in names], list(names)
+    names = own_names if names is None else _check_names(file, names, own_names)
     lines = Lines(file)
     entries = _read_images(content["images"], lines, problems)
     given = content.get("annotations")
@@ -83,9 +88,13 @@ def write(data: LabelledImages, file: Path, file_names: Sequence[str]) -> None:
             sample, name = samples[entry["id"]]
             images.append({**entry, "file_name": name, "height": sample.height, "width": sample.width})
     annotations = [entry for entry in truth["annotations"] if entry["image_id"] in samples]
+    write_content({**truth, "images": images, "annotations": annotations}, file)
+
+
+def write_content(content: dict[str, Any], file: Path) -> None:
+    """Write a COCO dict as it is."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    text = to_json({**truth, "images": images, "annotations": annotations}, allow_nan=True)
-    file.write_text(text + "\n", encoding="utf-8")
+    file.write_text(to_json(content, allow_nan=True) + "\n", encoding="utf-8")
 
 
 def _of_samples(content: dict[str, Any], samples: Samples) -> dict[str, Any]:
@@ -165,18 +174,27 @@ def _categories(file: Path, content: dict[str, Any], problems: Problems) -> tupl
     return ids, [names[number] for number in ids]
 
 
-def _check_names(file: Path, names: Sequence[str], own: list[str], ids: list[int]) -> list[str]:
+def _without_group(
+    file: Path, content: dict[str, Any], categories: tuple[list[int], list[str]], problems: Problems
+) -> tuple[list[int], list[str]]:
+    """The ids and names without the category that only groups the others: they name it, and no annotation has it."""
+    ids, names = categories
+    groups = {entry.get("supercategory") for entry in content["categories"] if as_id(entry["id"]) != ids[0]}
+    if len(ids) < 2 or groups != {names[0]}:
+        return categories
+    used = (entry.get("category_id") for entry in content.get("annotations") or () if isinstance(entry, dict))
+    if any(as_id(number) == ids[0] for number in used):
+        return categories
+    what = f"category {ids[0]}, {shown(names[0])}, is the group of all others, and no box has it"
+    problems.add(file, what, NO_CLASS)
+    return ids[1:], names[1:]
+
+
+def _check_names(file: Path, names: Sequence[str], own: list[str]) -> list[str]:
     if len(names) != len(own):
         raise ConfigError(
             f"{file}: {len(own)} categories, but {len(names)} names in the data YAML; "
             "leave 'names' out there to take the names from the JSON"
-        )
-    if list(names) != own and sorted(names) == sorted(own):
-        first = next(i for i, (name, other) in enumerate(zip(names, own, strict=True)) if name != other)
-        raise ConfigError(
-            f"{file}: the names in the data YAML stand in another order: class {first} is {shown(names[first])} "
-            f"there and {shown(own[first])} here (category id {ids[first]}); number them by ascending category id, or "
-            "leave them out"
         )
     return list(names)
 
@@ -236,22 +254,10 @@ def _find_images(
     """The images on disk; one that is there twice is left out where it is not clear what its objects are."""
     if not entries.images:
         raise ConfigError(f"{file}: no images; expected entries with 'id' and 'file_name' in the list 'images'")
-    folders = Folders()
-    names = [entry["file_name"].replace("\\", "/") for entry in entries.images]
-    guesses = _image_folders(file, root)
-    counts = [sum(folders.find(guess / name) is not None for name in names[:20]) for guess in guesses]
-    guess = guesses[counts.index(max(counts))] if any(counts) else None
-    if folder is None and guess is None:
-        tried = ", ".join(map(str, guesses))
-        raise ConfigError(f"{file}: its images (the first: {names[0]}) are in none of {tried}; set 'images'")
-    paths = [(folder or guess) / name for name in names]
-    files = [folders.find(path) for path in paths]
-    if not any(files):
-        hint = f"; they are in {guess}: set 'images' to it" if guess else "; check 'images' and 'path'"
-        raise ConfigError(f"{file}: none of its {len(names)} images exists, the first would be {paths[0]}{hint}")
+    images = find_images([entry["file_name"] for entry in entries.images], file, root, folder, problems)
     found: dict[Path, list[int]] = {}
-    for index, known in enumerate(files):
-        why = f"no such image: {paths[index]}" if known is None else folders.why_unusable(known)
+    for index, known in enumerate(images.files):
+        why = f"no such image: {images.looked_for[index]}" if known is None else images.folders.why_unusable(known)
         if known is None or why is not None:
             problems.add(entries.where(index), str(why))
         else:
@@ -287,14 +293,6 @@ def _other_twins(
         same = "the same annotations" if contents[entries.images[index]["id"]] else "no annotations"
         problems.add(entries.where(index), f"its file is that of image {kept} too, and it has {same}")
     return others
-
-
-def _image_folders(file: Path, root: Path) -> list[Path]:
-    """Where the images of a JSON file usually are: images/, or a folder called as instances_train2017 after the _."""
-    split = file.stem.rpartition("_")[2]
-    bases = dict.fromkeys((root, file.parent, file.parent.parent))
-    inner = [Path(folder, name) for name in (split, "") for folder in (*IMAGE_FOLDERS, "")]
-    return list(dict.fromkeys(base / folder for base in bases for folder in inner))
 
 
 def _size(entry: dict[str, Any]) -> tuple[int, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,11 +43,12 @@ class LabelFiles:
         self.paths: list[Path] = []
         """The images in use, and in `files` the label file of each."""
         self.files: list[Path] = []
-        self.image_index: list[int] = []
-        self.labels: list[int] = []
-        self.boxes: list[list[float]] = []
-        self.crowd: list[bool] = []
-        self.lines: list[int] = []
+        self.image_index = array("q")
+        self.labels = array("q")
+        self.boxes = array("d")
+        """Four numbers for each object; a million objects as Python's lists would take 250 MB."""
+        self.crowd = array("b")
+        self.lines = array("q")
         self.unreadable: set[int] = set()
         """Images of which an object is missing, because it cannot be read."""
         self.strangers: dict[str, list[int]] = {}
@@ -74,15 +76,18 @@ class LabelFiles:
         """An object of the file that is being read; `box` in the unit of the format."""
         self.image_index.append(len(self.paths))
         self.labels.append(label)
-        self.boxes.append(box)
+        self.boxes.extend(box)
         self.crowd.append(crowd)
         self.lines.append(line)
 
     def remove(self, rows: set[int]) -> None:
         """Take objects away again."""
-        columns: tuple[list[Any], ...] = (self.image_index, self.labels, self.boxes, self.crowd, self.lines)
-        for column in columns:
-            column[:] = [value for row, value in enumerate(column) if row not in rows]
+        if not rows:
+            return
+        columns: tuple[Any, ...] = (self.image_index, self.labels, self.crowd, self.lines, self.boxes)
+        for column, size in zip(columns, (1, 1, 1, 1, 4), strict=True):
+            kept = (value for index, value in enumerate(column) if index // size not in rows)
+            column[:] = array(column.typecode, kept)
 
     def lose(self, where: object, why: str | ValueError) -> None:
         """An object of the file that is being read cannot be read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from types import ModuleType
 
 from data.formats.listing import IMAGE_FOLDERS, Folders, is_image
 from data.formats.rows import KEPT, LEFT_OUT, Problems
-from utils.files import read_regular
+from utils.files import open_regular, read_regular
 from utils.structures import LabelledImages, LabelProblem
 
 NOT_LABELS = ("classes.txt", "labels.txt")
@@ -81,13 +82,14 @@ def find_labels(
 
 
 def report_orphans(places: LabelPlaces, folders: Folders, problems: Problems, *, suffix: str) -> None:
-    """Report label files that belong to no image on disk (folders of labels only, not files beside images)."""
+    """Report label files that belong to no image on disk, among other label files or beside the images."""
     parents: dict[Path, set[Path]] = {}
     used = set(places.files.values())
     for image, file in places.files.items():
         parents.setdefault(file.parent, set()).add(image.parent)
     for folder, owners in parents.items():
         if folder in owners:
+            _report_beside(folder, folders, problems, suffix=suffix)
             continue
         stems = _image_stems(owners, folders)
         names = [name for name in folders.names(folder) if name.lower().endswith(suffix) and name not in NOT_LABELS]
@@ -99,6 +101,27 @@ def report_orphans(places: LabelPlaces, folders: Folders, problems: Problems, *,
         for name in orphans:
             if os.path.splitext(name)[0] not in stems:
                 problems.add(folder / name, "a label file without an image")
+
+
+def _report_beside(folder: Path, folders: Folders, problems: Problems, *, suffix: str) -> None:
+    """Report label files without an image in a folder of images, where files of other kinds may lie, too."""
+    stems = _image_stems({folder}, folders)
+    for name in sorted(folders.names(folder)):
+        stem, ending = os.path.splitext(name)
+        if ending.lower() == suffix and stem not in stems and name not in NOT_LABELS and _holds_labels(folder / name):
+            problems.add(folder / name, "a label file without an image")
+
+
+def _holds_labels(file: Path) -> bool:
+    """Whether a file begins as the labels of one image do: in VOC's, labelme's or YOLO's form."""
+    try:
+        with open_regular(file) as opened:
+            head = opened.read(4000)
+    except OSError:
+        return False
+    if file.suffix.lower() != ".txt":
+        return b"<annotation>" in head or b'"shapes"' in head
+    return re.match(rb"\s*[0-9]+(\s+-?[0-9]*[.,]?[0-9]+(e-?[0-9]+)?){4}", head) is not None
 
 
 def report_other_format(

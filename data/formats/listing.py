@@ -85,6 +85,12 @@ class Folders:
         return f"{NOT_REGULAR}: {path}" if path.exists() else f"a link to nothing: {path}"
 
 
+def tails(name: str) -> list[str]:
+    """A path without its first part, without its first two, ..., down to the plain name."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    return ["/".join(parts[start:]) for start in range(len(parts))]
+
+
 def is_image(name: str) -> bool:
     """Whether a file counts as an image by the suffix of its name, in any letter case."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
@@ -173,7 +179,17 @@ def _find(line: str, target: Path, root: Path, folders: Folders) -> list[Path]:
                 images = folders.images(path.parent, path.name) or [path.name] * folders.has(path)
                 if images:
                     return [path.with_name(image) for image in images]
-    return [path for path in _paths(line, target, root) if folders.has(path)][:1]
+    return [path for path in _paths(line, target, root) if folders.has(path)][:1] or _find_moved(
+        line, target, root, folders
+    )
+
+
+def _find_moved(line: str, target: Path, root: Path, folders: Folders) -> list[Path]:
+    """The image of a path that was written on another machine, or in another folder: its last parts, here."""
+    if not is_image(line):
+        return []
+    places = (base / tail for tail in tails(line) for base in dict.fromkeys((target.parent, root)))
+    return [found for path in places if (found := folders.find(path))][:1]
 
 
 def _paths(line: str, target: Path, root: Path) -> list[Path]:

@@ -25,7 +25,10 @@ OUTLINES = "read as their boxes"
 KEYPOINTS = "the boxes are taken"
 COMPLETED = "width times height is taken"
 LISTED = "each is listed"
-NOTES = frozenset({KEPT, LISTED, SUSPECT, BACKGROUND, OUTLINES, KEYPOINTS, COMPLETED})
+MATCHED = "matched by name"
+NO_CLASS = "no class"
+NOT_USED = "not used"
+NOTES = frozenset({KEPT, LISTED, SUSPECT, BACKGROUND, OUTLINES, KEYPOINTS, COMPLETED, MATCHED, NO_CLASS, NOT_USED})
 """Actions of a LabelProblem that is worth reporting but not an error: `labels: error` accepts it."""
 SUMMED = {IMAGE_LEFT_OUT: "left out with their images", STOPS: "that stop the run"}
 """Actions that read differently behind a number."""
@@ -107,7 +110,9 @@ def summarize(problems: Sequence[LabelProblem], *, limit: int = 10) -> str:
         return "no problems in the labels"
     counts = Counter(problem.action for problem in problems).most_common()
     actions = ", ".join(f"{count} {SUMMED.get(action, action)}" for action, count in counts)
-    lines = [f"{len(problems)} problem{'s' * (len(problems) > 1)} in the labels ({actions}):"]
+    notes = all(problem.action in (MATCHED, NO_CLASS, NOT_USED) for problem in problems)
+    what = "note" if notes else "problem"
+    lines = [f"{len(problems)} {what}{'s' * (len(problems) > 1)} {'on' if notes else 'in'} the labels ({actions}):"]
     lines += [f"  {shorten(str(problem), 350)}" for problem in problems[:limit]]
     if len(problems) > limit:
         lines.append(f"  ... and {len(problems) - limit} more; 'python -m data.doctor DATA' lists all of them")

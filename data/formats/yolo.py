@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,7 +106,7 @@ class _Files(LabelFiles):
             for repair in self.repairs:
                 self.problems.add(where, repair, REPAIRED)
             if len(values) > 4:
-                self.long[len(self.boxes)] = values
+                self.long[len(self.labels)] = values
             self.add(number, label, self._box(values, where))
         return True
 
@@ -123,7 +124,8 @@ class _Files(LabelFiles):
             count = len(values)
             if count == length or (not length and count % 2 == 0 and count > 4):
                 xs, ys = values[::2], values[1::2]
-                self.boxes[row] = self.boxes[row] if length else [min(xs), min(ys), max(xs), max(ys)]
+                if not length:
+                    self.boxes[4 * row : 4 * row + 4] = array("d", (min(xs), min(ys), max(xs), max(ys)))
                 continue
             wrong.append(row)
             number = self.image_index[row]
@@ -185,6 +187,16 @@ class _Files(LabelFiles):
             self.problems.add(where, f"width {width:.6g} and height {height:.6g}, taken without the sign", REPAIRED)
             width, height = abs(width), abs(height)
         return [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+
+
+def count_classes(files: Sequence[Path]) -> int:
+    """The classes that rows of these files are of: one more than the highest number."""
+    highest = 0
+    for file in files:
+        with contextlib.suppress(OSError):
+            numbers = re.findall(rb"^\s*([0-9]{1,5})\s", read_regular(file), re.MULTILINE)
+            highest = max([highest, *map(int, numbers)])
+    return highest + 1
 
 
 def class_counts(data: bytes, names: Sequence[str]) -> Counter[str]:

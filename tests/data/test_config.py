@@ -19,7 +19,7 @@ from utils.config import ROOT, ConfigError, to_plain
         ("", "expected 'key: value' lines, found nothing"),
         ("names: [cat]", "expected at least one of train, val and test, found none"),
         ("val: a\ntrian: b", r"trian: unknown key. Did you mean 'train'\? Known: .*val"),
-        ("val: [a, b]", r"val: expected .*found \['a', 'b'\]"),
+        ("val: [a, 3]", r"val: expected .*found \['a', 3\]"),
         ("val: 3", "val: expected"),
         ("val: a\nval: b", "line 2: key 'val' stands twice"),
         ("val: a\nnames: []", r"names: expected a list of names or a map .*found \[\]"),
@@ -36,6 +36,7 @@ from utils.config import ROOT, ConfigError, to_plain
         ("val: a\nnames: [cat, dog]\ncategory_ids: [2, 1]", "category_ids must ascend"),
         ("val: a\nnames: [cat, dog]\ncategory_ids: [2]", "1 category_ids for 2 names"),
         ("val: a\nsource: b", "source: unknown key"),
+        ("val: a\nalso: b", "also: unknown key"),
     ],
 )
 def test_mistakes_in_the_yaml(tmp_path: Path, text: str, message: str) -> None:

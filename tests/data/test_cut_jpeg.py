@@ -13,7 +13,7 @@ from PIL import Image
 from data.config import read_data_config
 from data.cut_jpeg import complete_jpeg
 from data.dataset import EvalDataset, Request, TrainDataset
-from data.doctor import examine
+from data.doctor.examine import examine
 from data.images import decode_image, read_image, tell
 from data.loader import collate
 from tests.data.tiny_sets import make_yolo, read

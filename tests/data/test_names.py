@@ -10,7 +10,7 @@ import pytest
 from data.config import read_data_config
 from data.convert import FORMATS
 from data.convert import main as convert
-from data.doctor import main as doctor
+from data.doctor.__main__ import main as doctor
 from data.read import read_split
 from tests.data.tiny_sets import annotation, make_coco, make_config, make_folders, make_image, read, read_classes, said
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from data.config import load_data_config
-from data.doctor import main as doctor
+from data.doctor.__main__ import main as doctor
 from data.media.find import find_media
 from data.media.sources import open_source
 from data.read import read_split

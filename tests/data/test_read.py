@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.classes import same_classes
 from data.config import SPLITS
-from data.read import check_same_classes, guess_task, read_split, read_splits
+from data.read import guess_task, read_split, read_splits
 from tests.data.tiny_sets import (
     annotation,
     folders_config,
@@ -66,15 +67,26 @@ def test_policy_for_bad_labels(tmp_path: Path) -> None:
 
 def test_splits_must_mean_the_same_classes(tmp_path: Path) -> None:
     first = read(make_coco(tmp_path / "a", []))
-    check_same_classes(first, read(make_coco(tmp_path / "b", [])))
+    second = read(make_coco(tmp_path / "b", []))
+    assert same_classes(first, second) is second
     fewer = read(make_coco(tmp_path / "c", [], categories=[{"id": 2, "name": "cat"}, {"id": 9, "name": "owl"}]))
     with pytest.raises(ConfigError, match="one split has 3 classes, the other 2: only one of them has dog"):
-        check_same_classes(first, fewer)
-    other = [{"id": 2, "name": "cat"}, {"id": 6, "name": "dog"}, {"id": 9, "name": "owl"}]
-    with pytest.raises(
-        ConfigError, match=r"class 1 is 'dog' \(category id 5\) in one split and 'dog' \(category id 6\)"
-    ):
-        check_same_classes(first, read(make_coco(tmp_path / "d", [], categories=other)))
+        same_classes(first, fewer)
+
+
+def test_classes_of_splits_are_matched_by_name(tmp_path: Path) -> None:
+    first = read(make_coco(tmp_path / "a", []))
+    ids = [{"id": 2, "name": "cat"}, {"id": 6, "name": "dog"}, {"id": 9, "name": "owl"}]
+    rows = [annotation(1, [1, 2, 3, 4], category=6), annotation(2, [5, 6, 7, 8], category=9)]
+    matched = same_classes(first, read(make_coco(tmp_path / "b", rows, categories=ids)))
+    assert (matched.names, matched.category_ids) == (("cat", "dog", "owl"), (2, 6, 9))
+    assert "and other ids ('dog': 6 for 5); matched by name" in said(matched)
+    order = [{"id": 2, "name": "owl"}, {"id": 6, "name": "dog"}, {"id": 9, "name": "cat"}]
+    matched = same_classes(first, read(make_coco(tmp_path / "c", rows, categories=order)))
+    assert (matched.names, matched.category_ids) == (("cat", "dog", "owl"), (9, 6, 2))
+    assert matched.samples.labels.tolist() == [1, 0]
+    assert matched.ground_truth["annotations"] == rows
+    assert "in another order (class 0 is 'owl' here, 'cat' there); matched by name" in said(matched)
 
 
 def test_reading_is_the_same_every_time(tmp_path: Path) -> None:

@@ -299,8 +299,10 @@ def test_coco_names_of_the_yaml(tmp_path: Path) -> None:
     assert read(make_coco(tmp_path, [], options="names: [chat, chien, hibou]")).names == ("chat", "chien", "hibou")
     with pytest.raises(ConfigError, match="3 categories, but 2 names"):
         read(make_coco(tmp_path, [], options="names: [cat, dog]"))
-    with pytest.raises(ConfigError, match=r"class 0 is 'dog' there and 'cat' here \(category id 2\)"):
-        read(make_coco(tmp_path, [], options="names: [dog, cat, owl]"))
+    ordered = read(make_coco(tmp_path, [annotation(1, [1, 2, 3, 4])], options="names: [dog, cat, owl]"))
+    assert (ordered.names, ordered.category_ids) == (("dog", "cat", "owl"), (5, 2, 9))
+    assert ordered.samples[0].labels.tolist() == [1]
+    assert "stand in another order than the categories; matched by name" in said(ordered)
     with pytest.raises(ConfigError, match=r"nc is 4, but .* has 3"):
         read(make_coco(tmp_path, [], options="nc: 4"))
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import convert, doctor
+from data import convert
 from data.config import read_data_config
 from data.convert import write_class_folders
+from data.doctor import __main__ as doctor
 from data.formats import imagefolder
 from data.images import read_image
 from data.read import guess_task, read_split

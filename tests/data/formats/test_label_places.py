@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.doctor import examine, main
+from data.doctor.__main__ import main
+from data.doctor.examine import examine
 from tests.data.tiny_sets import make_config, make_image, make_voc, read, said, voc_object
 from utils.config import ConfigError
 

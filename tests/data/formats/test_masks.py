@@ -10,7 +10,7 @@ import pytest
 from pycocotools import mask as masks
 
 from data.convert import main as convert
-from data.doctor import examine
+from data.doctor.examine import examine
 from data.formats.masks import outline_box
 from data.read import count_objects, read_splits
 from tests.data.tiny_sets import HEIGHT, WIDTH, annotation, make_coco, make_config, read, said

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data.formats.rows import summarize
+from data.formats.rows import LEFT_OUT, MATCHED, summarize
 from utils.structures import LabelProblem
 
 
@@ -17,3 +17,9 @@ def test_summary_of_problems() -> None:
         "  a.txt:3: has no area; left out",
         "  ... and 10 more; 'python -m data.doctor DATA' lists all of them",
     ]
+
+
+def test_what_was_only_matched_is_no_problem() -> None:
+    note = LabelProblem("a.xml", "2 of 3 images are in the subset for train", MATCHED)
+    assert summarize([note]).startswith("1 note on the labels (1 matched by name):")
+    assert summarize([note, LabelProblem("a", "b", LEFT_OUT)]).startswith("2 problems in the labels")

@@ -9,7 +9,7 @@ import pytest
 
 from data.config import DataConfig, read_data_config
 from data.convert import main as convert
-from data.doctor import main as doctor
+from data.doctor.__main__ import main as doctor
 from data.read import read_split
 from tests.data.tiny_sets import annotation, make_coco, make_voc, make_yolo, read, said, voc_object
 from utils.config import ConfigError

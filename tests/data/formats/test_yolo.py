@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data.config import read_data_config
-from data.doctor import main as doctor
+from data.doctor.__main__ import main as doctor
 from tests.data.tiny_sets import (
     make_yolo,
     read,

@@ -1,0 +1,89 @@
+"""The examination: read every split, decode every picture, check the labels, compare the splits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from data.config import SPLITS, DataConfig
+from data.doctor.checks import compare_classes, copied_label_files, crowded_pictures, suspicious_boxes
+from data.doctor.pictures import Pictures, compare_pictures, examine_pictures
+from data.doctor.report import Report, count
+from data.formats.label_places import shared_files
+from data.read import guess_task, read_split
+from utils.config import ConfigError
+from utils.structures import LabelledImages, LabelProblem
+
+_BOX = re.compile(r"box \[(-?[0-9.e+-]+), (-?[0-9.e+-]+), (-?[0-9.e+-]+), (-?[0-9.e+-]+)\]")
+"""A box in a message."""
+
+_LEFT_OUT = "the split cannot be used"
+
+
+def examine(
+    config: DataConfig, *, image_size: int = 640, truth: Literal["whole", "none"] = "whole"
+) -> tuple[Report, dict[str, LabelledImages]]:
+    """Everything that is wrong with a data set, and its splits without the images that cannot be used.
+
+    Args:
+        image_size: side of the network input, for the sizes of objects in it.
+        truth: as of `read_split`; the ground truth takes most of the memory, and is needed to write a set.
+    """
+    report, splits = (
+        Report(str(config.source), image_size=image_size, root=str(config.path)),
+        dict[str, LabelledImages](),
+    )
+    unreadable = "image" if config.unreadable == "run" else config.unreadable
+    lenient = replace(config, labels="warn", unreadable=unreadable)
+    pictures: dict[str, Pictures] = {}
+    task = guess_task(config)
+    for split in SPLITS:
+        if getattr(config, split) is None:
+            continue
+        try:
+            data = read_split(lenient, split, task=task, thorough=True, truth=truth)
+        except ConfigError as error:
+            message = str(error).removeprefix(f"{config.source}: ")
+            report.add(split, LabelProblem(str(config.source), message, _LEFT_OUT))
+            continue
+        problems = list(data.problems)
+        pictures[split] = examine_pictures(data.samples, problems, title=f"Examining {split}")
+        _add_problems(report, split, problems, data)
+        samples = data.samples.take(np.flatnonzero(pictures[split].usable))
+        if not samples:
+            report.add(split, LabelProblem(str(config.source), "no image is left", _LEFT_OUT))
+            continue
+        splits[split] = replace(data, samples=samples)
+        report.splits[split] = count(splits[split], image_size)
+        for suspect in (*suspicious_boxes(splits[split]), *crowded_pictures(splits[split])) if task == "detect" else ():
+            box = None if suspect.box is None else tuple(suspect.box.tolist())
+            report.add(split, suspect.problem, image=str(suspect.image), box=box, rank=suspect.rank)
+    _compare(report, splits, pictures)
+    return report, splits
+
+
+def _add_problems(report: Report, split: str, problems: list[LabelProblem], data: LabelledImages) -> None:
+    """What was found while reading, with the picture and the box where the message tells them."""
+    image_of = {str(file): str(image) for image, file in data.label_files.items()}
+    images = {str(path) for path in data.samples.paths()}
+    for problem in problems:
+        place = re.sub(r"(:[0-9]+)?(: (shape|annotation) .*)?$", "", problem.where)
+        image = problem.where if problem.where in images else image_of.get(place)
+        found = _BOX.search(problem.what)
+        numbers = [float(number) for number in found.groups()] if found else []
+        box = (numbers[0], numbers[1], numbers[2], numbers[3]) if len(numbers) == 4 else None
+        report.add(split, problem, image=image, box=box if image else None)
+
+
+def _compare(report: Report, splits: Mapping[str, LabelledImages], pictures: Mapping[str, Pictures]) -> None:
+    """Add what is found between splits."""
+    for split, problem in (*compare_classes(splits, report), *shared_files(splits)):
+        report.add(split, problem)
+    for split, suspect in copied_label_files(splits):
+        report.add(split, suspect.problem, image=str(suspect.image))
+    for split, problem, image in compare_pictures(splits, pictures):
+        report.add(split, problem, image=str(image))

@@ -1,0 +1,231 @@
+"""What the doctor says: findings, their sums by kind, and what each split holds."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from data.doctor.kinds import kind_of
+from data.formats.rows import (
+    BACKGROUND,
+    CLIPPED,
+    COMPLETED,
+    KEPT,
+    KEYPOINTS,
+    LISTED,
+    MATCHED,
+    NO_CLASS,
+    NOT_USED,
+    OUTLINES,
+    REPAIRED,
+    SUSPECT,
+)
+from utils.structures import LabelledImages, LabelProblem
+from utils.text import printable, shorten
+
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+
+SEVERITY: dict[str, Severity] = {
+    **dict.fromkeys((CLIPPED, REPAIRED, KEPT, LISTED, BACKGROUND), "warning"),
+    **dict.fromkeys((SUSPECT, OUTLINES, KEYPOINTS, COMPLETED, MATCHED, NO_CLASS, NOT_USED), "note"),
+}
+"""By the action that a run takes; every other action drops or changes something, which is an error."""
+
+SMALL, MEDIUM = 32**2, 96**2
+"""COCO's limits of area in pixels, small objects below and medium objects below."""
+
+EXAMPLES = 3
+"""Places that a line of the summary names."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One problem: its severity, split and place, what it is, and what a run does about it.
+
+    Args:
+        image: the picture that shows it, where one does; box: xyxy pixels in it.
+        rank: the larger, the worse it is among those of its kind; 0 where that is not known.
+    """
+
+    severity: Severity
+    split: str
+    where: str
+    what: str
+    action: str
+    image: str | None = None
+    box: tuple[float, float, float, float] | None = None
+    rank: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.split}: {LabelProblem(self.where, self.what, self.action)}"
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """What a split holds, without crowd regions: objects and images by class, objects by COCO's sizes.
+
+    Args:
+        sides: at the training size: how many objects have a longer side below 8, 16, ... pixels of the network input.
+    """
+
+    images: int
+    objects: int
+    crowd: int
+    background: int
+    sizes: dict[str, int]
+    classes: dict[str, dict[str, int]]
+    sides: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Report:
+    """All findings about a data set, and what its splits hold.
+
+    Args:
+        image_size: side of the network input that `SplitFacts.sides` are for.
+        root: folder of the set.
+    """
+
+    source: str
+    splits: dict[str, SplitFacts] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    image_size: int = 640
+    root: str = ""
+
+    @property
+    def status(self) -> str:
+        """'errors', 'warnings' or 'clean'; notes do not count."""
+        severities = {finding.severity for finding in self.findings}
+        return "errors" if "error" in severities else "warnings" if "warning" in severities else "clean"
+
+    def add(self, split: str, problem: LabelProblem, severity: Severity | None = None, **seen: Any) -> None:
+        """Add a problem; its severity follows from the action taken. `seen` are a Finding's image, box and rank."""
+        severity = severity or SEVERITY.get(problem.action, "error")
+        self.findings.append(Finding(severity, split, problem.where, problem.what, problem.action, **seen))
+
+    def grouped(self) -> list[KindSum]:
+        """The findings by severity, split and kind: the most severe first, then the most frequent."""
+        groups: dict[tuple[str, str, str, str], list[Finding]] = {}
+        remedies: dict[str, str] = {}
+        for finding in self.findings:
+            kind = kind_of(finding.what)
+            remedies[kind.title] = kind.remedy
+            groups.setdefault((finding.severity, finding.split, kind.title, finding.action), []).append(finding)
+        sums = [
+            KindSum(
+                *(severity, split, title, remedies[title], action),
+                sorted(each, key=lambda one: -one.rank),
+                self.splits[split].images if split in self.splits else 0,
+            )
+            for (severity, split, title, action), each in groups.items()
+        ]
+        return sorted(sums, key=lambda one: (SEVERITIES.index(one.severity), -len(one.findings)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for --json."""
+        counts = Counter(finding.severity for finding in self.findings)
+        return {
+            "source": self.source,
+            "status": self.status,
+            **{f"{severity}s": counts[severity] for severity in SEVERITIES},
+            "image_size": self.image_size,
+            "splits": {split: asdict(facts) for split, facts in self.splits.items()},
+            "kinds": [each.as_dict() for each in self.grouped()],
+            "findings": [asdict(finding) for finding in self.findings],
+        }
+
+
+@dataclass(frozen=True)
+class KindSum:
+    """The findings of one kind in one split, those that are worst first; `images` are those of the split."""
+
+    severity: Any
+    split: str
+    title: str
+    remedy: str
+    action: str
+    findings: list[Finding]
+    images: int
+
+    def __str__(self) -> str:
+        count = len(self.findings)
+        if count == 1:
+            return f"{self.findings[0]}. Remedy: {self.remedy}"
+        places = "; ".join(shorten(finding.where, 120) for finding in self.findings[:EXAMPLES])
+        more = f" and {count - EXAMPLES} more" if count > EXAMPLES else ""
+        first = shorten(self.findings[0].what, 200)
+        of = f" (of {self.images} pictures)" if self.title.startswith(("picture", "scene")) else ""
+        return (
+            f"{self.severity}: {self.split}: {count} x {self.title}{of}; {printable(self.action)}. The first: {first}. "
+            f"In {places}{more}. Remedy: {self.remedy}"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, with the first examples."""
+        return {
+            "severity": self.severity,
+            "split": self.split,
+            "kind": self.title,
+            "count": len(self.findings),
+            "action": self.action,
+            "remedy": self.remedy,
+            "examples": [{"where": each.where, "what": each.what} for each in self.findings[:EXAMPLES]],
+        }
+
+
+def count(data: LabelledImages, image_size: int = 640) -> SplitFacts:
+    """The facts of one split.
+
+    Args:
+        image_size: side of the network input, into which pictures are fitted with their longer side.
+    """
+    samples, objects_only = data.samples, ~data.samples.crowd
+    labels, boxes = samples.labels[objects_only], samples.boxes[objects_only]
+    owners = samples.image_index()[objects_only]
+    objects = np.bincount(labels, minlength=len(data.names)).tolist()
+    cells = np.unique(owners * max(len(data.names), 1) + labels)  # each class of an image once
+    images = np.bincount(cells % max(len(data.names), 1), minlength=len(data.names)).tolist()
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    small, large = int((areas < SMALL).sum()), int((areas >= MEDIUM).sum())
+    longer = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0.0)
+    scaled = longer * image_size / np.maximum(samples.sizes.max(axis=1, initial=1), 1)[owners]
+    limits = [8, 16, 32, 64, 128, 256, 512]
+    shares = np.bincount(np.searchsorted(limits, scaled, side="right"), minlength=len(limits) + 1).tolist()
+    names = [f"< {limits[0]}", *(f"{low}-{high}" for low, high in itertools.pairwise(limits))]
+    return SplitFacts(
+        images=len(data),
+        objects=sum(objects),
+        crowd=int(samples.crowd.sum()),
+        background=int((np.diff(samples.ends) == 0).sum()),
+        sizes={"small": small, "medium": len(areas) - small - large, "large": large},
+        classes={name: {"objects": objects[label], "images": images[label]} for label, name in enumerate(data.names)},
+        sides=dict(zip([*names, f">= {limits[-1]}"], shares, strict=True)),
+    )
+
+
+def to_text(report: Report, *, everything: bool = False) -> str:
+    """The report for a terminal: a line for each kind of finding (or for each), then the classes of each split."""
+    lines = [str(finding) for finding in report.findings]
+    if not everything:  # places as seen from the set
+        lines = [str(each).replace(f"{printable(report.root)}/", "") for each in report.grouped()]
+    for split, facts in report.splits.items():
+        lines.append(
+            f"\n{split}: {facts.images} images ({facts.background} without objects), {facts.objects} objects "
+            f"({', '.join(f'{number} {size}' for size, number in facts.sizes.items())}), {facts.crowd} crowd regions"
+        )
+        width = max(len(shorten(name)) for name in facts.classes)
+        for name, counts in facts.classes.items():
+            share = counts["objects"] / max(facts.objects, 1)
+            lines.append(
+                f"  {shorten(name):{width}}  {counts['objects']:8} objects {share:6.1%}  in {counts['images']} images"
+            )
+    counts = Counter(finding.severity for finding in report.findings)
+    totals = ", ".join(f"{counts[severity]} {severity}s" for severity in SEVERITIES)
+    more = "" if everything or len(report.findings) == len(report.grouped()) else "; --all lists each"
+    lines.append(f"\n{report.source}: {totals}{more}")
+    return "\n".join(lines)

@@ -1,0 +1,137 @@
+"""The files of a new split: lists of images, or COCO JSON, and the data YAML; the pictures stay where they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.config import DataConfig
+from data.formats import coco
+from data.formats.holdable import check_names
+from data.read import label_format
+from utils.config import dump_yaml
+from utils.files import write_atomically
+from utils.structures import LabelledImages
+
+ONE_FILE = ("coco", "cvat")
+"""Formats with one file for all images, whose splits are written as COCO JSON."""
+
+KEPT_KEYS = ("labels", "unreadable", "kpt_shape", "voc_first_pixel", "category_ids")
+"""Keys of the source that its labels need in the new data YAML too, where they are not the default."""
+
+
+def write_splits(
+    config: DataConfig, parts: Mapping[str, LabelledImages], splits: Mapping[str, np.ndarray], folder: Path
+) -> Path:
+    """Write the files of each split and a data YAML into a folder; returns the YAML.
+
+    Args:
+        config: the source.
+        parts: its splits, with one set of classes.
+        splits: split -> the positions of its images, in those of all parts one after another.
+    Raises:
+        ConfigError: a list cannot hold the name of an image.
+    """
+    given = next(iter(parts))
+    as_json = next(iter(parts.values())).task == "detect" and label_format(config, given) in ONE_FILE
+    write = _write_json if as_json else _write_lists
+    values = write(config, parts, splits, folder)
+    file = folder / "data.yaml"
+    text = f"# {', '.join(splits)} of {config.source}, by python -m data.split\n"
+    write_atomically(file, text + dump_yaml(values, lines=True))
+    return file
+
+
+def _write_lists(
+    config: DataConfig, parts: Mapping[str, LabelledImages], splits: Mapping[str, np.ndarray], folder: Path
+) -> dict[str, Any]:
+    """A list of images for each split; the labels are found as those of the source are."""
+    paths = [path for data in parts.values() for path in data.samples.paths()]
+    lines = [_line(path, config.path) for path in paths]
+    first = next(iter(parts.values()))
+    check_names("yolo", lines, first.names)
+    folder.mkdir(parents=True, exist_ok=True)
+    values: dict[str, Any] = {"path": _seen_from(config.path, folder)}
+    for split, positions in splits.items():
+        target = folder / f"{split}.txt"
+        target.write_text("".join(f"{lines[index]}\n" for index in positions.tolist()), encoding="utf-8")
+        values[split] = _seen_from(target, config.path)
+    if config.labels_dir is not None:
+        values["labels_dir"] = _seen_from(config.labels_dir, config.path)
+    for key in KEPT_KEYS:
+        value = getattr(config, key)
+        if value != DataConfig.__dataclass_fields__[key].default:
+            values[key] = list(value) if isinstance(value, tuple) else value
+    names = list(first.names)
+    return {**values, "names": names if config.folders is None else dict(zip(config.folders, names, strict=True))}
+
+
+def _write_json(
+    config: DataConfig, parts: Mapping[str, LabelledImages], splits: Mapping[str, np.ndarray], folder: Path
+) -> dict[str, Any]:
+    """A COCO JSON file for each split, with all that the source says of its images."""
+    paths = [path for data in parts.values() for path in data.samples.paths()]
+    images = Path(os.path.commonpath([path.parent for path in paths]))
+    entries, annotations, common = _merged(parts)
+    folder.mkdir(parents=True, exist_ok=True)
+    values: dict[str, Any] = {}
+    for split, positions in splits.items():
+        chosen = [{**entries[index], "file_name": _line(paths[index], images)} for index in positions.tolist()]
+        rows = [entry for index in positions.tolist() for entry in annotations[index]]
+        coco.write_content({**common, "images": chosen, "annotations": rows}, folder / f"{split}.json")
+        values[split] = f"{split}.json"
+    names = {} if config.names is None else {"names": list(config.names)}
+    labels = {"labels": config.labels} if config.labels != "warn" else {}
+    return {**values, "images": _seen_from(images, folder), **labels, "unreadable": config.unreadable, **names}
+
+
+def _merged(
+    parts: Mapping[str, LabelledImages],
+) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]], dict[str, Any]]:
+    """Image entries and their annotations in the order of all parts, and the rest of the first part's file.
+
+    Parts of several files get new image and annotation ids where theirs clash, and the first one's category ids.
+    """
+    first = next(iter(parts.values()))
+    entries: list[dict[str, Any]] = []
+    annotations: list[list[dict[str, Any]]] = []
+    for data in parts.values():
+        known = {entry["id"]: entry for entry in data.ground_truth["images"]}
+        rows: dict[int, list[dict[str, Any]]] = {number: [] for number in known}
+        new_id = dict(zip(data.category_ids, first.category_ids, strict=True))
+        for entry in data.ground_truth["annotations"]:
+            number = entry["category_id"]
+            rows[entry["image_id"]].append(
+                entry if new_id[number] == number else {**entry, "category_id": new_id[number]}
+            )
+        for sample_id in data.samples.image_ids.tolist():
+            entries.append(known[sample_id])
+            annotations.append(rows[sample_id])
+    ids = {entry["id"] for entry in entries}
+    numbers = {entry["id"] for each in annotations for entry in each}
+    if len(ids) < len(entries) or len(numbers) < sum(map(len, annotations)):
+        following = iter(range(1, sum(map(len, annotations)) + 1))
+        entries = [{**entry, "id": number} for number, entry in enumerate(entries, start=1)]
+        annotations = [
+            [{**row, "id": next(following), "image_id": entry["id"]} for row in each]
+            for entry, each in zip(entries, annotations, strict=True)
+        ]
+    common = {key: value for key, value in first.ground_truth.items() if key not in ("images", "annotations")}
+    return entries, annotations, common
+
+
+def _line(path: Path, root: Path) -> str:
+    """A path for a list: relative to `root` if it is in there."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def _seen_from(path: Path, folder: Path) -> str:
+    """A path relative to a folder, so that both can be moved together; absolute on another disk."""
+    try:
+        return Path(os.path.relpath(path, folder.resolve())).as_posix()
+    except ValueError:
+        return path.as_posix()
