@@ -40,10 +40,10 @@ def test_all_end_with_the_error_of_one(
     if kind == "raise":
         assert len(ended.errors) == 1, ended.log
         assert ended.errors[0] == f"error: {f'[rank {rank}] ' if rank else ''}{GONE}"
-    else:  # torchrun says it too, and may end the other process before that does
+    else:  # torchrun says it too, and on one machine may end the other process before that does
         assert "(SIGKILL)" in ended.log
         assert all(f"[rank {rank}] ended without a word" in error for error in ended.errors), ended.log
-        assert len(ended.errors) == 1 or phase == "scan"
+        assert len(ended.errors) == 1 or phase == "scan" or machines == 1
 
 
 @pytest.mark.parametrize(
