@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,8 +81,12 @@ def _find_moved(name: str, bases: Sequence[Path], folders: Folders) -> Path | No
 
 def _unquoted(name: str) -> str:
     """A name of an address with its %20 and the like as characters."""
-    data = re.sub(rb"%([0-9A-Fa-f]{2})", lambda match: bytes([int(match[1], 16)]), os.fsencode(name))
-    return os.fsdecode(data)
+    if "%" not in name:
+        return name
+    data = re.sub(
+        rb"%([0-9A-Fa-f]{2})", lambda match: bytes([int(match[1], 16)]), name.encode("utf-8", "surrogatepass")
+    )
+    return data.decode("utf-8", "replace")
 
 
 def _image_folders(file: Path, root: Path) -> list[Path]:
