@@ -244,7 +244,11 @@ def test_detect_says_what_images_show(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["--hyp", "shapes"], "recipe: augment.mosaic, augment.scale: for detectors alone"),
+        (
+            ["--hyp", "shapes"],
+            "recipe: augment.mosaic, augment.translate, augment.scale, augment.hue, augment.saturation, augment.value: "
+            "for detectors alone",
+        ),
         (["--set", "evaluation.max_det=20"], "recipe: evaluation.max_det: for detectors alone"),
         (["--set", "augment.classify.mixx=[cutmix]"], "augment.classify.mixx: unknown key. Did you mean 'mix'"),
         (["--set", "augment.classify.mix=[cutout]"], "expected a list, each entry one of mixup, cutmix, mosaic"),
