@@ -15,12 +15,12 @@ from data.read import has_objects, read_split
 from data.transforms import resize_image
 from engine.evaluate import EvaluationOptions, evaluate, match_classes
 from models.export.compare import Difference, made_up_images
-from models.export.compare_detections import compare_matched, detections_of
+from models.export.compare_detections import compare_matched, detections_of, final_detections
 from models.export.network import ExportSpec
 from models.export.write import export
 from models.info import Predictor
 from models.layouts import OWN
-from models.postprocess import postprocess, to_array
+from models.postprocess import to_array
 from models.predictor import open_predictor
 from models.predictor_torch import ModelPredictor
 from utils.boxes import Letterbox, plan_resize
@@ -103,16 +103,7 @@ def compare_pictures(original: Predictor, output: Path, spec: ExportSpec) -> Dif
             share = float((apart / np.maximum(np.abs(found_boxes), max(height, width))).max())
             difference = Difference(float(apart.max()), share, float(np.abs(scores - found_scores).max()))
         else:
-            final = spec.layout.final
-            (wanted,) = postprocess(
-                boxes,
-                scores,
-                conf_thres=final.conf_thres,
-                iou_thres=final.iou_thres,
-                max_det=final.max_det,
-                nms=spec.info.nms,
-                beta_nms=spec.info.beta_nms,
-            )
+            (wanted,) = final_detections(boxes, scores, spec.layout.final, spec)
             wanted = wanted.to_original(letterbox)
             wanted = wanted.select(np.all(wanted.boxes[:, 2:] > wanted.boxes[:, :2], axis=1))
             difference, _ = compare_matched(

@@ -65,6 +65,10 @@ class EvaluationOptions:
         return {name: getattr(self, name) for name in ("conf_thres", "iou_thres", "max_det", "nms", "clip")}
 
 
+PARTS = ("preprocess", "inference", "postprocess")
+"""The keys of 'speed_ms'."""
+
+
 def evaluate(
     predictor: Predictor,
     loader: DataLoader,
@@ -118,8 +122,7 @@ def evaluate(
             last.result()
         clock.lap("postprocess")
     seconds = clock.take(wait=True)
-    parts = ("preprocess", "inference", "postprocess")
-    speed = {part: 1000 * seconds.get(part, 0.0) / max(count, 1) for part in parts}
+    speed = {part: 1000 * seconds.get(part, 0.0) / max(count, 1) for part in PARTS}
     notes.tell_unread(unreadable, over_ranks=over_ranks)
     if not over_ranks:
         return {**metric.compute(), "speed_ms": speed}

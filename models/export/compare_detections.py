@@ -10,7 +10,7 @@ import numpy as np
 
 from models.export.compare import BestClass, Difference, ExportError, compare, made_up_images
 from models.export.network import ExportSpec
-from models.info import Predictor
+from models.info import Predictor, Values
 from models.layouts import Final
 from models.postprocess import postprocess, to_array
 from utils.boxes import clip
@@ -80,7 +80,17 @@ def compare_detections(
 def expected_detections(original: Predictor, images: object, final: Final, spec: ExportSpec) -> list[Detections]:
     """What the file should give for images of the network's size."""
     boxes, scores = original.predict(images)  # type: ignore[arg-type]
-    found = postprocess(
+    found = final_detections(boxes, scores, final, spec)
+    if not spec.layout.picture:
+        return found
+    height, width = images.shape[-2:]  # type: ignore[attr-defined]
+    cut = [Detections(clip(each.boxes, height, width), each.scores, each.labels) for each in found]
+    return [each.select(np.all(each.boxes[:, 2:] > each.boxes[:, :2], axis=1)) for each in cut]
+
+
+def final_detections(boxes: Values, scores: Values, final: Final, spec: ExportSpec) -> list[Detections]:
+    """`postprocess` with what is built into the file."""
+    return postprocess(
         boxes,
         scores,
         conf_thres=final.conf_thres,
@@ -89,11 +99,6 @@ def expected_detections(original: Predictor, images: object, final: Final, spec:
         nms=spec.info.nms,
         beta_nms=spec.info.beta_nms,
     )
-    if not spec.layout.picture:
-        return found
-    height, width = images.shape[-2:]  # type: ignore[attr-defined]
-    cut = [Detections(clip(each.boxes, height, width), each.scores, each.labels) for each in found]
-    return [each.select(np.all(each.boxes[:, 2:] > each.boxes[:, :2], axis=1)) for each in cut]
 
 
 def detections_of(boxes: np.ndarray, scores: np.ndarray) -> Detections:
