@@ -125,7 +125,7 @@ def read_splits(source: str, task: Literal["detect", "classify"] = "detect", *, 
         )
     train, tiles = training_tiles(splits["train"], seed=seed)
     if tiles is not None and tiles.warning:
-        logger.warning("%s: train: %s", source, tiles.warning)
+        logger.warning("%s: train: %s; take a larger tiling.size or tiling.overlap", source, tiles.warning)
     check_objects(train, f"{source}: train: there is nothing to learn")
     return DataSplits(replace(train, label_files={}), replace(splits["val"], label_files={}), source, tiles)
 

@@ -43,12 +43,8 @@ class TileCounts:
     @property
     def warning(self) -> str:
         """What is wrong where objects are in no tile; empty where none is."""
-        if not self.lost:
-            return ""
-        return (
-            f"tiling: of {self.lost} objects no tile of {self.tiling.size} pixels shows "
-            f"{self.tiling.visible:.0%}: they are ignored and not learned; take a larger tiling.size or tiling.overlap"
-        )
+        of = f"tiling: of {self.lost} objects no tile of {self.tiling.size} pixels shows {self.tiling.visible:.0%}"
+        return f"{of}: they are ignored everywhere, and not learned" if self.lost else ""
 
 
 def training_tiles(images: LabelledImages, *, seed: int) -> tuple[LabelledImages, TileCounts | None]:
@@ -82,6 +78,13 @@ def training_tiles(images: LabelledImages, *, seed: int) -> tuple[LabelledImages
         lost=sum(part.lost for part in parts),
     )
     return replace(images, samples=cut), counted
+
+
+def tile_counts(images: LabelledImages) -> TileCounts | None:
+    """The counts of all tiles of a split; which of those without an object are trained on depends on a run's seed."""
+    if images.tiling is None:
+        return None
+    return training_tiles(replace(images, tiling=replace(images.tiling, empty=1.0)), seed=0)[1]
 
 
 def evaluation_tiles(images: LabelledImages, grid: Grid) -> LabelledImages:
