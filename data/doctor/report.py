@@ -90,10 +90,8 @@ class SplitFacts:
         objects = f"{self.images} images ({self.background} without objects), {self.objects} objects ({sizes})"
         text = f"{objects}, {self.crowd} crowd regions"
         if self.tiles:
-            tiles = (
-                f"{self.tiles['tiles']} tiles ({self.tiles['filled']} with an object, {self.tiles['empty']} without)"
-            )
-            text += f", in {tiles}; {self.tiles['ignored']} times the part of a cut object is ignored in one"
+            filled = f"{self.tiles['filled']} with an object, {self.tiles['empty']} without"
+            text += f"; {self.tiles['tiles']} tiles ({filled}), {self.tiles['ignored']} cut objects in them are ignored"
         return text
 
 
