@@ -17,6 +17,7 @@ from PIL import Image
 from data import sample_reader
 from data.anchors import main as anchors_main
 from data.config import load_data_config
+from data.convert import main as convert_main
 from data.dataset import Request, TrainDataset
 from data.doctor.examine import examine
 from data.doctor.report import to_text
@@ -240,6 +241,8 @@ def test_the_doctor_the_anchors_and_the_splitter_know_of_tiles(
     assert anchors_main([str(pictures), "--img-size", "64"]) == 0
     assert f"of {counts} at 64 px" in capsys.readouterr().out
     assert split_main([str(pictures), str(tmp_path / "new"), "--val", "0.3"]) == 0
+    assert convert_main([str(pictures), str(tmp_path / "coco"), "--to", "coco"]) == 0
+    assert load_yaml(tmp_path / "coco" / "data.yaml")["tiling"]["overlap"] == 0.25
     assert load_yaml(tmp_path / "new" / "data.yaml")["tiling"] == {
         "size": 64, "overlap": 0.25, "empty": 0.5, "visible": 0.5,
     }  # fmt: skip
