@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from data.transforms import ten_crops
 from engine.notes import FileNotes
+from engine.predictions import Counted, EvaluationOptions
 from engine.step import StepClock
-from models.info import ModelInfo, Predictor, Values
-from models.postprocess import postprocess, to_array
+from models.info import Predictor
 from utils import dist
 from utils.config import ConfigError
+from utils.device import without_tf32
 from utils.files import write_json
 from utils.log import Progress, first_few
 from utils.metrics.build import Metric
@@ -28,42 +25,7 @@ from utils.metrics.classification import ClassificationMetric
 from utils.metrics.detection import DetectionMetric
 from utils.plots import plot_figures
 from utils.read_ahead import ReadAhead
-from utils.structures import Batch, Detections, LabelledImages
-from utils.train_config import TrainConfig
-
-
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """What an evaluation counts.
-
-    Args:
-        conf_thres, iou_thres, max_det, nms: of a detector, as in `postprocess`; nms None takes the model's own kind.
-        clip: cut a detector's boxes to the image.
-        ten_crop: a classifier sees ten crops of this (height, width) of every image, which is larger, and their mean
-            counts.
-    """
-
-    conf_thres: float = 0.001
-    iou_thres: float = 0.65
-    max_det: int = 100
-    nms: str | None = None
-    clip: bool = True
-    ten_crop: tuple[int, int] | None = None
-
-    @classmethod
-    def of_training(cls, config: TrainConfig, task: Literal["detect", "classify"]) -> EvaluationOptions:
-        """What the recipe of a training says."""
-        recipe = config.recipe.evaluation
-        if task == "classify":
-            return cls(ten_crop=config.image_size if recipe.ten_crop else None)
-        return cls(recipe.conf_thres, recipe.iou_thres, recipe.max_det)
-
-    def protocol(self, task: Literal["detect", "classify"]) -> dict[str, Any]:
-        """The options that matter to a task, for metrics.json."""
-        if task == "classify":
-            return {"ten_crop": self.ten_crop is not None}
-        return {name: getattr(self, name) for name in ("conf_thres", "iou_thres", "max_det", "nms", "clip")}
-
+from utils.structures import Batch, LabelledImages
 
 PARTS = ("preprocess", "inference", "postprocess")
 """The keys of 'speed_ms'."""
@@ -92,41 +54,30 @@ def evaluate(
         processes or a thread prepare the next batches meanwhile, and a thread finishes the last one; what they hide is
         not counted.
     """
-    device = torch.device(predictor.device)
-    count, clock, unreadable, notes = 0, StepClock(device), list[str](), notes or FileNotes()
-    last: Future[None] | None = None
+    clock = StepClock(torch.device(predictor.device))
+    count, unreadable, notes = 0, list[str](), notes or FileNotes()
     quiet = over_ranks and dist.rank() != 0
     with (
         torch.inference_mode(),
+        without_tf32(),
         ThreadPoolExecutor(1) as behind,
         Progress(len(loader), "Evaluating", quiet=quiet) as progress,
         _ahead(loader) as batches,
     ):
+        counted = Counted(predictor, metric, options, notes, clock, behind)
         for batch in batches:
-            images = batch.to(device).images
-            clock.lap("preprocess")
-            if options.ten_crop is None:
-                raw = predictor.candidates(images, options.conf_thres)
-            else:
-                raw = predict_ten_crops(predictor, images, options.ten_crop)
-            clock.lap("inference")
-            if last is not None:
-                last.result()
-            last = behind.submit(_note, metric, raw, batch, predictor.info, options)
+            counted.add(batch)
             count += len(batch)
             unreadable += [problem for problem in batch.problems if problem]
             notes.add(*batch.notes)
             progress.advance()
-            clock.lap("postprocess")
-        if last is not None:
-            last.result()
-        clock.lap("postprocess")
+        counted.finish()
     seconds = clock.take(wait=True)
     speed = {part: 1000 * seconds.get(part, 0.0) / max(count, 1) for part in PARTS}
     notes.tell_unread(unreadable, over_ranks=over_ranks)
     if not over_ranks:
         return {**metric.compute(), "speed_ms": speed}
-    for rows in dist.gather(metric.predictions()):
+    for rows in dist.collect(metric.predictions()):  # by rank 0 alone, which counts
         metric.extend(rows)
     figures = metric.compute() if dist.rank() == 0 else None
     return {**dist.broadcast(figures), "speed_ms": speed}
@@ -143,63 +94,6 @@ def _ahead(loader: DataLoader) -> Iterator[Iterable[Batch]]:
         yield batches
     finally:
         batches.close()
-
-
-@torch.inference_mode()
-def _note(
-    metric: Metric,
-    raw: tuple[Values, Values] | Values,
-    batch: Batch,
-    info: ModelInfo,
-    options: EvaluationOptions,
-) -> None:
-    """Hand a metric what was predicted for a batch."""
-    if isinstance(metric, ClassificationMetric):
-        assert not isinstance(raw, tuple)
-        metric.update(batch.image_ids, to_array(raw))
-    else:
-        assert isinstance(raw, tuple)
-        metric.update(batch.image_ids, detections_of_batch(raw, batch, info, options))
-
-
-def detections_of_batch(
-    raw: tuple[Values, Values], batch: Batch, info: ModelInfo, options: EvaluationOptions
-) -> list[Detections]:
-    """What a detector predicted for a batch, as detections in pixels of the original images.
-
-    Args:
-        raw: boxes (B, N, 4) xyxy pixels of the network input, and scores (B, N, C).
-    """
-    boxes, scores = map(torch.as_tensor, raw)  # of many candidates, torchvision's operator makes less work
-    detections = postprocess(
-        boxes,
-        scores,
-        conf_thres=options.conf_thres,
-        iou_thres=options.iou_thres,
-        max_det=options.max_det,
-        nms=options.nms or info.nms,
-        beta_nms=info.beta_nms,
-    )
-    pairs = zip(detections, batch.letterboxes, strict=True)
-    originals = [each.to_original(letterbox, clipped=options.clip) for each, letterbox in pairs]
-    for index, problem in enumerate(batch.problems):
-        if problem:  # a grey image was in its place, in which nothing is to be found
-            originals[index] = originals[index].select(np.zeros(len(originals[index]), bool))
-    return originals
-
-
-def predict_ten_crops(predictor: Predictor, images: Tensor, size: tuple[int, int]) -> Tensor:
-    """A classifier's mean probabilities over ten crops of each image.
-
-    Args:
-        images: (B, 3, H, W) float RGB in [0, 1].
-        size: (height, width) of a crop, at most that of the images.
-    Returns:
-        (B, C) in [0, 1].
-    """
-    probabilities = predictor.predict(ten_crops(images, size))
-    assert not isinstance(probabilities, tuple)
-    return torch.as_tensor(probabilities).unflatten(0, (len(images), -1)).mean(dim=1)
 
 
 def match_classes(predictor: Predictor, images: LabelledImages) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,11 @@ from data.loader import eval_loader_of, train_loader_of, train_set_of
 from data.read import DataSplits, read_splits
 from data.sampler import TrainSampler
 from data.watched_loader import WatchedLoader
-from engine.build import build_stepper, build_trainable, check_single_images
+from engine.build import build_predictor, build_stepper, build_trainable, check_single_images
 from engine.memory import find_batch_size
 from engine.notes import FileNotes
 from engine.options import RunOptions
+from engine.predictions import EvaluationOptions
 from engine.restart import note_launch
 from engine.state import TrainState
 from engine.step import Stepper
@@ -203,5 +204,8 @@ def _with_fitting_batch(prepared: Prepared) -> TrainConfig:
     counts, steps = images.class_counts(), config.recipe.total_epochs
     stepper = build_stepper(config, model, device, class_counts=counts, total_steps=steps)
     state, largest = TrainState.create(model, config.recipe, device), sampler_of(loader).sizes.largest
-    size = find_batch_size(stepper, state, next(iter(loader)), size=largest, images=len(images.train))
+    average = build_predictor(config, images, cast(Detector, state.ema.module), device)
+    evaluation = average, EvaluationOptions.of_training(config, images.task)
+    first, count = next(iter(loader)), len(images.train)
+    size = find_batch_size(stepper, state, first, size=largest, images=count, evaluation=evaluation)
     return replace(config, recipe=replace(config.recipe, batch_size=size))

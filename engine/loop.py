@@ -11,20 +11,20 @@ from typing import Any, cast
 import torch
 
 from data.sampler import SAMPLE_ORDER
-from engine.evaluate import EvaluationOptions, evaluate
+from engine.build import build_predictor
+from engine.evaluate import evaluate
 from engine.failure import Guard, saying_what_is_left
 from engine.finish import finish
 from engine.job import Job, opened
 from engine.optim import keep_frozen_statistics_
 from engine.options import RunOptions
+from engine.predictions import EvaluationOptions
 from engine.resume import is_finished, resume_
 from engine.run_log import EpochLog, describe_training
 from engine.search import Trial
 from engine.state import TrainState
 from engine.step import grouped
 from models.detector import Detector
-from models.info import ModelInfo
-from models.predictor_torch import ModelPredictor
 from utils import dist, pictures, plots
 from utils.checkpoint import save_checkpoint
 from utils.config import to_plain
@@ -154,17 +154,8 @@ def validate(job: Job, state: TrainState) -> dict[str, Any] | None:
         return None
     # Each rank has its own statistics of batch normalisation; those of rank 0 are saved, so they are evaluated.
     dist.copy_from_first_rank_(state.ema.module.buffers())
-    model = cast(Detector, state.ema.module)
-    info = ModelInfo(
-        job.images.names,
-        job.images.train.category_ids,
-        job.config.image_size,
-        job.config.model["resize"],
-        model.stride,
-        nms=job.config.model.get("nms", "default"),
-        task=model.task,
-    )
-    predictor = ModelPredictor(model, info, device=job.stepper.device)
+    average = cast(Detector, state.ema.module)
+    predictor = build_predictor(job.config, job.images, average, job.stepper.device)
     job.metric.reset()
     begin = time.perf_counter()
     options = EvaluationOptions.of_training(job.config, job.images.task)

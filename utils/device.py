@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,6 +52,29 @@ def on_device(values: Sequence[float], like: Tensor) -> Tensor:
     [1.0, 2.0]
     """
     return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """While the block runs, fp32 is fp32: by default PyTorch lets GPUs since Ampere round the inputs of convolutions to
+    TF32, which has 10 bits after the point instead of 23.
+    """
+    kinds: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [kind.allow_tf32 for kind in kinds]
+    for kind in kinds:
+        kind.allow_tf32 = False
+    try:
+        yield
+    finally:
+        for kind, allowed in zip(kinds, before, strict=True):
+            kind.allow_tf32 = allowed
+
+
+def uses_tf32(device: torch.device) -> bool:
+    """Whether convolutions of fp32 values are computed in TF32 there."""
+    if device.type != "cuda" or not torch.backends.cudnn.allow_tf32:
+        return False
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def use_deterministic_kernels() -> None:
