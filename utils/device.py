@@ -13,6 +13,9 @@ from torch import Tensor
 
 from utils.config import ConfigError
 
+VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+"""Variables of the environment that choose the GPUs which a process sees."""
+
 CHOICES = "cpu, cuda, cuda:N or mps"
 
 
@@ -20,7 +23,8 @@ def select_device(name: str | None = None, *, local_rank: int = 0) -> torch.devi
     """The device that --device names; without a name the fastest there is: CUDA, else Apple's MPS, else the CPU.
 
     Args:
-        local_rank: the GPU that 'cuda' without a number means (torchrun gives each process of a machine its own).
+        local_rank: the GPU that 'cuda' without a number means (torchrun gives each process of a machine its own). Where
+            the environment shows each process one GPU alone, as SLURM can, that is number 0.
     Raises:
         ConfigError: no such device on this machine.
     """
@@ -38,8 +42,9 @@ def select_device(name: str | None = None, *, local_rank: int = 0) -> torch.devi
             f"--device {name}: PyTorch {torch.__version__} finds no CUDA GPU; use --device cpu, or check the driver "
             "and that this PyTorch was built for CUDA"
         )
-    index = int(name[5:]) if ":" in name else local_rank
     count = torch.cuda.device_count()
+    shows_one = count == 1 and any(key in os.environ for key in VISIBLE)
+    index = int(name[5:]) if ":" in name else 0 if shows_one else local_rank
     if index >= count:
         raise ConfigError(f"--device cuda:{index}: this machine has {count} GPU(s), cuda:0 to cuda:{count - 1}")
     return torch.device("cuda", index)

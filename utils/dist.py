@@ -128,10 +128,14 @@ def wait_for_first_rank() -> None:
         _Now.peers.wait_for_first()
 
 
-def fail(text: str) -> None:
-    """Say why this process ends, once for all that end for the same reason, and end the others."""
+def fail(text: str, details: str = "") -> None:
+    """Say why this process ends, once for all that end for the same reason, and end the others.
+
+    Args:
+        details: lines of this process alone, which follow where it is the one that speaks.
+    """
     if _Now.peers is None or _Now.peers.fail(text):
-        say(f"[rank {launched_rank()}] {text}" if launched_rank() else text)
+        say((f"[rank {launched_rank()}] {text}" if launched_rank() else text) + details)
 
 
 def is_of_the_others(error: Exception) -> bool:
