@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from data.classification import ClassifyDataset
 from data.dataset import TrainDataset
 from data.loader import eval_loader_of, train_loader_of, train_set_of
-from data.read import DataSplits, read_splits
+from data.read import DataSplits
 from data.sampler import TrainSampler
 from data.watched_loader import WatchedLoader
 from engine.build import build_predictor, build_stepper, build_trainable, check_single_images
@@ -24,6 +24,7 @@ from engine.notes import FileNotes
 from engine.options import RunOptions
 from engine.predictions import EvaluationOptions
 from engine.restart import note_launch
+from engine.shared_labels import read_shared
 from engine.state import TrainState
 from engine.step import Stepper
 from models.build import task_of
@@ -127,7 +128,7 @@ def _prepare(
         torch.set_num_threads(options.threads)
     if config.recipe.deterministic:
         use_deterministic_kernels()
-    images = read_splits(config.data, task_of(model_config_from(config.model, where="model")))
+    images = read_shared(config.data, task_of(model_config_from(config.model, where="model")))
     config = settled(config, len(images.train))
     if resumed is not None:
         if launched_rank() == 0:
@@ -170,7 +171,8 @@ def _assemble(prepared: Prepared, options: RunOptions, resumed: Run | None, lock
     )
     val_loader = eval_loader_of(images.val, config, rank=rank, world_size=world_size)
     metric = build_metric(images.val, backend=recipe.evaluation.backend, max_det=recipe.evaluation.max_det)
-    about = {**images.about(), "resize": config.model["resize"], "fingerprint": images.fingerprint()}
+    fingerprint = dist.broadcast(images.fingerprint() if rank == 0 else None)
+    about = {**images.about(), "resize": config.model["resize"], "fingerprint": fingerprint}
     run = _run_of(config, options, resumed, lock)
     about |= {"run": lock.run, "files": prepared.files}
     return Job(config, run, images, stepper, loader, sampler, val_loader, metric, about, lock)
