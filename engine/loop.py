@@ -121,19 +121,24 @@ def train_one_epoch(job: Job, state: TrainState, guard: Guard, stop: Stop) -> bo
             for _ in batches:
                 progress.advance(state.progress_note())
             if stop.requested(job.stepper.device):
-                share_notes(job, state)
+                share_records(job, state)
                 return False
             if now - last_save > 60 * recipe.save_minutes:
                 save(job, state)
                 last_save = now
                 clock.restart()
     state.count({f"time/{part}": seconds for part, seconds in clock.take(wait=True).items()})
-    share_notes(job, state)
+    share_records(job, state)
     return True
 
 
-def share_notes(job: Job, state: TrainState) -> None:
-    """Rank 0 tells and counts the damaged images that the other processes have met."""
+def share_records(job: Job, state: TrainState) -> None:
+    """Rank 0 tells and counts the damaged images that the other processes have met, and notes the longest data wait.
+
+    What else an epoch counts (steps that are skipped, overflows) all processes have in common.
+    """
+    waits = dist.gather(state.sums.get("time/wait", 0.0))
+    state.sums["time/wait"] = max(waits)  # the others wait for the slowest, but in their backward pass
     elsewhere, _ = job.notes.share(job.notes.replaced)
     job.notes.replaced = []
     if elsewhere:

@@ -15,6 +15,7 @@ from data.loader import build_eval_loader
 from data.read import read_split
 from engine import predictions
 from engine.evaluate import evaluate, match_classes
+from engine.notes import FileNotes
 from engine.predictions import EvaluationOptions
 from models.info import ModelInfo, Predictor
 from models.predictor import open_predictor
@@ -208,6 +209,17 @@ def test_batches_that_do_not_fit_are_evaluated_in_parts(
     if told:
         assert texts[0].startswith("out of memory on cpu in evaluation: 7 images of 128 x 192 px do not fit (CUDA out")
         assert texts[0].endswith("it goes on with 3 at a time")
+
+
+def test_memory_that_runs_out_on_another_rank_is_told_by_rank_0(
+    images: LabelledImages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(dist, "rank", lambda: 1)
+    notes, predictor = FileNotes(), Small((128, 192), "letterbox")
+    loader = build_eval_loader(images, image_size=(128, 192), resize="letterbox", batch_size=2, workers=0)
+    evaluate(predictor, loader, new_metric(images), OPTIONS, notes=notes)
+    assert not caplog.messages
+    assert [text.partition(":")[0] for text in notes.waiting] == ["out of memory on cpu in evaluation"]
 
 
 def test_later_batches_begin_with_what_fitted(images: LabelledImages) -> None:
