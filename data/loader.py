@@ -24,13 +24,16 @@ from data.watched_loader import WatchedLoader
 from utils.config import ConfigError
 from utils.structures import Batch, LabelledImages
 from utils.tiles import Grid
-from utils.torchrun import local_ranks
+from utils.torchrun import launched_size, local_ranks
 from utils.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 1_500_000_000
 """Training sets up to this size (at the network's resolution) are kept in memory; the local ranks divide it."""
+
+MOST_EVALUATED = 32
+"""Images of a batch in evaluation; larger ones take memory and bring no speed."""
 
 SMALL_SHARE = 0.05
 """Share of the objects that may be too small to be trained on without a warning."""
@@ -144,13 +147,17 @@ def train_loader_of(
 
 
 def eval_loader_of(images: LabelledImages, config: TrainConfig, *, rank: int = 0, world_size: int = 1) -> DataLoader:
-    """Batches of a split as at inference, or a little larger for evaluation with ten crops."""
+    """Batches of a split as at inference, or a little larger for evaluation with ten crops.
+
+    A batch has as many images as one process trains at a time, at most `MOST_EVALUATED`, also where rank 0 evaluates
+    alone: `rank` and `world_size` only say which images are this loader's.
+    """
     size = config.image_size
     return build_eval_loader(
         images,
         image_size=ten_crop_size(size) if config.recipe.evaluation.ten_crop else size,
         resize=config.model["resize"],
-        batch_size=config.recipe.batch_size,
+        batch_size=min(-(-config.recipe.batch_size // max(world_size, launched_size())), MOST_EVALUATED),
         workers=config.workers,
         rank=rank,
         world_size=world_size,

@@ -20,7 +20,9 @@ from models.build import build_criterion, build_model, check_image_size
 from models.config import model_config_from
 from models.detector import Detector
 from models.heads.anchor import AnchorHead
+from models.info import ModelInfo
 from models.normalization import CrossBatchNorm2d
+from models.predictor_torch import ModelPredictor
 from models.pretrained import start_from_
 from models.regularization import regularize_
 from utils.config import ConfigError
@@ -84,6 +86,24 @@ def check_single_images(model: Detector, recipe: RecipeConfig, size: tuple[int, 
 
 class _LoneValue(Exception):
     """A batch normalisation that sees one value per channel; its name."""
+
+
+def build_predictor(config: TrainConfig, images: DataSplits, model: Detector, device: torch.device) -> ModelPredictor:
+    """A model as its training evaluates it.
+
+    Args:
+        model: put into evaluation mode; of a training, the average.
+    """
+    info = ModelInfo(
+        images.names,
+        images.train.category_ids,
+        config.image_size,
+        config.model["resize"],
+        model.stride,
+        nms=config.model.get("nms", "default"),
+        task=model.task,
+    )
+    return ModelPredictor(model, info, device=device)
 
 
 def build_stepper(

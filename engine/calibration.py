@@ -14,7 +14,8 @@ from data.loader import build_eval_loader
 from data.read import has_objects, read_split
 from data.tiles import training_tiles
 from data.transforms import resize_image
-from engine.evaluate import EvaluationOptions, evaluate, match_classes
+from engine.evaluate import evaluate, match_classes
+from engine.predictions import EvaluationOptions
 from models.export.compare import Difference, made_up_images
 from models.export.compare_detections import compare_matched, detections_of, final_detections
 from models.export.network import ExportSpec

@@ -5,45 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine.state import Snapshot, TrainState, amp_dtype
 from engine.step import Stepper, TrainingDiverged
-from engine.trial_step import scratch_of, try_step
+from engine.trial_step import scratch_of, try_forward, try_step
+from engine.watch import Sighting, Watch, largest_magnitude
 from utils.faults import is_out_of_memory
 from utils.log import first_few
+from utils.memory import release_unused
 from utils.structures import Batch
 from utils.text import printable
 
 FAR_TOO_LARGE = 1e5
 """Values and weights beyond this come from a training that has blown up; sane ones stay below 1,000."""
-
-
-@dataclass(frozen=True)
-class Sighting:
-    """A tensor with values that are not finite.
-
-    Args:
-        module: name in the model, and type.
-        bad, of: values that are not finite, of how many.
-        images: positions in the batch that they belong to; empty where all do.
-        inputs: largest finite magnitude of what the module was given.
-    """
-
-    module: str
-    dtype: str
-    bad: int
-    of: int
-    images: tuple[int, ...]
-    inputs: float | None
-
-    def __str__(self) -> str:
-        given = "" if self.inputs is None else f", from inputs up to {self.inputs:.3g}"
-        return f"{self.module}, {self.bad:,} of {self.of:,} values ({self.dtype}){given}"
 
 
 @dataclass(frozen=True)
@@ -59,6 +37,7 @@ class Evidence:
         largest, largest_weight: finite magnitude of what modules gave, and of the weights.
         precision: of the step.
         finite_in_full: whether the step is finite in full precision; None where that was not tried.
+        repeated: how much of the step there was memory for when it was done again.
     """
 
     failure: TrainingDiverged | None
@@ -71,39 +50,93 @@ class Evidence:
     largest_weight: float
     precision: torch.dtype | None
     finite_in_full: bool | None
+    repeated: Literal["whole", "forward", "nothing"] = "whole"
 
     @property
     def is_at_fault(self) -> bool:
         """Whether it is this process's part of the batch, and not that of another."""
         return bool(self.failure or self.weights or self.data)
 
+    @property
+    def suspicion(self) -> int:
+        """How likely it is this process's part: 2 where that is known, 1 where it could not be looked for, else 0."""
+        return 2 if self.is_at_fault else int(self.repeated != "whole")
+
+
+@dataclass(eq=False)
+class Repeated:
+    """A step that was done again, or as much of it as there was memory for; names as in Evidence."""
+
+    part: Literal["whole", "forward", "nothing"]
+    failure: TrainingDiverged | None
+    suspects: list[Batch]
+    watch: Watch
+
 
 def examine(stepper: Stepper, state: TrainState, batches: list[Batch]) -> Evidence:
-    """Do a failed step again, on this process alone; the run's weights and random numbers stay as they are."""
-    again, scratch = scratch_of(stepper, state)
-    failure, watch = _watched(again, scratch, batches, stepper.before)
-    suspects = batches if failure is None or failure.batch is None else [batches[failure.batch]]
-    if failure is not None and len(suspects) > 1:  # the gradient of a sum: which of its parts is it?
-        for batch in batches:
-            alone, seen = _watched(again, scratch, [batch], stepper.before)
-            if alone is not None:
-                suspects, watch = [batch], seen
-                break
+    """Do a failed step again, on this process alone; the run's weights and random numbers stay as they are.
+
+    That takes a copy of the model. Where there is no memory for it, the forward pass is done alone, or nothing.
+    """
+    repeated = Repeated("nothing", None, batches, Watch(state.model))
+    for part in ("whole", "forward"):
+        found = _repeated(stepper, state, batches, part)
+        if found is not None:
+            repeated = found
+            break
+        release_unused(stepper.device)
+    failure, watch = repeated.failure, repeated.watch
     precision = amp_dtype(stepper.recipe, stepper.device)
     finite_in_full = None if precision is None or failure is None else _finite_in_full(stepper, state, batches)
+    full = repeated.part == "nothing"  # of the device: what is looked at there takes memory of its own
+    weights = {name: value.cpu() if full else value for name, value in _before(stepper, state).items()}
+    records = {name: value.cpu() if full else value for name, value in _records(state).items()}
     return Evidence(
         failure=failure,
-        suspects=suspects,
-        weights=[*_not_finite(scratch.model.state_dict()), *_not_finite(_records(state))],
+        suspects=repeated.suspects,
+        weights=[*_not_finite(weights), *_not_finite(records)],
         data=[problem for batch in batches for problem in data_problems(batch)],
         output=watch.output,
         # After a loss that is not finite, gradients only follow from it.
         gradient=None if failure is not None and failure.quantity == "loss" else watch.gradient,
         largest=watch.largest,
-        largest_weight=largest_magnitude(list(state.model.parameters())),
+        largest_weight=largest_magnitude([weights[name] for name, _ in state.model.named_parameters()]),
         precision=precision,
         finite_in_full=finite_in_full,
+        repeated=repeated.part,
     )
+
+
+def _repeated(
+    stepper: Stepper, state: TrainState, batches: list[Batch], part: Literal["whole", "forward"]
+) -> Repeated | None:
+    """A failed step, or its forward pass, done again on a copy; None where there is too little memory."""
+    try:
+        again, scratch = scratch_of(stepper, state)
+        if part == "forward":
+            with Watch(scratch.model) as watch:
+                failure = try_forward(again, scratch, batches, rng=stepper.before.rng)
+        else:
+            failure, watch = _watched(again, scratch, batches, stepper.before)
+        suspects = batches if failure is None or failure.batch is None else [batches[failure.batch]]
+        if failure is not None and len(suspects) > 1:  # the gradient of a sum: which of its parts is it?
+            for batch in batches:
+                alone, seen = _watched(again, scratch, [batch], stepper.before)
+                if alone is not None:
+                    suspects, watch = [batch], seen
+                    break
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+    return Repeated(part, failure, suspects, watch)
+
+
+def _before(stepper: Stepper, state: TrainState) -> dict[str, Tensor]:
+    """Weights and statistics by name, as they were before the step."""
+    names = [name for name, _ in state.model.named_buffers()]
+    buffers = dict(zip(names, stepper.before.saved, strict=True)) if stepper.before.saved else {}
+    return {name: buffers.get(name, value) for name, value in state.model.state_dict().items()}
 
 
 def describe_failure(error: TrainingDiverged, evidence: Evidence, *, lr: float) -> str:
@@ -129,7 +162,11 @@ def _first_seen(evidence: Evidence) -> str:
     if evidence.gradient is not None:
         return f"gradient, from the loss backwards, of the output of {evidence.gradient}"
     if evidence.failure is None:
-        return "nowhere, when the step was done again"
+        return {
+            "whole": "nowhere, when the step was done again",
+            "forward": "nowhere in the forward pass; there is too little memory to do the backward pass again",
+            "nothing": "not looked for: there is too little memory to do the step again",
+        }[evidence.repeated]
     return "the loss itself" if evidence.failure.quantity == "loss" else "gradients of weights alone"
 
 
@@ -153,6 +190,9 @@ def cause_and_remedy(evidence: Evidence, *, lr: float, fresh: bool) -> tuple[str
         return f"weights that were not finite before the step: {first_few(evidence.weights, 3)}", where
     if evidence.data:
         return f"the data: {evidence.data[0]}", "correct the label or leave the image out (python -m data.doctor DATA)"
+    if evidence.failure is None and evidence.repeated != "whole":
+        cause = "not found, for want of memory to do the step again beside the run"
+        return cause, "do it again with --replay, or train with a smaller --batch-size, which leaves room to look"
     if evidence.failure is None:
         cause = "none that can be repeated: done again, the same step is finite"
         return cause, "--deterministic for the next run; if it comes back, check the machine's memory and GPU"
@@ -192,8 +232,8 @@ def data_problems(batch: Batch) -> Iterator[str]:
 
 def _finite_in_full(stepper: Stepper, state: TrainState, batches: list[Batch]) -> bool | None:
     """Whether the step is finite without mixed precision; None where there is too little memory to see."""
-    again, scratch = scratch_of(stepper, state, amp="off")
     try:
+        again, scratch = scratch_of(stepper, state, amp="off")
         return try_step(again, scratch, batches, rng=stepper.before.rng) is None
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -216,74 +256,3 @@ def _records(state: TrainState) -> dict[str, Tensor]:
         for key, value in records.items()
         if isinstance(value, Tensor)
     }
-
-
-class Watch:
-    """The first output, and the first gradient of an output, that is not finite while the block runs.
-
-    Forward passes are watched in the order in which modules finish, backward passes from the loss to the images.
-
-    Args:
-        model: called as itself, not through a wrapper.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.output: Sighting | None = None
-        self.gradient: Sighting | None = None
-        self.largest = 0.0
-        """Largest finite magnitude in what any module gave."""
-
-    def __enter__(self) -> Watch:
-        self.hooks = [
-            module.register_forward_hook(partial(self._saw, name)) for name, module in self.model.named_modules()
-        ]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self.hooks:
-            hook.remove()
-
-    def _saw(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        label = f"{name or 'the network'} ({type(module).__name__})"
-        for value in tensors_in(output):
-            if self.output is None:
-                self.output = _sighting(value, label, inputs)
-            self.largest = max(self.largest, largest_magnitude([value]))
-            if value.requires_grad:
-                value.register_hook(partial(self._saw_gradient, label))
-
-    def _saw_gradient(self, label: str, gradient: Tensor) -> None:
-        if self.gradient is None:
-            self.gradient = _sighting(gradient, label, None)
-
-
-def _sighting(value: Tensor, label: str, inputs: Any) -> Sighting | None:
-    wrong = ~torch.isfinite(value.detach())
-    bad = int(wrong.sum())
-    if not bad:
-        return None
-    rows = wrong.flatten(1).any(dim=1) if wrong.ndim > 1 else wrong.any().view(1)
-    images = () if bool(rows.all()) else tuple(torch.nonzero(rows).flatten().tolist())
-    given = None if inputs is None else largest_magnitude(tensors_in(inputs))
-    return Sighting(label, str(value.dtype).removeprefix("torch."), bad, value.numel(), images, given)
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The floating-point tensors in nested lists, tuples and dicts."""
-    if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from tensors_in(item)
-
-
-@torch.no_grad()
-def largest_magnitude(values: Iterator[Tensor] | list[Tensor]) -> float:
-    """The largest finite absolute value; 0 where there is none."""
-    peaks = [float(value[torch.isfinite(value)].abs().float().max()) for value in values if torch.isfinite(value).any()]
-    return max(peaks, default=0.0)

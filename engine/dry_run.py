@@ -41,7 +41,10 @@ BATCHES, LOAD_SECONDS = 8, 20.0
 """That are loaded for the pace of the loader: at most so many, and none after so many seconds."""
 
 EVALUATED = (4, 20)
-"""Images of two short evaluations: their difference is what an image takes, without what every evaluation does once."""
+"""Images of two short evaluations: their difference is what an image takes, without what every evaluation does once.
+
+The second has a whole batch for each process at least, which must find its memory.
+"""
 
 CHECKPOINTS = 3
 """That a run keeps: last.pt, the one before it, best.pt."""
@@ -115,8 +118,9 @@ def measure(job: Job, state: TrainState) -> Measured:
     batches, load_seconds, workers_bytes = _load(job)
     logger.info("Dry run, 2 of 4: up to %d steps on one batch", STEPS)
     losses, step_seconds = _overfit(job, state, batches)
-    logger.info("Dry run, 3 of 4: evaluating %d images", min(EVALUATED[-1], len(job.images.val)))
-    evaluation_seconds, evaluated = _evaluate(job, state)
+    counts = _counts(job)
+    logger.info("Dry run, 3 of 4: evaluating %d images", counts[-1])
+    evaluation_seconds, evaluated = _evaluate(job, state, counts)
     logger.info("Dry run, 4 of 4: a checkpoint, written and read back")
     checkpoint_seconds, checkpoint_bytes = _check_checkpoint(job, state)
     state.load_state_dict(before)
@@ -218,11 +222,21 @@ def _overfit(job: Job, state: TrainState, batches: list[Batch]) -> tuple[list[fl
     return losses, statistics.median(each)
 
 
-def _evaluate(job: Job, state: TrainState) -> tuple[float, int]:
-    """Seconds that an evaluation of all images will take, and how many were evaluated for that."""
+def _counts(job: Job) -> list[int]:
+    """How many images the short evaluations have, ascending."""
+    few, some = EVALUATED
+    whole = (job.val_loader.batch_size or 1) * dist.world_size()
+    return sorted({min(count, len(job.images.val)) for count in (few, max(some, whole))})
+
+
+def _evaluate(job: Job, state: TrainState, counts: list[int]) -> tuple[float, int]:
+    """Seconds that an evaluation of all images will take, and how many were evaluated for that.
+
+    Args:
+        counts: images of each evaluation, one or two.
+    """
     config, val = job.config, job.images.val
     recipe = replace(config.recipe, evaluation=replace(config.recipe.evaluation, interval=1))  # the first epoch too
-    counts = sorted({min(count, len(val)) for count in EVALUATED})
     seconds = []
     for count in counts:
         few = replace(val, samples=val.samples[:count])

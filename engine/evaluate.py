@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from data.transforms import ten_crops
 from engine.notes import FileNotes
+from engine.predictions import Counted, EvaluationOptions
 from engine.step import StepClock
-from engine.tiles import TileMerger
-from models.info import ModelInfo, Predictor, Values
-from models.postprocess import postprocess, to_array
+from models.info import Predictor
 from utils import dist
 from utils.config import ConfigError
+from utils.device import without_tf32
 from utils.files import write_json
 from utils.log import Progress, first_few
 from utils.metrics.build import Metric
@@ -29,53 +25,8 @@ from utils.metrics.classification import ClassificationMetric
 from utils.metrics.detection import DetectionMetric
 from utils.plots import plot_figures
 from utils.read_ahead import ReadAhead
-from utils.structures import Batch, Detections, LabelledImages
-from utils.tiles import Grid, Tiling
-from utils.train_config import TrainConfig
-
-
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """What an evaluation counts.
-
-    Args:
-        conf_thres, iou_thres, max_det, nms: of a detector, as in `postprocess`; nms None takes the model's own kind.
-        clip: cut a detector's boxes to the image.
-        ten_crop: a classifier sees ten crops of this (height, width) of every image, which is larger, and their mean
-            counts.
-        grid: of the tiles that a detector sees in place of images; None where it sees whole images.
-    """
-
-    conf_thres: float = 0.001
-    iou_thres: float = 0.65
-    max_det: int = 100
-    nms: str | None = None
-    clip: bool = True
-    ten_crop: tuple[int, int] | None = None
-    grid: Grid | None = None
-
-    @classmethod
-    def of_training(
-        cls, config: TrainConfig, task: Literal["detect", "classify"], tiling: Tiling | None = None
-    ) -> EvaluationOptions:
-        """What the recipe of a training says, and the data YAML of tiles."""
-        recipe = config.recipe.evaluation
-        if task == "classify":
-            return cls(ten_crop=config.image_size if recipe.ten_crop else None)
-        return cls(recipe.conf_thres, recipe.iou_thres, recipe.max_det, grid=tiling.grid if tiling else None)
-
-    def protocol(self, task: Literal["detect", "classify"]) -> dict[str, Any]:
-        """The options that matter to a task, for metrics.json."""
-        if task == "classify":
-            return {"ten_crop": self.ten_crop is not None}
-        values = {name: getattr(self, name) for name in ("conf_thres", "iou_thres", "max_det", "nms", "clip")}
-        return {**values, **tiles_of(self.grid)}
-
-
-def tiles_of(grid: Grid | None) -> dict[str, Any]:
-    """The part of a protocol that tells of tiles; empty without them."""
-    return {} if grid is None else {"tile": list(grid.size), "overlap": grid.overlap}
-
+from utils.structures import Batch, LabelledImages
+from utils.tiles import Grid
 
 PARTS = ("preprocess", "inference", "postprocess")
 """The keys of 'speed_ms'."""
@@ -104,45 +55,29 @@ def evaluate(
         processes or a thread prepare the next batches meanwhile, and a thread finishes the last one; what they hide is
         not counted.
     """
-    device = torch.device(predictor.device)
-    seen, clock, unreadable, notes = set[int](), StepClock(device), list[str](), notes or FileNotes()
-    counted = _Counted(metric, predictor.info, options)
-    last: Future[None] | None = None
+    clock = StepClock(torch.device(predictor.device))
+    seen, unreadable, notes = set[int](), list[str](), notes or FileNotes()
     with (
         torch.inference_mode(),
+        without_tf32(),
         ThreadPoolExecutor(1) as behind,
         Progress(len(loader), "Evaluating", quiet=over_ranks and dist.rank() != 0) as progress,
         _ahead(loader) as batches,
     ):
+        counted = Counted(predictor, metric, options, notes, clock, behind)
         for batch in batches:
-            images = batch.to(device).images
-            clock.lap("preprocess")
-            if options.ten_crop is None:
-                raw = predictor.candidates(images, options.conf_thres)
-            else:
-                raw = predict_ten_crops(predictor, images, options.ten_crop)
-            clock.lap("inference")
-            if last is not None:
-                last.result()
-            last = behind.submit(counted.add, raw, batch)
+            counted.add(batch)
             seen.update(batch.image_ids)
             unreadable += [problem for problem in batch.problems if problem]
             notes.add(*batch.notes)
             progress.advance()
-            clock.lap("postprocess")
-        if last is not None:
-            last.result()
         counted.finish()
-        clock.lap("postprocess")
     seconds = clock.take(wait=True)
     speed = {part: 1000 * seconds.get(part, 0.0) / max(len(seen), 1) for part in PARTS}
     notes.tell_unread(unreadable, over_ranks=over_ranks)
-    return {**(_of_all_ranks(metric) if over_ranks else metric.compute()), "speed_ms": speed}
-
-
-def _of_all_ranks(metric: Metric) -> dict[str, Any]:
-    """The figures over the images of all ranks."""
-    for rows in dist.gather(metric.predictions()):
+    if not over_ranks:
+        return {**metric.compute(), "speed_ms": speed}
+    for rows in dist.collect(metric.predictions()):  # by rank 0 alone, which counts
         metric.extend(rows)
     return dist.broadcast(metric.compute() if dist.rank() == 0 else None)
 
@@ -158,77 +93,6 @@ def _ahead(loader: DataLoader) -> Iterator[Iterable[Batch]]:
         yield batches
     finally:
         batches.close()
-
-
-class _Counted:
-    """What is predicted, handed to a metric; of tiles, when all of an image are there."""
-
-    def __init__(self, metric: Metric, info: ModelInfo, options: EvaluationOptions) -> None:
-        self.metric, self.info, self.options = metric, info, options
-        self.merger = None if options.grid is None else TileMerger(options.iou_thres, options.max_det)
-
-    @torch.inference_mode()
-    def add(self, raw: tuple[Values, Values] | Values, batch: Batch) -> None:
-        """Take what was predicted for a batch."""
-        if isinstance(self.metric, ClassificationMetric):
-            assert not isinstance(raw, tuple)
-            self.metric.update(batch.image_ids, to_array(raw))
-            return
-        assert isinstance(raw, tuple)
-        found = detections_of_batch(raw, batch, self.info, self.options)
-        if self.merger is None:
-            self.metric.update(batch.image_ids, found)
-        else:
-            self._count(self.merger.add(batch.image_ids, batch.tiles, found))
-
-    def finish(self) -> None:
-        """Nothing more comes."""
-        if self.merger is not None:
-            self._count(self.merger.finish())
-
-    def _count(self, images: Sequence[tuple[Hashable, Detections]]) -> None:
-        assert isinstance(self.metric, DetectionMetric)
-        self.metric.update([image_id for image_id, _ in images], [found for _, found in images])
-
-
-def detections_of_batch(
-    raw: tuple[Values, Values], batch: Batch, info: ModelInfo, options: EvaluationOptions
-) -> list[Detections]:
-    """What a detector predicted for a batch, as detections in pixels of the original images, or of their tiles.
-
-    Args:
-        raw: boxes (B, N, 4) xyxy pixels of the network input, and scores (B, N, C).
-    """
-    boxes, scores = map(torch.as_tensor, raw)  # of many candidates, torchvision's operator makes less work
-    detections = postprocess(
-        boxes,
-        scores,
-        conf_thres=options.conf_thres,
-        iou_thres=options.iou_thres,
-        max_det=options.max_det,
-        nms=options.nms or info.nms,
-        beta_nms=info.beta_nms,
-    )
-    pairs = zip(detections, batch.letterboxes, strict=True)
-    originals = [each.to_original(letterbox, clipped=options.clip) for each, letterbox in pairs]
-    for index, problem in enumerate(batch.problems):
-        if problem:  # a grey image was in its place, in which nothing is to be found
-            originals[index] = originals[index].select(np.zeros(len(originals[index]), bool))
-    return originals
-
-
-def predict_ten_crops(predictor: Predictor, images: Tensor, size: tuple[int, int]) -> Tensor:
-    """A classifier's mean probabilities over ten crops of each image.
-
-    Args:
-        images: (B, 3, H, W) float RGB in [0, 1].
-        size: (height, width) of a crop, at most that of the images.
-    Returns:
-        (B, C) in [0, 1].
-    """
-    probabilities = predictor.predict(ten_crops(images, size))
-    assert not isinstance(probabilities, tuple)
-    return torch.as_tensor(probabilities).unflatten(0, (len(images), -1)).mean(dim=1)
 
 
 def match_classes(predictor: Predictor, images: LabelledImages) -> tuple[int, ...]:

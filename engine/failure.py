@@ -80,9 +80,9 @@ class Guard:
         stepper.before.restore_(state.model)
         self.in_a_row += 1
         skips = stepper.recipe.non_finite == "skip" and not evidence.weights and self.in_a_row <= SKIPS_IN_A_ROW
-        # All processes tell the message of the first one whose part of the batch it is; that one writes the replay.
-        at_fault = dist.gather(evidence.is_at_fault)
-        owner = at_fault.index(True) if True in at_fault else 0
+        # All processes tell the message of the first one whose part of the batch it may be; that one writes the replay.
+        suspicions = dist.gather(evidence.suspicion)
+        owner = suspicions.index(max(suspicions))
         text = ""
         if dist.rank() == owner:
             text = describe_failure(error, evidence, lr=state.optimizer.param_groups[0]["lr"])
@@ -103,7 +103,9 @@ class Guard:
         path = self.folder / f"replay_step{failure.step}.pt"
         try:
             save_replay(path, failure, text, about=self.about, stepper=stepper, state=state, batches=batches)
-        except OSError as problem:
+        except (OSError, RuntimeError, MemoryError) as problem:
+            if not (isinstance(problem, OSError) or is_out_of_memory(problem)):
+                raise
             return f"The optimizer has not moved. No replay file could be written: {printable(problem)}"
         return f"The optimizer has not moved; see the step again with: python train.py --replay {printable(path)}"
 

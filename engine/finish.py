@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from data.loader import eval_loader_of
-from engine.evaluate import EvaluationOptions, evaluate, tiles_of, write_results
+from engine.evaluate import evaluate, write_results
 from engine.job import Job
+from engine.predictions import EvaluationOptions, tiles_of
 from engine.run_log import EpochLog
 from models.predictor import open_predictor
 from utils import pictures, plots

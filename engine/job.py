@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,16 @@ from torch.utils.data import DataLoader
 from data.classification import ClassifyDataset
 from data.dataset import TrainDataset
 from data.loader import eval_loader_of, train_loader_of, train_set_of
-from data.read import DataSplits, read_splits
+from data.read import DataSplits
 from data.sampler import TrainSampler
 from data.watched_loader import WatchedLoader
-from engine.build import build_stepper, build_trainable, check_single_images
+from engine.build import build_predictor, build_stepper, build_trainable, check_single_images
 from engine.memory import find_batch_size
 from engine.notes import FileNotes
 from engine.options import RunOptions
+from engine.predictions import EvaluationOptions
 from engine.restart import note_launch
+from engine.shared_labels import read_shared
 from engine.state import TrainState
 from engine.step import Stepper
 from models.build import task_of
@@ -126,7 +128,7 @@ def _prepare(
         torch.set_num_threads(options.threads)
     if config.recipe.deterministic:
         use_deterministic_kernels()
-    images = read_splits(config.data, task_of(model_config_from(config.model, where="model")), seed=config.seed)
+    images = read_shared(config.data, task_of(model_config_from(config.model, where="model")), seed=config.seed)
     config = settled(config, len(images.train))
     if resumed is not None:
         if launched_rank() == 0:
@@ -169,7 +171,8 @@ def _assemble(prepared: Prepared, options: RunOptions, resumed: Run | None, lock
     )
     val_loader = eval_loader_of(images.val, config, rank=rank, world_size=world_size)
     metric = build_metric(images.val, backend=recipe.evaluation.backend, max_det=recipe.evaluation.max_det)
-    about = {**images.about(), "resize": config.model["resize"], "fingerprint": images.fingerprint()}
+    fingerprint = dist.broadcast(images.fingerprint() if rank == 0 else None)
+    about = {**images.about(), "resize": config.model["resize"], "fingerprint": fingerprint}
     run = _run_of(config, options, resumed, lock)
     about |= {"run": lock.run, "files": prepared.files}
     return Job(config, run, images, stepper, loader, sampler, val_loader, metric, about, lock)
@@ -203,5 +206,8 @@ def _with_fitting_batch(prepared: Prepared) -> TrainConfig:
     counts, steps = images.class_counts(), config.recipe.total_epochs
     stepper = build_stepper(config, model, device, class_counts=counts, total_steps=steps)
     state, largest = TrainState.create(model, config.recipe, device), sampler_of(loader).sizes.largest
-    size = find_batch_size(stepper, state, next(iter(loader)), size=largest, images=len(images.train))
+    average = build_predictor(config, images, cast(Detector, state.ema.module), device)
+    evaluation = average, EvaluationOptions.of_training(config, images.task)
+    first, count = next(iter(loader)), len(images.train)
+    size = find_batch_size(stepper, state, first, size=largest, images=count, evaluation=evaluation)
     return replace(config, recipe=replace(config.recipe, batch_size=size))

@@ -11,20 +11,20 @@ from typing import Any, cast
 import torch
 
 from data.sampler import SAMPLE_ORDER
-from engine.evaluate import EvaluationOptions, evaluate
+from engine.build import build_predictor
+from engine.evaluate import evaluate
 from engine.failure import Guard, saying_what_is_left
 from engine.finish import finish
 from engine.job import Job, opened
 from engine.optim import keep_frozen_statistics_
 from engine.options import RunOptions
+from engine.predictions import EvaluationOptions
 from engine.resume import is_finished, resume_
 from engine.run_log import EpochLog, describe_training
 from engine.search import Trial
 from engine.state import TrainState
 from engine.step import grouped
 from models.detector import Detector
-from models.info import ModelInfo
-from models.predictor_torch import ModelPredictor
 from utils import dist, pictures, plots
 from utils.checkpoint import save_checkpoint
 from utils.config import to_plain
@@ -121,19 +121,24 @@ def train_one_epoch(job: Job, state: TrainState, guard: Guard, stop: Stop) -> bo
             for _ in batches:
                 progress.advance(state.progress_note())
             if stop.requested(job.stepper.device):
-                share_notes(job, state)
+                share_records(job, state)
                 return False
             if now - last_save > 60 * recipe.save_minutes:
                 save(job, state)
                 last_save = now
                 clock.restart()
     state.count({f"time/{part}": seconds for part, seconds in clock.take(wait=True).items()})
-    share_notes(job, state)
+    share_records(job, state)
     return True
 
 
-def share_notes(job: Job, state: TrainState) -> None:
-    """Rank 0 tells and counts the damaged images that the other processes have met."""
+def share_records(job: Job, state: TrainState) -> None:
+    """Rank 0 tells and counts the damaged images that the other processes have met, and notes the longest data wait.
+
+    What else an epoch counts (steps that are skipped, overflows) all processes have in common.
+    """
+    waits = dist.gather(state.sums.get("time/wait", 0.0))
+    state.sums["time/wait"] = max(waits)  # the others wait for the slowest, but in their backward pass
     elsewhere, _ = job.notes.share(job.notes.replaced)
     job.notes.replaced = []
     if elsewhere:
@@ -154,17 +159,8 @@ def validate(job: Job, state: TrainState) -> dict[str, Any] | None:
         return None
     # Each rank has its own statistics of batch normalisation; those of rank 0 are saved, so they are evaluated.
     dist.copy_from_first_rank_(state.ema.module.buffers())
-    model = cast(Detector, state.ema.module)
-    info = ModelInfo(
-        job.images.names,
-        job.images.train.category_ids,
-        job.config.image_size,
-        job.config.model["resize"],
-        model.stride,
-        nms=job.config.model.get("nms", "default"),
-        task=model.task,
-    )
-    predictor = ModelPredictor(model, info, device=job.stepper.device)
+    average = cast(Detector, state.ema.module)
+    predictor = build_predictor(job.config, job.images, average, job.stepper.device)
     job.metric.reset()
     begin = time.perf_counter()
     options = EvaluationOptions.of_training(job.config, job.images.task, job.images.val.tiling)

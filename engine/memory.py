@@ -10,9 +10,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn.functional import interpolate
 
+from data.loader import MOST_EVALUATED
+from engine.predictions import EvaluationOptions, try_batch
 from engine.state import TrainState
 from engine.step import Stepper
 from engine.trial_step import scratch_of, try_step, with_images
+from models.info import Predictor
 from utils import dist
 from utils.faults import is_out_of_memory
 from utils.memory import PeakMemory, bytes_in_use, empty_cache, free_memory, gigabytes, release_unused
@@ -48,7 +51,15 @@ class Fit:
     limit: str
 
 
-def find_batch_size(stepper: Stepper, state: TrainState, batch: Batch, *, size: tuple[int, int], images: int) -> int:
+def find_batch_size(
+    stepper: Stepper,
+    state: TrainState,
+    batch: Batch,
+    *,
+    size: tuple[int, int],
+    images: int,
+    evaluation: tuple[Predictor, EvaluationOptions] | None = None,
+) -> int:
     """The batch size over all processes for --batch-size auto: a power of two for each process, found by trial.
 
     Args:
@@ -56,6 +67,7 @@ def find_batch_size(stepper: Stepper, state: TrainState, batch: Batch, *, size: 
         batch: of the training set.
         size: largest (height, width) of the training.
         images: in the training set.
+        evaluation: the average as a predictor, and what to count: its batches must find room too.
     Raises:
         ValueError: not even one image fits.
     """
@@ -65,14 +77,21 @@ def find_batch_size(stepper: Stepper, state: TrainState, batch: Batch, *, size: 
     most = MOST_ON_CPU if device.type == "cpu" else MOST_ON_GPU
     sensible = max(images // (LEAST_STEPS * processes), min(SMALLEST, images) // processes)
     at_most = max(min(most, sensible), 1)
-    room = free_memory(device)
-    reserve = torch.ones(_later_bytes(stepper, state, processes), dtype=torch.uint8, device=device)
+    reserve: list[torch.Tensor] = []
+
+    def take_reserve(count: int) -> None:
+        reserve.append(torch.ones(count, dtype=torch.uint8, device=device))
 
     def trial(count: int) -> None:
         try_step(stepper, state, [with_images(batch, count)])
+        if evaluation is not None:
+            predictor, options = evaluation
+            try_batch(predictor, with_images(batch, min(count, MOST_EVALUATED)), options)
 
-    fit = largest_fit(trial, at_most=at_most, device=device, room=room)
-    del reserve
+    has_room, _ = _measure(take_reserve, _later_bytes(stepper, state, processes), device)
+    room = free_memory(device)  # beside what comes later
+    fit = largest_fit(trial, at_most=at_most, device=device, room=room) if has_room else None
+    reserve.clear()
     state.optimizer.zero_grad()
     release_unused(device)
     # Every process must hear of it when one finds no room.
@@ -151,7 +170,7 @@ def largest_fit(trial: Callable[[int], None], *, at_most: int, device: torch.dev
     limit = math.inf if room is None else SHARE * room
     while size <= at_most:
         taken = _extrapolate(measured, size)
-        is_guess = device.type != "cuda" and size > MEASURED_ON_CPU and taken is not None
+        is_guess = device.type == "cpu" and size > MEASURED_ON_CPU and taken is not None
         if taken is not None and taken > limit:
             return fit and replace(fit, limit="memory")
         if not is_guess:

@@ -155,6 +155,10 @@ def repeat(replay: Replay, stepper: Stepper, state: TrainState) -> bool:
         evidence = examine(stepper, state, replay.batches)
     known = replay.failure
     if evidence.failure is None and not evidence.is_at_fault:
+        if evidence.repeated != "whole":
+            raise ValueError(
+                f"out of memory on {stepper.device}: the step cannot be done again there; use --device cpu"
+            )
         say(f"Not reproduced on {stepper.device}: the step is finite here. It was told:\n{known['message']}")
         return False
     failure = evidence.failure or TrainingDiverged(known["what"], state, known["terms"])

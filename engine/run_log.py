@@ -11,6 +11,7 @@ from typing import Any
 from engine.state import TrainState, amp_dtype
 from engine.step import Stepper
 from utils import dist
+from utils.device import uses_tf32
 from utils.log import MetricLog, duration
 from utils.metrics.figures import figure_text
 from utils.train_config import TrainConfig
@@ -119,7 +120,8 @@ def describe_training(config: TrainConfig, folder: Path, stepper: Stepper, state
     height, width = config.image_size
     batch = f"{recipe.batch_size} x {recipe.accumulate}" if recipe.accumulate > 1 else str(recipe.batch_size)
     amp = amp_dtype(recipe, device)
-    precision = "full precision" if amp is None else str(amp).removeprefix("torch.")
+    full = "full precision, convolutions in TF32" if uses_tf32(device) else "full precision"
+    precision = full if amp is None else str(amp).removeprefix("torch.")
     where = f"{device} x {dist.world_size()}" if dist.world_size() > 1 else str(device)
     logger.info("Run folder: %s", folder)
     logger.info("Model: %s, %.2f M trainable parameters", config.model["name"], count / 1e6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 from typing import Literal
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from engine.optim import build_optimizer
 from engine.state import Snapshot, TrainState, amp_dtype, random_state, set_random_state
-from engine.step import StepClock, Stepper, TrainingDiverged, train_step
+from engine.step import StepClock, Stepper, TrainingDiverged, begin_batch, loss_terms, train_step
 from utils import dist
 from utils.structures import Batch
 
@@ -50,6 +51,25 @@ def try_step(
     finally:
         set_random_state(now)
         stepper.before.restore_buffers_(state.model)
+    return None
+
+
+def try_forward(
+    stepper: Stepper, state: TrainState, batches: list[Batch], *, rng: dict[str, Tensor]
+) -> TrainingDiverged | None:
+    """As `try_step`, without the backward pass, which takes most of the memory: only a loss can be found so."""
+    now = random_state()
+    set_random_state(rng or now)
+    try:
+        with dist.alone():
+            for index, batch in enumerate(batches):
+                batch = begin_batch(stepper, state, batch, index=index, count=len(batches))
+                with torch.no_grad():
+                    terms = {name: float(value) for name, value in loss_terms(stepper, batch).items()}
+                if not all(map(math.isfinite, terms.values())):
+                    return TrainingDiverged("loss", state, terms, index)
+    finally:
+        set_random_state(now)
     return None
 
 

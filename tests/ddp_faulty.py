@@ -33,7 +33,7 @@ def main() -> int:
     without_pictures()
     dist.COLLECTIVE_TIMEOUT = timedelta(seconds=fault.get("timeout", 60))
     place, name = {
-        "scan": (job, "read_splits"),
+        "scan": (job, "read_shared"),
         "step": (failure, "train_step"),
         "evaluation": (DetectionMetric, "update"),
         "count": (DetectionMetric, "compute"),

@@ -19,7 +19,7 @@ import detect
 import export
 import train
 import val
-from engine.evaluate import predict_ten_crops
+from engine.predictions import predict_ten_crops
 from tests.conftest import TINY_MODEL
 from tests.test_train import assert_same_run, cpu, rows, stop_after
 from utils.checkpoint import load_checkpoint

@@ -23,7 +23,8 @@ from torch import distributed
 import train
 from data.loader import eval_loader_of
 from data.read import read_splits
-from engine.evaluate import EvaluationOptions, evaluate
+from engine.evaluate import evaluate
+from engine.predictions import EvaluationOptions
 from engine.replay import load_replay
 from models.build import build_model
 from models.config import load_model_config

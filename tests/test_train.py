@@ -24,7 +24,8 @@ from data.loader import eval_loader_of
 from data.read import read_splits
 from data.sampler import SAMPLE_ORDER, TrainSampler
 from engine import failure, job, loop
-from engine.evaluate import EvaluationOptions, evaluate
+from engine.evaluate import evaluate
+from engine.predictions import EvaluationOptions
 from engine.run_log import SHARES
 from models.predictor import open_predictor
 from models.saved import build_saved

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from utils.config import ConfigError
+
+VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+"""Variables of the environment that choose the GPUs which a process sees."""
 
 CHOICES = "cpu, cuda, cuda:N or mps"
 
@@ -18,7 +23,8 @@ def select_device(name: str | None = None, *, local_rank: int = 0) -> torch.devi
     """The device that --device names; without a name the fastest there is: CUDA, else Apple's MPS, else the CPU.
 
     Args:
-        local_rank: the GPU that 'cuda' without a number means (torchrun gives each process of a machine its own).
+        local_rank: the GPU that 'cuda' without a number means (torchrun gives each process of a machine its own). Where
+            the environment shows each process one GPU alone, as SLURM can, that is number 0.
     Raises:
         ConfigError: no such device on this machine.
     """
@@ -36,8 +42,9 @@ def select_device(name: str | None = None, *, local_rank: int = 0) -> torch.devi
             f"--device {name}: PyTorch {torch.__version__} finds no CUDA GPU; use --device cpu, or check the driver "
             "and that this PyTorch was built for CUDA"
         )
-    index = int(name[5:]) if ":" in name else local_rank
     count = torch.cuda.device_count()
+    shows_one = count == 1 and any(key in os.environ for key in VISIBLE)
+    index = int(name[5:]) if ":" in name else 0 if shows_one else local_rank
     if index >= count:
         raise ConfigError(f"--device cuda:{index}: this machine has {count} GPU(s), cuda:0 to cuda:{count - 1}")
     return torch.device("cuda", index)
@@ -50,6 +57,29 @@ def on_device(values: Sequence[float], like: Tensor) -> Tensor:
     [1.0, 2.0]
     """
     return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """While the block runs, fp32 is fp32: by default PyTorch lets GPUs since Ampere round the inputs of convolutions to
+    TF32, which has 10 bits after the point instead of 23.
+    """
+    kinds: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [kind.allow_tf32 for kind in kinds]
+    for kind in kinds:
+        kind.allow_tf32 = False
+    try:
+        yield
+    finally:
+        for kind, allowed in zip(kinds, before, strict=True):
+            kind.allow_tf32 = allowed
+
+
+def uses_tf32(device: torch.device) -> bool:
+    """Whether convolutions of fp32 values are computed in TF32 there."""
+    if device.type != "cuda" or not torch.backends.cudnn.allow_tf32:
+        return False
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def use_deterministic_kernels() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,10 @@ from utils.torchrun import launched_by_torchrun, launched_rank, launched_size, l
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=10)
 """Of collectives, between which nothing long may lie: see `exchange` and `wait_for_first_rank`."""
+
+
+PIECE = 1 << 24
+"""Bytes that `collect` sends at a time."""
 
 
 class _Now:
@@ -123,10 +128,14 @@ def wait_for_first_rank() -> None:
         _Now.peers.wait_for_first()
 
 
-def fail(text: str) -> None:
-    """Say why this process ends, once for all that end for the same reason, and end the others."""
+def fail(text: str, details: str = "") -> None:
+    """Say why this process ends, once for all that end for the same reason, and end the others.
+
+    Args:
+        details: lines of this process alone, which follow where it is the one that speaks.
+    """
     if _Now.peers is None or _Now.peers.fail(text):
-        say(f"[rank {launched_rank()}] {text}" if launched_rank() else text)
+        say((f"[rank {launched_rank()}] {text}" if launched_rank() else text) + details)
 
 
 def is_of_the_others(error: Exception) -> bool:
@@ -197,6 +206,36 @@ def gather(value: Any) -> list[Any]:
     return [_decoded(part[: int(size)]) for part, size in zip(parts, sizes, strict=True)]
 
 
+def collect(value: Any) -> Iterator[Any]:
+    """On rank 0, the value of each other rank, in their order; nothing elsewhere. What JSON keeps, and of any size.
+
+    Rank 0 takes in all texts first, so that nobody waits while it works on one; it holds one value at a time.
+    """
+    if not is_distributed():
+        return iter(())
+    own = json.dumps(value).encode() if rank() else b""
+    sizes = gather(len(own))
+    texts: list[bytes] = []
+    for other in range(1, world_size()):
+        if rank() == 0:
+            texts.append(b"".join(_received(size, other) for size in _pieces(sizes[other])))
+        elif rank() == other:
+            for start, size in zip(itertools.count(0, PIECE), _pieces(len(own)), strict=False):
+                dist.send(_bytes_tensor(own[start : start + size]), 0)
+    return map(json.loads, texts)
+
+
+def _pieces(size: int) -> list[int]:
+    """So many bytes in pieces of at most `PIECE`: NCCL takes them through the memory of a GPU, which may be full."""
+    return [min(PIECE, size - start) for start in range(0, size, PIECE)]
+
+
+def _received(size: int, source: int) -> bytes:
+    piece = torch.empty(size, dtype=torch.uint8, device=_bytes_device())
+    dist.recv(piece, source)
+    return piece.cpu().numpy().tobytes()
+
+
 def broadcast(value: Any) -> Any:
     """Rank 0's value, on every rank; what JSON keeps. The others wait for it, however long that takes."""
     if not is_distributed():
@@ -225,8 +264,16 @@ def copy_from_first_rank_(tensors: Iterable[Tensor]) -> None:
 
 def _encoded(value: Any) -> Tensor:
     """A plain value as bytes, where the process group wants them. JSON, because pickle could run code."""
-    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else None
-    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
+    return _bytes_tensor(json.dumps(value).encode())
+
+
+def _bytes_tensor(text: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(text), dtype=torch.uint8).to(_bytes_device())
+
+
+def _bytes_device() -> torch.device | None:
+    """Where the process group wants what it passes on."""
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else None
 
 
 def _decoded(text: Tensor) -> Any:

@@ -60,13 +60,20 @@ _MEMORY_SIGNS = (
     "can't allocate memory",  # DefaultCPUAllocator
     "not enough memory",  # the same on Windows
     "out of memory",  # CUDA, and MPS
-    "CUBLAS_STATUS_ALLOC_FAILED",
+    "_STATUS_ALLOC_FAILED",  # cuBLAS and cuDNN
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # whose handle and workspace find no room
+    "unable to find an engine",  # cuDNN, with no room for the workspace of any
+    "ALLOCATION_FAILED",  # cuDNN 9
     "could not create a primitive",  # oneDNN, which finds none for its own tables
     "could not create a memory",
     "Insufficient memory",  # OpenCV
     "Unable to allocate",  # NumPy, from a loader process
 )
 """In a RuntimeError that says that memory has run out."""
+
+
+_OF_A_GPU = ("CUDA", "MPS", "CUBLAS", "CUDNN", "unable to find an engine")
+"""In what the allocator of a GPU says, and not in that of the machine."""
 
 
 def explain(error: Exception) -> str | None:
@@ -132,7 +139,7 @@ def _explain_os(error: OSError) -> str:
 
 def _explain_memory(error: Exception) -> str:
     reason = error_text(error) if "Original Traceback" in str(error) else memory_reason(error)
-    where = "of the GPU" if "CUDA" in reason or "MPS" in reason else "of the machine"
+    where = "of the GPU" if any(sign in reason for sign in _OF_A_GPU) else "of the machine"
     return (
         f"out of memory {where} ({reason}); use a smaller --batch-size or --img-size, fewer --workers, "
         "--set cache=false, or close other programs"

@@ -55,15 +55,46 @@ def _told(error: Exception) -> int:
     """Say what has ended the work; returns the exit status. Mistakes of the program are raised."""
     if dist.is_of_the_others(error):
         if not dist.another_ended():
-            reason = re.sub(r"^\[[^]]*\] *", "", str(error).strip().splitlines()[0])  # gloo's place in its source
-            which = "one of them hangs, or the network between them"
-            dist.fail(f"no answer from the other processes ({reason}): {which}")
+            dist.fail(*_of_the_group(str(error) or type(error).__name__))
         return 1
     text = explain(error)
     if text is None:
         raise error
     dist.fail(text)
     return 2
+
+
+_NO_ANSWER = re.compile(
+    r"time[d ]*-?out|(closed|reset|refused) by peer|connection (closed|reset|refused)", re.IGNORECASE
+)
+
+
+def _of_the_group(text: str) -> tuple[str, str]:
+    """The message and its details for an error of the process group that no process's end explains.
+
+    The message is the same on all ranks, which have it at the same time; what gloo or NCCL says differs.
+
+    Args:
+        text: of the error.
+    """
+    whole = text.strip().partition("\nException raised from ")[0]  # what follows is a list of C++ functions
+    first, *more = whole.splitlines() or [""]
+    first = re.sub(r"^\[[^]]*\] *", "", first)  # gloo's place in its source
+    if "Duplicate GPU" in whole:
+        summary = (
+            "two processes compute on one GPU, and each needs its own: give torchrun no larger --nproc_per_node than "
+            "the machine has GPUs (CUDA_VISIBLE_DEVICES may hide some)"
+        )
+    elif _NO_ANSWER.search(whole) or "NCCL" not in whole:
+        reason = "" if "NCCL" in whole else f" ({first})"
+        summary = f"no answer from the other processes{reason}: one of them hangs, or the network between them"
+        first = first if "NCCL" in whole else ""
+    else:
+        summary = "NCCL, by which the GPUs exchange their gradients, has failed"
+    details = [line.rstrip() for line in (first, *more) if line.strip()]
+    if "NCCL" in whole:
+        details.append("NCCL_DEBUG=INFO in the environment of every process makes NCCL tell more")
+    return summary, "".join(f"\n  {line}" for line in details)
 
 
 class Stop:

@@ -14,7 +14,7 @@ import torch
 class PeakMemory:
     """The peak memory of a block of code, as `bytes`; None if the system does not say.
 
-    On a GPU this is the peak of the memory that torch reserved. Elsewhere the process's memory is read every 2 ms.
+    On a CUDA GPU this is the peak of the memory that torch reserved. Elsewhere `bytes_in_use` is read every 2 ms.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -24,7 +24,7 @@ class PeakMemory:
     def __enter__(self) -> PeakMemory:
         reset_gpu_peak(self.device)
         if self.device.type != "cuda":
-            self.bytes = resident_bytes()
+            self.bytes = bytes_in_use(self.device)
             self._done = threading.Event()
             self._thread = threading.Thread(target=self._look, daemon=True)
             self._thread.start()
@@ -39,7 +39,7 @@ class PeakMemory:
 
     def _look(self) -> None:
         while self.bytes is not None and not self._done.wait(0.002):
-            self.bytes = max(self.bytes, resident_bytes() or 0)
+            self.bytes = max(self.bytes, bytes_in_use(self.device) or 0)
 
 
 def use_huge_pages() -> None:
@@ -57,8 +57,10 @@ def reset_gpu_peak(device: torch.device) -> None:
 
 
 def bytes_in_use(device: torch.device) -> int | None:
-    """Bytes in use now, counted as `PeakMemory` counts them; None if the system does not say."""
-    return torch.cuda.memory_reserved(device) if device.type == "cuda" else resident_bytes()
+    """Bytes in use now: what torch holds of a GPU, else what the process has; None if the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    return torch.mps.driver_allocated_memory() if device.type == "mps" else resident_bytes()
 
 
 def resident_bytes() -> int | None:
@@ -95,12 +97,16 @@ def children_bytes() -> int:
 def free_memory(device: torch.device) -> int | None:
     """Bytes that the process can still allocate; None if the system does not say.
 
-    On a GPU what torch holds and does not use counts as free; on a CPU the limit of a container counts too.
+    On a CUDA GPU it is what the driver has, after torch has given back all that it can; what torch still holds is in
+    use, or in fragments between. Apple's GPUs share the main memory, of which the system recommends them a part. On a
+    CPU the limit of a container counts too.
     """
     release_unused(device)
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+        return torch.cuda.mem_get_info(device)[0]
     rooms = [room for room in (_available(), _container_room()) if room is not None]
+    if device.type == "mps":
+        rooms.append(max(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory(), 0))
     return min(rooms, default=None)
 
 
@@ -114,6 +120,8 @@ def empty_cache(device: torch.device) -> None:
     """Return the GPU memory that torch keeps for later allocations."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
 
 
 def gigabytes(count: int) -> str:

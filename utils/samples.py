@@ -60,14 +60,15 @@ class Samples(Sequence[Sample]):
     changes its reference count, and with it the page of memory that it lies in. Arrays stay shared.
 
     Args:
-        files: the paths one after another, as `os.fsencode` gives them; file_ends (N + 1,) int64 says where each ends.
+        files: the paths one after another, as `os.fsencode` gives them, in bytes or (K,) uint8; file_ends (N + 1,)
+            int64 says where each ends.
         image_ids: (N,) int64; sizes: (N, 2) int64 height and width, as in Sample.
         boxes, labels, crowd: (M, 4), (M,) and (M,) of all images one after another, as in Sample.
         ends: (N + 1,) int64, 0 and where the objects of each image end.
         tiles: (N, 6) int64, the numbers of each Tile; None where every sample is a whole image.
     """
 
-    files: bytes
+    files: bytes | np.ndarray
     file_ends: np.ndarray
     image_ids: np.ndarray
     sizes: np.ndarray
@@ -166,7 +167,7 @@ class Samples(Sequence[Sample]):
     def path(self, index: int) -> Path:
         """The image file at a position from 0."""
         start, end = self.file_ends[index : index + 2].tolist()
-        return Path(os.fsdecode(self.files[start:end]))
+        return Path(os.fsdecode(bytes(self.files[start:end])))
 
     def paths(self) -> list[Path]:
         """The image files in their order."""

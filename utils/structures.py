@@ -104,8 +104,8 @@ class Targets:
         """The same targets in page-locked memory."""
         return self._each(lambda part: part.pin_memory())
 
-    def select(self, mask: Tensor) -> Targets:
-        """The targets where `mask` (M,) bool is true, or those at the positions `mask` (K,) int64."""
+    def select(self, mask: Tensor | slice) -> Targets:
+        """The targets where `mask` (M,) bool is true, those at the positions `mask` (K,) int64, or those of a slice."""
         return self._each(lambda part: part[mask])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Targets:
@@ -157,6 +157,21 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def part(self, start: int, stop: int) -> Batch:
+        """The images from `start` up to `stop`, with their targets; notes are those of the whole batch."""
+        first = self.targets.image_index
+        targets = self.targets.select((first >= start) & (first < stop))
+        return Batch(
+            self.images[start:stop],
+            replace(targets, image_index=targets.image_index - start),
+            self.image_ids[start:stop],
+            self.paths[start:stop],
+            self.letterboxes[start:stop],
+            self.problems[start:stop],
+            self.notes,
+            self.tiles[start:stop],
+        )
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory (torch's loader calls this)."""

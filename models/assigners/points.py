@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,10 @@ from utils.boxes import aligned_iou, centres_and_sides
 from utils.structures import Targets
 
 CHUNK = 256
-"""Objects that are compared with the predictions of their images at a time, to bound the memory."""
+"""Objects that are compared with the predictions of their images at a time: a pair of the two takes some 30 bytes.
+
+A multiple of 32: the SIMD loops of a CPU then begin and end where those over all objects would, and no bit differs.
+"""
 
 
 class PointAssignment(NamedTuple):
@@ -71,16 +75,27 @@ class TaskAlignedAssigner:
         """
         if not len(targets):
             return _none(boxes)
-        iou = _overlaps(targets, boxes)
-        inside = _inside(targets.boxes, points, least=self.least_side * strides.min())
-        wanted = logits[targets.image_index, :, targets.labels].sigmoid()
-        alignment = wanted.pow(self.alpha) * iou.pow(self.beta) * inside
-        best, point = alignment.topk(min(self.top_k, alignment.shape[1]), dim=1)
-        iou = iou.gather(1, point)
+        columns, least = _columns(boxes), self.least_side * strides.min()
+        parts = [self._candidates(some, columns, logits, points, least) for some in _chunks(targets)]
+        best, iou, point = (torch.cat(each) for each in zip(*parts, strict=True))
         positive = _one_object_a_point(best > 0, iou, point, targets.image_index, boxes.shape)
         best, iou = best * positive, iou * positive
         peak = best.amax(dim=1, keepdim=True).clamp(min=torch.finfo(best.dtype).tiny)
         return _assignment(targets, point, best / peak * iou.amax(dim=1, keepdim=True), positive)
+
+    def _candidates(
+        self, targets: Targets, columns: Tensor, logits: Tensor, points: Tensor, least: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(M, k) alignment, IoU and point of the best candidates of each object, best first.
+
+        Args:
+            columns: from `_columns`; least: () pixels, as of `_inside`.
+        """
+        iou = _overlaps(targets, columns)
+        wanted = logits[targets.image_index, :, targets.labels].sigmoid()
+        alignment = wanted.pow(self.alpha) * iou.pow(self.beta) * _inside(targets.boxes, points, least=least)
+        best, point = alignment.topk(min(self.top_k, alignment.shape[1]), dim=1)
+        return best, iou.gather(1, point), point
 
 
 class SimOTAAssigner:
@@ -110,6 +125,27 @@ class SimOTAAssigner:
         """The positives of a batch; arguments as in TaskAlignedAssigner."""
         if not len(targets):
             return _none(boxes)
+        columns, scores = _columns(boxes), logits.sigmoid().float()
+        negative = binary_cross_entropy(scores, torch.zeros_like(scores), reduction="none")
+        classes = scores, negative, negative.sum(dim=2)
+        parts = [self._candidates(some, columns, classes, points, strides) for some in _chunks(targets)]
+        claims, cost, iou, point = (torch.cat(each) for each in zip(*parts, strict=True))
+        positive = _one_object_a_point(claims, -cost, point, targets.image_index, boxes.shape)
+        return _assignment(targets, point, iou * positive, positive)
+
+    def _candidates(
+        self,
+        targets: Targets,
+        columns: Tensor,
+        classes: tuple[Tensor, Tensor, Tensor],
+        points: Tensor,
+        strides: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(M, k) whether an object wants each of its cheapest points, their cost, their IoU, and which they are.
+
+        Args:
+            columns: from `_columns`; classes: as of `_class_cost`.
+        """
         inside = _inside(targets.boxes, points, least=strides.new_zeros(()))
         centres = (targets.boxes[:, :2] + targets.boxes[:, 2:]) / 2
         offset = (points - centres[:, None]).abs().amax(dim=2)
@@ -117,27 +153,29 @@ class SimOTAAssigner:
         # An object between the points still has the nearest one.
         near |= torch.zeros_like(near).scatter_(1, offset.argmin(dim=1, keepdim=True), True)
         possible = inside | near
-        iou = _overlaps(targets, boxes) * possible
-        cost = self._class_cost(targets, logits.sigmoid()) - self.iou_gain * (iou + 1e-8).log()
+        iou = _overlaps(targets, columns) * possible
+        cost = self._class_cost(targets, *classes) - self.iou_gain * (iou + 1e-8).log()
         cost = cost + 1e5 * ~(inside & near)
         cost = cost.masked_fill(~possible, torch.inf)
-        count = iou.topk(min(self.candidates, iou.shape[1]), dim=1).values.sum(dim=1).int().clamp(min=1)
-        count = count.minimum(possible.sum(dim=1).int())
         most = min(self.candidates, iou.shape[1])  # no IoU is above 1
+        count = iou.topk(most, dim=1).values.sum(dim=1).int().clamp(min=1)
+        count = count.minimum(possible.sum(dim=1).int())
         least, point = cost.topk(most, dim=1, largest=False)
         claims = torch.arange(most, device=cost.device) < count[:, None]
-        positive = _one_object_a_point(claims, -least, point, targets.image_index, boxes.shape)
-        return _assignment(targets, point, iou.gather(1, point) * positive, positive)
+        return claims, least, iou.gather(1, point), point
 
     @staticmethod
-    def _class_cost(targets: Targets, scores: Tensor) -> Tensor:
-        """(M, N) cross-entropy of each prediction's classes against each object of its image."""
-        scores = scores.float()
-        negative = binary_cross_entropy(scores, torch.zeros_like(scores), reduction="none")
+    def _class_cost(targets: Targets, scores: Tensor, negative: Tensor, all_negative: Tensor) -> Tensor:
+        """(M, N) cross-entropy of each prediction's classes against each object of its image.
+
+        Args:
+            scores: (B, N, C) in [0, 1]; negative: (B, N, C) cross-entropy of each against 0; all_negative: (B, N) its
+                sum over the classes.
+        """
         mine = scores[targets.image_index, :, targets.labels]
-        all_negative = negative.sum(dim=2)[targets.image_index]
         positive = binary_cross_entropy(mine, torch.ones_like(mine), reduction="none")
-        return all_negative - negative[targets.image_index, :, targets.labels] + positive
+        negative = negative[targets.image_index, :, targets.labels]
+        return all_negative[targets.image_index] - negative + positive
 
 
 def _none(boxes: Tensor) -> PointAssignment:
@@ -153,15 +191,24 @@ def _assignment(targets: Targets, point: Tensor, score: Tensor, positive: Tensor
     return PointAssignment(image, point.flatten(), target, score.flatten(), positive.flatten())
 
 
-def _overlaps(targets: Targets, boxes: Tensor) -> Tensor:
-    """(M, N) IoU of each object with each prediction of its image, 0 for predictions that are no boxes.
+def _chunks(targets: Targets) -> Iterator[Targets]:
+    """At most `CHUNK` objects at a time.
 
     In chunks of objects, not image by image, so that a GPU need not wait for their counts.
     """
-    columns = boxes.mT.contiguous()  # all left sides, all tops, ...: a CPU reads them twice as fast
-    pairs = zip(targets.boxes.to(boxes.dtype).split(CHUNK), targets.image_index.split(CHUNK), strict=True)
-    overlaps = [aligned_iou(objects[:, None], columns[images].mT) for objects, images in pairs]
-    return torch.cat(overlaps).nan_to_num(0.0).clamp(0, 1)
+    for start in range(0, len(targets), CHUNK):
+        yield targets.select(slice(start, start + CHUNK))
+
+
+def _columns(boxes: Tensor) -> Tensor:
+    """(B, 4, N) of boxes (B, N, 4): all left sides, all tops, ...; a CPU reads them twice as fast."""
+    return boxes.mT.contiguous()
+
+
+def _overlaps(targets: Targets, columns: Tensor) -> Tensor:
+    """(M, N) IoU of each object with each prediction of its image, 0 for predictions that are no boxes."""
+    objects = targets.boxes.to(columns.dtype)[:, None]
+    return aligned_iou(objects, columns[targets.image_index].mT).nan_to_num(0.0).clamp(0, 1)
 
 
 def _inside(boxes: Tensor, points: Tensor, *, least: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from models.benchmark.costs import Costs, classes_of, count_costs
 from models.build import build_model
 from models.config import ModelConfig
 from models.detector import Detector
-from utils.device import describe_device
+from utils.device import describe_device, uses_tf32
 from utils.memory import reset_gpu_peak
 
 WARM_UPS, MIN_RUNS, MAX_RUNS, MAX_SECONDS = 2, 3, 100, 5.0
@@ -147,7 +147,8 @@ def describe_conditions(conditions: Conditions) -> str:
     device = describe_device(conditions.device)
     if conditions.device.type == "cpu":
         device = f"{_processor()}, {torch.get_num_threads()} threads"
-    return f"{device}; PyTorch {torch.__version__}, fp32, batch {conditions.batch_size}"
+    precision = "fp32, convolutions in TF32" if uses_tf32(conditions.device) else "fp32"
+    return f"{device}; PyTorch {torch.__version__}, {precision}, batch {conditions.batch_size}"
 
 
 @functools.cache

@@ -287,3 +287,32 @@ def test_a_pipe_in_the_place_of_an_image_or_a_label_is_refused_by_name(tmp_path:
     for read in (read_image, image_size):
         with pytest.raises(ValueError, match=r"c\.png: cannot be read .a pipe or a device, expected a regular file"):
             read(tmp_path / "images" / "c.png")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "batch", "expected"), [(1, 16, 16), (1, 128, 32), (8, 128, 16), (8, 8, 1), (3, 16, 6), (2, 256, 32)]
+)
+def test_an_evaluation_batch_is_that_of_one_rank_and_32_at_most(
+    tiny_coco: Path, monkeypatch: pytest.MonkeyPatch, ranks: int, batch: int, expected: int
+) -> None:
+    """Where rank 0 evaluates alone too."""
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", str(ranks))
+    recipe = replace(RecipeConfig(), batch_size=batch)
+    config = TrainConfig({"resize": "letterbox"}, recipe, "d", (96, 96), None, 0, 0)
+    val = read_splits(str(tiny_coco)).val
+    assert loader_module.eval_loader_of(val, config, rank=0, world_size=ranks).batch_size == expected
+    assert loader_module.eval_loader_of(val, config).batch_size == expected
+
+
+def test_eight_ranks_of_one_host_evaluate_in_32_gb_of_shared_memory(
+    tiny_coco: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """8 loader processes each, batch 128 at 640 px; batches of all ranks for each rank would want 33.6 GB of it."""
+    for name, value in (("LOCAL_RANK", 3), ("WORLD_SIZE", 8), ("LOCAL_WORLD_SIZE", 8)):
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(loader_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=32 * 10**9))
+    recipe = replace(RecipeConfig(), batch_size=128)
+    config = TrainConfig({"resize": "letterbox"}, recipe, "d", (640, 640), None, 0, 8)
+    loader = loader_module.eval_loader_of(read_splits(str(tiny_coco)).val, config, rank=3, world_size=8)
+    assert (loader.batch_size, loader.prefetch_factor) == (16, 2)

@@ -157,3 +157,60 @@ def test_many_images_are_counted() -> None:
     state.model[2].factor = INFINITE
     text = failed(stepper, state, [make_batch(9)])
     assert "images: 0-0.jpg, 0-1.jpg, 0-2.jpg, 0-3.jpg and 5 more\n" in text
+
+
+def full_from(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """From now on these functions of engine/diagnose.py find no memory."""
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    for name in names:
+        monkeypatch.setattr(diagnose, name, full)
+
+
+def test_with_too_little_memory_for_gradients_the_forward_pass_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    stepper, state = make(amp="bf16")
+    state.model[2].factor = INFINITE
+    expected = failed(stepper, state, [make_batch(number=1), make_batch(number=2)])
+    full_from(monkeypatch, "try_step")
+    text = failed(stepper, state, [make_batch(number=1), make_batch(number=2)])
+    assert text == expected
+    assert "first seen: output of 2 (Scale), " in text
+
+
+def test_what_the_forward_pass_alone_does_not_show_is_said_to_be_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    stepper, state = make()
+    state.model[2] = Burst()
+    full_from(monkeypatch, "try_step")
+    text = failed(stepper, state, [make_batch()])
+    assert "first seen: nowhere in the forward pass; there is too little memory to do the backward pass again" in text
+    assert "likely cause: not found, for want of memory to do the step again beside the run" in text
+    assert "remedy: do it again with --replay" in text
+
+
+def test_without_memory_for_a_copy_weights_and_data_are_still_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    full_from(monkeypatch, "scratch_of")
+    stepper, state = make()
+    state.model[2].factor = INFINITE
+    text = failed(stepper, state, [make_batch()])
+    assert "first seen: not looked for: there is too little memory to do the step again" in text
+    assert "images: 0-0.jpg, 0-1.jpg, 0-2.jpg, 0-3.jpg" in text
+    state.model[0].weight.data[0, 0, 0, 0] = INFINITE
+    text = failed(stepper, state, [make_batch()])
+    assert "likely cause: weights that were not finite before the step: 0.weight" in text
+    assert "1.running_mean" not in text, "which the failed step has spoiled"
+    stepper, state = make()
+    boxes = make_batch().targets.boxes.clone()
+    boxes[2, 2] = boxes[2, 0]
+    bad = replace(make_batch(), targets=replace(make_batch().targets, boxes=boxes))
+    assert "0-2.jpg: a box without width or height" in failed(stepper, state, [bad])
+
+
+def test_another_error_while_looking_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*_: object, **__: object) -> None:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(diagnose, "scratch_of", wrong)
+    with pytest.raises(RuntimeError, match="shapes"):
+        examine(*make(), [make_batch()])

@@ -13,7 +13,10 @@ from torch.utils.data import DataLoader
 from data.config import load_data_config
 from data.loader import build_eval_loader
 from data.read import read_split
-from engine.evaluate import EvaluationOptions, evaluate, match_classes
+from engine import predictions
+from engine.evaluate import evaluate, match_classes
+from engine.notes import FileNotes
+from engine.predictions import EvaluationOptions
 from models.info import ModelInfo, Predictor
 from models.predictor import open_predictor
 from tests.test_val import CATEGORY_IDS, NAMES, write_checkpoint, write_dataset
@@ -153,8 +156,8 @@ def test_ranks_together_give_the_figures_of_one_process(
     alone, metric, _ = evaluate_colours(images)
     (_, first, _), (_, second, _) = (evaluate_colours(images, ranks=2, rank=rank) for rank in range(2))
     assert 0 < len(first.predictions()) < len(metric.predictions())
-    others = iter([[["b.jpg: cut off"], 2, ["c.jpg: gone"]], second.predictions()])
-    monkeypatch.setattr(dist, "gather", lambda own: [own, next(others)])
+    monkeypatch.setattr(dist, "gather", lambda own: [own, [["b.jpg: cut off"], 2, ["c.jpg: gone"]]])
+    monkeypatch.setattr(dist, "collect", lambda _: iter([second.predictions()]))
     loader = build_eval_loader(
         images, image_size=(128, 192), resize="letterbox", batch_size=2, workers=0, rank=0, world_size=2
     )
@@ -172,3 +175,104 @@ def test_classes_are_matched_by_name(images: LabelledImages) -> None:
     predictor.names = ("red", "green", "violet", "pink")
     with pytest.raises(ConfigError, match=r"4 classes and the data 3; only the model knows pink, violet, only .* blue"):
         match_classes(predictor, images)
+
+
+class Small(ColourPredictor):
+    """Has memory for so many images at a time."""
+
+    room = 1
+
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        if len(images) > self.room:
+            self.calls.append(len(images))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().predict(images)
+
+
+def evaluate_small(images: LabelledImages, room: int, *, batch_size: int = 7) -> tuple[dict, list[dict], list[int]]:
+    predictor, metric = Small((128, 192), "letterbox"), new_metric(images)
+    predictor.room = room
+    loader = build_eval_loader(images, image_size=(128, 192), resize="letterbox", batch_size=batch_size, workers=0)
+    return evaluate(predictor, loader, metric, OPTIONS), metric.predictions(), predictor.calls
+
+
+@pytest.mark.parametrize(("room", "told"), [(7, 0), (3, 1), (2, 2), (1, 2)])
+def test_batches_that_do_not_fit_are_evaluated_in_parts(
+    images: LabelledImages, caplog: pytest.LogCaptureFixture, room: int, told: int
+) -> None:
+    figures, rows, _ = evaluate_small(images, room)
+    expected, metric, _ = evaluate_colours(images)
+    assert rows == metric.predictions()
+    assert {key: figures[key] for key in FIGURES} == {key: expected[key] for key in FIGURES}
+    texts = [record.message for record in caplog.records if "out of memory" in record.message]
+    assert len(texts) == told
+    if told:
+        assert texts[0].startswith("out of memory on cpu in evaluation: 7 images of 128 x 192 px do not fit (CUDA out")
+        assert texts[0].endswith("it goes on with 3 at a time")
+
+
+def test_memory_that_runs_out_on_another_rank_is_told_by_rank_0(
+    images: LabelledImages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(dist, "rank", lambda: 1)
+    notes, predictor = FileNotes(), Small((128, 192), "letterbox")
+    loader = build_eval_loader(images, image_size=(128, 192), resize="letterbox", batch_size=2, workers=0)
+    evaluate(predictor, loader, new_metric(images), OPTIONS, notes=notes)
+    assert not caplog.messages
+    assert [text.partition(":")[0] for text in notes.waiting] == ["out of memory on cpu in evaluation"]
+
+
+def test_later_batches_begin_with_what_fitted(images: LabelledImages) -> None:
+    _, _, calls = evaluate_small(images, 2, batch_size=4)
+    assert calls == [4, 2, 2, 2, 1]
+
+
+def test_not_even_one_image_is_said(images: LabelledImages) -> None:
+    with pytest.raises(
+        ValueError, match=r"in evaluation: not even one image of 128 x 192 px fits .*close other programs"
+    ):
+        evaluate_small(images, 0)
+
+
+def test_memory_that_runs_out_while_boxes_are_suppressed(
+    images: LabelledImages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the thread behind, one batch later; nothing is counted twice or lost."""
+    real = predictions.postprocess
+
+    def full(boxes: Tensor, *arguments: object, **options: object) -> object:
+        if len(boxes) > 2:
+            raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+        return real(boxes, *arguments, **options)
+
+    expected = evaluate_colours(images)[1].predictions()
+    monkeypatch.setattr(predictions, "postprocess", full)
+    _, metric, _ = evaluate_colours(images, batch_size=4)
+    assert metric.predictions() == expected
+    assert "CUDNN_STATUS_ALLOC_FAILED" in caplog.text
+
+
+def test_another_error_of_a_predictor_is_passed_on(images: LabelledImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*_: object, **__: object) -> None:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(predictions, "postprocess", wrong)
+    with pytest.raises(RuntimeError, match="shapes"):
+        evaluate_colours(images)
+
+
+def test_fp32_is_not_tf32_in_an_evaluation(images: LabelledImages) -> None:
+    """By default PyTorch lets convolutions on newer GPUs round their inputs to 10 bits."""
+    seen = []
+
+    class Looks(ColourPredictor):
+        def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+            return super().predict(images)
+
+    before = torch.backends.cudnn.allow_tf32
+    loader = build_eval_loader(images, image_size=(64, 64), resize="letterbox", batch_size=4, workers=0)
+    evaluate(Looks((64, 64), "letterbox"), loader, new_metric(images), OPTIONS)
+    assert before
+    assert set(seen) == {(False, False)}
+    assert torch.backends.cudnn.allow_tf32

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine import failure, step
+from engine import diagnose, failure, step
 from engine import memory as batch_size
 from engine.failure import SKIPS_IN_A_ROW, Guard, RunFailed, StepFailed, saying_what_is_left
 from engine.memory import find_batch_size
@@ -130,6 +130,55 @@ def test_a_bad_step_can_be_skipped(guard: Guard, caplog: pytest.LogCaptureFixtur
     state.model[2].factor = 1.0
     assert guard.step(stepper, state, [make_batch()])
     assert (state.step, guard.in_a_row) == (3, 0)
+
+
+@pytest.mark.parametrize("missing", ["scratch_of", "try_step"])
+def test_a_full_device_does_not_turn_a_bad_step_into_another_failure(
+    guard: Guard, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, missing: str
+) -> None:
+    """The copy of the model, or the step on it, finds no memory: it is skipped all the same, with its replay file."""
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(diagnose, missing, full)
+    stepper, state = make(non_finite="skip")
+    state.model[2].factor = INFINITE
+    before = whole_state(state)
+    assert guard.step(stepper, state, [make_batch()]) == {}
+    assert same(whole_state(state), before)
+    assert state.sums["skipped"] == 1
+    assert "Step skipped: the loss of step 1 (epoch 1) is not a finite number" in caplog.text
+    assert load_replay(guard.folder / "replay_step1.pt").failure["what"] == "loss"
+    assert guard.step(*make(), [make_batch()])
+
+
+def test_a_replay_file_that_finds_no_memory_does_not_hide_the_cause(
+    guard: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(failure, "save_replay", full)
+    stepper, state = make()
+    state.model[2].factor = INFINITE
+    with pytest.raises(StepFailed, match=r"first seen: output of 2 \(Scale\)[^$]*No replay file could be written: "):
+        guard.step(stepper, state, [make_batch()])
+
+
+@pytest.mark.parametrize(
+    ("mine", "others", "owner"), [(0, [0, 0], 0), (0, [1, 2], 2), (1, [0, 1], 0), (0, [0, 1], 2), (2, [2, 2], 0)]
+)
+def test_the_process_that_may_be_at_fault_tells(
+    guard: Guard, monkeypatch: pytest.MonkeyPatch, mine: int, others: list[int], owner: int
+) -> None:
+    """First the one that is; then one that had no memory to look."""
+    answers = iter([[mine, *others], [f"told by {rank}" for rank in range(3)]])
+    monkeypatch.setattr(failure.dist, "gather", lambda _: next(answers))
+    stepper, state = make()
+    state.model[2].factor = INFINITE
+    with pytest.raises(StepFailed, match=f"told by {owner}"):
+        guard.step(stepper, state, [make_batch()])
 
 
 def test_one_bad_step_after_another_stops_the_run_all_the_same(guard: Guard) -> None:

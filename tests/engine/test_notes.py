@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
 from engine import notes as notes_module
+from engine.loop import share_records
 from engine.notes import FileNotes
 from utils import dist
 
@@ -65,3 +67,16 @@ def test_what_is_handed_over_is_bounded(
     assert sent[0][1] == 10_000
     notes.share([])
     assert sent[1] == [[], 0, []]
+
+
+def test_an_epoch_has_the_counts_of_all_ranks_and_the_longest_wait(rank: Callable[..., None]) -> None:
+    rank(0)
+    job = SimpleNamespace(notes=FileNotes(replaced=["a"]))
+    state = SimpleNamespace(sums={"time/wait": 2.0, "bad_images": 3})
+    answers = iter([[2.0, 7.5, 1.0], [[[], 0, []], [["b"], 4, ["c"]], [[], 1, ["d"]]]])
+    state.count = lambda values: state.sums.update({key: state.sums[key] + values[key] for key in values})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dist, "gather", lambda _: next(answers))
+        share_records(job, state)
+    assert state.sums == {"time/wait": 7.5, "bad_images": 8}
+    assert job.notes.replaced == []

@@ -17,7 +17,8 @@ from data.loader import build_eval_loader
 from data.media.sources import open_source
 from data.read import read_split
 from engine.detector import Detector, load_detector
-from engine.evaluate import EvaluationOptions, evaluate
+from engine.evaluate import evaluate
+from engine.predictions import EvaluationOptions
 from engine.stream import DetectOptions, detect
 from engine.tiles import TileMerger, grid_of, merge_tiles
 from models.info import ModelInfo, Predictor

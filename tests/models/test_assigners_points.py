@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from models.assigners import points as points_module
 from models.assigners.points import PointAssignment, SimOTAAssigner, TaskAlignedAssigner
 from utils.structures import Targets
 
@@ -155,3 +161,56 @@ def test_wrong_options_are_refused() -> None:
         TaskAlignedAssigner(top_k=0)
     with pytest.raises(ValueError, match="radius above 0"):
         SimOTAAssigner(radius=0)
+
+
+@pytest.mark.parametrize("assigner", [TaskAlignedAssigner(), SimOTAAssigner()])
+def test_chunks_of_objects_change_no_bit(
+    assigner: TaskAlignedAssigner | SimOTAAssigner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    targets, boxes, scores, points, strides = scene(3, objects=141)
+    assert points_module.CHUNK % 32 == 0
+    monkeypatch.setattr(points_module, "CHUNK", 1000)
+    whole = assigner(targets, boxes, torch.logit(scores), points, strides)
+    for chunk in (32, 64, 128):
+        monkeypatch.setattr(points_module, "CHUNK", chunk)
+        parts = assigner(targets, boxes, torch.logit(scores), points, strides)
+        assert all(torch.equal(one, other) for one, other in zip(whole, parts, strict=True)), chunk
+
+
+class Held(TorchDispatchMode):
+    """Counts the bytes of the tensors that are made while it is on, at their highest point."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        known = {
+            leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)
+        }
+        for made in tree_leaves(result):
+            if isinstance(made, torch.Tensor) and made.untyped_storage()._cdata not in known:
+                self.now += made.nbytes
+                weakref.finalize(made, self._gone, made.nbytes)
+        self.most = max(self.most, self.now)
+        return result
+
+    def _gone(self, count: int) -> None:
+        self.now -= count
+
+
+@pytest.mark.parametrize("assigner", [TaskAlignedAssigner(), SimOTAAssigner()])
+@pytest.mark.parametrize("objects", [1_000, 4_000])
+def test_memory_does_not_grow_with_the_objects(assigner: TaskAlignedAssigner | SimOTAAssigner, objects: int) -> None:
+    """At 640 px, on a device without values."""
+    count, classes = 8400, 1
+    with torch.device("meta"):
+        numbers = torch.zeros(objects, dtype=torch.int64)
+        targets = Targets(torch.zeros(objects, 4), numbers, numbers, numbers.bool())
+        boxes, logits = torch.zeros(16, count, 4), torch.zeros(16, count, classes)
+        points, strides = torch.zeros(count, 2), torch.zeros(count)
+        with Held() as held:
+            found = assigner(targets, boxes, logits, points, strides)
+    assert len(found.image) == 10 * objects
+    assert held.most < 64 * points_module.CHUNK * count + 400 * objects  # bytes

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from utils.config import ConfigError
-from utils.device import describe_device, select_device, use_deterministic_kernels
+from utils.device import (
+    VISIBLE,
+    describe_device,
+    select_device,
+    use_deterministic_kernels,
+    uses_tf32,
+    without_tf32,
+)
 
 
 @pytest.fixture
@@ -42,6 +50,39 @@ def test_with_two_gpus() -> None:
     assert select_device("cpu") == torch.device("cpu")
     with pytest.raises(ConfigError, match=r"has 2 GPU\(s\), cuda:0 to cuda:1"):
         select_device("cuda:2")
+
+
+@pytest.mark.parametrize("variable", ["CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"])
+def test_where_each_process_sees_one_gpu_alone_it_is_number_0(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """As SLURM's --gpus-per-task=1 has it: the fourth process of a machine has LOCAL_RANK 3, and cuda:0."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name in VISIBLE:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError, match=r"--device cuda:3: this machine has 1 GPU\(s\)"):
+        select_device(local_rank=3)
+    monkeypatch.setenv(variable, "5")
+    assert select_device(local_rank=3) == select_device("cuda", local_rank=3) == torch.device("cuda", 0)
+    with pytest.raises(ConfigError, match="--device cuda:3"):
+        select_device("cuda:3", local_rank=3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "capability", "allowed", "expected"),
+    [
+        ("cuda", (9, 0), True, True),
+        ("cuda", (7, 5), True, False),
+        ("cuda", (9, 0), False, False),
+        ("cpu", (9, 0), True, False),
+    ],
+)
+def test_where_convolutions_are_computed_in_tf32(
+    monkeypatch: pytest.MonkeyPatch, kind: str, capability: tuple[int, int], allowed: bool, expected: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.version, "hip", None)
+    with nullcontext() if allowed else without_tf32():
+        assert uses_tf32(torch.device(kind)) is expected
 
 
 @pytest.fixture

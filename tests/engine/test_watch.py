@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from engine.diagnose import Watch, largest_magnitude, tensors_in
+from engine.watch import Watch, largest_magnitude, tensors_in
 
 
 class Divide(nn.Module):
