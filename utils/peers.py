@@ -108,7 +108,7 @@ class Peers:
         self.failure: Failure | None = None
         self.rounds = self.turns = 0
         self.watched: Iterable[int] = self.ranks if rank == 0 else (0, rank)  # not all by all, which would be many
-        self.patience, self.seen = SILENT_BEATS, dict[int, int]()
+        self.patience, self.seen = SILENT_BEATS, {rank: 0}  # its own beats count as missed from the start
         self.closed = threading.Event()
         self.threads = [threading.Thread(target=each, daemon=True) for each in (self._beat, self._judge)]
         for thread in self.threads:

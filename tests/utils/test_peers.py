@@ -115,8 +115,11 @@ def test_after_a_failed_collective_few_missed_beats_tell(launch: list[Peers], mo
 
 
 @pytest.mark.parametrize("hangs", [False, True])
-def test_without_its_store_a_process_ends(hangs: bool, deaths: list[float], capsys: pytest.CaptureFixture[str]) -> None:
-    """The machine of the store refuses connections, or answers nothing."""
+@pytest.mark.parametrize("from_the_start", [False, True])
+def test_without_its_store_a_process_ends(
+    hangs: bool, from_the_start: bool, deaths: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The machine of the store refuses connections, or answers nothing; perhaps before the first beat."""
     released = threading.Event()
 
     def answer() -> None:
@@ -124,8 +127,11 @@ def test_without_its_store_a_process_ends(hangs: bool, deaths: list[float], caps
         raise RuntimeError("connection reset by peer")
 
     stores = [Lost(answer), Lost(answer)]
+    if from_the_start:
+        stores[1].lose()
     left = [Peers(rank, 4, stores[0], stores[1], speaks=rank == 2) for rank in (2, 3)]
-    stores[1].lose()
+    if not from_the_start:
+        stores[1].lose()
     at_once(left, wait)
     released.set()
     at_once(left, end)
