@@ -15,12 +15,14 @@ import val
 from data.config import load_data_config
 from data.loader import build_eval_loader
 from data.media.sources import open_source
-from data.read import read_split
+from data.read import read_split, read_splits
+from engine.calibration import calibration_images
 from engine.detector import Detector, load_detector
 from engine.evaluate import evaluate
 from engine.predictions import EvaluationOptions
 from engine.stream import DetectOptions, detect
 from engine.tiles import TileMerger, grid_of, merge_tiles
+from models.export.network import ExportSpec
 from models.info import ModelInfo, Predictor
 from tests.test_detect import save, scene
 from tests.test_val import CATEGORY_IDS, NAMES, at_limit, write_checkpoint, write_dataset
@@ -282,6 +284,16 @@ def test_detect_by_tiles_in_every_runtime(tmp_path: Path, capsys: pytest.Capture
     apart = np.abs(boxes["torch"][:, None] - boxes["onnx"]).max(axis=2).min(axis=1)
     assert (apart < 0.05).mean() > 0.99, "equal scores may come in another order, and fall off the end of the list"
     assert boxes["torch"][:, 2].max() > 130, "beyond the first tiles"
+
+
+def test_int8_is_calibrated_on_what_the_network_sees_of_tiles(large: Path) -> None:
+    tiled = large.with_name("train.yaml")
+    tiled.write_text("train: val.json\nval: val.json\nimages: images\ntiling: {size: 96, empty: 1}\n")
+    info = ModelInfo(NAMES, CATEGORY_IDS, (96, 96), "letterbox", stride=32)
+    images = calibration_images(str(tiled), ExportSpec(info))
+    assert len(images) == read_splits(str(tiled)).tiles.kept == 12 + 1 + 2
+    first = Grid((96, 96)).tiles(230, 310)[1]
+    assert np.array_equal(images[1], first.cut(scattered(230, 310)[0]).transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize(
