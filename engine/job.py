@@ -25,7 +25,7 @@ from engine.options import RunOptions
 from engine.predictions import EvaluationOptions
 from engine.restart import note_launch
 from engine.shared_labels import read_shared
-from engine.state import TrainState
+from engine.state import TrainState, check_precision
 from engine.step import Stepper
 from models.build import task_of
 from models.config import model_config_from
@@ -122,6 +122,7 @@ def opened(
 def _prepare(
     config: TrainConfig, options: RunOptions, device: torch.device, resumed: Run | None, lock: RunLock
 ) -> Prepared:
+    check_precision(config.recipe, device)
     if device.type == "cpu":
         use_huge_pages()
     if options.threads:

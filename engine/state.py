@@ -259,6 +259,20 @@ def amp_dtype(recipe: RecipeConfig, device: torch.device) -> torch.dtype | None:
     return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.amp]
 
 
+def check_precision(recipe: RecipeConfig, device: torch.device) -> None:
+    """Refuse a precision that PyTorch cannot train in on a device.
+
+    Raises:
+        ConfigError: fp16 on an Apple GPU before PyTorch 2.8, whose loss scaling computes in float64 there.
+    """
+    before = tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 8)
+    if device.type == "mps" and amp_dtype(recipe, device) is torch.float16 and before:
+        raise ConfigError(
+            f"amp: fp16: PyTorch {torch.__version__} cannot scale losses on Apple GPUs; use --set amp=off, or "
+            "PyTorch 2.8 or newer"
+        )
+
+
 def _cpu_has_bf16() -> bool:
     """Whether this CPU multiplies bf16 (AVX512-BF16 or AMX); emulation would be slower than fp32."""
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))

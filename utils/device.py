@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from utils.config import ConfigError
+from utils.structures import may_copy_later
 
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 """Variables of the environment that choose the GPUs which a process sees."""
@@ -56,7 +57,7 @@ def on_device(values: Sequence[float], like: Tensor) -> Tensor:
     >>> on_device([1, 2], torch.zeros(3)).tolist()
     [1.0, 2.0]
     """
-    return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
+    return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=may_copy_later(like.device))
 
 
 @contextmanager

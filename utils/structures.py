@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def may_copy_later(device: torch.device) -> bool:
+    """Whether a copy to a device may still be under way when the source is freed.
+
+    CUDA takes what is not page-locked into a buffer of its own first. Apple's GPUs read the source itself, later.
+    """
+    return device.type != "mps"
+
+
 @dataclass(frozen=True)
 class LabelProblem:
     """One bad label or file: what is wrong, where, and what was done about it."""
@@ -97,8 +105,8 @@ class Targets:
         return len(self.boxes)
 
     def to(self, device: torch.device) -> Targets:
-        """The same targets on another device; nobody waits for the copy to it."""
-        return self._each(lambda part: part.to(device, non_blocking=True))
+        """The same targets on another device; nobody waits for the copy to it, unless that is unsafe there."""
+        return self._each(lambda part: part.to(device, non_blocking=may_copy_later(device)))
 
     def pin_memory(self) -> Targets:
         """The same targets in page-locked memory."""
@@ -182,7 +190,7 @@ class Batch:
         """The batch with its images on `device`, as float32 in [0, 1]; the targets stay on the host (see Targets)."""
         import torch
 
-        images = self.images.to(device, non_blocking=True)
+        images = self.images.to(device, non_blocking=may_copy_later(device))
         if images.dtype == torch.uint8:
             images = images.float().div_(255)
         if channels_last:

@@ -44,6 +44,8 @@ class Waits(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
+        self.doubles: list[str] = []
+        """What gives float64 on the device; Apple's GPUs have none, and raise a TypeError."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, func.overloadpacket.__name__
@@ -56,6 +58,8 @@ class Waits(TorchDispatchMode):
             self.found.append("copy to the host")
             return torch.ones_like(args[0], device="cpu") if name == "_to_copy" else args[0].fill_(1)
         result = func(*args, **kwargs)
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        self.doubles += [name for leaf in made if leaf.is_meta and leaf.dtype == torch.float64]
         if name in ("index", "index_put", "index_put_", "_index_put_impl_") and on_device:
             self.found += [name for index in args[1] if index is not None and index.dtype in (torch.bool, torch.uint8)]
         if name in ("_to_copy", "copy_", "lift_fresh") and result.is_meta and self._keeps_host(name, args, kwargs):
@@ -129,6 +133,7 @@ def assert_rarely_waits(stepper: Stepper, state: TrainState, batches: list[Batch
     assert set(terms.values()) == {1.0}
     assert len(waits.found) <= MOST, waits.found
     assert waits.found == ["copy to the host"], "the losses and the norm, together"
+    assert waits.doubles == []
 
 
 @pytest.mark.parametrize("recipe", DETECT)
@@ -183,6 +188,22 @@ def test_a_step_of_a_classifier(recipe: str, mixed: bool) -> None:
     targets = Targets(torch.zeros(len(index), 4), index % 5, index, torch.zeros(len(index)).bool(), weights)
     batch = replace(detections(1), targets=targets)
     assert_rarely_waits(stepper, state, [batch, batch])
+
+
+@pytest.mark.parametrize("name", ["cspdet-n", "cspdet-n-af", "cspdet-n-e2e", "yolov3-tiny"])
+def test_no_double_reaches_the_device_in_a_prediction(name: str) -> None:
+    model = build_model(load_model_config(name, [] if name == "yolov3-tiny" else SMALL), 5).eval().to(META)
+    with Waits() as waits, torch.inference_mode():
+        boxes, scores = model.predict(torch.zeros(2, 3, 64, 64, device=META))
+    assert (boxes.dtype, scores.dtype, waits.doubles) == (torch.float32, torch.float32, [])
+
+
+def test_the_counter_sees_doubles() -> None:
+    with Waits() as waits:
+        torch.ones(3, device=META).double()
+        torch.from_numpy(np.ones(3)).to(META, non_blocking=True)
+        torch.ones(3, dtype=torch.float64)
+    assert waits.doubles == ["_to_copy", "_to_copy"]
 
 
 def test_the_counter_sees_what_waits() -> None:

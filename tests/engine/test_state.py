@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from engine.state import TrainState, amp_dtype
+from engine.state import TrainState, amp_dtype, check_precision
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config import ConfigError
 from utils.launch import graceful_stop
@@ -233,3 +234,23 @@ def test_an_older_checkpoint_goes_on_with_the_kernels_of_now(kind: str, key: str
     assert all(group[key] is True for group in state.optimizer.param_groups)
     assert saved["optimizer"]["param_groups"][0][key] is None
     assert equal(state.optimizer.state_dict()["state"], saved["optimizer"]["state"])
+
+
+@pytest.mark.parametrize(
+    ("version", "amp", "kind", "refused"),
+    [
+        ("2.7.1", "fp16", "mps", True),
+        ("2.6.0+cpu", "fp16", "mps", True),
+        ("2.8.0", "fp16", "mps", False),
+        ("2.10.0", "fp16", "mps", False),
+        ("2.7.1", "auto", "mps", False),
+        ("2.7.1", "off", "mps", False),
+        ("2.7.1", "fp16", "cpu", False),
+    ],
+)
+def test_fp16_on_apples_gpus_wants_a_newer_torch(
+    monkeypatch: pytest.MonkeyPatch, version: str, amp: str, kind: str, refused: bool
+) -> None:
+    monkeypatch.setattr(torch, "__version__", version)
+    with pytest.raises(ConfigError, match="amp: fp16: PyTorch 2") if refused else nullcontext():
+        check_precision(RecipeConfig(amp=amp), torch.device(kind))

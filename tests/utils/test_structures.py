@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from utils.boxes import plan_resize
+from utils.device import on_device
 from utils.draw import class_colour
-from utils.structures import Detections
+from utils.structures import Batch, Detections, Targets
 
 
 def some(count: int) -> Detections:
@@ -129,3 +130,23 @@ def test_drawing_leaves_the_image_alone() -> None:
     assert np.array_equal(drawn, detections.draw(image[:, :, 0]))
     with pytest.raises(ValueError, match="expected a Pillow image or a NumPy array, found str"):
         detections.draw("photo.jpg")
+
+
+@pytest.mark.parametrize(("kind", "later"), [("mps", False), ("cuda", True), ("cpu", True)])
+def test_only_where_it_is_safe_a_copy_may_still_be_under_way(
+    monkeypatch: pytest.MonkeyPatch, kind: str, later: bool
+) -> None:
+    """Apple's GPUs read the source of a copy later, when it may be freed."""
+    copies: list[tuple[torch.device, bool]] = []
+    targets = Targets(torch.zeros(2, 4), *torch.zeros(2, 2).long(), torch.zeros(2).bool())
+    batch = Batch(torch.zeros(1, 3, 8, 8), targets, (1,), ("a.jpg",))
+
+    def to(tensor: torch.Tensor, device: torch.device, *, non_blocking: bool) -> torch.Tensor:
+        copies.append((device, non_blocking))
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    targets.to(torch.device(kind))
+    batch.to(torch.device(kind))
+    on_device((1, 2), like=SimpleNamespace(dtype=torch.float32, device=torch.device(kind)))
+    assert copies == [(torch.device(kind), later)] * 6
