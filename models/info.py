@@ -34,7 +34,7 @@ class ModelInfo:
     Args:
         names: class names by label; category_ids: the data set's own id of each.
         image_size: (height, width) the model was trained or exported for.
-        resize: how images get that size, 'letterbox', 'stretch' or, for classifiers, 'crop'.
+        resize: how images get that size, as in `utils.boxes.plan_resize`.
         stride: both sides of an input are multiples of it.
         fixed_size: whether it takes inputs of `image_size` only.
         data: the data it was trained on, a data YAML or 'shapes'; None where the file does not say.

@@ -16,6 +16,7 @@ from engine.evaluate import EvaluationOptions, evaluate, match_classes, protocol
 from models.info import ModelInfo
 from models.predictor import open_predictor
 from utils.arguments import given
+from utils.choices import PADDED
 from utils.config import ConfigError
 from utils.log import say
 from utils.metrics.build import build_metric
@@ -75,7 +76,7 @@ def _check_rect(info: ModelInfo, resize: str) -> None:
     Raises:
         ConfigError: says why.
     """
-    if resize != "letterbox":
+    if resize not in PADDED:
         raise ConfigError(f"--rect: is for letterboxed images, and these get their size by {resize}; leave it out")
     if info.fixed_size:
         height, width = info.image_size
