@@ -77,7 +77,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--clip",
         action=argparse.BooleanOptionalAction,
-        help="cut boxes to the image before they are counted (default: yes, but for darknet weights)",
+        help="cut boxes to the image before they are counted (default: yes, but for darknet's and YOLOX's weights)",
     )
     parser.add_argument("--resize", choices=RESIZES, help="how images get their size")
     parser.add_argument("--rect", action="store_true", help="letterbox with the least padding, one shape a batch")

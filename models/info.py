@@ -41,7 +41,8 @@ class ModelInfo:
         nms, beta_nms: kind of non-maximum suppression, as in `postprocess`.
         named: whether the names come with the model; those of darknet weights may be a guess.
         task: what it predicts: boxes and scores, or the probabilities of one class for the image.
-        clip: whether an evaluation clips boxes to the image; darknet weights are evaluated on unclipped boxes.
+        clip: whether an evaluation clips boxes to the image; weights of darknet and YOLOX are evaluated on unclipped
+            boxes.
     """
 
     names: tuple[str, ...]

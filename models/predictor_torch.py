@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -179,12 +178,14 @@ def open_darknet(path: Path, cfg: Path | str, device: torch.device, *, half: boo
     model = build_model(config, classes)
     load_weights_(model, path)
     ours = (file := Path(cfg)).is_file() and file.read_text("utf-8", "replace").startswith(MARK)
-    info = replace(_info_of(config, model, (path, cfg)), clip=ours)
+    info = _info_of(config, model, (path, cfg), clip=ours)
     return ModelPredictor(model, info, device=device, half=half, fuse=fuse)
 
 
 def open_released(path: Path, cfg: Path | str, device: torch.device, *, half: bool, fuse: bool) -> ModelPredictor:
     """Weights of another program, all of them, in a model of ours: YOLOX's .pth files (docs/weights.md).
+
+    Boxes are counted as they come, as by their authors.
 
     Raises:
         ConfigError: tensors are missing, left over or of another shape: another --cfg.
@@ -202,7 +203,7 @@ def open_released(path: Path, cfg: Path | str, device: torch.device, *, half: bo
     return ModelPredictor(model, _info_of(config, model, (path, cfg)), device=device, half=half, fuse=fuse)
 
 
-def _info_of(config: ModelConfig, model: Detector, files: Sequence[Path | str]) -> ModelInfo:
+def _info_of(config: ModelConfig, model: Detector, files: Sequence[Path | str], *, clip: bool = False) -> ModelInfo:
     """What is known of a model whose file holds numbers alone."""
     classes = model.head.num_classes
     names = names_beside(classes, files)
@@ -216,4 +217,5 @@ def _info_of(config: ModelConfig, model: Detector, files: Sequence[Path | str]) 
         beta_nms=config.beta_nms,
         named=names is not None,
         task=model.task,
+        clip=clip,
     )

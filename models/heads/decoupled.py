@@ -31,6 +31,7 @@ class DecoupledHead(Head):
         channels: width of the 1x1 convolution that begins each level, and of both branches after it.
         depth: 3x3 convolutions of a branch before its last 1x1.
         depthwise: build them depthwise-separable.
+        one_class: give a box a score for its likeliest class alone, as YOLOX does; its other scores are 0.
         activation: of all but the last.
     """
 
@@ -42,12 +43,14 @@ class DecoupledHead(Head):
         channels: int,
         depth: int = 2,
         depthwise: bool = False,
+        one_class: bool = False,
         activation: Activation = "swish",
     ) -> None:
         super().__init__(num_classes)
         if channels < 1 or depth < 0:
             raise ValueError(f"expected channels of at least 1 and a depth of at least 0, found {channels} and {depth}")
         self.strides = features.strides
+        self.one_class = one_class
 
         def branches(outputs: int) -> nn.ModuleList:
             return nn.ModuleList(
@@ -103,5 +106,8 @@ class DecoupledHead(Head):
         return self._decoded(torch.cat(chosen, dim=1), torch.cat(cells), torch.cat(strides))
 
     def _decoded(self, values: Tensor, cells: Tensor, strides: Tensor) -> tuple[Tensor, Tensor]:
-        scores = values[..., 4:].sigmoid()
-        return self.decode_boxes(values[..., :4], cells, strides), scores[..., 1:] * scores[..., :1]
+        """Of (B, N, 5 + C) predictions of cells (N, 2) with strides (N,)."""
+        scores = values[..., 5:].sigmoid() * values[..., 4:5].sigmoid()
+        if self.one_class:
+            scores = torch.where(scores == scores.amax(dim=-1, keepdim=True), scores, 0)
+        return self.decode_boxes(values[..., :4], cells, strides), scores
