@@ -90,8 +90,8 @@ def network_file(weights: Path, cfg: Path | str | None) -> Path | str:
             f"{weights}: darknet weights hold no network; name its file with --cfg (there is no {beside})"
         )
     likely = ROOT / "cfg" / f"{weights.stem.replace('_', '-')}.yaml"
-    named = f", --cfg {likely.name}" if likely.is_file() else " (yolox-nano.yaml for YOLOX's yolox_nano.pth)"
-    raise ConfigError(f"{weights}: a .pth file holds no network; name its model file with --cfg{named}")
+    named = f": --cfg {likely.name}" if likely.is_file() else " with --cfg (yolox-nano.yaml for YOLOX's yolox_nano.pth)"
+    raise ConfigError(f"{weights}: a .pth file holds no network; name its model file{named}")
 
 
 def check_file(path: Path, *, trust: bool = False) -> None:
