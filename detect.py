@@ -47,7 +47,7 @@ import argparse
 import os
 
 from utils.arguments import Parser, share, whole_number
-from utils.choices import NMS_KINDS, RUNTIMES
+from utils.choices import DETECTOR_RESIZES, NMS_KINDS, RUNTIMES
 from utils.log import setup_logging
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--nms", choices=NMS_KINDS, help="kind of non-maximum suppression (default: the model's)")
     parser.add_argument("--classes", nargs="+", metavar="ID_OR_NAME", help="look for these classes only")
     parser.add_image_size()
-    parser.add_argument("--resize", choices=("letterbox", "stretch"), help="how images get their size")
+    parser.add_argument("--resize", choices=DETECTOR_RESIZES, help="how images get their size")
     parser.add_argument("--square", action="store_true", help="letterbox to the whole input, not to the least padding")
     parser.add_tiles()
     parser.add_argument("--batch-size", type=whole_number, default=1, help="frames, or tiles, at a time")

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from data.config import EMBEDDED, load_data_config
 from models.config import load_model_config
-from models.predictor import check_file, default_weights
+from models.predictor import NEED_CFG, check_file, default_weights
 from utils.arguments import Parser, default_workers, share, whole_number
-from utils.choices import BACKENDS, NMS_KINDS
+from utils.choices import BACKENDS, NMS_KINDS, RESIZES
 from utils.faults import report
 from utils.log import setup_logging
 
@@ -51,7 +51,7 @@ def check(args: argparse.Namespace) -> Path:
     check_file(weights, trust=args.trust)
     if args.data not in (None, *EMBEDDED):
         load_data_config(args.data)
-    if args.cfg is not None and weights.suffix.lower() == ".weights":
+    if args.cfg is not None and weights.suffix.lower() in NEED_CFG:
         load_model_config(args.cfg)
     return weights
 
@@ -77,9 +77,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--clip",
         action=argparse.BooleanOptionalAction,
-        help="cut boxes to the image before they are counted (default: yes, but for darknet weights)",
+        help="cut boxes to the image before they are counted (default: yes, but for darknet's and YOLOX's weights)",
     )
-    parser.add_argument("--resize", choices=("letterbox", "stretch", "crop"), help="how images get their size")
+    parser.add_argument("--resize", choices=RESIZES, help="how images get their size")
     parser.add_argument("--rect", action="store_true", help="letterbox with the least padding, one shape a batch")
     parser.add_tiles()
     parser.add_argument("--no-tile", action="store_true", help="whole pictures, although the data YAML has 'tiling'")

@@ -24,6 +24,7 @@ from data.read import check_objects, read_split
 from data.tiles import training_tiles
 from utils.arguments import Parser, seed, whole_number
 from utils.boxes import plan_resize
+from utils.choices import DETECTOR_RESIZES
 from utils.config import ConfigError
 from utils.log import say, say_error
 from utils.structures import LabelledImages
@@ -78,7 +79,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--num", type=whole_number, default=9, help="anchors over all levels")
     parser.add_argument("--levels", type=whole_number, default=3, help="levels of the model, finest first")
     parser.add_argument("--split", choices=("train", "val", "test"), default="train", help="part of the data")
-    parser.add_argument("--resize", choices=("letterbox", "stretch"), default="letterbox", help="as the model does it")
+    parser.add_argument("--resize", choices=DETECTOR_RESIZES, default="letterbox", help="as the model does it")
     parser.add_argument("--seed", type=seed, default=0, help="of the search")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args(argv)

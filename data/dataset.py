@@ -84,7 +84,7 @@ class TrainDataset(Dataset):
         images: the training split.
         config: the augmentation.
         image_size: base (height, width) of the input; images are read at this size before augmentation.
-        resize: 'letterbox' or 'stretch'; the aspect that images have at inference.
+        resize: as in `plan_resize`; the aspect that images have at inference.
         seed: of the run.
         bad_images: if a file cannot be read, 'stop' raises, 'skip' takes the next image instead.
     """
@@ -283,7 +283,7 @@ class EvalDataset(Dataset):
     Args:
         images: the split to evaluate.
         image_size: (height, width) of the network input.
-        resize: 'letterbox', 'stretch' or 'crop'.
+        resize: as in `plan_resize`.
         bad_images: if a file cannot be read, 'stop' raises, 'skip' takes a grey image instead. None raises too, without
             naming this key: there is no recipe.
     """

@@ -224,7 +224,7 @@ def build_eval_loader(
     batch_bytes = 3 * image_size[0] * image_size[1] * batch_size
     order: dict[str, Any] = {"batch_size": batch_size, "sampler": range(len(dataset))}
     if stride is not None:
-        order = {"batch_sampler": least_padding(images.samples.sizes, image_size, stride, batch_size)}
+        order = {"batch_sampler": least_padding(images.samples.sizes, image_size, stride, batch_size, resize)}
     return WatchedLoader(
         dataset,
         **order,

@@ -209,13 +209,13 @@ class SizePlan:
 
 
 def least_padding(
-    sizes: np.ndarray, image_size: tuple[int, int], stride: int, batch_size: int
+    sizes: np.ndarray, image_size: tuple[int, int], stride: int, batch_size: int, resize: str = "letterbox"
 ) -> list[list[tuple[int, tuple[int, int]]]]:
     """All images in batches of one shape each with little padding: those of like aspects are together.
 
     Args:
         sizes: (N, 2) height and width of the images.
-        image_size, stride: as in `least_shape`.
+        image_size, stride, resize: as in `least_shape`.
     Returns:
         For each batch the index of every image with the (height, width) of the batch's inputs.
     """
@@ -223,7 +223,7 @@ def least_padding(
     batches = []
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size].tolist()
-        shapes = [least_shape(int(height), int(width), image_size, stride) for height, width in sizes[chosen]]
+        shapes = [least_shape(int(height), int(width), image_size, stride, resize) for height, width in sizes[chosen]]
         shape = (max(height for height, _ in shapes), max(width for _, width in shapes))
         batches.append([(index, shape) for index in chosen])
     return batches

@@ -25,7 +25,8 @@ from models.layouts import OWN
 from models.postprocess import to_array
 from models.predictor import open_predictor
 from models.predictor_torch import ModelPredictor
-from utils.boxes import Letterbox, plan_resize
+from utils.boxes import Letterbox, least_shape, plan_resize
+from utils.choices import PADDED
 from utils.log import say
 from utils.metrics.build import build_metric
 
@@ -126,9 +127,7 @@ def compare_pictures(original: Predictor, output: Path, spec: ExportSpec) -> Dif
 def picture_plan(height: int, width: int, spec: ExportSpec) -> tuple[Letterbox, tuple[int, int]]:
     """How a file that takes pictures puts one into the network input, and the input's (height, width)."""
     letterbox = plan_resize(height, width, spec.info.image_size, spec.info.resize)
-    if not spec.dynamic or spec.info.resize != "letterbox":
+    if not spec.dynamic or spec.info.resize not in PADDED:
         return letterbox, spec.info.image_size
-    inner = round(height * letterbox.scale_y), round(width * letterbox.scale_x)
-    rows, columns = (-(-side // spec.info.stride) * spec.info.stride for side in inner)
-    pad_x, pad_y = float((columns - inner[1]) // 2), float((rows - inner[0]) // 2)
-    return replace(letterbox, pad_x=pad_x, pad_y=pad_y), (rows, columns)
+    shape = least_shape(height, width, spec.info.image_size, spec.info.stride, spec.info.resize)
+    return plan_resize(height, width, spec.info.image_size, spec.info.resize, shape=shape), shape

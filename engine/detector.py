@@ -22,14 +22,13 @@ from engine.tiles import grid_of
 from models.info import Predictor, Values
 from models.predictor import check_file, default_weights
 from models.runtime_cache import open_fastest
-from utils.choices import RUNTIMES
+from utils.choices import DETECTOR_RESIZES, PADDED, RUNTIMES
 from utils.config import ConfigError
 from utils.rgb import as_rgb
 from utils.structures import Detections
 from utils.text import printable, shown
 from utils.threads import limit_threads
 
-RESIZES = ("letterbox", "stretch")
 Picture: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray"
 """A path, a Pillow image, or an (H, W, 3) uint8 RGB array."""
 
@@ -50,14 +49,14 @@ def load_detector(
     """A detector or classifier that is ready to be called.
 
     Args:
-        weights: what --weights takes: .pt, .weights, .safetensors, .onnx, an OpenVINO .xml, or .torchscript. None is
-            the newest `runs/train/*/weights/best.pt` of the folder that the program runs in.
-        cfg: the model file of darknet .weights.
+        weights: what --weights takes: .pt, .weights, .pth, .safetensors, .onnx, an OpenVINO .xml, or .torchscript. None
+            is the newest `runs/train/*/weights/best.pt` of the folder that the program runs in.
+        cfg: the model file of darknet .weights and YOLOX .pth.
         runtime: 'auto', 'torch', 'onnx' or 'openvino', as --runtime. 'auto' and the last two export a checkpoint once,
             into `runs/cache` of the folder that the program runs in.
         device: 'cpu', 'cuda', 'cuda:N' or 'mps'; None is the fastest there is.
         image_size: of the network input, the side in pixels or (height, width); None is the model's own.
-        resize: 'letterbox' or 'stretch'; None is the model's own.
+        resize: 'letterbox', 'corner' or 'stretch'; None is the model's own.
         square: letterbox to the whole square, as --square.
         half: fp16, on CUDA.
         threads: CPU threads of this whole program, as --threads.
@@ -65,7 +64,7 @@ def load_detector(
     Raises:
         ConfigError: a ValueError that says what is wrong with a file or value, and what to do.
     """
-    for name, value, known in (("runtime", runtime, RUNTIMES), ("resize", resize, (None, *RESIZES))):
+    for name, value, known in (("runtime", runtime, RUNTIMES), ("resize", resize, (None, *DETECTOR_RESIZES))):
         if value not in known:
             raise ConfigError(f"{name}: expected one of {', '.join(filter(None, known))}, found {shown(value)}")
     path = default_weights() if weights is None else Path(weights)
@@ -97,7 +96,7 @@ class Detector:
     Args:
         predictor: the model.
         image_size: (height, width) of the network input.
-        resize: 'letterbox', 'stretch' or, for classifiers, 'crop'.
+        resize: as in `plan_resize`.
         square: letterbox to all of `image_size`; else to the smallest part of it that holds a picture, unless pictures
             of several shapes are in a batch or a source.
     """
@@ -105,7 +104,7 @@ class Detector:
     def __init__(self, predictor: Predictor, *, image_size: tuple[int, int], resize: str, square: bool = False) -> None:
         self._predictor = _OneAtATime(predictor)
         self.image_size, self.resize = image_size, resize
-        self.rectangle = resize == "letterbox" and not (square or predictor.info.fixed_size)
+        self.rectangle = resize in PADDED and not (square or predictor.info.fixed_size)
         """Whether pictures get the least padding."""
         self.names = predictor.names
         """Class names by label."""

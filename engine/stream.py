@@ -58,7 +58,7 @@ class DetectOptions:
 
     Args:
         image_size: (height, width) of the network input.
-        resize: 'letterbox', 'stretch' or, for classifiers, 'crop'.
+        resize: as in `plan_resize`.
         conf_thres, iou_thres, max_det, nms, classes: as in `postprocess`; nms None takes the model's own kind. A
             classifier gives the `max_det` likeliest classes.
         batch_size: frames at a time.
@@ -93,7 +93,9 @@ class DetectOptions:
             stride: both sides of the input are multiples of it.
         """
         height, width = image.shape[:2]
-        shape = least_shape(height, width, self.image_size, stride) if self.rectangle else self.image_size
+        shape = self.image_size
+        if self.rectangle:
+            shape = least_shape(height, width, shape, stride, self.resize)
         letterbox = plan_resize(height, width, self.image_size, self.resize, shape=shape)
         return letterbox, resize_image(image, letterbox, shape, mode=self.resize)
 

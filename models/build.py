@@ -23,14 +23,17 @@ from models.detector import Detector, PassThrough
 from models.heads.anchor import AnchorHead
 from models.heads.anchor_free import AnchorFreeHead
 from models.heads.classify import ClassifyHead
+from models.heads.decoupled import DecoupledHead
 from models.info import nearest_multiple
 from models.losses.anchor import AnchorLoss
 from models.losses.anchor_free import AnchorFreeLoss
 from models.losses.classification import ClassificationLoss
+from models.losses.decoupled import DecoupledLoss
 from models.necks.bifpn import BiFPN
 from models.necks.cem import CEM
 from models.necks.efm import EFM, GFM
 from models.necks.fpn import FPN, AdditiveFPN
+from models.necks.pafpn import PAFPN
 from models.necks.panet import PANet
 from models.necks.prn import PRN
 from models.necks.tiny import TinyFPN
@@ -54,6 +57,7 @@ BACKBONES: dict[str, type[Backbone]] = {
 }
 NECKS: dict[str, type[Neck]] = {
     "panet": PANet,
+    "pafpn": PAFPN,
     "fpn": FPN,
     "additive_fpn": AdditiveFPN,
     "tiny_fpn": TinyFPN,
@@ -66,11 +70,13 @@ NECKS: dict[str, type[Neck]] = {
 HEADS: dict[str, type[Head]] = {
     "anchor": AnchorHead,
     "anchor_free": AnchorFreeHead,
+    "decoupled": DecoupledHead,
     "classify": ClassifyHead,
 }
 CRITERIA: dict[type[Head], type[nn.Module]] = {
     AnchorHead: AnchorLoss,
     AnchorFreeHead: AnchorFreeLoss,
+    DecoupledHead: DecoupledLoss,
     ClassifyHead: ClassificationLoss,
 }
 
@@ -95,6 +101,9 @@ def build_model(config: ModelConfig, num_classes: int, *, pretrained: bool = Fal
         neck = build(NECKS, config.neck, where=where + "neck", features=backbone.features)
     head = build(HEADS, config.head, where=where + "head", features=neck.features, num_classes=num_classes)
     model = Detector(backbone, neck, head)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and config.norm_eps is not None:
+            module.eps = config.norm_eps
     if config.resize == "crop" and model.task == "detect":
         raise ConfigError(f"{where}resize: 'crop' is for classifiers; a detector would miss what is cut off")
     check_image_size(model, config.size, where=where + "image_size")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from utils.choices import Resize
 from utils.config import ROOT, ConfigError, apply_overrides, find_file, from_home, load_yaml, unknown_key
 from utils.program import quiet_imports
 from utils.schema import to_dataclass
@@ -31,9 +32,11 @@ class ModelConfig:
             joins head and backbone directly.
         image_size: side or [height, width] of the network input in pixels; read it as `size`.
         resize: how images get that size: 'letterbox' keeps the aspect ratio, 'stretch' does not (darknet's default),
-            'crop' keeps it and cuts off the rest (the default of classifiers).
+            'crop' keeps it and cuts off the rest (the default of classifiers), 'corner' is a letterbox with the image
+            in the top left corner (YOLOX).
         nms, beta_nms: kind of non-maximum suppression, as in `postprocess`. A head with one-to-one branches needs none:
             its file has 'none' unless it says otherwise.
+        norm_eps: what batch normalisation adds to variances; null leaves it at 1e-5, or a timm network's own.
         published: figures reported by others (`FIGURES`), one mapping per `image_size`, shown beside ours;
             `unverified` lists the keys of an entry for which no source was found.
         name: the model's name for messages, by default that of its file.
@@ -43,9 +46,10 @@ class ModelConfig:
     head: dict[str, Any]
     neck: dict[str, Any] | None = None
     image_size: int | list[int] = 416
-    resize: Literal["letterbox", "stretch", "crop"] = "letterbox"
+    resize: Resize = "letterbox"
     nms: Literal["default", "greedynms", "diounms", "vote", "none"] = "default"
     beta_nms: float = 0.6
+    norm_eps: float | None = None
     published: list[dict[str, Any]] = field(default_factory=list)
     name: str = "model"
 
@@ -55,6 +59,8 @@ class ModelConfig:
             raise ValueError(
                 f"image_size: expected one side or [height, width], above 0, found {shown(self.image_size)}"
             )
+        if self.norm_eps is not None and not 0 < self.norm_eps < 1:
+            raise ValueError(f"norm_eps: expected a number above 0 and below 1, found {self.norm_eps}")
         for figures in self.published:
             _check_published(figures)
 

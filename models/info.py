@@ -34,14 +34,15 @@ class ModelInfo:
     Args:
         names: class names by label; category_ids: the data set's own id of each.
         image_size: (height, width) the model was trained or exported for.
-        resize: how images get that size, 'letterbox', 'stretch' or, for classifiers, 'crop'.
+        resize: how images get that size, as in `utils.boxes.plan_resize`.
         stride: both sides of an input are multiples of it.
         fixed_size: whether it takes inputs of `image_size` only.
         data: the data it was trained on, a data YAML or 'shapes'; None where the file does not say.
         nms, beta_nms: kind of non-maximum suppression, as in `postprocess`.
         named: whether the names come with the model; those of darknet weights may be a guess.
         task: what it predicts: boxes and scores, or the probabilities of one class for the image.
-        clip: whether an evaluation clips boxes to the image; darknet weights are evaluated on unclipped boxes.
+        clip: whether an evaluation clips boxes to the image; weights of darknet and YOLOX are evaluated on unclipped
+            boxes.
     """
 
     names: tuple[str, ...]

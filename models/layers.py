@@ -96,6 +96,19 @@ class ConvNormAct(nn.Module):
         return self.act(self.norm(self.conv(x)))
 
 
+def conv3x3(
+    in_channels: int, out_channels: int, *, stride: int = 1, depthwise: bool = False, activation: str = "leaky"
+) -> nn.Module:
+    """A 3x3 convolution with norm and activation, or the depthwise-separable pair in its place (MobileNet, YOLOX).
+
+    The pair is a 3x3 convolution of each channel by itself and a 1x1 convolution, both with norm and activation.
+    """
+    if not depthwise:
+        return ConvNormAct(in_channels, out_channels, 3, stride=stride, activation=activation)
+    each = ConvNormAct(in_channels, in_channels, 3, stride=stride, groups=in_channels, activation=activation)
+    return nn.Sequential(each, ConvNormAct(in_channels, out_channels, activation=activation))
+
+
 class Shortcut(nn.Module):
     """Darknet's shortcut: adds a source of any width to a map (partial residual; docs/networks.md, Shortcuts).
 
@@ -198,6 +211,7 @@ class ResidualBlock(Block):
 
     Args:
         se: squeeze-and-excitation before the shortcut, the reduction of its width; null for none.
+        depthwise: build the 3x3 convolution of a depthwise and a 1x1 one.
     """
 
     def __init__(
@@ -207,11 +221,12 @@ class ResidualBlock(Block):
         *,
         shortcut: bool = True,
         se: int | None = None,
+        depthwise: bool = False,
         activation: Activation = "leaky",
     ) -> None:
         super().__init__(channels, channels)
         self.reduce = ConvNormAct(channels, hidden_channels, activation=activation)
-        self.expand = ConvNormAct(hidden_channels, channels, 3, activation=activation)
+        self.expand = conv3x3(hidden_channels, channels, depthwise=depthwise, activation=activation)
         self.se = make_excitation(channels, se, activation=activation)
         self.shortcut = Shortcut(channels, channels) if shortcut else None
 

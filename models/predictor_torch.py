@@ -1,4 +1,4 @@
-"""Predictors that torch runs: checkpoints, darknet weights and TorchScript files."""
+"""Predictors that torch runs: checkpoints, darknet and YOLOX weights, and TorchScript files."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ import torch
 from torch import Tensor
 
 from models.build import build_model
-from models.config import load_model_config
+from models.config import ModelConfig, load_model_config
 from models.darknet.cfg import MARK, declared_classes
 from models.darknet.header import read_numbers
 from models.darknet.weights import classes_in_file, load_weights_
 from models.detector import Detector
 from models.fuse import fuse_
 from models.info import ModelInfo, Predictor, Values
+from models.pretrained import fitted
+from models.pretrained_yolox import classes_of_yolox
 from models.runtimes import precision_of
-from models.saved import build_saved
+from models.saved import build_saved, check_shapes
 from utils.config import ROOT, ConfigError, load_yaml
 from utils.device import describe_device
 from utils.files import read_regular
-from utils.saved import check_pairs
+from utils.saved import check_pairs, check_weights
 from utils.text import first_line, from_json
-from utils.weights import load_saved_model
+from utils.weights import load_foreign, load_saved_model
 
 # Name of the metadata inside a TorchScript file, JSON: torch.jit.load(path, _extra_files={SCRIPT_METADATA: ""}).
 SCRIPT_METADATA = "cspdet.json"
@@ -162,15 +164,12 @@ def open_checkpoint(path: Path, device: torch.device, *, half: bool, fuse: bool)
     return ModelPredictor(model, info, device=device, half=half, fuse=fuse)
 
 
-def open_darknet(path: Path, cfg: Path | str | None, device: torch.device, *, half: bool, fuse: bool) -> ModelPredictor:
+def open_darknet(path: Path, cfg: Path | str, device: torch.device, *, half: bool, fuse: bool) -> ModelPredictor:
     """Darknet weights in the network of a cfg, or in a model of ours with the same layers.
 
     Boxes of darknet's own weights are counted as they come; those of our exports as before the export.
     """
-    beside = path.with_suffix(".cfg")
-    if cfg is None and not beside.is_file():
-        raise ConfigError(f"{path}: darknet weights hold no network; name its file with --cfg (there is no {beside})")
-    config = load_model_config(cfg or beside)
+    config = load_model_config(cfg)
     classes = declared_classes(config.backbone)
     if classes is None:  # our files are for any number of classes; the size of the file tells
         network = build_model(config, 80)
@@ -178,9 +177,37 @@ def open_darknet(path: Path, cfg: Path | str | None, device: torch.device, *, ha
         classes = next((count for count in fitting if count), 80)
     model = build_model(config, classes)
     load_weights_(model, path)
-    names = names_beside(classes, (path, cfg or beside))
-    ours = (file := Path(cfg or beside)).is_file() and file.read_text("utf-8", "replace").startswith(MARK)
-    info = ModelInfo(
+    ours = (file := Path(cfg)).is_file() and file.read_text("utf-8", "replace").startswith(MARK)
+    info = _info_of(config, model, (path, cfg), clip=ours)
+    return ModelPredictor(model, info, device=device, half=half, fuse=fuse)
+
+
+def open_released(path: Path, cfg: Path | str, device: torch.device, *, half: bool, fuse: bool) -> ModelPredictor:
+    """Weights of another program, all of them, in a model of ours: YOLOX's .pth files (docs/weights.md).
+
+    Boxes are counted as they come, as by their authors.
+
+    Raises:
+        ConfigError: tensors are missing, left over or of another shape: another --cfg.
+    """
+    config, weights = load_model_config(cfg), load_foreign(path)
+    classes = classes_of_yolox(weights) or 80
+    model = build_model(config, classes)
+    weights = fitted(model, weights, path)
+    check_weights(weights, where=str(path))
+    try:
+        check_shapes(model, weights)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: the weights do not fit {config.file} ({error}); is it another --cfg?") from None
+    model.load_state_dict(weights)
+    return ModelPredictor(model, _info_of(config, model, (path, cfg)), device=device, half=half, fuse=fuse)
+
+
+def _info_of(config: ModelConfig, model: Detector, files: Sequence[Path | str], *, clip: bool = False) -> ModelInfo:
+    """What is known of a model whose file holds numbers alone."""
+    classes = model.head.num_classes
+    names = names_beside(classes, files)
+    return ModelInfo(
         names or known_names(classes),
         tuple(range(1, classes + 1)),
         config.size,
@@ -190,6 +217,5 @@ def open_darknet(path: Path, cfg: Path | str | None, device: torch.device, *, ha
         beta_nms=config.beta_nms,
         named=names is not None,
         task=model.task,
-        clip=ours,
+        clip=clip,
     )
-    return ModelPredictor(model, info, device=device, half=half, fuse=fuse)

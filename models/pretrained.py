@@ -14,6 +14,7 @@ from models.backbones.timm import TimmBackbone
 from models.darknet.weights import load_weights_
 from models.detector import Detector
 from models.pretrained_timm import fold_image_statistics, from_timm, is_timm_darknet, warn_of_slope
+from models.pretrained_yolox import from_yolox, is_yolox
 from utils.checkpoint import ForeignFile, load_matching_
 from utils.config import ConfigError
 from utils.saved import check_weights
@@ -34,7 +35,7 @@ def start_from_(model: Detector, path: Path, *, trust: bool = False) -> bool:
     darknet file (.weights, .conv.N) must have the model's layers from the first on: all of them, the first N, or all
     but those before the yolo layers where it was trained on other classes. A state_dict of another program fits by its
     names, as they are or below `backbone.`; one of timm's fits a backbone of type timm, and those of Darknet-53 and
-    CSPDarknet-53 our own.
+    CSPDarknet-53 our own; one of YOLOX's fits the yolox-*.yaml of its size.
 
     Args:
         trust: let a foreign pickle run its code; see load_foreign.
@@ -51,7 +52,7 @@ def start_from_(model: Detector, path: Path, *, trust: bool = False) -> bool:
     try:
         weights = load_saved_model(path)["ema"]
     except ForeignFile:
-        weights = _fit(model, load_foreign(path, trust=trust), path)
+        weights = fitted(model, load_foreign(path, trust=trust), path)
     except KeyError:
         raise ConfigError(f"--weights {path}: the checkpoint has no averaged weights; name another") from None
     return _copy_(model, weights, path)
@@ -96,9 +97,15 @@ def _share(part: str, own: Mapping[str, Tensor], loaded: list[str]) -> str:
     return f"{part} {sum(_part(name) == part for name in loaded)} of {sum(_part(name) == part for name in own)}"
 
 
-def _fit(model: Detector, weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Weights of another program under the model's names, where they have one."""
+def fitted(model: Detector, weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Weights of another program under the model's names, where they have one.
+
+    Raises:
+        ConfigError: none of them has one.
+    """
     own, backbone = model.state_dict(), model.backbone
+    if is_yolox(weights):
+        weights = from_yolox(weights)
     below = {f"backbone.{name}": value for name, value in weights.items()}
     if isinstance(backbone, TimmBackbone):
         below = {f"backbone.{name}": value for name, value in backbone.match(weights).items()}

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from models.config import load_model_config
 from models.export.formats import FORMATS, import_package
 from models.info import Predictor
-from models.predictor import open_predictor
+from models.predictor import NEED_CFG, network_file, open_predictor
 from utils.config import ConfigError, to_plain
 from utils.files import write_json
 from utils.log import duration
@@ -125,8 +125,8 @@ class Entry:
     def of(weights: Path, cfg: Path | str | None, runtime: str, folder: Path) -> Entry:
         """The entry of weights for the installed version of a runtime."""
         network, beside = None, Path(cfg or weights.with_suffix(".cfg"))
-        if weights.suffix.lower() == ".weights":
-            network = to_plain(load_model_config(beside))
+        if weights.suffix.lower() in NEED_CFG:
+            network = to_plain(load_model_config(network_file(weights, cfg)))
         named = [file for path in (weights, beside) if (file := path.with_suffix(".names")).is_file()]
         parts = [file_hash(weights), to_json(network), *map(file_hash, named), str(_EXPORTER)]
         version = import_package(FORMATS[runtime].packages[-1]).__version__.split("-")[0]

@@ -35,10 +35,10 @@ def build_saved(
         config = model_config_from(values, where=f"{where}: model")
         with torch.device("meta"), at_most_modules(5 * len(weights) + 300):
             planned = build_model(config, classes)
-        _check_shapes(planned, weights)
+        check_shapes(planned, weights)
         model = build_model(config, classes)
         model.load_state_dict(dict(weights))
-    except _Misfit as error:
+    except Misfit as error:
         raise ConfigError(
             f"{where}: the weights do not fit the model {shown(name)} described beside them ({error}); the checkpoint "
             "was changed, or comes from another version of CSPDet"
@@ -55,21 +55,21 @@ def build_saved(
     return config, model
 
 
-class _Misfit(Exception):
+class Misfit(ConfigError):
     """Weights for another model than described."""
 
 
-def _check_shapes(model: Detector, weights: Mapping[str, Tensor]) -> None:
+def check_shapes(model: Detector, weights: Mapping[str, Tensor]) -> None:
     """Compare names and shapes.
 
     Raises:
-        _Misfit: the first that differs.
+        Misfit: the first that differs.
     """
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     for name in (*own, *weights):
         in_file = tuple(weights[name].shape) if name in weights else None
         if in_file != own.get(name):
-            raise _Misfit(f"{shown(name)}: expected {_shape(own.get(name))}, found {_shape(in_file)}")
+            raise Misfit(f"{shown(name)}: expected {_shape(own.get(name))}, found {_shape(in_file)}")
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

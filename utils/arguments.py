@@ -74,9 +74,10 @@ class Parser(argparse.ArgumentParser):
     def add_model(self) -> None:
         """Add the options that name a model: --weights, --cfg and --trust."""
         self.add_argument(
-            "--weights", help=".pt, .weights, .onnx or OpenVINO .xml (default: newest runs/train/*/weights/best.pt)"
+            "--weights",
+            help=".pt, .weights, .pth, .onnx or OpenVINO .xml (default: newest runs/train/*/weights/best.pt)",
         )
-        self.add_argument("--cfg", help="darknet .cfg or model config, for darknet .weights only")
+        self.add_argument("--cfg", help="darknet .cfg or model config, for darknet .weights and YOLOX .pth only")
         self.add_argument("--trust", action="store_true", help="run the code that a .torchscript file contains")
 
     def add_image_size(self) -> None:

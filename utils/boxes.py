@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+
+from utils.choices import PADDED, RESIZES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,31 +70,37 @@ def plan_resize(
     """How an image of height x width pixels goes into `size` (height, width).
 
     Args:
-        mode: 'letterbox' keeps the aspect and centres the image; 'stretch' fills the input (darknet's default); 'crop'
-            keeps the aspect, fills the input and cuts off what is over, alike on both sides (classifiers): the pads are
-            then 0 or less.
+        mode: 'letterbox' keeps the aspect and centres the image; 'corner' keeps it and puts the image into the top left
+            corner, its sides rounded down, as YOLOX does; 'stretch' fills the input (darknet's default); 'crop' keeps
+            the aspect, fills the input and cuts off what is over, alike on both sides (classifiers): the pads are then
+            0 or less.
         shape: (height, width) of the input where it is less than `size`, as of `least_shape`. The image has the same
             scale then, and less padding.
     """
     if mode == "stretch":
         return Letterbox(size[1] / width, size[0] / height, 0.0, 0.0, height, width)
-    if mode not in ("letterbox", "crop"):
-        raise ValueError(f"resize mode '{mode}' is unknown; expected 'letterbox', 'stretch' or 'crop'")
+    if mode not in RESIZES:
+        raise ValueError(f"resize mode '{mode}' is unknown; expected one of {', '.join(RESIZES)}")
     scales = (size[0] / height, size[1] / width)
-    scale = min(scales) if mode == "letterbox" else max(scales)
-    inner_height, inner_width = max(round(height * scale), 1), max(round(width * scale), 1)
+    scale = min(scales) if mode in PADDED else max(scales)
+    to_whole = math.floor if mode == "corner" else round
+    inner_height, inner_width = max(to_whole(height * scale), 1), max(to_whole(width * scale), 1)
     shape = shape or size
     pad_x, pad_y = (shape[1] - inner_width) // 2, (shape[0] - inner_height) // 2
+    if mode == "corner":
+        pad_x = pad_y = 0
     return Letterbox(inner_width / width, inner_height / height, float(pad_x), float(pad_y), height, width)
 
 
-def least_shape(height: int, width: int, size: tuple[int, int], stride: int) -> tuple[int, int]:
-    """The smallest (height, width) of whole strides that holds an image letterboxed into `size`.
+def least_shape(
+    height: int, width: int, size: tuple[int, int], stride: int, mode: str = "letterbox"
+) -> tuple[int, int]:
+    """The smallest (height, width) of whole strides that holds an image letterboxed into `size`, or in its corner.
 
     >>> least_shape(432, 768, (416, 416), 32)
     (256, 416)
     """
-    letterbox = plan_resize(height, width, size, "letterbox")
+    letterbox = plan_resize(height, width, size, mode)
     inner = round(height * letterbox.scale_y), round(width * letterbox.scale_x)
     return -(-inner[0] // stride) * stride, -(-inner[1] // stride) * stride
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from utils.choices import NMS_KINDS
+from utils.choices import NMS_KINDS, RESIZES
 from utils.config import ConfigError
 from utils.text import shown
 
@@ -311,7 +311,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "names": (_are_names, f"a list of texts, at most {MOST_CLASSES:,}"),
     "category_ids": (_are_ids, f"a list of whole numbers, at most {MOST_CLASSES:,}"),
     "image_size": (_is_size, "height and width, whole numbers from 1 to 65536"),
-    "resize": _one_of("letterbox", "stretch", "crop"),
+    "resize": _one_of(*RESIZES),
     "stride": (lambda value: _is_whole(value, 1, 65536), "a whole number from 1 to 65536"),
     "nms": _one_of(*NMS_KINDS),
     "beta_nms": (_is_number, "a number"),

@@ -6,6 +6,7 @@ checkpoint as JSON, under its own key.
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ from utils.config import ConfigError
 from utils.files import write_atomically
 from utils.saved import check_state, check_weights, wrong_value
 from utils.text import first_line, from_json, listed, to_json
+
+logger = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
 CONTAINERS = ("ema", "model_ema", "state_dict_ema", "model", "state_dict", "model_state_dict", "net", "weights")
@@ -89,8 +92,9 @@ def load_foreign(path: Path, *, trust: bool = False) -> dict[str, Tensor]:
 
     Args:
         path: .safetensors, or what torch.save wrote: a state_dict, or a dict that holds one under a usual key.
-        trust: load a pickle that names classes of its own too. THAT RUNS CODE FROM THE FILE: only for files whose
-            origin is trusted.
+        trust: let a pickle make objects of the classes that it names. THAT RUNS CODE FROM THE FILE: only for files
+            whose origin is trusted. Without it, placeholders that do nothing stand for them, and a file whose weights
+            lie within such objects is refused.
     Raises:
         ConfigError: no such file, a damaged one, one without weights, or one that would run code without `trust`.
     """
@@ -102,9 +106,7 @@ def load_foreign(path: Path, *, trust: bool = False) -> dict[str, Tensor]:
         try:
             content = read_torch_file(path)
         except pickle.UnpicklingError as error:
-            if not trust:
-                raise ConfigError(_refusal(path, error)) from None
-            content = _load_trusted(path)
+            content = _load_trusted(path) if trust else _load_inert(path, error)
     weights = _find_weights(content)
     if not weights:
         keys = isinstance(content, Mapping) and listed(list(content)[:8])
@@ -130,6 +132,40 @@ def _with_values(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
         raise ConfigError(f"{path}: its metadata is damaged ({wrong}); write the file again")
     check_state(state, where=str(path))
     return state
+
+
+class _Inert:
+    """Stands for whatever an unknown class or function of a file would give; nothing of the file is called."""
+
+    def __new__(cls, *_: object) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _load_inert(path: Path, error: pickle.UnpicklingError) -> Any:
+    """Content of a pickle with unknown classes beside its weights, as training programs save it, without running code.
+
+    Args:
+        error: why the file could not be read as it is.
+    Raises:
+        ConfigError: no weights can be found so, or not without running code.
+    """
+    names = _unsafe_names(path)
+    placeholders: list[Any] = [(_Inert, name) for name in names]
+    try:
+        with torch.serialization.safe_globals(placeholders):
+            content = read_torch_file(path)
+    except (pickle.UnpicklingError, ConfigError):
+        content = None
+    if not names or not _find_weights(content):
+        raise ConfigError(_refusal(path, error)) from None
+    logger.info("%s: left out what it holds of %s; no code of the file was run", path, listed(names[:5]))
+    return content
 
 
 def _load_trusted(path: Path) -> Any:
@@ -159,7 +195,8 @@ def _find_weights(content: Any, depth: int = 0) -> Mapping[str, Tensor]:
 
 
 def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
-    wanted = f" ({', '.join(names)})" if (names := _unsafe_names(path, error)) else ""
+    names = _unsafe_names(path) or str(error).partition("Unsupported global: GLOBAL ")[2].split()[:1]
+    wanted = f" ({', '.join([*names[:5], '...'] if len(names) > 5 else names)})" if names else ""
     return (
         f"{path}: not loaded, because it is a pickle that may run code from the file{wanted}. Save the weights alone "
         "with the program that made it: torch.save(model.state_dict(), 'weights.pth'), and start from that file; or, "
@@ -167,13 +204,12 @@ def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
     )
 
 
-def _unsafe_names(path: Path, error: pickle.UnpicklingError) -> list[str]:
-    """What the pickle would import, as far as torch can tell without doing so."""
+def _unsafe_names(path: Path) -> list[str]:
+    """What the pickle would import, as far as torch can tell without doing so; empty where it cannot."""
     try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        return list(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # files of the old format, and pickles that are not torch's, in any exception
-        return str(error).partition("Unsupported global: GLOBAL ")[2].split()[:1]
-    return [*names[:5], "..."] if len(names) > 5 else list(names)
+        return []
 
 
 def _bare(name: str) -> str:

@@ -17,6 +17,7 @@ from models.info import Predictor
 from models.predictor import check_file, default_weights
 from models.runtime_cache import open_fastest
 from utils.arguments import given
+from utils.choices import PADDED
 from utils.config import ConfigError
 from utils.faults import report
 from utils.log import say, say_error
@@ -83,7 +84,7 @@ def open_model(args: argparse.Namespace, weights: Path, source: Source) -> tuple
         every_frame=args.every_frame,
         grid=grid,
     )
-    least = options.resize == "letterbox" and not (args.square or classify or predictor.info.fixed_size)
+    least = options.resize in PADDED and not (args.square or classify or predictor.info.fixed_size)
     options = replace(options, rectangle=least and of_one_shape(source.media))
     if classify:
         options = replace(options, conf_thres=0.0, max_det=5)

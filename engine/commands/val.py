@@ -18,6 +18,7 @@ from engine.tiles import grid_of
 from models.info import ModelInfo
 from models.predictor import open_predictor
 from utils.arguments import given
+from utils.choices import PADDED
 from utils.config import ConfigError
 from utils.log import say
 from utils.metrics.build import build_metric
@@ -79,7 +80,7 @@ def _check_rect(info: ModelInfo, resize: str, options: EvaluationOptions) -> Non
     Raises:
         ConfigError: says why.
     """
-    if resize != "letterbox":
+    if resize not in PADDED:
         raise ConfigError(f"--rect: is for letterboxed images, and these get their size by {resize}; leave it out")
     if options.grid is not None:
         raise ConfigError("--rect: is for whole pictures, and these are in tiles; leave it out, or add --no-tile")

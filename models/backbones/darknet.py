@@ -1,7 +1,8 @@
-"""Darknet-53, CSPDarknet-53 and its Elastic version, of any depth and width (docs/networks.md, CSPDarknet-53)."""
+"""Darknet-53, CSPDarknet-53, its Elastic version and YOLOX's, of any depth and width (docs/networks.md)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import nn
@@ -9,7 +10,7 @@ from torch import nn
 from models.backbones.stages import StagedBackbone, check_lengths
 from models.csp import CrossStagePartial, CSPConfig
 from models.elastic import ElasticBlock
-from models.layers import Activation, ConvNormAct, ResidualBlock
+from models.layers import SPP, Activation, ConvNormAct, ResidualBlock, conv3x3
 from models.parts import Block
 
 
@@ -19,13 +20,19 @@ class Darknet(StagedBackbone):
     Args:
         depths: blocks per stage; a stage of 0 blocks is its strided convolution alone.
         channels: width of each stage.
-        stem_channels, stem_stride: the 3x3 convolution before the stages.
+        stem_channels, stem_stride: the convolution before the stages.
+        stem_kernel: 3, or 6 with stride 2: the same function as YOLOv5's and YOLOX's Focus, which sorts the pixels of
+            each 2x2 square into channels and then convolves 3x3.
         csp: makes every stage cross-stage-partial; null is the plain network.
         full_first_stage: with csp, each part of the first stage keeps the stage's full width, as in csdarknet53.cfg;
             otherwise it has half of it, as in the other stages.
         elastic: every block works at two resolutions, each with half of the channels; images must then be multiples of
             twice the coarsest stride.
         se: squeeze-and-excitation in every block, the reduction of its width; null for none.
+        spp_kernels: windows of spatial pyramid pooling, between two 1x1 convolutions after the last stage's strided
+            convolution (YOLOX); null for none.
+        last_shortcut: whether the blocks of the last stage have shortcuts.
+        depthwise: build the 3x3 convolutions of the stages depthwise-separable.
         activation: of every convolution; the shortcuts have none.
     """
 
@@ -36,17 +43,27 @@ class Darknet(StagedBackbone):
         channels: list[int],
         stem_channels: int = 32,
         stem_stride: Literal[1, 2] = 1,
+        stem_kernel: Literal[3, 6] = 3,
         csp: CSPConfig | None = None,
         full_first_stage: bool = True,
         elastic: bool = False,
         se: int | None = None,
+        spp_kernels: list[int] | None = None,
+        last_shortcut: bool = True,
+        depthwise: bool = False,
         activation: Activation = "leaky",
     ) -> None:
         check_lengths(depths=depths, channels=channels)
+        if stem_kernel == 6 and stem_stride != 2:
+            raise ValueError(f"stem_kernel: 6 goes with stem_stride 2 alone, found {stem_stride}")
+        if elastic and (depthwise or not last_shortcut):
+            raise ValueError("elastic: goes without depthwise, and with last_shortcut")
 
-        def block(width: int, hidden: int) -> Block:
+        def block(width: int, hidden: int, shortcut: bool) -> Block:
             if not elastic:
-                return ResidualBlock(width, hidden, se=se, activation=activation)
+                return ResidualBlock(
+                    width, hidden, shortcut=shortcut, se=se, depthwise=depthwise, activation=activation
+                )
 
             def convs(inside: int) -> ResidualBlock:
                 return ResidualBlock(inside, hidden // 2, shortcut=False, activation=activation)
@@ -55,19 +72,31 @@ class Darknet(StagedBackbone):
 
         def make_stage(index: int, in_channels: int) -> tuple[nn.Module, int]:
             width, depth, full = channels[index], depths[index], full_first_stage and index == 0
-            down = ConvNormAct(in_channels, width, 3, stride=2, activation=activation)
+            last = index == len(depths) - 1
+            shortcut = last_shortcut or not last
+            down = [conv3x3(in_channels, width, stride=2, depthwise=depthwise, activation=activation)]
+            if last and spp_kernels:
+                down += _pooling(width, spp_kernels, activation)
             if csp is None or depth == 0:
-                return nn.Sequential(down, *(block(width, width // 2) for _ in range(depth))), width
+                return nn.Sequential(*down, *(block(width, width // 2, shortcut) for _ in range(depth))), width
 
             def blocks(inside: int) -> list[Block]:  # half the channels: no need to squeeze them again
                 hidden = inside // 2 if full and not elastic else inside
-                return [block(inside, hidden) for _ in range(depth)]
+                return [block(inside, hidden, shortcut) for _ in range(depth)]
 
             split = 2 * width if full else width
             cross = CrossStagePartial(width, width, blocks, csp=csp, split_channels=split, activation=activation)
-            return nn.Sequential(down, cross), cross.out_channels
+            return nn.Sequential(*down, cross), cross.out_channels
 
-        stem = ConvNormAct(3, stem_channels, 3, stride=stem_stride, activation=activation)
+        padding = 2 if stem_kernel == 6 else None
+        stem = ConvNormAct(3, stem_channels, stem_kernel, stride=stem_stride, padding=padding, activation=activation)
         super().__init__(stem, stem_channels, make_stage, count=len(depths), first_stride=2 * stem_stride)
         if elastic:
             self.stride = 2 * self.features.strides[-1]
+
+
+def _pooling(channels: int, kernels: Sequence[int], activation: Activation) -> list[nn.Module]:
+    """Pyramid pooling at half the width, (B, channels, H, W) -> the same shape."""
+    spp = SPP(channels // 2, kernels)
+    enter = ConvNormAct(channels, channels // 2, activation=activation)
+    return [enter, spp, ConvNormAct(spp.out_channels, channels, activation=activation)]

@@ -32,8 +32,8 @@ Measured: {how}.
   its inverse.
 - **MB** is the most that weights, image and activations take together, 1e6 bytes; counted tensor by tensor on a CPU (a
   process grows by 20 to 45 MB more, scratch space of its convolutions), measured on CUDA.
-- AP on COCO test-dev and accuracy on ImageNet are **published figures**: none was measured here. A ? marks a figure for
-  which no source was found."""
+- AP on COCO (test-dev, where a table does not name another split) and accuracy on ImageNet are **published figures**:
+  none was measured here. A ? marks a figure for which no source was found."""
 
 _PAIRS = """\
 Each partial backbone, as a classifier where there is one, beside a plain one: the same file with `csp: null` in

@@ -11,6 +11,7 @@ from models.darknet.writer import Options, Writer, anchor_options
 from models.detector import Detector
 from models.heads.anchor import AnchorHead
 from models.heads.classify import ClassifyHead
+from utils.choices import PADDED
 from utils.config import ConfigError
 
 DEFAULT_SIZE = (416, 416)
@@ -61,8 +62,8 @@ def _net(net: Section, image_size: tuple[int, int] | None, resize: str | None) -
     options = dict(net.options)
     if image_size is not None:
         options["height"], options["width"] = image_size
-    if resize is not None and (resize == "letterbox") != (net.text("letter_box", "0") == "1"):
-        options["letter_box"] = int(resize == "letterbox")
+    if resize is not None and (resize in PADDED) != (net.text("letter_box", "0") == "1"):
+        options["letter_box"] = int(resize in PADDED)
     return Section("net", net.line, options)
 
 

@@ -29,6 +29,9 @@ from utils.saved import LOWEST_VARIANCE, MOST_CLASSES
 
 logger = logging.getLogger(__name__)
 
+NORM_EPS = 1e-5
+"""What norms add to variances in the networks of darknet's files."""
+
 
 @dataclass(frozen=True, eq=False)
 class StoredLayer:
@@ -93,14 +96,22 @@ def stored_layers(model: Detector | DarknetGraph) -> list[StoredLayer]:
         ConfigError: a model that darknet's files cannot hold.
     """
     if isinstance(model, DarknetGraph):
-        return list(_graph_layers(model, None))
-    if isinstance(model.backbone, DarknetGraph):
-        return list(_graph_layers(model.backbone, model.head))
-    filters = {f"head.{name}": filters for name, filters in _head_filters(model.head).items()}
-    return [
-        StoredLayer(f"'{name}' (layer {index} of those with weights)", _tensors(module), filters.get(name))
-        for index, (name, module) in enumerate(file_layers(model))
-    ]
+        layers = list(_graph_layers(model, None))
+    elif isinstance(model.backbone, DarknetGraph):
+        layers = list(_graph_layers(model.backbone, model.head))
+    else:
+        filters = {f"head.{name}": filters for name, filters in _head_filters(model.head).items()}
+        layers = [
+            StoredLayer(f"'{name}' (layer {index} of those with weights)", _tensors(module), filters.get(name))
+            for index, (name, module) in enumerate(file_layers(model))
+        ]
+    others = {module.eps for module in model.modules() if isinstance(module, nn.BatchNorm2d)} - {NORM_EPS}
+    if others:
+        raise ConfigError(
+            f"norm_eps: in darknet's files norms add {NORM_EPS} to variances, in this model {min(others)}; leave the "
+            "key out of the model file"
+        )
+    return layers
 
 
 def _head_filters(head: nn.Module) -> dict[str, tuple[int, int]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from models.export.network import ExportSpec
 from models.layouts import Final
+from utils.choices import PADDED
 from utils.files import write_lines
 
 
@@ -21,7 +22,8 @@ def config_lines(file: str, spec: ExportSpec) -> list[str]:
     Args:
         file: name of the ONNX file.
     """
-    kept, final = int(spec.info.resize == "letterbox"), Final()
+    kept, centred = int(spec.info.resize in PADDED), int(spec.info.resize == "letterbox")
+    final = Final()
     suppress = spec.info.nms != "none"
     return [
         "[property]",
@@ -39,7 +41,7 @@ def config_lines(file: str, spec: ExportSpec) -> list[str]:
         "network-type=0",
         f"cluster-mode={2 if suppress else 4}",
         f"maintain-aspect-ratio={kept}",
-        f"symmetric-padding={kept}",
+        f"symmetric-padding={centred}",
         "parse-bbox-func-name=NvDsInferParseYolo",
         "custom-lib-path=nvdsinfer_custom_impl_Yolo/libnvdsinfer_custom_impl_Yolo.so",
         "",

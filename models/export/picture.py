@@ -10,6 +10,7 @@ from models.export.graph import Nodes
 from models.info import ModelInfo
 from models.layouts import INPUT, PICTURE
 from utils.boxes import FILL
+from utils.choices import PADDED
 
 if TYPE_CHECKING:
     import onnx  # else imported where it is needed
@@ -36,10 +37,10 @@ def add_letterbox(graph: onnx.GraphProto, info: ModelInfo, *, rectangle: bool) -
     shape = nodes("Shape", PICTURE)
     sides = nodes("Slice", shape, nodes.whole(1), nodes.whole(3), nodes.whole(0))
     source = nodes.cast(sides, "DOUBLE")
-    if info.resize == "letterbox":
+    if info.resize in PADDED:
         ratios = nodes("Div", nodes.constant(info.image_size, "float64"), source)
         scale = nodes("ReduceMin", ratios, axes=[0], keepdims=1)
-        rounded = nodes("Round", nodes("Mul", source, scale))
+        rounded = nodes("Floor" if info.resize == "corner" else "Round", nodes("Mul", source, scale))
         inner = nodes.cast(nodes("Max", rounded, nodes.constant(1.0, "float64")), "INT64")
         if rectangle:
             stride = nodes.whole(info.stride)
@@ -50,8 +51,9 @@ def add_letterbox(graph: onnx.GraphProto, info: ModelInfo, *, rectangle: bool) -
     else:
         inner = target = nodes.whole(*info.image_size)
     resized = _resized(nodes, sides, inner)
-    before = nodes("Div", nodes("Sub", target, inner), nodes.whole(2))
-    after = nodes("Sub", nodes("Sub", target, inner), before)
+    beside = nodes("Sub", target, inner)
+    before = nodes("Mul", beside, nodes.whole(0)) if info.resize == "corner" else nodes("Div", beside, nodes.whole(2))
+    after = nodes("Sub", beside, before)
     pads = nodes("Concat", nodes.whole(0, 0), before, nodes.whole(0, 0), after, axis=0)
     padded = nodes("Pad", resized, pads, nodes.constant(float(FILL)))
     if not rectangle:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from models.heads.branch import last_bias, make_branch
 from models.heads.grid import cell_grid, least_logit
-from models.layers import Activation, ConvNormAct
+from models.layers import Activation
 from models.parts import Head
 from utils.structures import Features
 
@@ -65,7 +65,7 @@ class AnchorFreeHead(Head):
 
         def branches(width: int, outputs: int, separable: bool) -> nn.ModuleList:
             return nn.ModuleList(
-                _branch(channels, width, outputs, depth=depth, depthwise=separable, activation=activation)
+                make_branch(channels, width, outputs, depth=depth, depthwise=separable, activation=activation)
                 for channels in features.channels
             )
 
@@ -91,9 +91,9 @@ class AnchorFreeHead(Head):
             pairs.append((self.one_to_one_box_branches, self.one_to_one_class_branches))
         for box_branches, class_branches in pairs:
             for box, classes, stride in zip(box_branches, class_branches, self.strides, strict=True):
-                bias = _last_bias(box)
+                bias = last_bias(box)
                 bias.data = torch.tensor(start).repeat(4).to(bias)
-                nn.init.constant_(_last_bias(classes), math.log(5 / self.num_classes / (640 / stride) ** 2))
+                nn.init.constant_(last_bias(classes), math.log(5 / self.num_classes / (640 / stride) ** 2))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Neck maps -> raw maps, (B, 4 * bins + C, h, w) a level.
@@ -170,23 +170,3 @@ def _run(maps: list[Tensor], box_branches: nn.ModuleList, class_branches: nn.Mod
     """The raw maps of one pair of branches."""
     levels = zip(maps, box_branches, class_branches, strict=True)
     return [torch.cat((box(feature), classes(feature)), dim=1) for feature, box, classes in levels]
-
-
-def _last_bias(branch: nn.Module) -> Tensor:
-    """(out_channels,) the bias of a branch's 1x1 convolution."""
-    return cast("Tensor", list(branch.children())[-1].bias)
-
-
-def _branch(
-    in_channels: int, channels: int, out_channels: int, *, depth: int, depthwise: bool, activation: Activation
-) -> nn.Sequential:
-    """3x3 convolutions and a 1x1 with bias."""
-    layers: list[nn.Module] = []
-    for _ in range(depth):
-        if depthwise:
-            layers.append(ConvNormAct(in_channels, in_channels, 3, groups=in_channels, activation=activation))
-            layers.append(ConvNormAct(in_channels, channels, activation=activation))
-        else:
-            layers.append(ConvNormAct(in_channels, channels, 3, activation=activation))
-        in_channels = channels
-    return nn.Sequential(*layers, nn.Conv2d(in_channels, out_channels, 1))

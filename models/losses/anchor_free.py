@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
-from models.assigners.points import PointAssignment, SimOTAAssigner, TaskAlignedAssigner
+from models.assigners.points import SimOTAAssigner, TaskAlignedAssigner
 from models.heads.anchor_free import AnchorFreeHead
-from models.losses.crowd import in_crowd
-from models.losses.iou import BOX_LOSSES
+from models.losses.crowd import background_weight
+from models.losses.iou import BOX_LOSSES, with_area
 from models.losses.pick import pick
 from utils.dist import sum_over_ranks
 from utils.schema import build
@@ -88,7 +88,7 @@ class AnchorFreeLoss(nn.Module):
         crowd, objects = (targets.select(rows).to(values.device) for rows in (targets.crowd, ~targets.crowd))
         boxes, logits = self._predicted(values.detach(), points, strides)
         positives = assigner(objects, boxes, logits, points, strides)
-        weight = self._background_weight(boxes, crowd, positives)
+        weight = background_weight(boxes, crowd, positives)
         total = sum_over_ranks(positives.score.sum()).clamp(min=1)
 
         places, for_boxes = (positives.image, positives.point), 4 * self.head.bins
@@ -99,7 +99,7 @@ class AnchorFreeLoss(nn.Module):
         goals, mine = objects.boxes[positives.target], found[:, :for_boxes].unflatten(1, (4, -1))
         points, strides = points[positives.point], strides[positives.point]
         predicted = torch.where(positives.positive[:, None], self.head.decode_boxes(mine, points, strides), goals)
-        overlap = BOX_LOSSES[self.box](_with_area(predicted), goals)
+        overlap = BOX_LOSSES[self.box](with_area(predicted), goals)
         distribution = self._distribution_loss(mine, goals, points, strides)
         sums = {
             "box": (overlap * positives.score).sum(),
@@ -138,22 +138,3 @@ class AnchorFreeLoss(nn.Module):
         share = distances - low
         shares, places = torch.stack((1 - share, share), dim=2), torch.stack((low, low + 1), dim=2)
         return -(sides.log_softmax(dim=2).gather(2, places) * shares).sum(dim=2).mean(dim=1)
-
-    @staticmethod
-    def _background_weight(boxes: Tensor, crowd: Targets, positives: PointAssignment) -> Tensor | None:
-        """(B, N, 1): 0 where a prediction lies in a crowd region and answers for no object; None without crowds."""
-        if not len(crowd):
-            return None
-        places = (positives.image, positives.point)
-        answers = boxes.new_zeros(boxes.shape[:2])
-        answers.index_put_(places, positives.positive.to(boxes.dtype), accumulate=True)
-        return ((answers > 0) | ~in_crowd(boxes, crowd)).to(boxes.dtype)[..., None]
-
-
-def _with_area(boxes: Tensor, *, least: float = 0.1) -> Tensor:
-    """(P, 4) xyxy boxes with sides of at least `least` pixels, gradients as if nothing had been moved.
-
-    A box without area has no finite gradient in CIoU.
-    """
-    missing = (least - (boxes[:, 2:] - boxes[:, :2])).clamp(min=0).detach() / 2
-    return boxes + torch.cat((-missing, missing), dim=1)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from models.assigners.points import PointAssignment
 from utils.boxes import aligned_iou
 from utils.structures import Targets
 
@@ -29,6 +30,20 @@ def in_crowd(boxes: Tensor, crowd: Targets) -> Tensor:
 def overlaps_object(boxes: Tensor, objects: Targets, thresh: float) -> Tensor:
     """(B, N) bool: which boxes have an IoU above `thresh` with an object of their image; arguments as in `in_crowd`."""
     return _meet(boxes, objects, _iou, above=thresh)
+
+
+def background_weight(boxes: Tensor, crowd: Targets, positives: PointAssignment) -> Tensor | None:
+    """(B, N, 1): 0 where a prediction lies in a crowd region and answers for no object; None without crowds.
+
+    Args:
+        boxes, crowd: as in `in_crowd`.
+    """
+    if not len(crowd):
+        return None
+    places = (positives.image, positives.point)
+    answers = boxes.new_zeros(boxes.shape[:2])
+    answers.index_put_(places, positives.positive.to(boxes.dtype), accumulate=True)
+    return ((answers > 0) | ~in_crowd(boxes, crowd)).to(boxes.dtype)[..., None]
 
 
 def _meet(boxes: Tensor, targets: Targets, measure: Callable[[Tensor, Tensor], Tensor], *, above: float) -> Tensor:

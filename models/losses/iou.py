@@ -69,6 +69,15 @@ BOX_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 """(N, 4) predicted and target xyxy in one unit -> (N,) loss; 'mse' works on raw values and lives in AnchorLoss."""
 
 
+def with_area(boxes: Tensor, *, least: float = 0.1) -> Tensor:
+    """(P, 4) xyxy boxes with sides of at least `least` pixels, gradients as if nothing had been moved.
+
+    A box without area has no finite gradient in CIoU.
+    """
+    missing = (least - (boxes[:, 2:] - boxes[:, :2])).clamp(min=0).detach() / 2
+    return boxes + torch.cat((-missing, missing), dim=1)
+
+
 def _distance_loss_and_iou(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     overlap, union = _overlap_and_union(boxes, others)
     iou = overlap / (union + EPS)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.csp import CrossStagePartial, CSPConfig
-from models.layers import SPP, Activation, Attention, ConvNormAct, ResidualBlock, make_attention
+from models.layers import SPP, Activation, Attention, ConvNormAct, ResidualBlock, conv3x3, make_attention
 from models.parts import Block
 from utils.structures import Features
 
@@ -52,12 +52,14 @@ class Stack:
         csp: null for the five convolutions.
         depth: blocks of the partial stage.
         sam: attention on the concatenation of two levels.
+        depthwise: build the 3x3 convolutions between levels and of the partial stages depthwise-separable.
     """
 
     csp: CSPConfig | None
     depth: int
     activation: Activation
     sam: Attention | None = None
+    depthwise: bool = False
 
     def __post_init__(self) -> None:
         if self.depth < 1:
@@ -101,7 +103,8 @@ class Stack:
 
         def blocks(inside: int) -> list[Block]:
             return [
-                ResidualBlock(inside, inside, shortcut=False, activation=self.activation) for _ in range(self.depth)
+                ResidualBlock(inside, inside, shortcut=False, depthwise=self.depthwise, activation=self.activation)
+                for _ in range(self.depth)
             ]
 
         return CrossStagePartial(in_channels, width, blocks, csp=csp, split_channels=width, activation=self.activation)
@@ -126,20 +129,28 @@ class TopDown(nn.Module):
 
     def forward(self, coarse: Tensor, tap: Tensor) -> Tensor:
         """(B, coarse, H, W) and (B, tap, 2H, 2W) -> (B, width, 2H, 2W)."""
-        up = self.upsample(self.reduce(coarse))
+        return self.join(self.reduce(coarse), tap)
+
+    def join(self, reduced: Tensor, tap: Tensor) -> Tensor:
+        """The step after its first convolution: (B, width, H, W) and (B, tap, 2H, 2W) -> (B, width, 2H, 2W)."""
+        up = self.upsample(reduced)
         maps = (up, tap) if self.lateral is None else (self.lateral(tap), up)
         return self.stack(self.attention(torch.cat(maps, dim=1)))
 
 
 class BottomUp(nn.Module):
-    """A finer level joins the same level of the top-down path."""
+    """A finer level joins the same level of the top-down path.
 
-    def __init__(self, fine: int, width: int, stack: Stack) -> None:
+    Args:
+        out_channels: width of what comes out; `width` when left out.
+    """
+
+    def __init__(self, fine: int, width: int, stack: Stack, *, out_channels: int | None = None) -> None:
         super().__init__()
-        self.down = stack.conv(fine, width, 3, stride=2)
+        self.down = conv3x3(fine, width, stride=2, depthwise=stack.depthwise, activation=stack.activation)
         self.attention = stack.attention(2 * width)
-        self.stack = stack(2 * width, width)
+        self.stack = stack(2 * width, out_channels or width)
 
     def forward(self, fine: Tensor, skip: Tensor) -> Tensor:
-        """(B, fine, 2H, 2W) and (B, width, H, W) -> (B, width, H, W)."""
+        """(B, fine, 2H, 2W) and (B, width, H, W) -> (B, out_channels, H, W)."""
         return self.stack(self.attention(torch.cat((self.down(fine), skip), dim=1)))

@@ -90,7 +90,7 @@ def test_an_image_without_objects_goes_through_every_step() -> None:
 # Resize
 
 
-@pytest.mark.parametrize("mode", ["letterbox", "stretch"])
+@pytest.mark.parametrize("mode", ["letterbox", "corner", "stretch"])
 @pytest.mark.parametrize("size", [(96, 96), (180, 240), (64, 160), (90, 120)])
 def test_resize_moves_rectangles_as_the_letterbox_says(size: tuple[int, int], mode: str) -> None:
     item = painted()
@@ -107,6 +107,9 @@ def test_the_sides_of_a_letterbox_are_grey_and_the_image_is_untouched_at_its_own
     assert (image[:15] == FILL).all()
     assert (image[105:] == FILL).all()
     assert np.array_equal(image[15:105], item.image)
+    image = resize_image(item.image, plan_resize(90, 120, (120, 120), "corner"), (120, 120), mode="corner")
+    assert (image[90:] == FILL).all()
+    assert np.array_equal(image[:90], item.image)
 
 
 # Affine

@@ -188,7 +188,7 @@ def test_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         load_detector("x.pt")
     with pytest.raises(ConfigError, match="runtime: expected one of auto, torch, onnx, openvino, found 'tensorrt'"):
         load_detector("x.pt", runtime="tensorrt")
-    with pytest.raises(ConfigError, match="resize: expected one of letterbox, stretch, found 'squeeze'"):
+    with pytest.raises(ConfigError, match="resize: expected one of letterbox, corner, stretch, found 'squeeze'"):
         load_detector("x.pt", resize="squeeze")
 
 

@@ -68,7 +68,7 @@ def test_base_in_a_circle_is_refused(tmp_path: Path) -> None:
     [
         (BODY + "backbon: {}\n", r"backbon: unknown key. Did you mean 'backbone'"),
         ("backbone: {type: darknet}\n", "head: this key is missing"),
-        (BODY + "resize: cut\n", "resize: expected one of letterbox, stretch, crop"),
+        (BODY + "resize: cut\n", "resize: expected one of letterbox, corner, stretch, crop"),
         (BODY + "image_size: 0\n", "image_size: expected one side"),
         (BODY + "image_size: [1, 2, 3]\n", "image_size: expected one side"),
         (BODY + "published: [{AP: 1.0}]\n", "image_size in pixels with every entry"),

@@ -15,6 +15,7 @@ from models.config import load_model_config
 from models.darknet.weights import save_weights
 from models.export.compare import ExportError
 from models.runtime_cache import WORTH_IT, open_fastest
+from tests.models.yolox_reference import random_weights
 from utils.checkpoint import save_checkpoint
 from utils.config import ConfigError, to_plain
 
@@ -161,6 +162,20 @@ def test_darknet_weights_depend_on_their_network(tmp_path: Path, monkeypatch: py
         assert "exported in" in why
         assert predictor.resize == ("stretch" if stretch else "letterbox")
     assert "exported in" not in open_fastest(Path("x.weights"), runtime="onnx", cfg="own.yaml")[1]
+
+
+def test_yolox_weights_depend_on_their_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": random_weights(classes=2)}, "x.pth")
+    for size in (64, 96):
+        Path("own.yaml").write_text(f"base: yolox-nano\nimage_size: {size}\n")
+        predictor, why = open_fastest(Path("x.pth"), runtime="onnx", cfg="own.yaml")
+        assert "exported in" in why
+        assert (predictor.image_size, predictor.resize) == ((size, size), "corner")
+    assert "exported in" not in open_fastest(Path("x.pth"), runtime="onnx", cfg="own.yaml")[1]
+    with pytest.raises(ConfigError, match="name its model file with --cfg"):
+        open_fastest(Path("x.pth"), runtime="onnx")
 
 
 def test_a_failed_export_leaves_pytorch(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:

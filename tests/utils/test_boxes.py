@@ -36,7 +36,7 @@ def random_boxes(count: int, height: float, width: float) -> np.ndarray:
     return np.stack((x[:, 0], y[:, 0], x[:, 1], y[:, 1]), axis=1)
 
 
-@pytest.mark.parametrize("mode", ["letterbox", "stretch"])
+@pytest.mark.parametrize("mode", ["letterbox", "corner", "stretch"])
 def test_an_empty_set_of_boxes_keeps_its_shape(mode: str) -> None:
     box = plan_resize(480, 640, (416, 416), mode)
     for empty in (np.zeros((0, 4), np.float32), torch.zeros(0, 4)):
@@ -50,7 +50,7 @@ def formats(boxes: np.ndarray | torch.Tensor) -> list[np.ndarray | torch.Tensor]
     return [change(boxes) for change in (xyxy_to_xywh, xywh_to_xyxy, xyxy_to_cxcywh, cxcywh_to_xyxy)]
 
 
-@pytest.mark.parametrize("mode", ["letterbox", "stretch"])
+@pytest.mark.parametrize("mode", ["letterbox", "corner", "stretch"])
 @pytest.mark.parametrize(("height", "width", "size"), SIZES)
 def test_invert_undoes_apply(height: int, width: int, size: tuple[int, int], mode: str) -> None:
     boxes = random_boxes(50, height, width)
@@ -85,6 +85,20 @@ def test_the_letterbox_keeps_the_aspect_fills_one_side_and_centres_the_image(
     assert np.array([box.pad_y, box.pad_x]).tolist() == (left_over // 2).tolist()
 
 
+@pytest.mark.parametrize(("height", "width", "size"), SIZES)
+def test_the_corner_is_a_letterbox_at_the_top_left_with_sides_rounded_down(
+    height: int, width: int, size: tuple[int, int]
+) -> None:
+    box = plan_resize(height, width, size, "corner")
+    ratio = min(size[0] / height, size[1] / width)  # as yolox/data/data_augment.py has it
+    inner = round(height * box.scale_y), round(width * box.scale_x)
+    assert inner == (max(int(height * ratio), 1), max(int(width * ratio), 1))
+    assert (box.pad_x, box.pad_y) == (0, 0)
+    least = least_shape(height, width, size, 32, "corner")
+    assert plan_resize(height, width, size, "corner", shape=least) == box
+    assert all(inside <= side < inside + 32 for inside, side in zip(inner, least, strict=True))
+
+
 def test_stretch_fills_the_input() -> None:
     box = plan_resize(50, 200, (100, 100), "stretch")
     assert box.apply(np.array([[0.0, 0.0, 200.0, 50.0]])).tolist() == [[0.0, 0.0, 100.0, 100.0]]
@@ -102,7 +116,7 @@ def test_the_crop_keeps_the_aspect_fills_the_input_and_cuts_both_sides_alike(siz
 
 
 def test_an_unknown_mode_is_refused() -> None:
-    with pytest.raises(ValueError, match="'cut' is unknown; expected 'letterbox', 'stretch' or 'crop'"):
+    with pytest.raises(ValueError, match="'cut' is unknown; expected one of letterbox, corner, stretch, crop"):
         plan_resize(10, 10, (20, 20), "cut")
 
 

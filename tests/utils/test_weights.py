@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -198,6 +199,29 @@ def test_code_runs_only_where_it_is_trusted(tmp_path: Path, monkeypatch: pytest.
         with pytest.raises(ConfigError, match="expected the weights"):
             load_foreign(path, trust=True)
         assert (tmp_path / "code-was-run").exists()
+
+
+def test_what_lies_beside_the_weights_is_left_out_without_running_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linear: nn.Linear, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As training programs save it: numbers of NumPy, the arguments, objects of their own."""
+    monkeypatch.chdir(tmp_path)
+    rest = {"best_ap": np.float64(0.3), "args": argparse.Namespace(a=1), "path": Path("x"), "hook": _RunsBuiltin()}
+    caplog.set_level("INFO")
+    allowed = set(torch.serialization.get_safe_globals())
+    check(load_foreign(saved(tmp_path / "x.pth", {"model": linear.state_dict(), **rest})), linear)
+    assert "argparse.Namespace" in caplog.text
+    assert "no code of the file was run" in caplog.text
+    assert not (tmp_path / "code-was-run").exists()
+    assert set(torch.serialization.get_safe_globals()) == allowed
+    with pytest.raises(ConfigError, match="not loaded"):  # torch itself blocks modules like os
+        load_foreign(saved(tmp_path / "y.pth", {"model": linear.state_dict(), "hook": _RunsCode()}))
+    assert not (tmp_path / "code-was-run").exists()
+
+
+class _RunsBuiltin:
+    def __reduce__(self) -> tuple:
+        return exec, ("import os; os.mkdir('code-was-run')",)
 
 
 def test_a_trusted_file_whose_program_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

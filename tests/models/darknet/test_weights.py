@@ -147,6 +147,13 @@ def test_variances_below_zero_are_refused_and_denormal_ones_are_not(tmp_path: Pa
         load_weights_(small(), saved(model, tmp_path))
 
 
+def test_norms_that_add_something_else_are_refused(tmp_path: Path) -> None:
+    model = small()
+    model.backbone.layers[1].norm.eps = 1e-3
+    with pytest.raises(ConfigError, match=r"norm_eps: in darknet's files norms add 1e-05 .*, in this model 0.001"):
+        saved(model, tmp_path)
+
+
 def test_weighted_shortcuts_store_their_weights(tmp_path: Path) -> None:
     text = (
         "[net]\nwidth=8\nheight=8\n[conv]\nfilters=4\nactivation=linear\n[maxpool]\nsize=3\n"

@@ -67,7 +67,7 @@ def make_image(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
 
 
-@pytest.mark.parametrize("resize", ["letterbox", "stretch"])
+@pytest.mark.parametrize("resize", ["letterbox", "corner", "stretch"])
 def test_network_input_and_boxes_are_ours(resize: str) -> None:
     info = replace(INFO, resize=resize)
     session = session_of(info)
@@ -77,14 +77,16 @@ def test_network_input_and_boxes_are_ours(resize: str) -> None:
         check(look(session, image), image, letterbox, info.image_size)
 
 
-def test_the_smallest_rectangle_of_the_stride() -> None:
-    session = session_of(INFO, rectangle=True)
+@pytest.mark.parametrize("resize", ["letterbox", "corner"])
+def test_the_smallest_rectangle_of_the_stride(resize: str) -> None:
+    session = session_of(replace(INFO, resize=resize), rectangle=True)
     for height, width in SIZES:
         image = make_image(height, width)
-        letterbox = plan_resize(height, width, INFO.image_size, "letterbox")
+        letterbox = plan_resize(height, width, INFO.image_size, resize)
         inner = round(height * letterbox.scale_y), round(width * letterbox.scale_x)
         size = tuple(-(-side // 32) * 32 for side in inner)
-        pads = {"pad_y": float((size[0] - inner[0]) // 2), "pad_x": float((size[1] - inner[1]) // 2)}
+        halves = [0 if resize == "corner" else (size[axis] - inner[axis]) // 2 for axis in range(2)]
+        pads = {"pad_y": float(halves[0]), "pad_x": float(halves[1])}
         found = look(session, image)
         assert found[INPUT].shape[2:] == size
         check(found, image, replace(letterbox, **pads), size)
