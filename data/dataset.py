@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data.images import image_size, tell
+from data.images import tell
 from data.items import Item, collate, to_item
 from data.mosaic import draw_crossing, mixup, mosaic, quadrants, random_variant
-from data.sample_reader import SampleReader
+from data.sample_reader import SampleReader, with_remedy
 from data.transforms import (
     FILL,
     Labelled,
@@ -45,18 +45,6 @@ RECENT_BYTES = 192 * 1024 * 1024
 
 MOST_IN_A_ROW = 20
 """If this many images in a row cannot be read, the cause is not single files."""
-
-GO_ON = (
-    "; --resume goes on only with the files that the run began with, a new run takes any; or train without such "
-    "files: --set bad_images=skip (for --resume: bad_images: skip in the run's config.yaml)"
-)
-PUT_BACK = "; put it back, and --resume goes on exactly; a new run leaves it out"
-REPLACED = (
-    "; --resume goes on only with the files that the run began with; or train anew without such files: "
-    "--set bad_images=skip"
-)
-"""Remedies for a file that stops a training: a damaged one; a missing one; and one of another size, or without any,
-which would be another data set for --resume."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +95,8 @@ class TrainDataset(Dataset):
         self.recent: dict[tuple[int, tuple[int, int]], tuple[Labelled, list[str], list[str]]] = {}
         """By index and size, the images that were read last, with the problems and notes of their files."""
         self.recent_bytes = 0
+        self.soon: set[int] = set()
+        """Tiles that the batch being made may need: where one is read, the others of its file are cut too."""
         self.reader = SampleReader(fast=True)
         self.pipeline = None
         if self.config.albumentations:
@@ -142,6 +132,8 @@ class TrainDataset(Dataset):
 
     def __getitems__(self, requests: list[Request]) -> Batch:
         """The batch of several requests for one size, as `collate` makes it of single items, but without a copy."""
+        if self.images.samples.tiles is not None and self.cache is None:
+            self.soon = {index for request in requests for index in (request.index, *request.partners)}
         images = torch.empty((len(requests), 3, *requests[0].size), dtype=torch.uint8)
         places = zip(requests, images.numpy(), strict=True)
         return collate([self._item(request, planes) for request, planes in places], images)
@@ -196,20 +188,27 @@ class TrainDataset(Dataset):
 
         Images of one block follow each other, so the last ones are kept.
         """
-        known = self.recent.pop((index, size), None)
-        if known is None:
-            before = len(self.problems), len(self.notes)
-            item = self._sized(index, size)
-            known = item, self.problems[before[0] :], self.notes[before[1] :]
-            self.recent_bytes += item.image.nbytes
-        else:
-            self.problems += known[1]
-            self.notes += known[2]
-        self.recent[index, size] = known
+        if (index, size) not in self.recent:
+            ids = self.images.samples.image_ids
+            for other in [index, *(other for other in self.soon if other != index and ids[other] == ids[index])]:
+                if (other, size) not in self.recent:
+                    self.recent[other, size] = self._told(other, size)
+                    self.recent_bytes += self.recent[other, size][0].image.nbytes
+        known = self.recent[index, size] = self.recent.pop((index, size))
+        self.problems += known[1]
+        self.notes += known[2]
         while self.recent_bytes > RECENT_BYTES and len(self.recent) > 1:
             oldest, _, _ = self.recent.pop(next(iter(self.recent)))
             self.recent_bytes -= oldest.image.nbytes
         return known[0]
+
+    def _told(self, index: int, size: tuple[int, int]) -> tuple[Labelled, list[str], list[str]]:
+        """As `_sized`, with the problems and notes of its file, which are told where it is used."""
+        before = len(self.problems), len(self.notes)
+        item = self._sized(index, size)
+        told = item, self.problems[before[0] :], self.notes[before[1] :]
+        del self.problems[before[0] :], self.notes[before[1] :]
+        return told
 
     def _sized(self, index: int, size: tuple[int, int]) -> Labelled:
         index, image = self.image_at(index)
@@ -259,7 +258,7 @@ class TrainDataset(Dataset):
             return self._read(index)
         except ValueError as error:
             if self.bad_images == "stop":
-                raise ValueError(_with_remedy(error, self.images.samples[index])) from None
+                raise ValueError(with_remedy(error, self.images.samples[index])) from None
             return str(error)
 
     def _inner_size(self, index: int) -> tuple[int, int]:
@@ -312,7 +311,7 @@ class EvalDataset(Dataset):
             image = self.reader.read(sample, notes)
         except ValueError as error:
             if self.bad_images == "stop":
-                raise ValueError(_with_remedy(error, sample)) from None
+                raise ValueError(with_remedy(error, sample)) from None
             if self.bad_images is None:
                 raise
             image, problem = np.full((sample.height, sample.width, 3), FILL, np.uint8), str(error)
@@ -332,13 +331,3 @@ def _resized(image: np.ndarray, size: tuple[int, int], interpolation: int) -> np
 def _named(notes: list[str], sample: Sample) -> tuple[str, ...]:
     """What is wrong with the file of a sample that is used all the same, with its name."""
     return tuple(f"{printable(sample.path)}: {note}" for note in notes)
-
-
-def _with_remedy(error: ValueError, sample: Sample) -> str:
-    if not sample.path.exists():
-        return f"{error}{PUT_BACK}"
-    try:
-        as_before = image_size(sample.path) == sample.file_size
-    except ValueError:
-        as_before = False
-    return f"{error}{GO_ON if as_before else REPLACED}"

@@ -141,6 +141,7 @@ def train_loader_of(
         seed=config.seed,
         rank=rank,
         world_size=world_size,
+        files=None if dataset.images.samples.tiles is None else dataset.images.samples.image_ids,
     )
     workers, timeout = config.workers, recipe.worker_timeout
     return build_train_loader(dataset, sampler, workers=workers, pin_memory=pin_memory, timeout=timeout)

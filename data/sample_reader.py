@@ -8,8 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from data.images import read_for_training, read_image
+from data.images import image_size, read_for_training, read_image
 from utils.samples import Sample
+
+GO_ON = (
+    "; --resume goes on only with the files that the run began with, a new run takes any; or train without such "
+    "files: --set bad_images=skip (for --resume: bad_images: skip in the run's config.yaml)"
+)
+PUT_BACK = "; put it back, and --resume goes on exactly; a new run leaves it out"
+REPLACED = (
+    "; --resume goes on only with the files that the run began with; or train anew without such files: "
+    "--set bad_images=skip"
+)
+"""Remedies for a file that stops a training: a damaged one; a missing one; and one of another size, or without any,
+which would be another data set for --resume."""
 
 
 class SampleReader:
@@ -71,3 +83,14 @@ def check_size(found: tuple[int, ...], height: int, width: int, path: str) -> No
             f"{found[1]} x {found[0]}; correct width and height in the annotation file (if the two are "
             "swapped, the boxes were drawn on the image without its EXIF rotation)"
         )
+
+
+def with_remedy(error: ValueError, sample: Sample) -> str:
+    """What is said of a sample that stops a training, with what helps."""
+    if not sample.path.exists():
+        return f"{error}{PUT_BACK}"
+    try:
+        as_before = image_size(sample.path) == sample.file_size
+    except ValueError:
+        as_before = False
+    return f"{error}{GO_ON if as_before else REPLACED}"

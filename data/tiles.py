@@ -38,7 +38,8 @@ class TileCounts:
     def __str__(self) -> str:
         kept = f"{self.kept - self.filled} of {self.empty} without" if self.empty else "none without"
         cut = f"; {self.ignored} cut objects are ignored" if self.ignored else ""
-        return f"{self.kept} tiles of {self.pictures} images ({self.filled} with an object, {kept}{cut})"
+        tiles = f"{self.kept} tiles of {self.tiling.size} px in {self.pictures} images"
+        return f"{tiles} ({self.filled} with an object, {kept}{cut})"
 
     @property
     def warning(self) -> str:

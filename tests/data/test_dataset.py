@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from data.config import load_data_config
-from data.dataset import REPLACED, EvalDataset, Request, TrainDataset
+from data.dataset import EvalDataset, Request, TrainDataset
 from data.images import read_for_training, read_image
 from data.items import Item, collate
 from data.read import read_split
-from data.sample_reader import check_size
+from data.sample_reader import REPLACED, check_size
 from utils.augment_config import AugmentConfig
 from utils.config import ConfigError
 from utils.log import Progress

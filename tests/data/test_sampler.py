@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data.sampler import BLOCK, PARTNERS, SizePlan, TrainSampler, least_padding
+from data.sampler import BLOCK, PARTNERS, TOGETHER, SizePlan, TrainSampler, least_padding
 from tests.data.test_dataset import SIZE
 from utils.boxes import least_shape
 
@@ -138,3 +138,24 @@ def test_batches_of_little_padding_have_each_image_once_and_hold_it(batch_size: 
 
 def test_no_images_make_no_batches() -> None:
     assert least_padding(np.zeros((0, 2), np.int64), (416, 416), 32, 8) == []
+
+
+@pytest.mark.parametrize(("files", "tiles"), [(300, 12), (3, 200), (1, 5), (700, 1)])
+def test_few_tiles_of_a_file_are_in_one_block(files: int, tiles: int) -> None:
+    """Each tile once an epoch, in another order each time; a block has about BLOCK / TOGETHER files."""
+    owners = np.repeat(np.arange(files), tiles)
+    orders = []
+    for epoch in (0, 1, 0):
+        sampler = make_sampler(len(owners), batch_size=1, rank=0, world_size=1, files=owners)
+        sampler.set_position(epoch)
+        orders.append([batch[0].index for batch in sampler])
+    assert orders[0] == orders[2]
+    assert len(owners) == 1 or orders[0] != orders[1]
+    assert sorted(orders[0]) == list(range(len(owners)))
+    if (files, tiles) == (300, 12):
+        blocks = [owners[orders[0][start : start + BLOCK]] for start in range(0, len(owners) - BLOCK, BLOCK)]
+        counts = [len(np.unique(block)) for block in blocks]
+        assert all(0.7 < count * TOGETHER / BLOCK < 1.3 for count in counts)
+        assert np.mean(counts) < 1.05 * BLOCK / TOGETHER
+        neighbours = [(block[1:] == block[:-1]).mean() for block in blocks]
+        assert np.mean(neighbours) < 0.06, "within the block they are shuffled"

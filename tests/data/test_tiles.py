@@ -22,8 +22,10 @@ from data.dataset import Request, TrainDataset
 from data.doctor.examine import examine
 from data.doctor.report import to_text
 from data.images import read_for_training, read_image
+from data.items import collate
 from data.loader import build_eval_loader
 from data.read import read_split, read_splits
+from data.sampler import SizePlan, TrainSampler
 from data.split import main as split_main
 from data.tiles import evaluation_tiles, training_tiles
 from tests.data.test_dataset import ALL, PLAIN, same
@@ -191,6 +193,35 @@ def test_a_file_is_decoded_once_for_its_tiles(pictures: Path, monkeypatch: pytes
     )
     assert sum(len(batch) for batch in loader) == len(evaluation_tiles(whole, Grid(SIZE, 0.25))) > 12
     assert seen == whole.samples.paths()
+
+
+def test_the_tiles_of_a_block_share_the_decoding_of_their_file(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of the sampler, and with the partners of each tile; the batches are those of single requests."""
+    tiles, seen = dataset(pictures), []
+    sampler = TrainSampler(
+        len(tiles),
+        batch_size=4,
+        sizes=SizePlan(SIZE, 32),
+        mix_epochs=2,
+        seed=0,
+        rank=0,
+        world_size=1,
+        files=tiles.images.samples.image_ids,
+    )
+
+    def counted(path: Path, **options: list[str]) -> np.ndarray:
+        seen.append(path)
+        return read_for_training(path, **options)
+
+    monkeypatch.setattr(sample_reader, "read_for_training", counted)
+    asked = list(sampler)
+    batches = [tiles.__getitems__(batch) for batch in asked]
+    assert len(seen) < 2 * len(set(tiles.images.samples.paths())), f"{len(tiles)} tiles"
+    alone = dataset(pictures)
+    for batch, requested in zip(batches, asked, strict=True):
+        single = collate([alone[request] for request in requested])
+        assert torch.equal(batch.images, single.images)
+        assert torch.equal(batch.targets.boxes, single.targets.boxes)
 
 
 def test_an_unreadable_picture_is_replaced_by_another_one_and_told_once_a_tile(pictures: Path, tmp_path: Path) -> None:
