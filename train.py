@@ -47,7 +47,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--write", action="store_true", help="save what --data FOLDER holds as FOLDER/data.yaml")
     parser.add_argument("--hyp", help="recipe: a path, or a name in cfg/train/ (default: default; for shapes: shapes)")
-    parser.add_argument("--weights", help="checkpoint, or darknet .weights or .conv.N file, to start from")
+    parser.add_argument("--weights", help="checkpoint, darknet .weights or .conv.N, or YOLOX .pth, to start from")
     parser.add_argument("--epochs", type=epochs, help="passes over the training images; +N with --resume: N more")
     parser.add_argument("--batch-size", type=batch_size, help="images in a batch, over all processes; or auto")
     parser.add_argument("--img-size", type=whole_number, help="side of the network input in pixels")

@@ -202,7 +202,7 @@ def cut_off(path: Path, weights: Path) -> Path:
         (lambda p, w: ["--weights", str(p / "no.pt")], "no.pt: no such file"),
         (lambda p, w: ["--weights", str(cut_off(p / "cut.pt", w))], "cut.pt: cannot be read as a checkpoint"),
         (lambda p, w: ["--weights", str(p / "yolo.weights")], "yolo.weights: no such file"),
-        (lambda p, w: ["--weights", str(p / "model.tflite")], "expected .pt, .weights, .onnx"),
+        (lambda p, w: ["--weights", str(p / "model.tflite")], "expected .pt, .pth, .weights, .onnx"),
         (lambda p, w: ["--weights", str(write_checkpoint(p / "x.pt", names=("pink",)))], "only the model knows pink"),
         (lambda p, w: ["--img-size", "100"], "--img-size: expected multiples of 32"),
         (lambda p, w: ["--device", "0"], "Did you mean 'cuda:0'?"),

@@ -104,9 +104,11 @@ def load_foreign(path: Path, *, trust: bool = False) -> dict[str, Tensor]:
         content: Any = read_safetensors(path)[0]
     else:
         try:
-            content = read_torch_file(path)
+            content = read_torch_file(path) if trust else _read_inert(path)
         except pickle.UnpicklingError as error:
-            content = _load_trusted(path) if trust else _load_inert(path, error)
+            if not trust:
+                raise ConfigError(_refusal(path, error)) from None
+            content = _load_trusted(path)
     weights = _find_weights(content)
     if not weights:
         keys = isinstance(content, Mapping) and listed(list(content)[:8])
@@ -147,23 +149,25 @@ class _Inert:
         pass
 
 
-def _load_inert(path: Path, error: pickle.UnpicklingError) -> Any:
-    """Content of a pickle with unknown classes beside its weights, as training programs save it, without running code.
+def _read_inert(path: Path) -> Any:
+    """Content of a file of torch.save without running its code; unknown objects beside its weights are placeholders.
 
-    Args:
-        error: why the file could not be read as it is.
     Raises:
-        ConfigError: no weights can be found so, or not without running code.
+        pickle.UnpicklingError: no weights can be had so.
+        ConfigError: cut off, damaged, or of another kind.
     """
-    names = _unsafe_names(path)
-    placeholders: list[Any] = [(_Inert, name) for name in names]
     try:
-        with torch.serialization.safe_globals(placeholders):
-            content = read_torch_file(path)
-    except (pickle.UnpicklingError, ConfigError):
-        content = None
-    if not names or not _find_weights(content):
-        raise ConfigError(_refusal(path, error)) from None
+        return read_torch_file(path)
+    except pickle.UnpicklingError as error:
+        names = _unsafe_names(path)
+        placeholders: list[Any] = [(_Inert, name) for name in names]
+        try:
+            with torch.serialization.safe_globals(placeholders):
+                content = read_torch_file(path) if names else None
+        except ConfigError:  # what placeholders cannot do is no damage of the file
+            raise error from None
+        if not _find_weights(content):
+            raise
     logger.info("%s: left out what it holds of %s; no code of the file was run", path, listed(names[:5]))
     return content
 
