@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TextIO, TypeVar
 from tqdm import tqdm
 
 from utils.config import ConfigError
-from utils.files import write_atomically
+from utils.files import FileHeld, write_atomically
 from utils.results import read_results
 from utils.text import printable, printable_lines, shorten_message
 
@@ -179,12 +179,17 @@ class MetricLog:
     Args:
         folder: of the run.
         finished_epochs: rows of later epochs, written before a run was killed, are dropped.
+
+    A table that another program holds, or an event file that cannot be written, is told and does not end a training.
     """
 
     def __init__(self, folder: Path, *, finished_epochs: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter  # half a second to import, and only training needs it
 
         self.path = folder / "results.csv"
+        self.told: set[str] = set()
+        self.is_behind = False
+        """The table lacks rows, because another program holds it."""
         self.rows = [row for row in self._read() if int(row["epoch"]) <= finished_epochs]
         self.board = SummaryWriter(str(folder), purge_step=finished_epochs + 1 if finished_epochs else None)
 
@@ -206,10 +211,24 @@ class MetricLog:
         row = {"epoch": str(epoch), **texts}
         self.rows.append(row)
         self._write()
-        for key, value in values.items():
-            if value is not None:
-                self.board.add_scalar(key, value, epoch)
-        self.board.flush()
+        with self._telling():
+            for key, value in values.items():
+                if value is not None:
+                    self.board.add_scalar(key, value, epoch)
+            self.board.flush()
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """TensorBoard's files are no reason to end a training; where the disk is full, its checkpoint says so."""
+        try:
+            yield
+        except OSError as error:
+            self._tell(f"TensorBoard's file cannot be written ({printable(error)}); the run goes on without it")
+
+    def _tell(self, text: str) -> None:
+        if text not in self.told:
+            self.told.add(text)
+            logger.warning("%s", text)
 
     def _write(self) -> None:
         """Write the whole table atomically, so that a kill leaves no half row."""
@@ -218,7 +237,13 @@ class MetricLog:
         writer = csv.DictWriter(text, columns, restval="")
         writer.writeheader()
         writer.writerows(self.rows)
-        write_atomically(self.path, text.getvalue())
+        try:
+            write_atomically(self.path, text.getvalue())
+        except FileHeld as error:
+            self._tell(f"{error}. The run goes on; the table will have all rows when it can be written again")
+            self.is_behind = True
+        else:
+            self.is_behind = False
 
     def pictures(self, paths: Sequence[Path]) -> None:
         """Show PNG files in TensorBoard under their names."""
@@ -226,7 +251,7 @@ class MetricLog:
         from PIL import Image  # commands that log no pictures start sooner without the two
 
         for path in paths:
-            with Image.open(path) as picture:
+            with self._telling(), Image.open(path) as picture:
                 self.board.add_image(path.stem, np.asarray(picture.convert("RGB")), dataformats="HWC")
 
     def pr_curves(self, recall: np.ndarray, precision: Mapping[str, np.ndarray]) -> None:
@@ -236,11 +261,17 @@ class MetricLog:
         unknown = np.zeros(len(recall))  # the counts behind the curve, which COCO's evaluation does not keep
         for name, values in precision.items():
             counts = (unknown, unknown, unknown, unknown)
-            self.board.add_pr_curve_raw(f"PR/{printable(name)}", *counts, values, recall, num_thresholds=len(recall))
+            with self._telling():
+                self.board.add_pr_curve_raw(
+                    f"PR/{printable(name)}", *counts, values, recall, num_thresholds=len(recall)
+                )
 
     def close(self) -> None:
-        """Finish the TensorBoard file."""
-        self.board.close()
+        """Finish the TensorBoard file, and a table that lacks rows."""
+        if self.is_behind:
+            self._write()
+        with self._telling():
+            self.board.close()
 
 
 def first_few(names: Sequence[str], most: int) -> str:

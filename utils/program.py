@@ -20,6 +20,9 @@ LEAVE_SECONDS = 20.0
 STOPPED = 130
 """The exit status after Ctrl-C."""
 
+_QUERY, _DENIED, _RUNNING = 0x1000, 5, 259
+"""Of Windows: PROCESS_QUERY_LIMITED_INFORMATION, ERROR_ACCESS_DENIED, STILL_ACTIVE."""
+
 _MADE_OF_IT = (ImportError, RecursionError, SystemError)
 """What packages make of Ctrl-C that hits them in their C code, above all while they are imported."""
 
@@ -93,6 +96,27 @@ def stop_signals() -> list[signal.Signals]:
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         return [signal.SIGTERM, signal.SIGHUP]
     return [signal.SIGTERM]
+
+
+def is_alive(process: int) -> bool:
+    """Whether a process of this number runs; signal 0, which asks that elsewhere, ends a process on Windows."""
+    if os.name != "nt":
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+    import ctypes
+
+    system, status = getattr(ctypes, "windll").kernel32, ctypes.c_ulong()  # noqa: B009 (it is on Windows alone)
+    handle = system.OpenProcess(_QUERY, False, process)
+    if not handle:
+        return system.GetLastError() == _DENIED
+    known = system.GetExitCodeProcess(handle, ctypes.byref(status))
+    system.CloseHandle(handle)
+    return not known or status.value == _RUNNING
 
 
 def end_children(*, seconds: float = 2.0) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from utils import program
 from utils.config import ROOT
-from utils.program import STOPPED
+from utils.program import STOPPED, is_alive
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends signals")
 
@@ -85,3 +88,37 @@ def test_a_result_that_cannot_be_written_is_an_error() -> None:
 def test_while_packages_are_imported_ctrl_c_is_the_systems() -> None:
     assert run("with quiet_imports():", "    ctrl_c()") == (-signal.SIGINT, "")
     assert run("with quiet_imports():", "    pass", "ctrl_c()") == (STOPPED, "stopped\n")
+
+
+def test_processes_that_run_are_told_from_others() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    child.wait()
+    assert is_alive(os.getpid())
+    assert not is_alive(child.pid)
+
+
+@pytest.mark.parametrize(
+    ("handle", "error", "status", "expected"), [(7, 0, 259, True), (7, 0, 0, False), (0, 5, 0, True), (0, 87, 0, False)]
+)
+def test_on_windows_nothing_is_sent_to_a_process_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, handle: int, error: int, status: int, expected: bool
+) -> None:
+    """There, signal 0 ends it."""
+    closed: list[int] = []
+
+    def exit_code(_: int, place: object) -> bool:
+        place._obj.value = status
+        return True
+
+    system = SimpleNamespace(
+        OpenProcess=lambda *_: handle,
+        GetLastError=lambda: error,
+        GetExitCodeProcess=exit_code,
+        CloseHandle=closed.append,
+    )
+    monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=system), raising=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(program.os, "name", "nt")
+        patch.setattr(program.os, "kill", None)
+        assert is_alive(4711) is expected
+    assert closed == ([handle] if handle else [])
