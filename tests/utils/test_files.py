@@ -102,7 +102,7 @@ def test_only_temporary_files_with_these_names_are_removed(tmp_path: Path) -> No
 
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[Path]]:
-    """held(n): the next n renamings fail, as on Windows where another program has a file open; returns their targets."""
+    """held(n): the next n renamings fail, as on Windows while others have a file open; it gives their targets."""
 
     def hold(times: int) -> list[Path]:
         real, tried = os.replace, []
