@@ -7,6 +7,7 @@ import csv
 import io
 import itertools
 import logging
+import math
 import os
 import sys
 import threading
@@ -179,11 +180,13 @@ class MetricLog:
     Args:
         folder: of the run.
         finished_epochs: rows of later epochs, written before a run was killed, are dropped.
+        last: the row of the last of them with its 'epoch', which may have got no further than the checkpoint; NaN is an
+            empty field.
 
     A table that another program holds, or an event file that cannot be written, is told and does not end a training.
     """
 
-    def __init__(self, folder: Path, *, finished_epochs: int = 0) -> None:
+    def __init__(self, folder: Path, *, finished_epochs: int = 0, last: Mapping[str, float] | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter  # half a second to import, and only training needs it
 
         self.path = folder / "results.csv"
@@ -192,6 +195,9 @@ class MetricLog:
         """The table lacks rows, because another program holds it."""
         self.rows = [row for row in self._read() if int(row["epoch"]) <= finished_epochs]
         self.board = SummaryWriter(str(folder), purge_step=finished_epochs + 1 if finished_epochs else None)
+        if last and last["epoch"] == finished_epochs > max((int(row["epoch"]) for row in self.rows), default=0):
+            values = {key: None if math.isnan(value) else value for key, value in last.items() if key != "epoch"}
+            self.log(finished_epochs, values)
 
     def _read(self) -> list[dict[str, str]]:
         if not self.path.is_file():

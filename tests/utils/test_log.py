@@ -258,3 +258,18 @@ def test_an_event_file_that_cannot_be_written_does_not_end_a_run(
     assert [row["loss"] for row in read(tmp_path)] == ["3.0"]
     assert len(caplog.records) == 1
     assert caplog.records[0].message.startswith("TensorBoard's file cannot be written ([Errno 13] Access is denied")
+
+
+def test_a_row_that_came_no_further_than_the_checkpoint_is_in_the_table(tmp_path: Path) -> None:
+    log = MetricLog(tmp_path)
+    log.log(1, {"loss": 3.0, "AP": None})
+    log.close()
+    last = {"epoch": 2, "loss": 1 / 3, "AP": math.nan}
+    MetricLog(tmp_path, finished_epochs=2, last=last).close()
+    expected = [{"epoch": "1", "loss": "3.0", "AP": ""}, {"epoch": "2", "loss": repr(1 / 3), "AP": ""}]
+    assert read(tmp_path) == expected
+    MetricLog(tmp_path, finished_epochs=2, last={**last, "loss": 9.0}).close()
+    MetricLog(tmp_path, finished_epochs=2).close()
+    assert read(tmp_path) == expected, "a row that is there stays"
+    MetricLog(tmp_path, finished_epochs=3, last=last).close()
+    assert read(tmp_path) == expected
