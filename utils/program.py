@@ -5,6 +5,7 @@ This module imports little, because it is imported before everything else.
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -20,8 +21,8 @@ LEAVE_SECONDS = 20.0
 STOPPED = 130
 """The exit status after Ctrl-C."""
 
-_QUERY, _DENIED, _RUNNING = 0x1000, 5, 259
-"""Of Windows: PROCESS_QUERY_LIMITED_INFORMATION, ERROR_ACCESS_DENIED, STILL_ACTIVE."""
+_QUERY, _RUNNING = 0x1000, 259
+"""Of Windows: PROCESS_QUERY_LIMITED_INFORMATION and STILL_ACTIVE."""
 
 _MADE_OF_IT = (ImportError, RecursionError, SystemError)
 """What packages make of Ctrl-C that hits them in their C code, above all while they are imported."""
@@ -108,15 +109,17 @@ def is_alive(process: int) -> bool:
         except PermissionError:
             return True
         return True
-    import ctypes
-
-    system, status = getattr(ctypes, "windll").kernel32, ctypes.c_ulong()  # noqa: B009 (it is on Windows alone)
-    handle = system.OpenProcess(_QUERY, False, process)
-    if not handle:
-        return system.GetLastError() == _DENIED
-    known = system.GetExitCodeProcess(handle, ctypes.byref(status))
-    system.CloseHandle(handle)
-    return not known or status.value == _RUNNING
+    system = importlib.import_module("_winapi")  # by which Python's own subprocess asks
+    try:
+        handle = system.OpenProcess(_QUERY, False, process)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    try:
+        return system.GetExitCodeProcess(handle) == _RUNNING
+    finally:
+        system.CloseHandle(handle)
 
 
 def end_children(*, seconds: float = 2.0) -> None:

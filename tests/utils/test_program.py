@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -98,27 +97,24 @@ def test_processes_that_run_are_told_from_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("handle", "error", "status", "expected"), [(7, 0, 259, True), (7, 0, 0, False), (0, 5, 0, True), (0, 87, 0, False)]
+    ("found", "expected"),
+    [(259, True), (0, False), (PermissionError(13, "Access is denied"), True), (OSError(22, "wrong parameter"), False)],
 )
 def test_on_windows_nothing_is_sent_to_a_process_that_is_asked_for(
-    monkeypatch: pytest.MonkeyPatch, handle: int, error: int, status: int, expected: bool
+    monkeypatch: pytest.MonkeyPatch, found: int | OSError, expected: bool
 ) -> None:
     """There, signal 0 ends it."""
     closed: list[int] = []
 
-    def exit_code(_: int, place: object) -> bool:
-        place._obj.value = status
-        return True
+    def open_process(*_: object) -> int:
+        if isinstance(found, OSError):
+            raise found
+        return 7
 
-    system = SimpleNamespace(
-        OpenProcess=lambda *_: handle,
-        GetLastError=lambda: error,
-        GetExitCodeProcess=exit_code,
-        CloseHandle=closed.append,
-    )
-    monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=system), raising=False)
+    system = SimpleNamespace(OpenProcess=open_process, GetExitCodeProcess=lambda _: found, CloseHandle=closed.append)
+    monkeypatch.setitem(sys.modules, "_winapi", system)
     with monkeypatch.context() as patch:
         patch.setattr(program.os, "name", "nt")
         patch.setattr(program.os, "kill", None)
         assert is_alive(4711) is expected
-    assert closed == ([handle] if handle else [])
+    assert closed == ([] if isinstance(found, OSError) else [7])
