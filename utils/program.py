@@ -5,7 +5,6 @@ This module imports little, because it is imported before everything else.
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
@@ -13,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 LEAVE_SECONDS = 20.0
 """How long a program that has said its last word may take to end; then it is ended."""
@@ -109,7 +108,9 @@ def is_alive(process: int) -> bool:
         except PermissionError:
             return True
         return True
-    system = importlib.import_module("_winapi")  # by which Python's own subprocess asks
+    import _winapi  # by which Python's own subprocess asks
+
+    system: Any = _winapi
     try:
         handle = system.OpenProcess(_QUERY, False, process)
     except PermissionError:
