@@ -15,7 +15,7 @@ from data.formats import coco
 from data.formats.holdable import check_names
 from data.read import label_format
 from utils.config import dump_yaml
-from utils.files import write_atomically
+from utils.files import common_folder, write_atomically
 from utils.structures import LabelledImages
 
 ONE_FILE = ("coco", "cvat")
@@ -77,7 +77,7 @@ def _write_json(
 ) -> dict[str, Any]:
     """A COCO JSON file for each split, with all that the source says of its images."""
     paths = [path for data in parts.values() for path in data.samples.paths()]
-    images = Path(os.path.commonpath([path.parent for path in paths]))
+    images = common_folder(path.parent for path in paths) or paths[0].parent  # of two drives: absolute names
     entries, annotations, common = _merged(parts)
     folder.mkdir(parents=True, exist_ok=True)
     values: dict[str, Any] = {}

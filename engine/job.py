@@ -75,6 +75,8 @@ class Job:
         about_data: what every checkpoint says of the run and its data.
         lock: of the run folder, on rank 0.
         notes: on image files that are damaged.
+        row: of results.csv, with its 'epoch', for the last epoch that has ended; NaN is an empty field. Each checkpoint
+            has it, which comes before the table.
     """
 
     config: TrainConfig
@@ -88,6 +90,7 @@ class Job:
     about_data: dict[str, Any]
     lock: RunLock
     notes: FileNotes = field(default_factory=FileNotes)
+    row: dict[str, float] | None = None
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -90,7 +91,7 @@ def run_epochs(job: Job, state: TrainState, stop: Stop, *, trial: Trial | None =
 
 def open_log(job: Job, state: TrainState) -> EpochLog:
     """The tables of the run, without rows of epochs that are yet to come."""
-    table = MetricLog(job.run.folder, finished_epochs=state.epoch)
+    table = MetricLog(job.run.folder, finished_epochs=state.epoch, last=job.row)
     epochs, workers = job.config.recipe.total_epochs, job.config.workers
     return EpochLog(table, epochs=epochs, columns=job.metric.columns, workers=workers)
 
@@ -171,13 +172,18 @@ def validate(job: Job, state: TrainState) -> dict[str, Any] | None:
 
 
 def record(job: Job, state: TrainState, log: EpochLog | None, figures: dict[str, Any] | None) -> None:
-    """Note the epoch in results.csv, TensorBoard and the console, then save last.pt and, if it is better, best.pt."""
+    """Save last.pt and, if it is better, best.pt; then note the epoch in results.csv, TensorBoard and the console.
+
+    The checkpoint has the row of the table: whatever happens between the two, nothing is lost.
+    """
     main = job.metric.columns[0]
     improved = figures is not None and state.note_result(figures[main])
-    if log is not None:
-        log.write(state, figures, improved=improved)
-    state.sums = {}
+    row = {} if log is None else log.row(state, figures)
+    job.row = {"epoch": state.epoch} | {key: math.nan if value is None else value for key, value in row.items()}
+    sums, state.sums = state.sums, {}
     save(job, state, figures=figures, best=job.run.best if improved else None)
+    if log is not None:
+        log.write(state, row, sums, evaluated=figures is not None, improved=improved)
 
 
 def save(job: Job, state: TrainState, *, figures: dict[str, Any] | None = None, best: Path | None = None) -> None:
@@ -187,4 +193,6 @@ def save(job: Job, state: TrainState, *, figures: dict[str, Any] | None = None, 
     numbers = {key: value for key, value in (figures or {}).items() if isinstance(value, int | float)}
     about = {**to_plain(job.config), **job.about_data, "metrics": numbers or None, "versions": versions()}
     about["sample_order"] = SAMPLE_ORDER
+    if job.row is not None:
+        about["row"] = job.row
     save_checkpoint(job.run.last, about | state.state_dict(), best=best)

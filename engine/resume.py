@@ -37,6 +37,7 @@ def resume_(job: Job, state: TrainState) -> None:
     if problem := dist.broadcast(problem):
         raise ConfigError(problem)
     state.resume(saved, where=f"{job.run.checkpoint}")
+    job.row = saved.get("row")
     if dist.rank() == 0:
         job.lock.adopt(saved.get("run"))
         if job.run.checkpoint != job.run.last:

@@ -51,21 +51,45 @@ class EpochLog:
     workers: int
     told: set[str] = field(default_factory=set)
 
-    def write(self, state: TrainState, figures: Mapping[str, Any] | None, *, improved: bool) -> None:
-        """Note the epoch that `state` has just finished; `figures` are None where it was not evaluated."""
+    def row(self, state: TrainState, figures: Mapping[str, Any] | None) -> dict[str, float | None]:
+        """The row of results.csv for the epoch that `state` has just finished, without its number.
+
+        Args:
+            figures: of its evaluation; None where it was not evaluated.
+        """
         sums = state.sums
         losses = {key: value / sums["steps"] for key, value in sums.items() if key.startswith("loss/")}
         scores = {key: figures[key] if figures else None for key in self.columns}
         seconds = sums["seconds"] + sums.get("time/evaluation", 0.0)
         parts = {part: sum(sums.get(f"time/{lap}", 0.0) for lap in LAPS.get(part, (part,))) for part in SHARES}
         shares = {column: parts[part] / seconds for part, column in SHARES.items()}
-        pace = sums["images"] / sums["seconds"]
-        speed = {"seconds": seconds, "images_per_second": pace}
-        row = {**losses, **scores, "lr": state.optimizer.param_groups[0]["lr"], **speed, **shares}
+        speed = {"seconds": seconds, "images_per_second": sums["images"] / sums["seconds"]}
+        return {**losses, **scores, "lr": state.optimizer.param_groups[0]["lr"], **speed, **shares}
+
+    def write(
+        self,
+        state: TrainState,
+        row: dict[str, float | None],
+        sums: Mapping[str, float],
+        *,
+        evaluated: bool,
+        improved: bool,
+    ) -> None:
+        """Note an epoch that has ended.
+
+        Args:
+            row: of `row`; sums: of the epoch.
+            evaluated, improved: whether it was evaluated, and is the best so far.
+        """
         self.table.log(state.epoch, row)
-        shown = "  ".join(f"{key.removeprefix('loss/')} {value:.3f}" for key, value in losses.items())
-        shown_scores = "  ".join(f"{key} {figure_text(value)}" for key, value in scores.items())
-        results = shown_scores if figures else "not evaluated"
+        numbers = {key: value for key, value in row.items() if value is not None}
+        shares = {column: numbers[column] for column in SHARES.values()}
+        seconds, pace = numbers["seconds"], numbers["images_per_second"]
+        shown = "  ".join(
+            f"{key.removeprefix('loss/')} {value:.3f}" for key, value in numbers.items() if key.startswith("loss/")
+        )
+        shown_scores = "  ".join(f"{key} {figure_text(row[key])}" for key in self.columns)
+        results = shown_scores if evaluated else "not evaluated"
         star = " *" if improved else ""
         left = duration((self.epochs - state.epoch) * seconds)
         logger.info(

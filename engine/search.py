@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.config import ConfigError, dump_yaml, load_yaml
 from utils.files import write_atomically
+from utils.program import is_alive
 from utils.text import shown
 
 if TYPE_CHECKING:
@@ -247,19 +248,9 @@ def _close_abandoned(study: optuna.Study) -> None:
 
     for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
         mine = trial.user_attrs.get("host") == platform.node()
-        if mine and not _alive(trial.user_attrs.get("process", 0)):
+        if mine and not is_alive(trial.user_attrs.get("process", 0)):
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
             logger.info("Trial %d was cut off and does not count", trial.number)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _write_results(study: optuna.Study, folder: Path, base: Mapping[str, Any] | None) -> None:

@@ -169,11 +169,36 @@ def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint(
 
     before_step(lambda step: step == 3 and monkeypatch.setattr("utils.log.write_atomically", full))
     lines = failed(command, capsys)
-    run = assert_whole(tmp_path, epoch=1)
+    run = assert_whole(tmp_path, epoch=2)  # which comes before the table
     assert "results.csv: cannot be written or read (Read-only file system); correct its permissions" in lines[0]
     assert lines[-1] == f"  The last checkpoint is whole; to go on from it: python train.py --resume {run}"
+    assert len(rows(run)) == 1
     monkeypatch.undo()
     assert train.main(["--resume", str(run), *cpu()]) == 0
+    assert train.main(command) == 0
+    assert_same_run(run, tmp_path / "runs" / "exp2")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_table_that_another_program_holds_does_not_end_a_run(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a spreadsheet program does on Windows; epoch 2 finds it closed."""
+    real, tried = os.replace, []
+
+    def replace(source: Path, target: Path) -> None:
+        tried.append(Path(target).name)
+        if Path(target).name == "results.csv" and tried.count("results.csv") <= 2:
+            raise PermissionError(errno.EACCES, "Access is denied", str(source), 5, str(target))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr("utils.files.HELD_SECONDS", 0.05)
+    assert train.main(command) == 0
+    run = assert_whole(tmp_path, epoch=2)
+    assert [row["epoch"] for row in rows(run)] == ["1", "2"]
+    assert "results.csv: another program holds the file (Access is denied)" in capsys.readouterr().out
+    assert tried.index("last.pt") < tried.index("results.csv"), "the checkpoint comes first"
 
 
 @pytest.mark.usefixtures("quick")

@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 
-from utils.files import NO_SPACE, DiskFull
+from utils.files import NO_SPACE, DiskFull, FileHeld
 from utils.log import error_text, say_error
 from utils.text import printable
 
@@ -78,7 +78,7 @@ _OF_A_GPU = ("CUDA", "MPS", "CUBLAS", "CUDNN", "unable to find an engine")
 
 def explain(error: Exception) -> str | None:
     """The message for the user; None for a bug in the program, whose traceback is worth reading."""
-    if isinstance(error, DiskFull):
+    if isinstance(error, (DiskFull, FileHeld)):
         return str(error)
     if is_out_of_memory(error):
         return _explain_memory(error)

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +17,8 @@ from utils.text import can_hold, shown, to_json
 
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")
 NOT_REGULAR = "a pipe or a device, expected a regular file"
+HELD_SECONDS = 5.0
+"""How long a file that another program holds is waited for."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF, errno.EPERM)
 """Errors of systems that cannot flush a folder; there the rename alone has to do."""
@@ -23,6 +26,13 @@ _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF, errno.EPERM)
 
 class DiskFull(OSError):
     """The disk is full, or the quota of the user is used up."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+class FileHeld(OSError):
+    """Another program holds the file, so that it cannot be replaced: on Windows whoever has it open does that."""
 
     def __str__(self) -> str:
         return str(self.strerror)
@@ -46,6 +56,7 @@ def write_atomically(
         previous: where the file that is now at `path` is kept; None replaces it.
     Raises:
         DiskFull: no space; says how much is needed.
+        FileHeld: another program holds the file that is at `path`, and has not let it go within `HELD_SECONDS`.
         OSError: the file cannot be written for another reason.
     """
     if isinstance(content, str):
@@ -61,7 +72,7 @@ def write_atomically(
             os.fsync(file.fileno())
         if previous is not None:
             _keep(path, previous)
-        os.replace(temporary, path)
+        _replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         cause = _disk_error(error)
@@ -140,7 +151,7 @@ def move_into_place(temporary: Path, path: Path) -> None:
     """
     with open(temporary, "rb+") as file:
         os.fsync(file.fileno())
-    os.replace(temporary, path)
+    _replace(temporary, path)
     sync_folder(path.parent)
 
 
@@ -154,7 +165,7 @@ def link(path: Path, source: Path) -> None:
     temporary.unlink(missing_ok=True)
     try:
         os.link(source, temporary)
-        os.replace(temporary, path)
+        _replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)  # it failed; or both were one file already, and renaming leaves both names
 
@@ -189,6 +200,14 @@ def remove_temporaries(folder: Path, names: tuple[str, ...]) -> list[Path]:
     return removed
 
 
+def common_folder(folders: Iterable[Path]) -> Path | None:
+    """The folder that holds all of these; None where there is none, or they lie on several drives of Windows."""
+    try:
+        return Path(os.path.commonpath(list(folders)))
+    except ValueError:
+        return None
+
+
 def claim(path: Path, taken: set[str]) -> Path:
     """The path, or NAME-2, NAME-3, ... if it is there or taken, without regard to case; it is added to `taken`."""
     free, number = path, 2
@@ -205,7 +224,31 @@ def _keep(path: Path, previous: Path) -> None:
     except FileNotFoundError:
         return
     except OSError:  # a disk without hard links: for an instant only the second name is there
-        os.replace(path, previous)
+        _replace(path, previous)
+
+
+def _replace(source: Path, target: Path) -> None:
+    """`os.replace`, again and again for some seconds where another program holds one of the files.
+
+    Virus scanners and programs that copy files to a server hold each new one for a moment.
+
+    Raises:
+        FileHeld: it is held for longer.
+    """
+    until = time.monotonic() + HELD_SECONDS
+    while True:
+        try:
+            os.replace(source, target)
+        except PermissionError as error:
+            if time.monotonic() > until:
+                raise FileHeld(
+                    error.errno,
+                    f"{target}: another program holds the file ({error.strerror}), such as a spreadsheet, a virus "
+                    "scanner or one that copies it to a server; close it there",
+                ) from None
+        else:
+            return
+        time.sleep(0.1)
 
 
 def _temporary_name(path: Path) -> Path:

@@ -7,6 +7,7 @@ import csv
 import io
 import itertools
 import logging
+import math
 import os
 import sys
 import threading
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, TextIO, TypeVar
 from tqdm import tqdm
 
 from utils.config import ConfigError
-from utils.files import write_atomically
+from utils.files import FileHeld, write_atomically
 from utils.results import read_results
 from utils.text import printable, printable_lines, shorten_message
 
@@ -179,14 +180,24 @@ class MetricLog:
     Args:
         folder: of the run.
         finished_epochs: rows of later epochs, written before a run was killed, are dropped.
+        last: the row of the last of them with its 'epoch', which may have got no further than the checkpoint; NaN is an
+            empty field.
+
+    A table that another program holds, or an event file that cannot be written, is told and does not end a training.
     """
 
-    def __init__(self, folder: Path, *, finished_epochs: int = 0) -> None:
+    def __init__(self, folder: Path, *, finished_epochs: int = 0, last: Mapping[str, float] | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter  # half a second to import, and only training needs it
 
         self.path = folder / "results.csv"
+        self.told: set[str] = set()
+        self.is_behind = False
+        """The table lacks rows, because another program holds it."""
         self.rows = [row for row in self._read() if int(row["epoch"]) <= finished_epochs]
         self.board = SummaryWriter(str(folder), purge_step=finished_epochs + 1 if finished_epochs else None)
+        if last and last["epoch"] == finished_epochs > max((int(row["epoch"]) for row in self.rows), default=0):
+            values = {key: None if math.isnan(value) else value for key, value in last.items() if key != "epoch"}
+            self.log(finished_epochs, values)
 
     def _read(self) -> list[dict[str, str]]:
         if not self.path.is_file():
@@ -206,10 +217,24 @@ class MetricLog:
         row = {"epoch": str(epoch), **texts}
         self.rows.append(row)
         self._write()
-        for key, value in values.items():
-            if value is not None:
-                self.board.add_scalar(key, value, epoch)
-        self.board.flush()
+        with self._telling():
+            for key, value in values.items():
+                if value is not None:
+                    self.board.add_scalar(key, value, epoch)
+            self.board.flush()
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """TensorBoard's files are no reason to end a training; where the disk is full, its checkpoint says so."""
+        try:
+            yield
+        except OSError as error:
+            self._tell(f"TensorBoard's file cannot be written ({printable(error)}); the run goes on without it")
+
+    def _tell(self, text: str) -> None:
+        if text not in self.told:
+            self.told.add(text)
+            logger.warning("%s", text)
 
     def _write(self) -> None:
         """Write the whole table atomically, so that a kill leaves no half row."""
@@ -218,7 +243,13 @@ class MetricLog:
         writer = csv.DictWriter(text, columns, restval="")
         writer.writeheader()
         writer.writerows(self.rows)
-        write_atomically(self.path, text.getvalue())
+        try:
+            write_atomically(self.path, text.getvalue())
+        except FileHeld as error:
+            self._tell(f"{error}. The run goes on; the table will have all rows when it can be written again")
+            self.is_behind = True
+        else:
+            self.is_behind = False
 
     def pictures(self, paths: Sequence[Path]) -> None:
         """Show PNG files in TensorBoard under their names."""
@@ -226,7 +257,7 @@ class MetricLog:
         from PIL import Image  # commands that log no pictures start sooner without the two
 
         for path in paths:
-            with Image.open(path) as picture:
+            with self._telling(), Image.open(path) as picture:
                 self.board.add_image(path.stem, np.asarray(picture.convert("RGB")), dataformats="HWC")
 
     def pr_curves(self, recall: np.ndarray, precision: Mapping[str, np.ndarray]) -> None:
@@ -236,11 +267,17 @@ class MetricLog:
         unknown = np.zeros(len(recall))  # the counts behind the curve, which COCO's evaluation does not keep
         for name, values in precision.items():
             counts = (unknown, unknown, unknown, unknown)
-            self.board.add_pr_curve_raw(f"PR/{printable(name)}", *counts, values, recall, num_thresholds=len(recall))
+            with self._telling():
+                self.board.add_pr_curve_raw(
+                    f"PR/{printable(name)}", *counts, values, recall, num_thresholds=len(recall)
+                )
 
     def close(self) -> None:
-        """Finish the TensorBoard file."""
-        self.board.close()
+        """Finish the TensorBoard file, and a table that lacks rows."""
+        if self.is_behind:
+            self._write()
+        with self._telling():
+            self.board.close()
 
 
 def first_few(names: Sequence[str], most: int) -> str:

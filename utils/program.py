@@ -12,13 +12,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 LEAVE_SECONDS = 20.0
 """How long a program that has said its last word may take to end; then it is ended."""
 
 STOPPED = 130
 """The exit status after Ctrl-C."""
+
+_QUERY, _RUNNING = 0x1000, 259
+"""Of Windows: PROCESS_QUERY_LIMITED_INFORMATION and STILL_ACTIVE."""
 
 _MADE_OF_IT = (ImportError, RecursionError, SystemError)
 """What packages make of Ctrl-C that hits them in their C code, above all while they are imported."""
@@ -93,6 +96,31 @@ def stop_signals() -> list[signal.Signals]:
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         return [signal.SIGTERM, signal.SIGHUP]
     return [signal.SIGTERM]
+
+
+def is_alive(process: int) -> bool:
+    """Whether a process of this number runs; signal 0, which asks that elsewhere, ends a process on Windows."""
+    if os.name != "nt":
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+    import _winapi  # by which Python's own subprocess asks
+
+    system: Any = _winapi
+    try:
+        handle = system.OpenProcess(_QUERY, False, process)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    try:
+        return system.GetExitCodeProcess(handle) == _RUNNING
+    finally:
+        system.CloseHandle(handle)
 
 
 def end_children(*, seconds: float = 2.0) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from utils.config import ROOT, ConfigError
-from utils.files import open_regular
+from utils.files import common_folder, open_regular
 from utils.structures import LabelledImages
 
 if TYPE_CHECKING:
@@ -87,13 +87,13 @@ def data_fingerprint(images: LabelledImages) -> str:
     samples = images.samples
     paths = [path.absolute() for path in samples.paths()]
     folders = {path.parent for path in paths}
-    root = os.path.commonpath(folders) if folders else ""
+    root = common_folder(folders)
     columns = [(samples.boxes, "<f8"), (samples.labels, "<i8"), (samples.crowd, "u1")]
     if samples.tiles is not None:
         digest.update(np.ascontiguousarray(samples.tiles, "<i8").tobytes())
     ends = itertools.pairwise(samples.ends.tolist())
     for path, (height, width), (start, end) in zip(paths, samples.sizes.tolist(), ends, strict=True):
-        relative = Path(os.path.relpath(path, root)).as_posix()
+        relative = (path if root is None else Path(os.path.relpath(path, root))).as_posix()
         digest.update(repr((relative, height, width, end - start)).encode())
         for values, kind in columns:
             digest.update(np.ascontiguousarray(values[start:end], kind).tobytes())

@@ -333,7 +333,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "best_epoch": _COUNT,
     "is_best": _FLAG,
     "sample_order": _COUNT,
-    "sums": (_are_sums, "a mapping of numbers"),
+    **dict.fromkeys(("sums", "row"), (_are_sums, "a mapping of numbers")),
     "metrics": _GROUP,
     "recipe": (_is_recipe, "a mapping of plain values"),
     "fingerprint": _GROUP,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -27,6 +28,7 @@ class Folders:
         self._names: dict[str, frozenset[str]] = {}
         self._odd: set[str] = set()
         self._stems: dict[str, dict[str, list[str]]] = {}
+        self._by_composed: dict[str, dict[str, list[str]]] = {}
 
     def names(self, folder: Path) -> frozenset[str]:
         """Names of the files in `folder`; none when there is no such folder."""
@@ -57,13 +59,28 @@ class Folders:
         return [name for name in names if is_image(name)] or [name for name in names if not name.endswith(NO_IMAGES)]
 
     def match(self, folder: Path, name: str) -> str | None:
-        """The file `name` in `folder`, or the only one whose suffix has other letters: a.TXT for a.txt."""
+        """The file `name` in `folder`, or the only one whose suffix has other letters (a.TXT for a.txt) or whose
+        accents are written in another way: macOS keeps e and accent apart where other systems have one character.
+        """
         if name in self.names(folder):
             return name
         others = [
             other for other in self.stems(folder).get(os.path.splitext(name)[0], ()) if other.lower() == name.lower()
         ]
+        if not others and not name.isascii():
+            others = self._composed_names(folder).get(_composed(name), [])
         return others[0] if len(others) == 1 else None
+
+    def _composed_names(self, folder: Path) -> Mapping[str, list[str]]:
+        """The files in `folder` by their names with one character for each letter."""
+        key = str(folder)
+        if key not in self._by_composed:
+            names: dict[str, list[str]] = {}
+            for name in sorted(self.names(folder)):
+                if not name.isascii():
+                    names.setdefault(_composed(name), []).append(name)
+            self._by_composed[key] = names
+        return self._by_composed[key]
 
     def holds(self, folder: Path, suffix: str) -> bool:
         """Whether any file in `folder` has the suffix, in any letters."""
@@ -83,6 +100,11 @@ class Folders:
         if str(path) not in self._odd:
             return None
         return f"{NOT_REGULAR}: {path}" if path.exists() else f"a link to nothing: {path}"
+
+
+def _composed(name: str) -> str:
+    """A name in Unicode's form NFC."""
+    return unicodedata.normalize("NFC", name)
 
 
 def tails(name: str) -> list[str]:

@@ -305,6 +305,7 @@ def test_an_evaluation_batch_is_that_of_one_rank_and_32_at_most(
     assert loader_module.eval_loader_of(val, config).batch_size == expected
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_eight_ranks_of_one_host_evaluate_in_32_gb_of_shared_memory(
     tiny_coco: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ntpath
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,18 @@ from typing import BinaryIO
 
 import pytest
 
-from utils.files import DiskFull, move_into_place, remove_temporaries, write_atomically, write_json
+from utils import files
+from utils.faults import explain
+from utils.files import (
+    DiskFull,
+    FileHeld,
+    common_folder,
+    link,
+    move_into_place,
+    remove_temporaries,
+    write_atomically,
+    write_json,
+)
 
 
 @pytest.mark.parametrize("content", ["", "ä\r\nb\n", b"", b"\x00\xff", lambda file: file.write(b"made")])
@@ -86,3 +98,61 @@ def test_only_temporary_files_with_these_names_are_removed(tmp_path: Path) -> No
         (tmp_path / name).touch()
     assert remove_temporaries(tmp_path, ("a.json",)) == [tmp_path / ".a.json.1.tmp"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [".b.json.1.tmp", "a.json.1.tmp"]
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[Path]]:
+    """held(n): the next n renamings fail, as on Windows while others have a file open; it gives their targets."""
+
+    def hold(times: int) -> list[Path]:
+        real, tried = os.replace, []
+
+        def replace(source: Path, target: Path) -> None:
+            tried.append(Path(target))
+            if len(tried) <= times:
+                raise PermissionError(errno.EACCES, "Access is denied", str(source), 5, str(target))
+            real(source, target)
+
+        monkeypatch.setattr(os, "replace", replace)
+        return tried
+
+    monkeypatch.setattr(files.time, "sleep", lambda _: None)
+    return hold
+
+
+def test_a_file_that_is_held_for_a_moment_is_waited_for(held: Callable[[int], list[Path]], tmp_path: Path) -> None:
+    path, moved, linked = (tmp_path / name for name in ("file", "moved", "linked"))
+    path.write_text("before")
+    assert len(held(2)) == 0
+    write_atomically(path, "after", previous=tmp_path / "previous")
+    assert (path.read_text(), (tmp_path / "previous").read_text()) == ("after", "before")
+    held(2)
+    link(linked, path)
+    held(2)
+    move_into_place(linked, moved)
+    assert moved.read_text() == "after"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "moved", "previous"]
+
+
+def test_a_file_that_stays_held_is_told_and_stays_as_it_was(
+    held: Callable[[int], list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, clock = tmp_path / "file", iter(range(1000))
+    monkeypatch.setattr(files.time, "monotonic", lambda: next(clock))
+    path.write_text("before")
+    tried = held(10**9)
+    with pytest.raises(FileHeld) as caught:
+        write_atomically(path, "after")
+    assert explain(caught.value).startswith(f"{path}: another program holds the file (Access is denied), such as")
+    assert len(tried) == files.HELD_SECONDS + 1
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_folders_on_two_drives_have_none_in_common(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert common_folder([Path("/a/b"), Path("/a/c")]) == Path("/a")
+    assert common_folder([]) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "path", ntpath)
+        two, one = common_folder(["C:\\a", "D:\\a"]), common_folder(["C:\\a\\b", "C:\\a\\c"])
+    assert (two, str(one)) == (None, "C:\\a")

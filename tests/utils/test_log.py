@@ -16,7 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from utils import log as log_module
 from utils.config import ConfigError
+from utils.files import FileHeld
 from utils.log import MetricLog, Progress, duration, say, say_error, setup_logging
 from utils.results import columns_of, read_results
 
@@ -215,3 +217,59 @@ def test_errors_keep_only_the_lines_that_are_meant(
 ) -> None:
     say_error(error)
     assert capsys.readouterr().err == told
+
+
+def test_a_table_that_another_program_holds_gets_its_rows_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A spreadsheet program on Windows, whose files cannot be replaced."""
+    log = MetricLog(tmp_path)
+    log.log(1, {"loss": 3.0})
+
+    def held(*_: object) -> None:
+        raise FileHeld(errno.EACCES, "results.csv: another program holds the file (Access is denied)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log_module, "write_atomically", held)
+        log.log(2, {"loss": 2.0})
+        log.log(3, {"loss": 1.0})
+    assert [row["epoch"] for row in read(tmp_path)] == ["1"]
+    assert [record.message for record in caplog.records] == [
+        "results.csv: another program holds the file (Access is denied). The run goes on; the table will have all rows "
+        "when it can be written again"
+    ]
+    log.close()
+    assert [row["loss"] for row in read(tmp_path)] == ["3.0", "2.0", "1.0"]
+
+
+def test_an_event_file_that_cannot_be_written_does_not_end_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = MetricLog(tmp_path)
+
+    def held(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Access is denied", "events.out.tfevents.1")
+
+    for name in ("add_scalar", "flush", "add_pr_curve_raw"):
+        monkeypatch.setattr(log.board, name, held)
+    log.log(1, {"loss": 3.0})
+    log.pr_curves(np.linspace(0, 1, 3), {"a": np.ones(3)})
+    log.close()
+    assert [row["loss"] for row in read(tmp_path)] == ["3.0"]
+    assert len(caplog.records) == 1
+    assert caplog.records[0].message.startswith("TensorBoard's file cannot be written ([Errno 13] Access is denied")
+
+
+def test_a_row_that_came_no_further_than_the_checkpoint_is_in_the_table(tmp_path: Path) -> None:
+    log = MetricLog(tmp_path)
+    log.log(1, {"loss": 3.0, "AP": None})
+    log.close()
+    last = {"epoch": 2, "loss": 1 / 3, "AP": math.nan}
+    MetricLog(tmp_path, finished_epochs=2, last=last).close()
+    expected = [{"epoch": "1", "loss": "3.0", "AP": ""}, {"epoch": "2", "loss": repr(1 / 3), "AP": ""}]
+    assert read(tmp_path) == expected
+    MetricLog(tmp_path, finished_epochs=2, last={**last, "loss": 9.0}).close()
+    MetricLog(tmp_path, finished_epochs=2).close()
+    assert read(tmp_path) == expected, "a row that is there stays"
+    MetricLog(tmp_path, finished_epochs=3, last=last).close()
+    assert read(tmp_path) == expected

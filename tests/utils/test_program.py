@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from utils import program
 from utils.config import ROOT
-from utils.program import STOPPED
+from utils.program import STOPPED, is_alive
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends signals")
 
@@ -85,3 +87,34 @@ def test_a_result_that_cannot_be_written_is_an_error() -> None:
 def test_while_packages_are_imported_ctrl_c_is_the_systems() -> None:
     assert run("with quiet_imports():", "    ctrl_c()") == (-signal.SIGINT, "")
     assert run("with quiet_imports():", "    pass", "ctrl_c()") == (STOPPED, "stopped\n")
+
+
+def test_processes_that_run_are_told_from_others() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    child.wait()
+    assert is_alive(os.getpid())
+    assert not is_alive(child.pid)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [(259, True), (0, False), (PermissionError(13, "Access is denied"), True), (OSError(22, "wrong parameter"), False)],
+)
+def test_on_windows_nothing_is_sent_to_a_process_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, found: int | OSError, expected: bool
+) -> None:
+    """There, signal 0 ends it."""
+    closed: list[int] = []
+
+    def open_process(*_: object) -> int:
+        if isinstance(found, OSError):
+            raise found
+        return 7
+
+    system = SimpleNamespace(OpenProcess=open_process, GetExitCodeProcess=lambda _: found, CloseHandle=closed.append)
+    monkeypatch.setitem(sys.modules, "_winapi", system)
+    with monkeypatch.context() as patch:
+        patch.setattr(program.os, "name", "nt")
+        patch.setattr(program.os, "kill", None)
+        assert is_alive(4711) is expected
+    assert closed == ([] if isinstance(found, OSError) else [7])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
 
+from data.formats.listing import Folders
 from tests.data.tiny_sets import (
     make_config,
     make_image,
@@ -53,3 +55,23 @@ def test_links_that_lead_back_up_are_not_followed_for_ever(tmp_path: Path) -> No
     assert [sample.path.relative_to(tmp_path / "set").as_posix() for sample in data.samples] == [
         "images/a.png", "images/b.png", "images/linked/c.png",
     ]  # fmt: skip
+
+
+ONE, APART = (unicodedata.normalize(form, "Bücher é.jpg") for form in ("NFC", "NFD"))
+
+
+@pytest.mark.parametrize(("on_disk", "asked"), [(APART, ONE), (ONE, APART), (ONE, ONE), (APART, APART)])
+def test_accents_may_be_written_in_either_way(tmp_path: Path, on_disk: str, asked: str) -> None:
+    (tmp_path / on_disk).touch()
+    (tmp_path / "other é.jpg").touch()
+    assert Folders().find(tmp_path / asked) == tmp_path / on_disk
+
+
+def test_a_name_that_is_there_comes_first_and_no_other_letter_is_taken(tmp_path: Path) -> None:
+    for name in (ONE, APART):
+        (tmp_path / name).touch()
+    folders = Folders()
+    assert folders.find(tmp_path / ONE) == tmp_path / ONE
+    assert folders.find(tmp_path / APART) == tmp_path / APART
+    assert folders.find(tmp_path / "Bucher e.jpg") is None
+    assert folders.find(tmp_path / "nichts ä.jpg") is None
