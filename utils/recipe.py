@@ -196,6 +196,8 @@ class RecipeConfig:
     Args:
         epochs: passes over the training images; 'auto': as many as their number asks for (train_config.py), fixed when
             the training starts.
+        balance: 'repeat' shows images of rare classes several times an epoch (data/balance.py).
+        balance_threshold: a class in a smaller share of the images is rare; null: in less than the median class.
         batch_size: images in one forward pass, over all processes.
         dynamic_batch: batches grow where augment.multi_scale draws a small size, to what the largest size needs.
         nominal_batch_size: gradients are added up until this many images are seen; null: a step for every batch.
@@ -223,6 +225,8 @@ class RecipeConfig:
     """
 
     epochs: int | Literal["auto"] = 100
+    balance: Literal["none", "repeat"] = "none"
+    balance_threshold: float | None = None
     batch_size: int = 16
     dynamic_batch: bool = False
     nominal_batch_size: int | None = None
@@ -254,6 +258,8 @@ class RecipeConfig:
     def __post_init__(self) -> None:
         epochs = self.epochs
         require(epochs == "auto" or epochs >= 1, "epochs", "a whole number of at least 1, or auto", epochs)
+        share = self.balance_threshold
+        require(share is None or 0 < share <= 1, "balance_threshold", "a share in (0, 1], or null", share)
         require(self.batch_size >= 1, "batch_size", "a whole number of at least 1", self.batch_size)
         require(self.image_size is None or self.image_size >= 32, "image_size", "at least 32 pixels", self.image_size)
         nominal = self.nominal_batch_size

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data.balance import rare_classes
 from data.doctor.kinds import kind_of
 from data.formats.rows import (
     BACKGROUND,
@@ -224,6 +225,9 @@ def to_text(report: Report, *, everything: bool = False) -> str:
             lines.append(
                 f"  {shorten(name):{width}}  {counts['objects']:8} objects {share:6.1%}  in {counts['images']} images"
             )
+        seen = np.array([counts["images"] for counts in facts.classes.values()])
+        if split == "train" and (rare := rare_classes(list(facts.classes), seen, facts.images)):
+            lines.append(f"  Rare: {rare}; train.py --set balance=repeat shows them more often")
     counts = Counter(finding.severity for finding in report.findings)
     totals = ", ".join(f"{counts[severity]} {severity}s" for severity in SEVERITIES)
     more = "" if everything or len(report.findings) == len(report.grouped()) else "; --all lists each"
