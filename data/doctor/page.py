@@ -78,8 +78,9 @@ def _kind(kind: KindSum, figures: Sequence[str]) -> str:
     return f"<h3>{title}</h3>{''.join(figures)}<details{opened}><summary>all {count}</summary>{listed}{more}</details>"
 
 
-def _split(split: str, facts: SplitFacts, image_size: int) -> str:
+def _split(split: str, facts: SplitFacts, image_size: tuple[int, int]) -> str:
     sizes = ", ".join(f"{number} {size}" for size, number in facts.sizes.items())
+    height, width = image_size
     ordered = sorted(facts.classes.items(), key=lambda item: -item[1]["objects"])
     most = max([counts["objects"] for _, counts in ordered] + [1])
     rows = [
@@ -97,7 +98,7 @@ def _split(split: str, facts: SplitFacts, image_size: int) -> str:
         f"<h2>{escape(split)}</h2><p>{facts.images} images ({facts.background} without objects), "
         f"{facts.objects} objects ({sizes}), {facts.crowd} crowd regions</p>\n"
         + table([header("class"), header("objects", "number"), header("images", "number"), header("")], rows)
-        + f"<p>Longer side of the objects in pixels, in pictures fitted into {image_size} x {image_size}:</p>"
+        + f"<p>Longer side of the objects in pixels, in pictures fitted into {height} x {width}:</p>"
         + table([header("pixels"), header("objects", "number"), header("")], sides)
     )
 

@@ -88,14 +88,14 @@ class Report:
     """All findings about a data set, and what its splits hold.
 
     Args:
-        image_size: side of the network input that `SplitFacts.sides` are for.
+        image_size: (height, width) of the network input that `SplitFacts.sides` are for.
         root: folder of the set.
     """
 
     source: str
     splits: dict[str, SplitFacts] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
-    image_size: int = 640
+    image_size: tuple[int, int] = (640, 640)
     root: str = ""
 
     @property
@@ -134,7 +134,7 @@ class Report:
             "source": self.source,
             "status": self.status,
             **{f"{severity}s": counts[severity] for severity in SEVERITIES},
-            "image_size": self.image_size,
+            "image_size": list(self.image_size),
             "splits": {split: asdict(facts) for split, facts in self.splits.items()},
             "kinds": [each.as_dict() for each in self.grouped()],
             "findings": [asdict(finding) for finding in self.findings],
@@ -179,11 +179,11 @@ class KindSum:
         }
 
 
-def count(data: LabelledImages, image_size: int = 640) -> SplitFacts:
+def count(data: LabelledImages, image_size: tuple[int, int] = (640, 640)) -> SplitFacts:
     """The facts of one split.
 
     Args:
-        image_size: side of the network input, into which pictures are fitted with their longer side.
+        image_size: (height, width) of the network input, into which pictures are letterboxed.
     """
     samples, objects_only = data.samples, ~data.samples.crowd
     labels, boxes = samples.labels[objects_only], samples.boxes[objects_only]
@@ -194,7 +194,7 @@ def count(data: LabelledImages, image_size: int = 640) -> SplitFacts:
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     small, large = int((areas < SMALL).sum()), int((areas >= MEDIUM).sum())
     longer = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0.0)
-    scaled = longer * image_size / np.maximum(samples.sizes.max(axis=1, initial=1), 1)[owners]
+    scaled = longer * (np.array(image_size) / np.maximum(samples.sizes, 1)).min(axis=1)[owners]
     limits = [8, 16, 32, 64, 128, 256, 512]
     shares = np.bincount(np.searchsorted(limits, scaled, side="right"), minlength=len(limits) + 1).tolist()
     names = [f"< {limits[0]}", *(f"{low}-{high}" for low, high in itertools.pairwise(limits))]
