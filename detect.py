@@ -91,7 +91,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_image_size()
     parser.add_argument("--resize", choices=("letterbox", "stretch"), help="how images get their size")
     parser.add_argument("--square", action="store_true", help="letterbox to the whole input, not to the least padding")
-    parser.add_argument("--batch-size", type=whole_number, default=1, help="frames at a time")
+    parser.add_tiles()
+    parser.add_argument("--batch-size", type=whole_number, default=1, help="frames, or tiles, at a time")
     parser.add_argument(
         "--frame-step", type=whole_number, default=1, help="look at every Nth frame of videos and streams (default: 1)"
     )

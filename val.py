@@ -79,6 +79,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--resize", choices=("letterbox", "stretch", "crop"), help="how images get their size")
     parser.add_argument("--rect", action="store_true", help="letterbox with the least padding, one shape a batch")
+    parser.add_tiles()
+    parser.add_argument("--no-tile", action="store_true", help="whole pictures, although the data YAML has 'tiling'")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the fastest there is)")
     parser.add_argument("--half", action="store_true", help="fp16, on CUDA")
     parser.add_argument("--workers", type=int, default=default_workers(), help="loader processes")

@@ -37,7 +37,7 @@ from models.info import ModelInfo, Predictor
 from models.layers import ConvNormAct
 from models.predictor import open_predictor
 from models.predictor_torch import ModelPredictor
-from models.runtimes import import_onnxruntime, import_openvino
+from models.runtimes import import_onnxruntime, openvino_core
 from utils.arguments import Parser, whole_number
 from utils.config import ConfigError
 from utils.launch import run_together
@@ -135,12 +135,12 @@ def all_of(
             module.conv, module.norm = fuse_conv_bn_eval(module.conv, module.norm), nn.Identity()
     fused = fused.to(memory_format=torch.channels_last)
     tensor = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
-    onnxruntime, openvino = import_onnxruntime(), import_openvino()
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(folder / "fixed.onnx"), options, providers=["CPUExecutionProvider"])
     hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
-    compiled = openvino.Core().compile_model(folder / "fixed.onnx", "CPU", hints)
+    compiled = openvino_core().compile_model(folder / "fixed.onnx", "CPU", hints)
     bare: dict[str, Callable[[], object]] = {
         f"OpenCV {cv2.__version__}, {how}": by_opencv,
         "PyTorch, fused by hand": lambda: fused(tensor),

@@ -21,6 +21,7 @@ import numpy as np
 
 from data.config import load_data_config
 from data.read import check_objects, read_split
+from data.tiles import training_tiles
 from utils.arguments import Parser, seed, whole_number
 from utils.boxes import plan_resize
 from utils.config import ConfigError
@@ -87,21 +88,23 @@ def run(args: argparse.Namespace) -> str:
     """What the command prints."""
     if args.num % args.levels:
         raise ConfigError(f"--num {args.num} anchors cannot be shared equally by --levels {args.levels}")
-    images = read_split(load_data_config(args.data), args.split, truth="none")
+    whole = read_split(load_data_config(args.data), args.split, truth="none")
+    images, tiles = training_tiles(whole, seed=args.seed)
     height, width = args.img_size
     sizes = box_sizes(images, (height, width), args.resize)
     anchors = rounded(fit_anchors(sizes, args.num, seed=args.seed))
     coverage = cover(sizes, anchors)
     levels = by_level(anchors, [args.num // args.levels] * args.levels)
     if args.json:
-        return json.dumps({"anchors": levels, "boxes": len(sizes), **coverage._asdict()})
+        about = {} if tiles is None else {"tiles": tiles.kept}
+        return json.dumps({"anchors": levels, "boxes": len(sizes), **about, **coverage._asdict()})
     text = ", ".join(str(level) for level in levels)
     different = len(_distinct(sizes))
     note = f"only {different} different sizes; the other anchors are scaled copies\n" if different < args.num else ""
+    of = tiles or f"{len(images)} images"
     return (
-        f"{len(sizes)} boxes of {len(images)} images at {height} x {width} px: best possible recall "
-        f"{coverage.recall:.4f} (an anchor within a factor {FACTOR:g}), mean best IoU {coverage.iou:.3f}\n{note}"
-        f"anchors: [{text}]"
+        f"{len(sizes)} boxes of {of} at {height} x {width} px: best possible recall {coverage.recall:.4f} "
+        f"(an anchor within a factor {FACTOR:g}), mean best IoU {coverage.iou:.3f}\n{note}anchors: [{text}]"
     )
 
 

@@ -65,34 +65,34 @@ def rare_classes(names: Sequence[str], counts: np.ndarray, images: int) -> str:
     rare = [label for label in np.argsort(-factors, kind="stable").tolist() if factors[label] >= RARE]
     named = ", ".join(f"{shorten(names[label])} in {counts[label]}" for label in rare[:MOST_RARE])
     more = f" and {len(rare) - MOST_RARE} more classes" if len(rare) > MOST_RARE else ""
-    return f"{named}{more} of {images} images" if rare else ""
+    return f"{named}{more} of {images}" if rare else ""
 
 
 def describe_classes(images: LabelledImages, factors: np.ndarray | None) -> list[str]:
-    """How often each class is seen in an epoch, for the log.
+    """In how many images, or tiles, of an epoch each class is, for the log.
 
     Args:
         factors: of `repeat_factors`; None: every image is seen once, and only rare classes are named.
     """
-    counts = class_images(images)
+    counts, unit = class_images(images), "images" if images.tiling is None else "tiles"
     if factors is None:
         rare = rare_classes(images.names, counts, len(images))
-        return [f"rare classes: {rare}; --set balance=repeat shows them more often"] if rare else []
+        return [f"rare classes: {rare} {unit}; --set balance=repeat shows them more often"] if rare else []
     owners, labels = _pairs(images)
     balanced = np.bincount(labels, weights=factors[owners], minlength=len(images.names))
     order = np.argsort(counts, kind="stable")
     names = [shorten(name) for name in images.names]
     width = max(map(len, names))
-    lines = [f"balance: repeat: {factors.sum():.0f} images an epoch on average in place of {len(images)}"]
+    lines = [f"balance: repeat: {factors.sum():.0f} {unit} an epoch on average in place of {len(images)}"]
     lines += [
-        f"  {names[label]:{width}}  in {counts[label]:6} images an epoch without, {balanced[label]:8.1f} with"
+        f"  {names[label]:{width}}  in {counts[label]:6} {unit} an epoch without, {balanced[label]:8.1f} with"
         for label in order[:MOST_CLASSES]
     ]
     if len(order) > MOST_CLASSES:
         rest = order[MOST_CLASSES:]
         least, most = counts[rest[0]], counts[rest[-1]]
         shown = f"{balanced[rest].min():.1f} to {balanced[rest].max():.1f}"
-        lines.append(f"  {len(rest)} more classes: in {least} to {most} images without, {shown} with")
+        lines.append(f"  {len(rest)} more classes: in {least} to {most} {unit} without, {shown} with")
     return lines
 
 

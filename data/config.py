@@ -14,6 +14,7 @@ from utils.config import ROOT, ConfigError, dump_yaml, find_file, from_home, loa
 from utils.files import write_atomically
 from utils.schema import to_dataclass
 from utils.text import listed, shorten, shown
+from utils.tiles import Tiling
 
 SPLITS = ("train", "val", "test")
 EMBEDDED = ("shapes", "shapes.yaml")
@@ -49,6 +50,7 @@ class DataConfig:
             [0, 2] says that long rows are outlines. None decides by the rows.
         voc_first_pixel: 1 if VOC boxes count pixels from 1 (the VOC development kit), 0 if from 0.
         category_ids: the data set's own ids of the classes, ascending, for YOLO and VOC labels; 1, 2, ... if left out.
+        tiling: pictures are trained on and evaluated in tiles.
         download: how to get the data; shown to the user, never run.
         also: split -> its further folders or lists, where the YAML has several; the first is in train, val or test.
     """
@@ -68,6 +70,7 @@ class DataConfig:
     kpt_shape: tuple[int, int] | None = None
     voc_first_pixel: Literal[0, 1] = 1
     category_ids: tuple[int, ...] | None = None
+    tiling: Tiling | None = None
     download: str | None = None
     also: dict[str, tuple[Path, ...]] = field(default_factory=dict)
 

@@ -16,7 +16,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -100,6 +100,7 @@ def write_dataset(splits: Mapping[str, LabelledImages], folder: Path, form: str,
     extra: dict[str, Any] = {"images": "images"} if form == "coco" else {}
     if form != "coco" and first.category_ids != tuple(range(1, len(first.names) + 1)):
         extra["category_ids"] = list(first.category_ids)
+    extra |= {"tiling": asdict(first.tiling)} if first.tiling else {}
     content = {"path": ".", **values, **extra, "nc": len(first.names), "names": list(first.names)}
     (folder / "data.yaml").write_text(dump_yaml(content), encoding="utf-8")
     return lines + [f"Lost: {line}" for line in _losses(splits, form)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Literal
@@ -12,9 +14,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data.images import image_size, read_for_training, read_image, tell
+from data.images import image_size, tell
 from data.items import Item, collate, to_item
 from data.mosaic import draw_crossing, mixup, mosaic, quadrants, random_variant
+from data.sample_reader import SampleReader
 from data.transforms import (
     FILL,
     Labelled,
@@ -104,6 +107,7 @@ class TrainDataset(Dataset):
         self.recent: dict[tuple[int, tuple[int, int]], tuple[Labelled, list[str], list[str]]] = {}
         """By index and size, the images that were read last, with the problems and notes of their files."""
         self.recent_bytes = 0
+        self.reader = SampleReader(fast=True)
         self.pipeline = None
         if self.config.albumentations:
             from data.pipeline import AlbumentationsPipeline  # the library takes a second or two to import
@@ -121,7 +125,8 @@ class TrainDataset(Dataset):
         if needed > limit_bytes:
             return
         with ThreadPoolExecutor() as pool:
-            images, quiet = pool.map(self._read_or_problem, range(len(self))), launched_rank() != 0
+            parts, quiet = pool.map(self._read_all, self._by_file()), launched_rank() != 0
+            images = (image for part in parts for image in part)
             self.cache = list(tracked(images, len(self), "Reading the training images", quiet=quiet))
         tell(sorted(self.notes))
         self.notes.clear()
@@ -223,13 +228,30 @@ class TrainDataset(Dataset):
         Raises:
             ValueError: it cannot be read; with 'skip', the images after it cannot either.
         """
-        for following in range(index, index + MOST_IN_A_ROW):
-            index = following % len(self)
+        for _ in range(MOST_IN_A_ROW):
             image = self.cache[index] if self.cache is not None else self._read_or_problem(index)
             if not isinstance(image, str):
                 return index, image
             self.problems.append(image)
+            index = self._next_file(index)
         raise ValueError(f"{self.problems[-1]}; the {MOST_IN_A_ROW - 1} images before it cannot be read either")
+
+    def _next_file(self, index: int) -> int:
+        """The first index behind `index` that is of another file: all tiles of one that cannot be read are lost."""
+        samples = self.images.samples
+        several = (index + step for step in range(1, len(self)) if samples.tiles is not None)
+        others = (other % len(self) for other in several if samples.path(other % len(self)) != samples.path(index))
+        return next(others, (index + 1) % len(self))
+
+    def _by_file(self) -> Iterator[list[int]]:
+        """The indices of all images; those of tiles of one file together."""
+        samples = self.images.samples
+        if samples.tiles is None:
+            return ([index] for index in range(len(self)))
+        return (list(part) for _, part in itertools.groupby(range(len(self)), key=samples.path))
+
+    def _read_all(self, indices: list[int]) -> list[np.ndarray | str]:
+        return [self._read_or_problem(index) for index in indices]
 
     def _read_or_problem(self, index: int) -> np.ndarray | str:
         """The image at the base size, or why it cannot be read if that is no reason to stop."""
@@ -249,10 +271,9 @@ class TrainDataset(Dataset):
         """The decoded image at the base size."""
         sample = self.images.samples[index]
         size, notes = self._inner_size(index), list[str]()
-        image = read_for_training(sample.path, notes=notes)
-        check_size(image.shape[:2], sample.height, sample.width, str(sample.path))
+        image = self.reader.read(sample, notes)
         self.notes += _named(notes, sample)
-        return _resized(image, size, self.interpolation)
+        return np.ascontiguousarray(_resized(image, size, self.interpolation))
 
 
 @dataclass(eq=False, repr=False)
@@ -273,6 +294,9 @@ class EvalDataset(Dataset):
     resize: str
     bad_images: Literal["stop", "skip"] | None = None
 
+    def __post_init__(self) -> None:
+        self.reader = SampleReader(fast=False)
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -285,8 +309,7 @@ class EvalDataset(Dataset):
         index, shape = request if isinstance(request, tuple) else (request, self.image_size)
         sample, problem, notes = self.images.samples[index], "", list[str]()
         try:
-            image = read_image(sample.path, notes=notes)
-            check_size(image.shape[:2], sample.height, sample.width, str(sample.path))
+            image = self.reader.read(sample, notes)
         except ValueError as error:
             if self.bad_images == "stop":
                 raise ValueError(_with_remedy(error, sample)) from None
@@ -299,23 +322,6 @@ class EvalDataset(Dataset):
         image = resize_image(image, letterbox, shape, mode=self.resize)
         item = Labelled(image, boxes, sample.labels, sample.crowd)
         return to_item(item, sample, letterbox, problem, _named(notes, sample))
-
-
-def check_size(found: tuple[int, ...], height: int, width: int, path: str) -> None:
-    """Refuse an image whose size differs from the size that its labels were made for.
-
-    Args:
-        found: height and width of the upright image.
-        height, width: as the labels say.
-    Raises:
-        ValueError: with both sizes and the likely cause.
-    """
-    if found != (height, width):
-        raise ValueError(
-            f"{path}: the labels say {width} x {height} pixels, the upright image has "
-            f"{found[1]} x {found[0]}; correct width and height in the annotation file (if the two are "
-            "swapped, the boxes were drawn on the image without its EXIF rotation)"
-        )
 
 
 def _resized(image: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
@@ -332,7 +338,7 @@ def _with_remedy(error: ValueError, sample: Sample) -> str:
     if not sample.path.exists():
         return f"{error}{PUT_BACK}"
     try:
-        as_before = image_size(sample.path) == (sample.height, sample.width)
+        as_before = image_size(sample.path) == sample.file_size
     except ValueError:
         as_before = False
     return f"{error}{GO_ON if as_before else REPLACED}"

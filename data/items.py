@@ -12,6 +12,7 @@ import torch
 from data.transforms import Labelled
 from utils.boxes import Letterbox
 from utils.structures import Batch, Sample, Targets
+from utils.tiles import Tile
 
 
 class Item(NamedTuple):
@@ -24,6 +25,7 @@ class Item(NamedTuple):
         weights: (N,) float32 or None, as in Targets.
         problem: files that could not be read and were replaced, one a line.
         notes: files that are used although something is wrong with them.
+        tile: as in Sample.
     """
 
     image: torch.Tensor
@@ -36,6 +38,7 @@ class Item(NamedTuple):
     weights: torch.Tensor | None = None
     problem: str = ""
     notes: tuple[str, ...] = ()
+    tile: Tile | None = None
 
 
 def to_item(
@@ -68,6 +71,7 @@ def to_item(
         None if item.weights is None else torch.from_numpy(np.ascontiguousarray(item.weights, np.float32)),
         problem,
         notes,
+        sample.tile,
     )
 
 
@@ -95,4 +99,5 @@ def collate(items: Sequence[Item], images: torch.Tensor | None = None) -> Batch:
         letterboxes,
         tuple(item.problem for item in items) if any(item.problem for item in items) else (),
         tuple(dict.fromkeys(note for item in items for note in item.notes)),
+        tuple(item.tile for item in items if item.tile is not None),
     )

@@ -19,10 +19,12 @@ from data.classification import ClassifyDataset
 from data.dataset import EvalDataset, TrainDataset
 from data.items import collate
 from data.sampler import SizePlan, TrainSampler, least_padding
+from data.tiles import evaluation_tiles
 from data.transforms import ten_crop_size
 from data.watched_loader import WatchedLoader
 from utils.config import ConfigError
 from utils.structures import Batch, LabelledImages
+from utils.tiles import Grid
 from utils.torchrun import local_ranks
 from utils.train_config import TrainConfig
 
@@ -156,6 +158,7 @@ def eval_loader_of(images: LabelledImages, config: TrainConfig, *, rank: int = 0
         world_size=world_size,
         timeout=config.recipe.worker_timeout,
         bad_images=config.recipe.bad_images,
+        grid=images.tiling.grid if images.tiling else None,
     )
 
 
@@ -199,18 +202,22 @@ def build_eval_loader(
     timeout: float = 0.0,
     bad_images: Literal["stop", "skip"] | None = None,
     stride: int | None = None,
+    grid: Grid | None = None,
 ) -> DataLoader:
     """Every image once, in order; with several ranks each takes every `world_size`-th image.
 
     Args:
+        grid: give the tiles of each image, one after another, instead of the image.
         stride: letterbox with the least padding of whole strides, in an order of its own; in one process.
         timeout: as in `build_train_loader`.
         bad_images: as in EvalDataset.
     """
-    images = replace(images, ground_truth={})  # for the metric alone; loader processes would get a copy
+    chosen = images.samples if world_size == 1 else images.samples[rank::world_size]
+    images = replace(images, samples=chosen, ground_truth={})  # the metric's alone; loader processes would get a copy
+    images = images if grid is None else evaluation_tiles(images, grid)
     dataset = EvalDataset(images, image_size=image_size, resize=resize, bad_images=bad_images)
     batch_bytes = 3 * image_size[0] * image_size[1] * batch_size
-    order: dict[str, Any] = {"batch_size": batch_size, "sampler": range(rank, len(dataset), world_size)}
+    order: dict[str, Any] = {"batch_size": batch_size, "sampler": range(len(dataset))}
     if stride is not None:
         order = {"batch_sampler": least_padding(images.samples.sizes, image_size, stride, batch_size)}
     return WatchedLoader(

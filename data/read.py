@@ -19,6 +19,7 @@ from data.formats.label_places import LabelPlaces, find_labels, report_other_for
 from data.formats.name_files import names_of
 from data.formats.rows import IMAGE_LEFT_OUT, LEFT_OUT, NOTES, STOPS, Problems, summarize
 from data.images import read_image
+from data.tiles import TileCounts, training_tiles
 from utils.config import ConfigError
 from utils.provenance import data_fingerprint, file_numbers
 from utils.structures import LabelledImages, Sample
@@ -39,11 +40,13 @@ class DataSplits:
 
     Args:
         source: the YAML's path, or 'shapes'.
+        tiles: of the training images, where they are cut into tiles.
     """
 
     train: LabelledImages
     val: LabelledImages
     source: str
+    tiles: TileCounts | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -90,14 +93,16 @@ class DataSplits:
     def counts(self) -> str:
         """The numbers of images and boxes, as text."""
         objects = f" with {count_objects(self.train)}" if self.task == "detect" else ""
-        return f"{len(self.train)} training images{objects}, {len(self.val)} validation images"
+        images = f"{len(self.train)} training images" if self.tiles is None else f"{self.tiles} for training"
+        return f"{images}{objects}, {len(self.val)} validation images"
 
 
-def read_splits(source: str, task: Literal["detect", "classify"] = "detect") -> DataSplits:
-    """The training and validation split; bad labels are logged.
+def read_splits(source: str, task: Literal["detect", "classify"] = "detect", *, seed: int = 0) -> DataSplits:
+    """The training and validation split; bad labels are logged. The data YAML's `tiling` cuts training images.
 
     Args:
         task: of the model that they are for.
+        seed: of the run, which chooses among tiles without an object.
     Raises:
         ConfigError: a split that is missing, has no image or is for another task, two splits with other classes, or
             not one object to train on.
@@ -113,13 +118,16 @@ def read_splits(source: str, task: Literal["detect", "classify"] = "detect") -> 
             logger.warning("%s: %s", split, summarize(images.problems))
     for split, problem in shared_files(splits):
         logger.warning("%s: %s", split, problem)
-    check_objects(splits["train"], f"{source}: train: there is nothing to learn")
     if not has_objects(splits["val"]):
         logger.warning(
             "%s: val: no object in %d images: there is no AP, best.pt is the last epoch, and patience does not count",
             *(source, len(splits["val"])),
         )
-    return DataSplits(replace(splits["train"], label_files={}), replace(splits["val"], label_files={}), source)
+    train, tiles = training_tiles(splits["train"], seed=seed)
+    if tiles is not None and tiles.warning:
+        logger.warning("%s: train: %s; take a larger tiling.size or tiling.overlap", source, tiles.warning)
+    check_objects(train, f"{source}: train: there is nothing to learn")
+    return DataSplits(replace(train, label_files={}), replace(splits["val"], label_files={}), source, tiles)
 
 
 def read_split(
@@ -143,6 +151,8 @@ def read_split(
     """
     target, problems = _target(config, split), Problems(thorough, config.unreadable)
     if task == "classify":
+        if config.tiling is not None:
+            raise ConfigError(f"{config.source}: tiling: is for detectors, and the model is a classifier; leave it out")
         data = _read_classes(config, target, problems)
     elif config.folders is not None:
         raise ConfigError(
@@ -160,7 +170,7 @@ def read_split(
     if config.nc not in (None, len(data.names)):
         raise ConfigError(f"{config.source}: nc is {config.nc}, but {target} has {len(data.names)} categories")
     _check_problems(config, data, thorough=thorough)
-    return data
+    return replace(data, tiling=config.tiling)
 
 
 def _check_problems(config: DataConfig, data: LabelledImages, *, thorough: bool) -> None:

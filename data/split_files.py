@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def write_splits(
     as_json = next(iter(parts.values())).task == "detect" and label_format(config, given) in ONE_FILE
     write = _write_json if as_json else _write_lists
     values = write(config, parts, splits, folder)
+    values |= {"tiling": asdict(config.tiling)} if config.tiling else {}
     file = folder / "data.yaml"
     text = f"# {', '.join(splits)} of {config.source}, by python -m data.split\n"
     write_atomically(file, text + dump_yaml(values, lines=True))

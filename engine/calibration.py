@@ -12,6 +12,7 @@ from data.config import load_data_config
 from data.images import read_image
 from data.loader import build_eval_loader
 from data.read import has_objects, read_split
+from data.tiles import training_tiles
 from data.transforms import resize_image
 from engine.evaluate import EvaluationOptions, evaluate, match_classes
 from models.export.compare import Difference, made_up_images
@@ -32,21 +33,23 @@ CALIBRATION_IMAGES = 100
 
 
 def calibration_images(data: str, spec: ExportSpec) -> np.ndarray:
-    """(K, 3, H, W) uint8 images of the training split, as the model sees them.
+    """(K, 3, H, W) uint8 images, or tiles, of the training split, as the model sees them.
 
     Raises:
         ConfigError: a split that is missing or for another task.
     """
-    samples = read_split(load_data_config(data), "train", task=spec.info.task, truth="none").samples
+    images = read_split(load_data_config(data), "train", task=spec.info.task, truth="none")
+    samples = training_tiles(images, seed=0)[0].samples
     count = min(CALIBRATION_IMAGES, len(samples))
     chosen = np.linspace(0, len(samples) - 1, count).round().astype(int)
-    size, images = spec.info.image_size, []
+    size, inputs = spec.info.image_size, []
     for index in chosen.tolist():
-        image = read_image(samples[index].path)
+        sample = samples[index]
+        image = read_image(sample.path) if sample.tile is None else sample.tile.cut(read_image(sample.path))
         letterbox = plan_resize(image.shape[0], image.shape[1], size, spec.info.resize)
-        images.append(resize_image(image, letterbox, size, mode=spec.info.resize).transpose(2, 0, 1))
+        inputs.append(resize_image(image, letterbox, size, mode=spec.info.resize).transpose(2, 0, 1))
     whole = -(-count // spec.batch_size) * spec.batch_size  # the file may take several at a time, and no fewer
-    return np.stack([images[index % count] for index in range(whole)])
+    return np.stack([inputs[index % count] for index in range(whole)])
 
 
 def report_accuracy(original: ModelPredictor, kind: str, output: Path, spec: ExportSpec, data: str) -> None:
@@ -72,10 +75,16 @@ def _figures(predictor: Predictor, spec: ExportSpec, data: str) -> str:
     """The figures of val.py, in words."""
     images = read_split(load_data_config(data), "val", task=spec.info.task, truth="boxes")
     metric = build_metric(images, category_ids=match_classes(predictor, images), names=predictor.names)
+    grid = images.tiling.grid if images.tiling else None
     loader = build_eval_loader(
-        images, image_size=spec.info.image_size, resize=spec.info.resize, batch_size=spec.batch_size, workers=0
+        images,
+        image_size=spec.info.image_size,
+        resize=spec.info.resize,
+        batch_size=spec.batch_size,
+        workers=0,
+        grid=grid,
     )
-    figures = evaluate(predictor, loader, metric, EvaluationOptions(nms=spec.info.nms, clip=spec.info.clip))
+    figures = evaluate(predictor, loader, metric, EvaluationOptions(nms=spec.info.nms, clip=spec.info.clip, grid=grid))
     speed = f"{figures['speed_ms']['inference']:.1f} ms an image ({predictor.description})"
     if spec.info.task == "classify":
         return f"top-1 {figures['top1']:.4f}, {speed}"

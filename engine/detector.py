@@ -17,7 +17,8 @@ from data.images import read_image
 from data.media.find import VIDEO_SUFFIXES, is_url
 from data.media.sizes import of_one_shape
 from data.media.sources import Frame, Source, open_source
-from engine.stream import DetectOptions, class_indices, detect, detections_of_frames
+from engine.stream import DetectOptions, class_indices, detect, find
+from engine.tiles import grid_of
 from models.info import Predictor, Values
 from models.predictor import check_file, default_weights
 from models.runtime_cache import open_fastest
@@ -127,6 +128,8 @@ class Detector:
         max_det: int | None = None,
         classes: Sequence[int | str] | None = None,
         nms: str | None = None,
+        tile: int | bool | None = None,
+        overlap: float | None = None,
         batch_size: int = 1,
     ) -> Detections: ...
 
@@ -140,6 +143,8 @@ class Detector:
         max_det: int | None = None,
         classes: Sequence[int | str] | None = None,
         nms: str | None = None,
+        tile: int | bool | None = None,
+        overlap: float | None = None,
         batch_size: int = 1,
     ) -> list[Detections]: ...
 
@@ -152,6 +157,8 @@ class Detector:
         max_det: int | None = None,
         classes: Sequence[int | str] | None = None,
         nms: str | None = None,
+        tile: int | bool | None = None,
+        overlap: float | None = None,
         batch_size: int = 1,
     ) -> Detections | list[Detections]:
         """What is found in a picture, or in each of a list of them, boxes in pixels of the upright picture.
@@ -163,13 +170,17 @@ class Detector:
             max_det: detections kept in a picture (300; of a classifier 5).
             classes: look for these alone, by number or name.
             nms: kind of non-maximum suppression; None is the model's.
-            batch_size: pictures of a list that the network sees at a time; more than 1 is faster on a GPU alone.
+            tile: look at each picture in tiles of this side in pixels, and merge what is found; True takes the network
+                input's.
+            overlap: share of a tile that its neighbour has too, 0 to 0.9 (0.2).
+            batch_size: pictures of a list, or tiles, that the network sees at a time; more than 1 is faster on a GPU
+                alone.
         Returns:
             Detections, best score first, or as many of them as the list has pictures.
         Raises:
             ValueError: a picture that cannot be read, or a wrong value; says what was expected.
         """
-        options = self._options(conf, iou, max_det, classes, nms, batch_size)
+        options = self._options(conf, iou, max_det, classes, nms, batch_size, tile=tile, overlap=overlap)
         if isinstance(pictures, list | tuple):
             batches = (pictures[start : start + batch_size] for start in range(0, len(pictures), batch_size))
             return [found for batch in batches for found in self._look(batch, options)]
@@ -184,6 +195,8 @@ class Detector:
         max_det: int | None = None,
         classes: Sequence[int | str] | None = None,
         nms: str | None = None,
+        tile: int | bool | None = None,
+        overlap: float | None = None,
         batch_size: int = 1,
         frame_step: int = 1,
         every_frame: bool = False,
@@ -195,7 +208,7 @@ class Detector:
 
         Args:
             source: what --source takes, or a list of it; a number is a camera.
-            conf, iou, max_det, classes, nms, batch_size: as when called.
+            conf, iou, max_det, classes, nms, tile, overlap, batch_size: as when called.
             frame_step: look at every Nth frame of videos, cameras and streams.
             every_frame: give late frames of cameras and streams too; else the newest, and late ones are dropped.
         Returns:
@@ -206,7 +219,8 @@ class Detector:
         """
         if frame_step < 1:
             raise ValueError(f"frame_step: expected a whole number from 1, found {frame_step}")
-        options = self._options(conf, iou, max_det, classes, nms, batch_size, every_frame=every_frame)
+        options = self._options(conf, iou, max_det, classes, nms, batch_size, tile=tile, overlap=overlap)
+        options = replace(options, every_frame=every_frame)
         several = source if isinstance(source, list | tuple) else [source]
         opened = open_source(*map(str, several), frame_step=frame_step)
         if not opened.media:
@@ -227,10 +241,8 @@ class Detector:
         images = [read_picture(picture) for picture in pictures]
         alike = len({image.shape for image in images}) == 1
         options = replace(options, rectangle=options.rectangle and alike)
-        prepared = [options.prepare(image, self._predictor.info.stride) for image in images]
-        letterboxes, inputs = zip(*prepared, strict=True)
-        raw = self._predictor.candidates(np.stack(inputs).transpose(0, 3, 1, 2), options.conf_thres)
-        return detections_of_frames(raw, letterboxes, self._predictor.info, options)
+        prepared = [options.prepare_all(image, self._predictor.info.stride) for image in images]
+        return find(self._predictor, prepared, options)
 
     def _options(
         self,
@@ -241,7 +253,8 @@ class Detector:
         nms: str | None,
         batch_size: int,
         *,
-        every_frame: bool = False,
+        tile: int | bool | None,
+        overlap: float | None,
     ) -> DetectOptions:
         """The same as of detect.py for these values."""
         if batch_size < 1:
@@ -250,6 +263,7 @@ class Detector:
         for name, value in (("iou", iou), ("nms", nms)):
             if classify and value is not None:
                 raise ValueError(f"{name}: is for detectors, and this is a classifier; leave it out")
+        side = (0 if tile else None) if isinstance(tile, bool) else tile  # 0: that of the network input
         return DetectOptions(
             image_size=self.image_size,
             resize=self.resize,
@@ -259,8 +273,8 @@ class Detector:
             nms=nms,
             classes=None if classes is None else class_indices(list(map(str, classes)), self.names),
             batch_size=batch_size,
-            every_frame=every_frame,
             rectangle=self.rectangle,
+            grid=grid_of(side, overlap, image_size=self.image_size, classify=classify),
         )
 
 

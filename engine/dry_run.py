@@ -154,6 +154,7 @@ def report(job: Job, measured: Measured) -> str:
     waits = "; loading is what takes longest" if measured.batch > measured.step else ""
     losses, whole = measured.losses, _seconds(measured.evaluation)
     lines = [
+        *([] if job.images.tiles is None else [f"tiles       {job.images.tiles}"]),
         f"data        {problems} problems in the labels; a step's images load in {_seconds(measured.batch)}{waits}",
         f"one batch   loss {losses[0]:.3f} -> {losses[-1]:.3f} in {len(losses)} steps",
         f"evaluation  {measured.evaluated} images; all {to_evaluate} in about {whole}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from data.transforms import ten_crops
 from engine.notes import FileNotes
 from engine.step import StepClock
+from engine.tiles import TileMerger
 from models.info import ModelInfo, Predictor, Values
 from models.postprocess import postprocess, to_array
 from utils import dist
@@ -29,6 +30,7 @@ from utils.metrics.detection import DetectionMetric
 from utils.plots import plot_figures
 from utils.read_ahead import ReadAhead
 from utils.structures import Batch, Detections, LabelledImages
+from utils.tiles import Grid, Tiling
 from utils.train_config import TrainConfig
 
 
@@ -41,6 +43,7 @@ class EvaluationOptions:
         clip: cut a detector's boxes to the image.
         ten_crop: a classifier sees ten crops of this (height, width) of every image, which is larger, and their mean
             counts.
+        grid: of the tiles that a detector sees in place of images; None where it sees whole images.
     """
 
     conf_thres: float = 0.001
@@ -49,20 +52,29 @@ class EvaluationOptions:
     nms: str | None = None
     clip: bool = True
     ten_crop: tuple[int, int] | None = None
+    grid: Grid | None = None
 
     @classmethod
-    def of_training(cls, config: TrainConfig, task: Literal["detect", "classify"]) -> EvaluationOptions:
-        """What the recipe of a training says."""
+    def of_training(
+        cls, config: TrainConfig, task: Literal["detect", "classify"], tiling: Tiling | None = None
+    ) -> EvaluationOptions:
+        """What the recipe of a training says, and the data YAML of tiles."""
         recipe = config.recipe.evaluation
         if task == "classify":
             return cls(ten_crop=config.image_size if recipe.ten_crop else None)
-        return cls(recipe.conf_thres, recipe.iou_thres, recipe.max_det)
+        return cls(recipe.conf_thres, recipe.iou_thres, recipe.max_det, grid=tiling.grid if tiling else None)
 
     def protocol(self, task: Literal["detect", "classify"]) -> dict[str, Any]:
         """The options that matter to a task, for metrics.json."""
         if task == "classify":
             return {"ten_crop": self.ten_crop is not None}
-        return {name: getattr(self, name) for name in ("conf_thres", "iou_thres", "max_det", "nms", "clip")}
+        values = {name: getattr(self, name) for name in ("conf_thres", "iou_thres", "max_det", "nms", "clip")}
+        return {**values, **tiles_of(self.grid)}
+
+
+def tiles_of(grid: Grid | None) -> dict[str, Any]:
+    """The part of a protocol that tells of tiles; empty without them."""
+    return {} if grid is None else {"tile": list(grid.size), "overlap": grid.overlap}
 
 
 PARTS = ("preprocess", "inference", "postprocess")
@@ -81,7 +93,7 @@ def evaluate(
     """The figures of a metric over the images of a loader, and what they cost in time.
 
     Args:
-        loader: Batches with letterboxes, each image once.
+        loader: Batches with letterboxes, each image once, or all tiles of each image one after another.
         metric: without anything found yet; it has it all afterwards.
         over_ranks: the loaders of all ranks together give each image once, and every rank calls this; every rank then
             gets the figures of all.
@@ -93,13 +105,13 @@ def evaluate(
         not counted.
     """
     device = torch.device(predictor.device)
-    count, clock, unreadable, notes = 0, StepClock(device), list[str](), notes or FileNotes()
+    seen, clock, unreadable, notes = set[int](), StepClock(device), list[str](), notes or FileNotes()
+    counted = _Counted(metric, predictor.info, options)
     last: Future[None] | None = None
-    quiet = over_ranks and dist.rank() != 0
     with (
         torch.inference_mode(),
         ThreadPoolExecutor(1) as behind,
-        Progress(len(loader), "Evaluating", quiet=quiet) as progress,
+        Progress(len(loader), "Evaluating", quiet=over_ranks and dist.rank() != 0) as progress,
         _ahead(loader) as batches,
     ):
         for batch in batches:
@@ -112,24 +124,27 @@ def evaluate(
             clock.lap("inference")
             if last is not None:
                 last.result()
-            last = behind.submit(_note, metric, raw, batch, predictor.info, options)
-            count += len(batch)
+            last = behind.submit(counted.add, raw, batch)
+            seen.update(batch.image_ids)
             unreadable += [problem for problem in batch.problems if problem]
             notes.add(*batch.notes)
             progress.advance()
             clock.lap("postprocess")
         if last is not None:
             last.result()
+        counted.finish()
         clock.lap("postprocess")
     seconds = clock.take(wait=True)
-    speed = {part: 1000 * seconds.get(part, 0.0) / max(count, 1) for part in PARTS}
+    speed = {part: 1000 * seconds.get(part, 0.0) / max(len(seen), 1) for part in PARTS}
     notes.tell_unread(unreadable, over_ranks=over_ranks)
-    if not over_ranks:
-        return {**metric.compute(), "speed_ms": speed}
+    return {**(_of_all_ranks(metric) if over_ranks else metric.compute()), "speed_ms": speed}
+
+
+def _of_all_ranks(metric: Metric) -> dict[str, Any]:
+    """The figures over the images of all ranks."""
     for rows in dist.gather(metric.predictions()):
         metric.extend(rows)
-    figures = metric.compute() if dist.rank() == 0 else None
-    return {**dist.broadcast(figures), "speed_ms": speed}
+    return dist.broadcast(metric.compute() if dist.rank() == 0 else None)
 
 
 @contextmanager
@@ -145,27 +160,41 @@ def _ahead(loader: DataLoader) -> Iterator[Iterable[Batch]]:
         batches.close()
 
 
-@torch.inference_mode()
-def _note(
-    metric: Metric,
-    raw: tuple[Values, Values] | Values,
-    batch: Batch,
-    info: ModelInfo,
-    options: EvaluationOptions,
-) -> None:
-    """Hand a metric what was predicted for a batch."""
-    if isinstance(metric, ClassificationMetric):
-        assert not isinstance(raw, tuple)
-        metric.update(batch.image_ids, to_array(raw))
-    else:
+class _Counted:
+    """What is predicted, handed to a metric; of tiles, when all of an image are there."""
+
+    def __init__(self, metric: Metric, info: ModelInfo, options: EvaluationOptions) -> None:
+        self.metric, self.info, self.options = metric, info, options
+        self.merger = None if options.grid is None else TileMerger(options.iou_thres, options.max_det)
+
+    @torch.inference_mode()
+    def add(self, raw: tuple[Values, Values] | Values, batch: Batch) -> None:
+        """Take what was predicted for a batch."""
+        if isinstance(self.metric, ClassificationMetric):
+            assert not isinstance(raw, tuple)
+            self.metric.update(batch.image_ids, to_array(raw))
+            return
         assert isinstance(raw, tuple)
-        metric.update(batch.image_ids, detections_of_batch(raw, batch, info, options))
+        found = detections_of_batch(raw, batch, self.info, self.options)
+        if self.merger is None:
+            self.metric.update(batch.image_ids, found)
+        else:
+            self._count(self.merger.add(batch.image_ids, batch.tiles, found))
+
+    def finish(self) -> None:
+        """Nothing more comes."""
+        if self.merger is not None:
+            self._count(self.merger.finish())
+
+    def _count(self, images: Sequence[tuple[Hashable, Detections]]) -> None:
+        assert isinstance(self.metric, DetectionMetric)
+        self.metric.update([image_id for image_id, _ in images], [found for _, found in images])
 
 
 def detections_of_batch(
     raw: tuple[Values, Values], batch: Batch, info: ModelInfo, options: EvaluationOptions
 ) -> list[Detections]:
-    """What a detector predicted for a batch, as detections in pixels of the original images.
+    """What a detector predicted for a batch, as detections in pixels of the original images, or of their tiles.
 
     Args:
         raw: boxes (B, N, 4) xyxy pixels of the network input, and scores (B, N, C).
@@ -270,6 +299,8 @@ def protocol_and_speed(figures: dict[str, Any]) -> str:
     else:
         nms = "no NMS" if protocol["nms"] == "none" else f"NMS IoU {protocol['iou_thres']:g} ({protocol['nms']})"
         parts = [f"conf {protocol['conf_thres']:g}", nms, f"max-det {protocol['max_det']}"]
+    if tile := protocol.get("tile"):
+        parts.append(str(Grid((tile[0], tile[1]), protocol["overlap"])))
     parts += [f"size {height}x{width}", protocol["precision"], protocol["resize"]]
     parts += [] if protocol.get("clip", True) else ["boxes uncut"]
     times = ", ".join(f"{part} {value:.1f}" for part, value in speed.items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from data.loader import eval_loader_of
-from engine.evaluate import EvaluationOptions, evaluate, write_results
+from engine.evaluate import EvaluationOptions, evaluate, tiles_of, write_results
 from engine.job import Job
 from engine.run_log import EpochLog
 from models.predictor import open_predictor
@@ -17,14 +17,14 @@ def finish(job: Job, log: EpochLog) -> None:
     """Evaluate best.pt; write metrics.json and the last pictures, and print the table and the next command."""
     folder, val, recipe = job.run.folder, job.images.val, job.config.recipe
     predictor = open_predictor(job.run.best, device=job.stepper.device)
-    options = EvaluationOptions.of_training(job.config, val.task)
+    options = EvaluationOptions.of_training(job.config, val.task, val.tiling)
     metric = build_metric(val, max_det=options.max_det)
     figures = evaluate(predictor, eval_loader_of(val, job.config), metric, options, notes=job.notes)
     protocol = recipe.evaluation.protocol(val.task)
     protocol |= {"image_size": list(job.config.image_size), "precision": predictor.precision}
     protocol["resize"] = predictor.resize
     detects = isinstance(metric, DetectionMetric)  # utils.report compares detectors by their predictions
-    protocol |= {"nms": predictor.info.nms} if detects else {}
+    protocol |= {"nms": predictor.info.nms, **tiles_of(options.grid)} if detects else {}
     write_results(folder, {**figures, "protocol": protocol}, metric, val, save_predictions=detects)
     plots.plot_results(folder / "results.csv", folder / "results.png")
     pictures.plot_predictions(metric, job.images.pictures(12), val.names, folder / "val_predictions.png")
@@ -34,4 +34,6 @@ def finish(job: Job, log: EpochLog) -> None:
     counted = ", counted by pycocotools" if val.task == "detect" else ""
     say(f"\nbest.pt on {job.images.source}, val, {len(val)} images{counted}:\n{metric.table()}\n")
     source = val.samples[0].path.parent
-    say(f"Results: {folder}\nNext: python detect.py --weights {job.run.best} --source {source}")
+    grid = options.grid
+    tiled = "" if grid is None else f" --tile {grid.size[0]} --overlap {grid.overlap:g}"
+    say(f"Results: {folder}\nNext: python detect.py --weights {job.run.best} --source {source}{tiled}")

@@ -126,7 +126,7 @@ def _prepare(
         torch.set_num_threads(options.threads)
     if config.recipe.deterministic:
         use_deterministic_kernels()
-    images = read_splits(config.data, task_of(model_config_from(config.model, where="model")))
+    images = read_splits(config.data, task_of(model_config_from(config.model, where="model")), seed=config.seed)
     config = settled(config, len(images.train))
     if resumed is not None:
         if launched_rank() == 0:

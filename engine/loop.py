@@ -169,7 +169,7 @@ def validate(job: Job, state: TrainState) -> dict[str, Any] | None:
     predictor = ModelPredictor(model, info, device=job.stepper.device)
     job.metric.reset()
     begin = time.perf_counter()
-    options = EvaluationOptions.of_training(job.config, job.images.task)
+    options = EvaluationOptions.of_training(job.config, job.images.task, job.images.val.tiling)
     over_ranks = dist.is_distributed()
     figures = evaluate(predictor, job.val_loader, job.metric, options, over_ranks=over_ranks, notes=job.notes)
     state.count({"time/evaluation": time.perf_counter() - begin})

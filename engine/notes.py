@@ -60,6 +60,7 @@ class FileNotes:
 
     def tell_unread(self, unread: Sequence[str], *, over_ranks: bool) -> None:
         """Tell how many images of an evaluation could not be read; `over_ranks` as in `evaluate`."""
+        unread = list(dict.fromkeys(unread))  # tiles have their file in common
         count, first = self.share(unread) if over_ranks else (len(unread), "".join(unread[:1]))
         if count:
             logger.warning("Evaluation without %d images that cannot be read: %s", count, first)

@@ -85,7 +85,8 @@ def _other_files(saved: Mapping[str, Tensor], job: Job) -> str | None:
     """What is wrong when image files have changed; one that cannot be read is a matter of bad_images."""
     for split, now in job.about_data["files"].items():
         images: LabelledImages = getattr(job.images, split)
-        changed = [images.samples[index].path for index in changed_files(saved.get(split, now), now)]
+        changed = [images.samples.path(index) for index in changed_files(saved.get(split, now), now)]
+        changed = list(dict.fromkeys(changed))  # tiles have their file in common
         first = next(filter(_is_readable, changed), None)
         if first is not None:
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from data.media.sources import Frame, Source
 from data.media.window import Window
 from data.transforms import resize_image
 from engine.summary import Summary
+from engine.tiles import merge_tiles
 from models.info import ModelInfo, Predictor, Values
 from models.postprocess import postprocess, top_classes
 from utils.boxes import Letterbox, least_shape, plan_resize
@@ -31,11 +32,24 @@ from utils.read_ahead import ReadAhead
 from utils.run import new_run_folder
 from utils.structures import Detections
 from utils.text import listed, printable, shorten, shown
+from utils.tiles import Grid, Tile
 from utils.timings import Timings
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+class Prepared(NamedTuple):
+    """A frame as the network sees it: its tiles, or one that is all of it.
+
+    Args:
+        letterboxes: how each goes into the network; inputs: the (h, w, 3) uint8 input of each, all of one shape.
+    """
+
+    tiles: tuple[Tile, ...]
+    letterboxes: tuple[Letterbox, ...]
+    inputs: tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,7 @@ class DetectOptions:
         batch_size: frames at a time.
         every_frame: look at every frame of a camera or stream; else at the newest, and late ones are dropped.
         rectangle: letterbox each frame to the smallest input that holds it (`least_shape`), not to all of `image_size`.
+        grid: look at the tiles of each frame, and merge what is found in them; None looks at whole frames.
     """
 
     image_size: tuple[int, int]
@@ -62,6 +77,14 @@ class DetectOptions:
     batch_size: int = 1
     every_frame: bool = False
     rectangle: bool = False
+    grid: Grid | None = None
+
+    def prepare_all(self, image: np.ndarray, stride: int) -> Prepared:
+        """An image (H, W, 3) uint8 RGB as the network sees it: whole, or each of its tiles."""
+        height, width = image.shape[:2]
+        tiles = (Tile(0, 0, width, height, height, width),) if self.grid is None else self.grid.tiles(height, width)
+        letterboxes, inputs = zip(*(self.prepare(tile.cut(image), stride) for tile in tiles), strict=True)
+        return Prepared(tiles, letterboxes, inputs)
 
     def prepare(self, image: np.ndarray, stride: int) -> tuple[Letterbox, np.ndarray]:
         """How an image (H, W, 3) uint8 RGB goes into the network, and the network's input (h, w, 3) of it.
@@ -87,30 +110,60 @@ def detect(
     """
     timings = timings or Timings()
 
-    def prepare() -> Iterator[tuple[Frame, Letterbox, np.ndarray]]:
+    def prepare() -> Iterator[tuple[Frame, Prepared]]:
         for frame in measured(source, timings, "read"):
             with timings.measure("prepare"):
-                letterbox, image = options.prepare(frame.image, predictor.info.stride)
-            yield frame, letterbox, image
+                prepared = options.prepare_all(frame.image, predictor.info.stride)
+            yield frame, prepared
 
-    def late(item: tuple[Frame, Letterbox, np.ndarray]) -> bool:
+    def late(item: tuple[Frame, Prepared]) -> bool:
         return item[0].media.kind == "live" and not options.every_frame
 
     prepared = ReadAhead(prepare(), depth=2 * options.batch_size + 2, may_drop=late)
     try:
-        shapes = itertools.groupby(prepared, key=lambda item: item[2].shape)  # a stream may change its own
+        shapes = itertools.groupby(prepared, key=lambda item: item[1].inputs[0].shape)  # a stream may change its own
         for batch in (batch for _, alike in shapes for batch in _batches(alike, options.batch_size)):
-            frames, letterboxes, inputs = zip(*batch, strict=True)
-            with timings.measure("inference", frames=len(frames)):
-                raw = predictor.candidates(np.stack(inputs).transpose(0, 3, 1, 2), options.conf_thres)
-            with timings.measure("postprocess", frames=len(frames)):
-                found = detections_of_frames(raw, letterboxes, predictor.info, options)
-            yield from zip(frames, found, strict=True)
+            frames = [frame for frame, _ in batch]
+            yield from zip(frames, find(predictor, [each for _, each in batch], options, timings), strict=True)
     finally:
         source.stop()
         prepared.close()
         if prepared.dropped:
             logger.info("%d late frames were dropped; --every-frame keeps them", prepared.dropped)
+
+
+def find(
+    predictor: Predictor, frames: Sequence[Prepared], options: DetectOptions, timings: Timings | None = None
+) -> list[Detections]:
+    """What is found in each of some frames, boxes in pixels of the frame; their inputs have one shape.
+
+    Args:
+        timings: as of `detect`.
+    """
+    parts = [part for frame in frames for part in zip(frame.letterboxes, frame.inputs, strict=True)]
+    found, seconds = list[Detections](), 0.0
+    begin = time.perf_counter()
+    for batch in _batches(parts, options.batch_size):
+        letterboxes, inputs = zip(*batch, strict=True)
+        start = time.perf_counter()
+        raw = predictor.candidates(np.stack(inputs).transpose(0, 3, 1, 2), options.conf_thres)
+        seconds += time.perf_counter() - start
+        found += detections_of_frames(raw, letterboxes, predictor.info, options)
+    if options.grid is not None:
+        each = iter(found)
+        found = [
+            merge_tiles(
+                frame.tiles,
+                list(itertools.islice(each, len(frame.tiles))),
+                iou_thres=options.iou_thres,
+                max_det=options.max_det,
+            )
+            for frame in frames
+        ]
+    if timings is not None:
+        timings.add("inference", seconds, frames=len(frames))
+        timings.add("postprocess", time.perf_counter() - begin - seconds, frames=len(frames))
+    return found
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

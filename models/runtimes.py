@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -82,7 +83,7 @@ class OpenVinoPredictor(Predictor):
             openvino = import_openvino()
         except ImportError:
             raise ConfigError(f"{path}: needs OpenVINO, which is not installed: pip install openvino") from None
-        self._core, self._path = openvino.Core(), path
+        self._core, self._path = openvino_core(), path
         # Without the hint some CPUs compute in bf16, and the figures would not be those of the other formats.
         self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads:
@@ -164,6 +165,19 @@ def import_openvino() -> ModuleType:
     import openvino
 
     return openvino
+
+
+@cache
+def openvino_core() -> Any:
+    """The one openvino.Core of this process.
+
+    Its CPU plugin gives the thread a stack for signals, and gives the former one back at its end. Two plugins that end
+    in the order in which they began leave a stack that is freed: the next signal ends the process (SIGSEGV).
+
+    Raises:
+        ImportError: openvino is not installed.
+    """
+    return import_openvino().Core()
 
 
 def precision_of(metadata: Mapping[str, str]) -> str:

@@ -331,6 +331,33 @@ def test_a_finished_run_can_be_lengthened_and_the_longer_run_resumes_exactly(
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_run_in_tiles_resumes_exactly_and_other_tiles_are_refused(
+    command: list[str], tmp_path: Path, tiny_coco: Path, stop_after: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "tiled.yaml"
+    about = f"path: {tiny_coco.parent}\ntrain: train.json\nval: val.json\nimages: images\n"
+    data.write_text(f"{about}tiling: {{size: 64, empty: 0.3}}\n")
+    arguments = [*command, *ALL_AT_ONCE, "--epochs", "2", "--data", str(data)]
+    assert train.main([*arguments, "--name", "whole"]) == 0
+    out, splits = capsys.readouterr().out, read_splits(str(data), seed=11)
+    assert f"{splits.tiles} for training with" in out
+    assert "--tile 64 --overlap 0.2" in out
+    whole = tmp_path / "runs" / "whole"
+    assert json.loads((whole / "metrics.json").read_text())["protocol"]["tile"] == [64, 64]
+    stop_after(3)
+    assert train.main([*arguments, "--name", "parts"]) == 128 + signal.SIGTERM
+    data.write_text(f"{about}tiling: {{size: 48, empty: 0.3}}\n")
+    assert train.main(["--resume", str(tmp_path / "runs" / "parts"), *cpu()]) == 2
+    assert "images or labels of train are not those that the run began with" in capsys.readouterr().err
+    data.write_text(f"{about}tiling: {{size: 64, empty: 0.3}}\n")
+    stop_after(None)
+    assert train.main(["--resume", str(tmp_path / "runs" / "parts"), *cpu(workers=1)]) == 0
+    assert_same_run(whole, tmp_path / "runs" / "parts")
+    assert train.main([*arguments, "--dry-run"]) == 0
+    assert f"tiles       {splits.tiles}" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("quick")
 def test_other_pixels_and_the_checkpoint_of_another_run_are_refused(
     command: list[str], tmp_path: Path, tiny_coco: Path, stop_after: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:

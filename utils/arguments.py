@@ -92,6 +92,14 @@ class Parser(argparse.ArgumentParser):
             help=f"side of the network input in pixels, or its height and width (default: {usual})",
         )  # fmt: skip
 
+    def add_tiles(self) -> None:
+        """Add --tile [N], which gives 0 without a number, and --overlap."""
+        self.add_argument(
+            "--tile", nargs="?", type=whole_number, const=0, metavar="N",
+            help="look at pictures in tiles of N x N pixels (without N: of the network input), and merge what is found",
+        )  # fmt: skip
+        self.add_argument("--overlap", type=share, help="share of a tile that its neighbour has too (default: 0.2)")
+
     def add_run_folder(self, kind: str) -> None:
         """Add --project and --name, the folder of a run: runs/KIND/exp where they are left out."""
         self.add_argument("--project", default=str(Path("runs", kind)), help="folder of runs (default: %(default)s)")

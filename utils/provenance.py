@@ -89,6 +89,8 @@ def data_fingerprint(images: LabelledImages) -> str:
     folders = {path.parent for path in paths}
     root = os.path.commonpath(folders) if folders else ""
     columns = [(samples.boxes, "<f8"), (samples.labels, "<i8"), (samples.crowd, "u1")]
+    if samples.tiles is not None:
+        digest.update(np.ascontiguousarray(samples.tiles, "<i8").tobytes())
     ends = itertools.pairwise(samples.ends.tolist())
     for path, (height, width), (start, end) in zip(paths, samples.sizes.tolist(), ends, strict=True):
         relative = Path(os.path.relpath(path, root)).as_posix()
@@ -105,10 +107,12 @@ def file_numbers(paths: Sequence[Path]) -> Tensor:
     """
     import torch
 
-    parts = [paths[start : start + 256] for start in range(0, len(paths), 256)]
+    once = list(dict.fromkeys(paths))  # tiles have their file in common
+    parts = [once[start : start + 256] for start in range(0, len(once), 256)]
     with ThreadPoolExecutor(8) as pool:
         numbers = [number for part in pool.map(lambda part: [*map(_file_number, part)], parts) for number in part]
-    return torch.tensor(numbers, dtype=torch.int64)
+    number_of = dict(zip(once, numbers, strict=True))
+    return torch.tensor([number_of[path] for path in paths], dtype=torch.int64)
 
 
 def changed_files(saved: Tensor, now: Tensor) -> list[int]:

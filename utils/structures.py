@@ -15,6 +15,7 @@ import numpy as np
 from utils.boxes import Letterbox, xyxy_to_xywh
 from utils.samples import Sample, Samples
 from utils.text import class_name, printable, shorten
+from utils.tiles import Tile, Tiling
 
 __all__ = ["Batch", "Detections", "Features", "LabelProblem", "LabelledImages", "Sample", "Samples", "Targets"]
 
@@ -51,6 +52,7 @@ class LabelledImages:
         task: what the labels are for. For 'classify' every sample has one label, its box is the whole image, and
             `ground_truth` is empty.
         label_files: image -> its label file, where each image has one of its own.
+        tiling: how its images are cut into tiles, for training and evaluation; None where they are used whole.
     """
 
     samples: Samples
@@ -60,6 +62,7 @@ class LabelledImages:
     problems: tuple[LabelProblem, ...] = ()
     task: Literal["detect", "classify"] = "detect"
     label_files: Mapping[Path, Path] = field(default_factory=dict)
+    tiling: Tiling | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "samples", Samples.of(self.samples))
@@ -131,6 +134,7 @@ class Batch:
         problems: B texts, one a line, of files that could not be read and have something else in their place; empty
             where all could.
         notes: what is wrong with files that are used all the same, each once.
+        tiles: B parts of the original images, where these are tiles; the letterboxes are then from a tile.
 
     >>> import torch
     >>> images = torch.full((2, 3, 32, 64), 255, dtype=torch.uint8)
@@ -149,6 +153,7 @@ class Batch:
     letterboxes: tuple[Letterbox, ...] = ()
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    tiles: tuple[Tile, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)

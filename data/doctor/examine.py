@@ -14,7 +14,9 @@ from data.doctor.checks import compare_classes, copied_label_files, crowded_pict
 from data.doctor.pictures import Pictures, compare_pictures, examine_pictures
 from data.doctor.report import Report, count
 from data.formats.label_places import shared_files
+from data.formats.rows import LEFT_OUT
 from data.read import guess_task, read_split
+from data.tiles import tile_counts
 from utils.config import ConfigError
 from utils.structures import LabelledImages, LabelProblem
 
@@ -59,6 +61,9 @@ def examine(
             continue
         splits[split] = replace(data, samples=samples)
         report.splits[split] = count(splits[split], image_size)
+        tiles = tile_counts(splits[split]) if split == "train" else None
+        if tiles is not None and tiles.warning:
+            report.add(split, LabelProblem(str(config.source), tiles.warning, LEFT_OUT), "warning")
         for suspect in (*suspicious_boxes(splits[split]), *crowded_pictures(splits[split])) if task == "detect" else ():
             box = None if suspect.box is None else tuple(suspect.box.tolist())
             report.add(split, suspect.problem, image=str(suspect.image), box=box, rank=suspect.rank)

@@ -73,6 +73,7 @@ _KINDS = [
     (r"classes have no object", "classes without an object", "add examples, or take the class out of 'names'"),
     (r"has objects of .* and train none", "classes that train has not", "move examples to train; split anew: python -m "
      "data.split"),
+    (r"^tiling: of ", "objects too large for the tiles", "take a larger tiling.size or tiling.overlap"),
     (r"is another part of", "class with another share than in train", "split anew: python -m data.split"),
     (r"is on line [0-9]+ already", "image listed twice", "delete the line"),
     (r"the image .* has this id already", "image id that stands twice", "give each image its own id"),

@@ -79,7 +79,6 @@ def _kind(kind: KindSum, figures: Sequence[str]) -> str:
 
 
 def _split(split: str, facts: SplitFacts, image_size: tuple[int, int]) -> str:
-    sizes = ", ".join(f"{number} {size}" for size, number in facts.sizes.items())
     height, width = image_size
     ordered = sorted(facts.classes.items(), key=lambda item: -item[1]["objects"])
     most = max([counts["objects"] for _, counts in ordered] + [1])
@@ -92,13 +91,13 @@ def _split(split: str, facts: SplitFacts, image_size: tuple[int, int]) -> str:
         ]
         for name, counts in ordered
     ]
+    parts = "tiles" if facts.tiles else "pictures"
     tallest = max([*facts.sides.values(), 1])
     sides = [[cell(name), cell(number, "number"), _bar(number / tallest)] for name, number in facts.sides.items()]
     return (
-        f"<h2>{escape(split)}</h2><p>{facts.images} images ({facts.background} without objects), "
-        f"{facts.objects} objects ({sizes}), {facts.crowd} crowd regions</p>\n"
+        f"<h2>{escape(split)}</h2><p>{escape(str(facts))}</p>\n"
         + table([header("class"), header("objects", "number"), header("images", "number"), header("")], rows)
-        + f"<p>Longer side of the objects in pixels, in pictures fitted into {height} x {width}:</p>"
+        + f"<p>Longer side of the objects in pixels, in {parts} fitted into {height} x {width}:</p>"
         + table([header("pixels"), header("objects", "number"), header("")], sides)
     )
 

@@ -25,6 +25,7 @@ from data.formats.rows import (
     REPAIRED,
     SUSPECT,
 )
+from data.tiles import tile_counts
 from utils.structures import LabelledImages, LabelProblem
 from utils.text import printable, shorten
 
@@ -72,6 +73,8 @@ class SplitFacts:
 
     Args:
         sides: at the training size: how many objects have a longer side below 8, 16, ... pixels of the network input.
+        tiles: of a split with `tiling`: how many, `filled` those with an object, `empty` those without, `ignored` parts
+            of cut objects, `lost` objects that no tile shows enough of. Empty without.
     """
 
     images: int
@@ -81,6 +84,16 @@ class SplitFacts:
     sizes: dict[str, int]
     classes: dict[str, dict[str, int]]
     sides: dict[str, int] = field(default_factory=dict)
+    tiles: dict[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        sizes = ", ".join(f"{number} {size}" for size, number in self.sizes.items())
+        objects = f"{self.images} images ({self.background} without objects), {self.objects} objects ({sizes})"
+        text = f"{objects}, {self.crowd} crowd regions"
+        if self.tiles:
+            filled = f"{self.tiles['filled']} with an object, {self.tiles['empty']} without"
+            text += f"; {self.tiles['tiles']} tiles ({filled}), {self.tiles['ignored']} cut objects in them are ignored"
+        return text
 
 
 @dataclass
@@ -194,7 +207,8 @@ def count(data: LabelledImages, image_size: tuple[int, int] = (640, 640)) -> Spl
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     small, large = int((areas < SMALL).sum()), int((areas >= MEDIUM).sum())
     longer = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0.0)
-    scaled = longer * (np.array(image_size) / np.maximum(samples.sizes, 1)).min(axis=1)[owners]
+    inputs = samples.sizes if data.tiling is None else np.minimum(samples.sizes, data.tiling.size)
+    scaled = longer * (np.array(image_size) / np.maximum(inputs, 1)).min(axis=1)[owners]
     limits = [8, 16, 32, 64, 128, 256, 512]
     shares = np.bincount(np.searchsorted(limits, scaled, side="right"), minlength=len(limits) + 1).tolist()
     names = [f"< {limits[0]}", *(f"{low}-{high}" for low, high in itertools.pairwise(limits))]
@@ -206,7 +220,17 @@ def count(data: LabelledImages, image_size: tuple[int, int] = (640, 640)) -> Spl
         sizes={"small": small, "medium": len(areas) - small - large, "large": large},
         classes={name: {"objects": objects[label], "images": images[label]} for label, name in enumerate(data.names)},
         sides=dict(zip([*names, f">= {limits[-1]}"], shares, strict=True)),
+        tiles=_tiles(data),
     )
+
+
+def _tiles(data: LabelledImages) -> dict[str, int]:
+    """The numbers of `SplitFacts.tiles`."""
+    counts = tile_counts(data)
+    if counts is None:
+        return {}
+    numbers = ("filled", "empty", "ignored", "lost")
+    return {"tiles": counts.kept, **{name: getattr(counts, name) for name in numbers}}
 
 
 def to_text(report: Report, *, everything: bool = False) -> str:
@@ -215,10 +239,7 @@ def to_text(report: Report, *, everything: bool = False) -> str:
     if not everything:  # places as seen from the set
         lines = [str(each).replace(f"{printable(report.root)}/", "") for each in report.grouped()]
     for split, facts in report.splits.items():
-        lines.append(
-            f"\n{split}: {facts.images} images ({facts.background} without objects), {facts.objects} objects "
-            f"({', '.join(f'{number} {size}' for size, number in facts.sizes.items())}), {facts.crowd} crowd regions"
-        )
+        lines.append(f"\n{split}: {facts}")
         width = max(len(shorten(name)) for name in facts.classes)
         for name, counts in facts.classes.items():
             share = counts["objects"] / max(facts.objects, 1)
@@ -227,7 +248,7 @@ def to_text(report: Report, *, everything: bool = False) -> str:
             )
         seen = np.array([counts["images"] for counts in facts.classes.values()])
         if split == "train" and (rare := rare_classes(list(facts.classes), seen, facts.images)):
-            lines.append(f"  Rare: {rare}; train.py --set balance=repeat shows them more often")
+            lines.append(f"  Rare: {rare} images; train.py --set balance=repeat shows them more often")
     counts = Counter(finding.severity for finding in report.findings)
     totals = ", ".join(f"{counts[severity]} {severity}s" for severity in SEVERITIES)
     more = "" if everything or len(report.findings) == len(report.grouped()) else "; --all lists each"

@@ -12,6 +12,7 @@ from data.media.sizes import of_one_shape
 from data.media.sources import Source, open_source
 from data.media.window import Window
 from engine.stream import DetectOptions, class_indices, process
+from engine.tiles import grid_of
 from models.info import Predictor
 from models.predictor import check_file, default_weights
 from models.runtime_cache import open_fastest
@@ -71,7 +72,8 @@ def open_model(args: argparse.Namespace, weights: Path, source: Source) -> tuple
             raise ConfigError(
                 f"--{option.replace('_', '-')}: is for detectors, and {weights} is a classifier; leave it out"
             )
-    if (args.nms or predictor.info.nms) == "none" and args.iou_thres is not None:
+    grid = grid_of(args.tile, args.overlap, image_size=size, classify=classify)
+    if (args.nms or predictor.info.nms) == "none" and grid is None and args.iou_thres is not None:
         logger.warning("--iou-thres %g is not used: with nms 'none' nothing is suppressed", args.iou_thres)
     options = DetectOptions(
         image_size=size,
@@ -79,6 +81,7 @@ def open_model(args: argparse.Namespace, weights: Path, source: Source) -> tuple
         classes=class_indices(args.classes, predictor.names) if args.classes else None,
         batch_size=args.batch_size,
         every_frame=args.every_frame,
+        grid=grid,
     )
     least = options.resize == "letterbox" and not (args.square or classify or predictor.info.fixed_size)
     options = replace(options, rectangle=least and of_one_shape(source.media))
@@ -86,6 +89,7 @@ def open_model(args: argparse.Namespace, weights: Path, source: Source) -> tuple
         options = replace(options, conf_thres=0.0, max_det=5)
     options = replace(options, **given(args, "conf_thres", "iou_thres", "max_det", "nms"))
     padding = ", least padding" if options.rectangle else ""
+    padding += f", {grid}" if grid else ""
     if why:
         say(f"Runtime: {predictor.runtime}, {why}")
     say(f"Weights: {weights} ({predictor.description}), input {size[0]}x{size[1]} {options.resize}{padding}")

@@ -13,6 +13,7 @@ from data.loader import build_eval_loader
 from data.read import has_objects, read_split
 from data.transforms import ten_crop_size
 from engine.evaluate import EvaluationOptions, evaluate, match_classes, protocol_and_speed, training_data, write_results
+from engine.tiles import grid_of
 from models.info import ModelInfo
 from models.predictor import open_predictor
 from utils.arguments import given
@@ -20,6 +21,7 @@ from utils.config import ConfigError
 from utils.log import say
 from utils.metrics.build import build_metric
 from utils.run import new_run_folder
+from utils.tiles import Grid, Tiling
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +34,9 @@ def run(args: argparse.Namespace, weights: Path) -> Path:
     predictor.info.check_size(size, where="--img-size")
     resize = args.resize or predictor.resize
     config = load_data_config(args.data or training_data(predictor, weights))
-    options = options_of(args, predictor.info, size)
+    options = options_of(args, predictor.info, size, config.tiling)
     if args.rect:
-        _check_rect(predictor.info, resize)
+        _check_rect(predictor.info, resize, options)
     images = read_split(config, args.split, task=predictor.info.task, truth="boxes")
     say(f"Data: {config.source}, {args.split}: {len(images)} images, {len(images.names)} classes")
     if images.problems:
@@ -52,6 +54,7 @@ def run(args: argparse.Namespace, weights: Path) -> Path:
         batch_size=args.batch_size,
         workers=args.workers,
         stride=predictor.info.stride if args.rect else None,
+        grid=options.grid,
     )
     folder = new_run_folder(Path(args.project), args.name)
     figures = evaluate(predictor, loader, metric, options)
@@ -69,7 +72,7 @@ def run(args: argparse.Namespace, weights: Path) -> Path:
     return folder
 
 
-def _check_rect(info: ModelInfo, resize: str) -> None:
+def _check_rect(info: ModelInfo, resize: str, options: EvaluationOptions) -> None:
     """Refuse --rect where inputs have one shape.
 
     Raises:
@@ -77,13 +80,17 @@ def _check_rect(info: ModelInfo, resize: str) -> None:
     """
     if resize != "letterbox":
         raise ConfigError(f"--rect: is for letterboxed images, and these get their size by {resize}; leave it out")
+    if options.grid is not None:
+        raise ConfigError("--rect: is for whole pictures, and these are in tiles; leave it out, or add --no-tile")
     if info.fixed_size:
         height, width = info.image_size
         raise ConfigError(f"--rect: this file takes {height} x {width} alone; leave it out, or export with --dynamic")
 
 
-def options_of(args: argparse.Namespace, info: ModelInfo, size: tuple[int, int]) -> EvaluationOptions:
-    """What the command line says of the protocol; `size` is that of the network input.
+def options_of(
+    args: argparse.Namespace, info: ModelInfo, size: tuple[int, int], tiling: Tiling | None
+) -> EvaluationOptions:
+    """What the command line says of the protocol, and the data YAML of tiles; `size` is that of the network input.
 
     Raises:
         ConfigError: an option of the other task.
@@ -97,7 +104,18 @@ def options_of(args: argparse.Namespace, info: ModelInfo, size: tuple[int, int])
         other = "a classifier" if detector else "a detector"
         raise ConfigError(f"{wrong[0]}: is for {other}, and the model is not one; leave it out")
     options = EvaluationOptions(nms=info.nms, clip=info.clip, ten_crop=size if args.ten_crop else None)
-    options = replace(options, **detector_options)
-    if options.nms == "none" and args.iou_thres is not None:
+    options = replace(options, **detector_options, grid=_grid(args, info, size, tiling))
+    if options.nms == "none" and options.grid is None and args.iou_thres is not None:
         logger.warning("--iou-thres %g is not used: with nms 'none' nothing is suppressed", args.iou_thres)
     return options
+
+
+def _grid(args: argparse.Namespace, info: ModelInfo, size: tuple[int, int], tiling: Tiling | None) -> Grid | None:
+    """The tiles of the command line, or else of the data YAML, as a training on it is evaluated."""
+    tile, overlap, classify = args.tile, args.overlap, info.task == "classify"
+    if args.no_tile and (tile is not None or overlap is not None):
+        raise ConfigError("--no-tile: contradicts --tile and --overlap; leave one of them out")
+    if tiling is not None and not (args.no_tile or classify):
+        tile = tiling.size if tile is None else tile
+        overlap = tiling.overlap if overlap is None else overlap
+    return grid_of(tile, overlap, image_size=size, classify=classify)

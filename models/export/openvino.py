@@ -11,7 +11,7 @@ from models.detector import Detector
 from models.export.network import ExportSpec
 from models.export.onnx import write_onnx
 from models.info import OWN_KEY
-from models.runtimes import import_openvino
+from models.runtimes import import_openvino, openvino_core
 
 
 def write_openvino(model: Detector, path: Path, spec: ExportSpec) -> None:
@@ -23,7 +23,7 @@ def write_openvino(model: Detector, path: Path, spec: ExportSpec) -> None:
     openvino = import_openvino()
     intermediate = path.with_suffix(".onnx")
     write_onnx(model, intermediate, replace(spec, half=False), kinds=("Conv",))  # the rest follows by itself
-    graph = openvino.Core().read_model(intermediate)
+    graph = openvino_core().read_model(intermediate)
     for key, value in spec.metadata.items():
         graph.set_rt_info(value, ["cspdet", key])
     openvino.save_model(graph, path, compress_to_fp16=spec.half)

@@ -13,7 +13,7 @@ from models.export.compare import Difference, ExportError
 from models.export.compare_detections import compare_as_layout
 from models.export.network import ExportSpec
 from models.info import Predictor, Values
-from models.runtimes import import_openvino, predict_by
+from models.runtimes import import_openvino, openvino_core, predict_by
 from utils.text import first_line
 
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
@@ -69,7 +69,7 @@ def _openvino(path: Path, spec: ExportSpec) -> tuple[str, Callable[[], Run]]:
     openvino = import_openvino()
 
     def load() -> Run:
-        compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        compiled = openvino_core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         names = spec.layout.outputs(spec.info.task)
         return lambda part: [found[name] for found in [compiled({spec.layout.input: part})] for name in names]
 

@@ -12,6 +12,7 @@ import pytest
 from data.balance import class_factors, class_images, describe_classes, rare_classes, repeat_factors
 from data.config import load_data_config
 from data.dataset import Request
+from data.doctor import report as doctor
 from data.read import read_split
 from data.sampler import TrainSampler
 from tests.data.test_dataset import make
@@ -19,6 +20,7 @@ from tests.data.test_loader import batches, same
 from tests.data.test_sampler import make_sampler
 from utils.samples import Sample, Samples
 from utils.structures import LabelledImages
+from utils.tiles import Tiling
 
 
 def split(*classes: list[int], crowd: frozenset[int] = frozenset(), names: int = 4) -> LabelledImages:
@@ -179,8 +181,16 @@ def test_without_balance_the_log_names_rare_classes_alone() -> None:
     images = split(*([0, 1] for _ in range(16)), [2])
     (line,) = describe_classes(images, None)
     assert line.startswith("rare classes: c in 1 of 17 images; --set balance=repeat")
+    assert "c in 1 of 17 tiles; " in describe_classes(replace(images, tiling=Tiling(640)), None)[0]
     assert describe_classes(split([0], [1], [0, 1]), None) == []
+    splits = {name: doctor.count(images) for name in ("train", "val")}
+    assert (
+        doctor.to_text(doctor.Report("data.yaml", splits=splits)).count(
+            "Rare: c in 1 of 17 images; train.py --set balance=repeat"
+        )
+        == 1
+    ), "of the training split alone"
     assert rare_classes(("a", "b"), np.array([0, 0]), 0) == ""
     counts = np.array([400, *([1] * 7), *([400] * 9)])
     told = rare_classes([f"n{number}" for number in range(17)], counts, 400)
-    assert told == "n1 in 1, n2 in 1, n3 in 1, n4 in 1, n5 in 1 and 2 more classes of 400 images"
+    assert told == "n1 in 1, n2 in 1, n3 in 1, n4 in 1, n5 in 1 and 2 more classes of 400"

@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 
 from data.config import load_data_config
-from data.dataset import REPLACED, EvalDataset, Request, TrainDataset, check_size
+from data.dataset import REPLACED, EvalDataset, Request, TrainDataset
 from data.images import read_for_training, read_image
 from data.items import Item, collate
 from data.read import read_split
+from data.sample_reader import check_size
 from utils.augment_config import AugmentConfig
 from utils.config import ConfigError
 from utils.log import Progress
@@ -124,7 +125,7 @@ def test_each_image_of_a_block_is_read_once(images: LabelledImages, monkeypatch:
         read.append(path)
         return read_for_training(path, **options)
 
-    monkeypatch.setattr("data.dataset.read_for_training", counted)
+    monkeypatch.setattr("data.sample_reader.read_for_training", counted)
     dataset = make(images, replace(ALL, mosaic=1.0, mixup=1.0))
     dataset.__getitems__([Request(0, index, SIZE, True, partners=PARTNERS) for index in range(8)])
     assert sorted(read) == sorted(sample.path for sample in images.samples)

@@ -120,8 +120,9 @@ def test_every_size_of_multi_scale_letterboxes_into_its_own_height_and_width(tmp
 
 @pytest.mark.parametrize(("height", "width"), [(96, 320), (320, 96)])
 def test_anchors_and_doctor_see_objects_at_the_size_of_the_training(
-    tiny_coco: Path, height: int, width: int, capsys: pytest.CaptureFixture[str]
+    tiny_coco: Path, height: int, width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(doctor, "setup_logging", lambda **_: None)  # it would silence the log of other tests
     images = read_split(load_data_config(str(tiny_coco)), "train")
     sides = np.array(
         [

@@ -18,7 +18,7 @@ from models.config import load_model_config
 from models.info import ModelInfo
 from models.predictor import default_weights, open_predictor
 from models.predictor_torch import ModelPredictor
-from models.runtimes import _in_batches, import_openvino
+from models.runtimes import _in_batches, import_openvino, openvino_core
 from utils.checkpoint import save_checkpoint
 from utils.config import ConfigError, to_plain
 
@@ -208,7 +208,7 @@ def test_openvino(batch: int | None, side: int | None, tmp_path: Path) -> None:
         openvino = import_openvino()
     except ImportError:
         pytest.skip("openvino is not installed")
-    model = openvino.Core().read_model(write_onnx(tmp_path / "m.onnx", batch=batch, side=side))
+    model = openvino_core().read_model(write_onnx(tmp_path / "m.onnx", batch=batch, side=side))
     for key, value in COLOURS.to_metadata().items():
         model.set_rt_info(value, ["cspdet", key])
     openvino.save_model(model, tmp_path / "m.xml", compress_to_fp16=False)
@@ -219,7 +219,7 @@ def test_openvino(batch: int | None, side: int | None, tmp_path: Path) -> None:
     for found, wanted in zip(predictor.predict(images), expected_output(images), strict=True):
         assert isinstance(found, np.ndarray)
         torch.testing.assert_close(torch.from_numpy(found), wanted)
-    openvino.save_model(openvino.Core().read_model(tmp_path / "m.onnx"), tmp_path / "other.xml")
+    openvino.save_model(openvino_core().read_model(tmp_path / "m.onnx"), tmp_path / "other.xml")
     with pytest.raises(ConfigError, match="not a detector exported by CSPDet"):
         open_predictor(tmp_path / "other.xml")
     (tmp_path / "broken.xml").write_text("<net/>")

@@ -12,7 +12,7 @@ from models.export.graph import set_outputs
 from models.info import ModelInfo
 from models.layouts import FINAL, Final, Layout
 from models.postprocess import postprocess
-from models.runtimes import import_openvino
+from models.runtimes import openvino_core
 from utils.choices import NMS_KINDS
 
 onnx = pytest.importorskip("onnx")
@@ -103,13 +103,13 @@ def test_images_with_nothing_and_boxes_that_are_no_numbers(nms: str) -> None:
 @pytest.mark.parametrize("nms", ["default", "vote", "diounms"])
 def test_openvino_gives_the_same(nms: str, tmp_path: Path) -> None:
     try:
-        openvino = import_openvino()
+        core = openvino_core()
     except ImportError:
         pytest.skip("openvino is not installed")
     final = Final(0.2, 0.45, 30)
     onnx.save(make_graph(nms, final), tmp_path / "end.onnx")
     exact = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(str(tmp_path / "end.onnx"), "CPU", exact)
+    compiled = core.compile_model(str(tmp_path / "end.onnx"), "CPU", exact)
     boxes, scores = make_candidates(4, batch=2, count=60)
     for values in (scores, scores * 0):
         found = compiled({"candidates.boxes": boxes, "candidates.scores": values})
