@@ -184,12 +184,9 @@ def test_without_balance_the_log_names_rare_classes_alone() -> None:
     assert "c in 1 of 17 tiles; " in describe_classes(replace(images, tiling=Tiling(640)), None)[0]
     assert describe_classes(split([0], [1], [0, 1]), None) == []
     splits = {name: doctor.count(images) for name in ("train", "val")}
-    assert (
-        doctor.to_text(doctor.Report("data.yaml", splits=splits)).count(
-            "Rare: c in 1 of 17 images; train.py --set balance=repeat"
-        )
-        == 1
-    ), "of the training split alone"
+    told = doctor.to_text(doctor.Report("data.yaml", splits=splits))
+    rare = "Rare: c in 1 of 17 images; train.py --set balance=repeat"
+    assert told.count(rare) == 1, "of the training split alone"
     assert rare_classes(("a", "b"), np.array([0, 0]), 0) == ""
     counts = np.array([400, *([1] * 7), *([400] * 9)])
     told = rare_classes([f"n{number}" for number in range(17)], counts, 400)
