@@ -50,7 +50,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--weights", help="checkpoint, darknet .weights or .conv.N, or YOLOX .pth, to start from")
     parser.add_argument("--epochs", type=epochs, help="passes over the training images; +N with --resume: N more")
     parser.add_argument("--batch-size", type=batch_size, help="images in a batch, over all processes; or auto")
-    parser.add_argument("--img-size", type=whole_number, help="side of the network input in pixels")
+    parser.add_image_size()
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the fastest there is)")
     parser.add_argument("--workers", type=int, help="loader processes (default: half the cores, at most 8)")
     parser.add_argument("--threads", type=whole_number, help="CPU threads of PyTorch (default: its own choice)")

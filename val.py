@@ -65,9 +65,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--data", nargs="?", const="shapes", help="data YAML: a path, or a name in cfg/data/ (default: the model's own)"
     )
     parser.add_argument("--split", choices=("val", "test", "train"), default="val", help="part of the data")
-    parser.add_argument(
-        "--img-size", type=whole_number, help="side of the network input in pixels (default: the model's)"
-    )
+    parser.add_image_size()
     parser.add_argument("--batch-size", type=whole_number, default=16, help="images at a time; changes no figure")
     parser.add_argument("--conf-thres", type=share, help="detections score more than this, 0 to 1 (default: 0.001)")
     parser.add_argument("--iou-thres", type=share, help="NMS removes overlaps above this IoU, 0 to 1 (default: 0.65)")

@@ -75,7 +75,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Options as in docs/reference.md."""
     parser = Parser(prog="python -m data.anchors", description="Fit anchors to a data set.")
     parser.add_argument("data", nargs="?", default="shapes", help="data YAML: a path, or a name in cfg/data/")
-    parser.add_argument("--img-size", type=whole_number, default=416, help="side of the network input in pixels")
+    parser.add_image_size(default=416)
     parser.add_argument("--num", type=whole_number, default=9, help="anchors over all levels")
     parser.add_argument("--levels", type=whole_number, default=3, help="levels of the model, finest first")
     parser.add_argument("--split", choices=("train", "val", "test"), default="train", help="part of the data")
@@ -91,7 +91,8 @@ def run(args: argparse.Namespace) -> str:
         raise ConfigError(f"--num {args.num} anchors cannot be shared equally by --levels {args.levels}")
     whole = read_split(load_data_config(args.data), args.split, truth="none")
     images, tiles = training_tiles(whole, seed=args.seed)
-    sizes = box_sizes(images, (args.img_size, args.img_size), args.resize)
+    height, width = args.img_size
+    sizes = box_sizes(images, (height, width), args.resize)
     anchors = rounded(fit_anchors(sizes, args.num, seed=args.seed))
     coverage = cover(sizes, anchors)
     levels = by_level(anchors, [args.num // args.levels] * args.levels)
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> str:
     note = f"only {different} different sizes; the other anchors are scaled copies\n" if different < args.num else ""
     of = tiles or f"{len(images)} images"
     return (
-        f"{len(sizes)} boxes of {of} at {args.img_size} px: best possible recall {coverage.recall:.4f} "
+        f"{len(sizes)} boxes of {of} at {height} x {width} px: best possible recall {coverage.recall:.4f} "
         f"(an anchor within a factor {FACTOR:g}), mean best IoU {coverage.iou:.3f}\n{note}anchors: [{text}]"
     )
 

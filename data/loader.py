@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from data.anchors import object_sizes
+from data.balance import repeat_factors
 from data.classification import ClassifyDataset
 from data.dataset import EvalDataset, TrainDataset
 from data.items import collate
@@ -141,6 +142,7 @@ def train_loader_of(
         seed=config.seed,
         rank=rank,
         world_size=world_size,
+        repeats=repeat_factors(dataset.images, recipe.balance_threshold) if recipe.balance == "repeat" else None,
         files=None if dataset.images.samples.tiles is None else dataset.images.samples.image_ids,
     )
     workers, timeout = config.workers, recipe.worker_timeout

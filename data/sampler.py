@@ -37,7 +37,8 @@ LAST_LARGE_STEPS = 100
 class TrainSampler(Sampler[list[Request]]):
     """The batches of an epoch, as requests for images of a size; a pure function of (seed, epoch, batch).
 
-    The order is a permutation of all images; the last batch is filled from its start, so that all batches are full.
+    The order is a permutation of all images, some of them several times with `repeats`; the last batch is filled from
+    its start, so that all batches are full.
     Every rank takes its share of the same global batch, whose images follow each other; where batches grow, shares may
     differ by one image.
 
@@ -48,6 +49,7 @@ class TrainSampler(Sampler[list[Request]]):
         mix_epochs: epochs with mosaic and mixup.
         mix_share: share of the batches of those epochs that may be mixed.
         files: (count,) a number of each image's file, where images are tiles: `TOGETHER` of a file are in one block.
+        repeats: (count,) how often each image is in an epoch, on average (data/balance.py); None: each once.
     """
 
     count: int
@@ -60,6 +62,7 @@ class TrainSampler(Sampler[list[Request]]):
     rank: int = 0
     world_size: int = 1
     files: np.ndarray | None = None
+    repeats: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size % self.world_size:
@@ -76,6 +79,7 @@ class TrainSampler(Sampler[list[Request]]):
         """Continue with batch `start` of `epoch`."""
         self.epoch = epoch
         self.start = start
+        self.times = self._times(epoch)
         self.sides, self.images = self._epoch(epoch)
 
     def images_in(self, start: int, stop: int) -> int:
@@ -84,18 +88,26 @@ class TrainSampler(Sampler[list[Request]]):
 
     def total_steps(self, epochs: int) -> int:
         """Optimizer updates in a training of `epochs`."""
-        dynamic = self.sizes.dynamic
-        batches = [len(self._epoch(epoch)[1]) if dynamic else self.batches for epoch in range(epochs)]
+        vary = self.sizes.dynamic or self.repeats is not None
+        batches = [len(self._epoch(epoch)[1]) if vary else self.batches for epoch in range(epochs)]
         return sum(-(-number // self.sizes.accumulate) for number in batches)
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.sizes.epoch(epoch, count=self.count, batch_size=self.batch_size)
+        return self.sizes.epoch(epoch, count=int(self._times(epoch).sum()), batch_size=self.batch_size)
+
+    def _times(self, epoch: int) -> np.ndarray:
+        """(count,) how often each image is in an epoch: `repeats`, rounded up with the probability of what is over."""
+        if self.repeats is None:
+            return np.ones(self.count, int)
+        whole = np.floor(self.repeats)
+        draws = np.random.default_rng((self.seed, epoch, 0, 4)).random(self.count)
+        return (whole + (draws < self.repeats - whole)).astype(int)
 
     def __len__(self) -> int:
         return self.batches - self.start
 
     def __iter__(self) -> Iterator[list[Request]]:
-        order = self._order(np.random.default_rng((self.seed, self.epoch)))
+        order, repeats = self._order()
         end = self.images_in(0, self.start)
         for batch in range(self.start, self.batches):
             (height, width), mix = self.sides[batch].tolist(), self.is_mixed(batch)
@@ -103,34 +115,44 @@ class TrainSampler(Sampler[list[Request]]):
             end = begin + images
             first, last = (begin + images * rank // self.world_size for rank in (self.rank, self.rank + 1))
             yield [
-                Request(self.epoch, int(order[place % self.count]), (height, width), mix, place // self.count, partners)
+                Request(self.epoch, int(order[place % len(order)]), (height, width), mix, int(repeats[place]), partners)
                 for place, partners in zip(range(first, last), self._partners(order, first, last), strict=True)
             ]
 
-    def _order(self, rng: np.random.Generator) -> np.ndarray:
-        """(count,) the images of an epoch, each once."""
-        order = rng.permutation(self.count)
+    def _order(self) -> tuple[np.ndarray, np.ndarray]:
+        """The images of the epoch in their order, and for each place of its batches how often its image came before."""
+        shown = np.repeat(np.arange(self.count), self.times)
+        copies = np.arange(len(shown)) - np.repeat(self.times.cumsum() - self.times, self.times)
+        mixed = self._mixed(shown)
+        places = np.arange(self.images_in(0, self.batches))
+        chosen = mixed[places % len(mixed)]
+        return shown[mixed], copies[chosen] + places // len(mixed) * self.times[shown[chosen]]
+
+    def _mixed(self, shown: np.ndarray) -> np.ndarray:
+        """A permutation of the positions of `shown`, which are images of an epoch."""
+        rng, count = np.random.default_rng((self.seed, self.epoch)), len(shown)
+        order = rng.permutation(count)
         if self.files is None:
             return order
-        files = self.files[order]
+        files = self.files[shown[order]]
         by_file = np.argsort(files, kind="stable")
-        rank = np.arange(self.count) - np.searchsorted(files[by_file], files[by_file])  # of each image in its file
+        rank = np.arange(count) - np.searchsorted(files[by_file], files[by_file])  # of each image in its file
         few = np.cumsum(rank % TOGETHER == 0) - 1  # that stay together, by number
-        order = order[by_file][np.argsort(rng.permutation(self.count)[few], kind="stable")]
-        return order[np.lexsort((rng.random(self.count), np.arange(self.count) // BLOCK))]
+        order = order[by_file][np.argsort(rng.permutation(count)[few], kind="stable")]
+        return order[np.lexsort((rng.random(count), np.arange(count) // BLOCK))]
 
     def _partners(self, order: np.ndarray, first: int, last: int) -> Iterator[tuple[int, ...]]:
         """The partners of the images at the positions from `first` to `last`: so many places further in their blocks.
 
         How many is drawn for each block; an image at its end goes on at its beginning.
         """
-        length = min(BLOCK, self.count)
+        length = min(BLOCK, len(order))
         for block in range(first // length, -(-last // length)):
             begin = block * length
             turns = np.random.default_rng((self.seed, self.epoch, block, 3)).permutation(np.arange(1, length))
             steps = np.resize(turns, PARTNERS) if length > 1 else np.zeros(PARTNERS, int)
             for place in range(max(first - begin, 0), min(last - begin, length)):
-                yield tuple(order[(begin + (place + steps) % length) % self.count].tolist())
+                yield tuple(order[(begin + (place + steps) % length) % len(order)].tolist())
 
     def is_mixed(self, batch: int) -> bool:
         """Whether a batch of the current epoch may have images made of several."""

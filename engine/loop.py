@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 
+from data.balance import describe_classes
 from data.sampler import SAMPLE_ORDER
 from engine.build import build_predictor
 from engine.evaluate import evaluate
@@ -65,6 +66,7 @@ def run_epochs(job: Job, state: TrainState, stop: Stop, *, trial: Trial | None =
     """From where `state` is to the end of the training; returns the exit status."""
     recipe, images = job.config.recipe, job.images
     lines = [f"{images.source}, {len(images.names)} classes", images.counts()]
+    lines += describe_classes(images.train, job.sampler.repeats)
     describe_training(job.config, job.run.folder, job.stepper, state, lines)
     if dist.rank() == 0 and state.step == 0:
         plots.plot_labels(images.train, job.run.folder / "labels.png")

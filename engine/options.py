@@ -83,12 +83,17 @@ def resolve(args: argparse.Namespace) -> tuple[TrainConfig, Run | None]:
         recipe,
         epochs=total_epochs(args.epochs) or recipe.epochs,
         batch_size=recipe.batch_size if args.batch_size in (None, "auto") else args.batch_size,
-        image_size=args.img_size or recipe.image_size,
+        image_size=_as_key(args.img_size) if args.img_size else recipe.image_size,
         deterministic=args.deterministic or recipe.deterministic,
     )
-    size = (recipe.image_size, recipe.image_size) if recipe.image_size else model.size
-    workers = default_workers() if args.workers is None else args.workers
+    size, workers = recipe.size or model.size, default_workers() if args.workers is None else args.workers
     return TrainConfig(to_plain(model), recipe, data, size, args.weights, args.seed or 0, workers), None
+
+
+def _as_key(size: tuple[int, int]) -> int | list[int]:
+    """A (height, width) as the recipe's key `image_size`: one number for a square."""
+    height, width = size
+    return height if height == width else [height, width]
 
 
 def _data_source(args: argparse.Namespace) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from utils.choices import Resize
 from utils.config import ROOT, ConfigError, apply_overrides, find_file, from_home, load_yaml, unknown_key
 from utils.program import quiet_imports
-from utils.schema import to_dataclass
+from utils.schema import height_and_width, to_dataclass
 from utils.text import shown
 
 FIGURES = ("params", "bflops", "AP", "AP50", "AP75", "APs", "APm", "APl", "top1", "top5", "fps")
@@ -54,11 +54,7 @@ class ModelConfig:
     name: str = "model"
 
     def __post_init__(self) -> None:
-        sides = [self.image_size] * 2 if isinstance(self.image_size, int) else self.image_size
-        if len(sides) != 2 or min(sides) < 1:
-            raise ValueError(
-                f"image_size: expected one side or [height, width], above 0, found {shown(self.image_size)}"
-            )
+        height_and_width(self.image_size)
         if self.norm_eps is not None and not 0 < self.norm_eps < 1:
             raise ValueError(f"norm_eps: expected a number above 0 and below 1, found {self.norm_eps}")
         for figures in self.published:
@@ -72,10 +68,7 @@ class ModelConfig:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the network input in pixels."""
-        if isinstance(self.image_size, int):
-            return self.image_size, self.image_size
-        height, width = self.image_size
-        return height, width
+        return height_and_width(self.image_size)
 
 
 def _check_published(figures: Mapping[str, Any]) -> None:

@@ -47,11 +47,12 @@ def settings(*texts: str) -> list[str]:
     return [part for text in ("amp=off", "anchor_recall=null", "augment.mixup=0.3", *texts) for part in ("--set", text)]
 
 
-# Two batches of six images an epoch. AdamW's first steps would go by the sign of a gradient, be it a rounding error;
-# with channels_last PyTorch's batch normalisation sums in single precision: its variances are off by a few millionths.
+# Two batches of six images an epoch, some of them copies (balance). AdamW's first steps would go by the sign of a
+# gradient, be it a rounding error; with channels_last PyTorch's batch normalisation sums in single precision: its
+# variances are off by a few millionths.
 LONG = ["--epochs", "10", "--batch-size", "6", "--workers", "0"]
 LONG += settings("optimizer.type=sgd", "optimizer.lr=0.002", "channels_last=false")
-LONG += settings("evaluation.interval=10", "augment.multi_scale=0.3")
+LONG += settings("evaluation.interval=10", "augment.multi_scale=0.3", "balance=repeat", "balance_threshold=0.9")
 SYNCED = ["--set", "sync_bn=true"]
 # Four batches of two images and two steps an epoch.
 SHORT = ["--epochs", "2", "--batch-size", "2", "--workers", "0"]

@@ -88,11 +88,11 @@ def evaluate(weights: Path, data: Path, folder: Path) -> dict:
     return json.loads((folder / "exp" / "metrics.json").read_text())
 
 
-def find(weights: Path, data: Path, folder: Path) -> list[dict]:
+def find(weights: Path, data: Path, folder: Path, *options: str) -> list[dict]:
     arguments = ["--weights", str(weights), "--source", str(data.parent / "images"), "--device", "cpu", "--save-json"]
     # The best few of each image: of the thousands of a random model, one may lie on the edge of a threshold.
     arguments += ["--no-save", "--conf-thres", "0.2", "--max-det", "10", "--trust"]
-    assert detect.main([*arguments, "--project", str(folder)]) == 0
+    assert detect.main([*arguments, *options, "--project", str(folder)]) == 0
     return json.loads((folder / "exp" / "detections.json").read_text())
 
 

@@ -252,7 +252,14 @@ def test_a_run_of_a_release_with_another_order_of_images_begins_its_epoch_again_
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
-    "recipe", [("optimizer.type=sgd", "schedule.type=step"), ("amp=bf16",), ("cache=false",), (ONE_TO_ONE,)]
+    "recipe",
+    [
+        ("optimizer.type=sgd", "schedule.type=step"),
+        ("amp=bf16",),
+        ("cache=false",),
+        (ONE_TO_ONE,),
+        ("balance=repeat", "balance_threshold=0.9", "nominal_batch_size=8"),
+    ],
 )
 def test_every_kind_of_recipe_goes_on_exactly(
     command: list[str], tmp_path: Path, stop_after: Callable, recipe: tuple[str, ...]

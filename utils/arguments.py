@@ -80,11 +80,17 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--cfg", help="darknet .cfg or model config, for darknet .weights and YOLOX .pth only")
         self.add_argument("--trust", action="store_true", help="run the code that a .torchscript file contains")
 
-    def add_image_size(self) -> None:
-        """Add --img-size, one side or height and width; gives (height, width), or None where it is left out."""
+    def add_image_size(self, default: int | None = None) -> None:
+        """Add --img-size, one side or height and width; gives (height, width), where it is left out that of `default`.
+
+        Args:
+            default: side in pixels; None: the model's own, and the option gives None.
+        """
+        usual = default or "the model's"
         self.add_argument(
             "--img-size", nargs="+", type=whole_number, action=_Size, metavar=("N", "W"),
-            help="side of the network input in pixels, or its height and width (default: the model's)",
+            default=(default, default) if default else None,
+            help=f"side of the network input in pixels, or its height and width (default: {usual})",
         )  # fmt: skip
 
     def add_tiles(self) -> None:

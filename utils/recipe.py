@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from utils.augment_config import AugmentConfig
 from utils.config import ROOT, ConfigError, apply_overrides, below_root, find_file, load_yaml
-from utils.schema import require, to_dataclass
+from utils.schema import height_and_width, require, to_dataclass
 
 RECIPES = ROOT / "cfg" / "train"
 
@@ -196,10 +196,12 @@ class RecipeConfig:
     Args:
         epochs: passes over the training images; 'auto': as many as their number asks for (train_config.py), fixed when
             the training starts.
+        balance: 'repeat' shows images of rare classes several times an epoch (data/balance.py).
+        balance_threshold: a class in a smaller share of the images is rare; null: in less than the median class.
         batch_size: images in one forward pass, over all processes.
         dynamic_batch: batches grow where augment.multi_scale draws a small size, to what the largest size needs.
         nominal_batch_size: gradients are added up until this many images are seen; null: a step for every batch.
-        image_size: side of the network input in pixels; null: the model's own.
+        image_size: side or [height, width] of the network input in pixels; null: the model's own. Read it as `size`.
         amp: mixed precision; 'auto' is bf16 where GPU or CPU computes in it, fp16 on older GPUs, off elsewhere.
         cache: keep small training sets in memory (changes speed only).
         channels_last: memory format of images and weights.
@@ -223,10 +225,12 @@ class RecipeConfig:
     """
 
     epochs: int | Literal["auto"] = 100
+    balance: Literal["none", "repeat"] = "none"
+    balance_threshold: float | None = None
     batch_size: int = 16
     dynamic_batch: bool = False
     nominal_batch_size: int | None = None
-    image_size: int | None = None
+    image_size: int | list[int] | None = None
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
     cache: bool = True
     channels_last: bool = True
@@ -254,8 +258,11 @@ class RecipeConfig:
     def __post_init__(self) -> None:
         epochs = self.epochs
         require(epochs == "auto" or epochs >= 1, "epochs", "a whole number of at least 1, or auto", epochs)
+        share = self.balance_threshold
+        require(share is None or 0 < share <= 1, "balance_threshold", "a share in (0, 1], or null", share)
         require(self.batch_size >= 1, "batch_size", "a whole number of at least 1", self.batch_size)
-        require(self.image_size is None or self.image_size >= 32, "image_size", "at least 32 pixels", self.image_size)
+        if self.image_size is not None:
+            height_and_width(self.image_size, least=32)
         nominal = self.nominal_batch_size
         require(nominal is None or nominal >= 1, "nominal_batch_size", "at least 1, or null", nominal)
         require(0 < self.norm_momentum <= 1, "norm_momentum", "a number in (0, 1]", self.norm_momentum)
@@ -277,6 +284,11 @@ class RecipeConfig:
         if self.epochs == "auto":
             raise ValueError("epochs: expected a number, found 'auto'; call `settled` first (train_config.py)")
         return self.epochs
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) of the network input in pixels; None: the model's own."""
+        return None if self.image_size is None else height_and_width(self.image_size, least=32)
 
     @property
     def accumulate(self) -> int:

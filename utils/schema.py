@@ -168,6 +168,21 @@ def require(condition: bool, name: str, expected: str, value: object) -> None:
         raise ValueError(f"{name}: expected {expected}, found {shown(value)}")
 
 
+def height_and_width(image_size: int | list[int], *, least: int = 1) -> tuple[int, int]:
+    """(height, width) of the key `image_size`: one side in pixels, or [height, width].
+
+    Raises:
+        ValueError: neither, or a side below `least` pixels.
+
+    >>> height_and_width(320), height_and_width([256, 448])
+    ((320, 320), (256, 448))
+    """
+    sides = [image_size] * 2 if isinstance(image_size, int) else image_size
+    fits = len(sides) == 2 and min(sides) >= least
+    require(fits, "image_size", f"one side or [height, width], at least {least} pixels", image_size)
+    return sides[0], sides[1]
+
+
 def _parameters(maker: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {name: p for name, p in inspect.signature(maker).parameters.items() if p.kind in keyword}

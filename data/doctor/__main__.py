@@ -23,7 +23,7 @@ from data.doctor.report import Report, count, to_text
 from data.formats import coco
 from data.formats.rows import CLIPPED, IMAGE_LEFT_OUT, NOTES, REPAIRED, SUMMED
 from data.read import label_format
-from utils.arguments import Parser, whole_number
+from utils.arguments import Parser
 from utils.config import ConfigError
 from utils.files import write_atomically
 from utils.log import say, say_error, setup_logging
@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
         "--predictions", metavar="FILE", type=Path, help="predictions.json of val.py: what they dispute"
     )
     parser.add_argument("--split", choices=SPLITS, default="val", help="split that they are for (default: val)")
-    parser.add_argument("--img-size", type=whole_number, default=640, help="for the sizes of objects in the network")
+    parser.add_image_size(default=640)
     args = parser.parse_args(argv)
     setup_logging(rank=1 if args.json else 0)  # nothing but JSON on standard output
     try:

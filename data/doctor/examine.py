@@ -27,12 +27,12 @@ _LEFT_OUT = "the split cannot be used"
 
 
 def examine(
-    config: DataConfig, *, image_size: int = 640, truth: Literal["whole", "none"] = "whole"
+    config: DataConfig, *, image_size: tuple[int, int] = (640, 640), truth: Literal["whole", "none"] = "whole"
 ) -> tuple[Report, dict[str, LabelledImages]]:
     """Everything that is wrong with a data set, and its splits without the images that cannot be used.
 
     Args:
-        image_size: side of the network input, for the sizes of objects in it.
+        image_size: (height, width) of the network input, for the sizes of objects in it.
         truth: as of `read_split`; the ground truth takes most of the memory, and is needed to write a set.
     """
     report, splits = (

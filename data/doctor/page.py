@@ -78,7 +78,8 @@ def _kind(kind: KindSum, figures: Sequence[str]) -> str:
     return f"<h3>{title}</h3>{''.join(figures)}<details{opened}><summary>all {count}</summary>{listed}{more}</details>"
 
 
-def _split(split: str, facts: SplitFacts, image_size: int) -> str:
+def _split(split: str, facts: SplitFacts, image_size: tuple[int, int]) -> str:
+    height, width = image_size
     ordered = sorted(facts.classes.items(), key=lambda item: -item[1]["objects"])
     most = max([counts["objects"] for _, counts in ordered] + [1])
     rows = [
@@ -96,7 +97,7 @@ def _split(split: str, facts: SplitFacts, image_size: int) -> str:
     return (
         f"<h2>{escape(split)}</h2><p>{escape(str(facts))}</p>\n"
         + table([header("class"), header("objects", "number"), header("images", "number"), header("")], rows)
-        + f"<p>Longer side of the objects in pixels, in {parts} fitted into {image_size} x {image_size}:</p>"
+        + f"<p>Longer side of the objects in pixels, in {parts} fitted into {height} x {width}:</p>"
         + table([header("pixels"), header("objects", "number"), header("")], sides)
     )
 

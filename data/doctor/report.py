@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data.balance import rare_classes
 from data.doctor.kinds import kind_of
 from data.formats.rows import (
     BACKGROUND,
@@ -100,14 +101,14 @@ class Report:
     """All findings about a data set, and what its splits hold.
 
     Args:
-        image_size: side of the network input that `SplitFacts.sides` are for.
+        image_size: (height, width) of the network input that `SplitFacts.sides` are for.
         root: folder of the set.
     """
 
     source: str
     splits: dict[str, SplitFacts] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
-    image_size: int = 640
+    image_size: tuple[int, int] = (640, 640)
     root: str = ""
 
     @property
@@ -146,7 +147,7 @@ class Report:
             "source": self.source,
             "status": self.status,
             **{f"{severity}s": counts[severity] for severity in SEVERITIES},
-            "image_size": self.image_size,
+            "image_size": list(self.image_size),
             "splits": {split: asdict(facts) for split, facts in self.splits.items()},
             "kinds": [each.as_dict() for each in self.grouped()],
             "findings": [asdict(finding) for finding in self.findings],
@@ -191,11 +192,11 @@ class KindSum:
         }
 
 
-def count(data: LabelledImages, image_size: int = 640) -> SplitFacts:
+def count(data: LabelledImages, image_size: tuple[int, int] = (640, 640)) -> SplitFacts:
     """The facts of one split.
 
     Args:
-        image_size: side of the network input, into which pictures are fitted with their longer side.
+        image_size: (height, width) of the network input, into which pictures are letterboxed.
     """
     samples, objects_only = data.samples, ~data.samples.crowd
     labels, boxes = samples.labels[objects_only], samples.boxes[objects_only]
@@ -206,9 +207,8 @@ def count(data: LabelledImages, image_size: int = 640) -> SplitFacts:
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     small, large = int((areas < SMALL).sum()), int((areas >= MEDIUM).sum())
     longer = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0.0)
-    inputs = samples.sizes.max(axis=1, initial=1)
-    inputs = inputs if data.tiling is None else np.minimum(inputs, data.tiling.size)
-    scaled = longer * image_size / np.maximum(inputs, 1)[owners]
+    inputs = samples.sizes if data.tiling is None else np.minimum(samples.sizes, data.tiling.size)
+    scaled = longer * (np.array(image_size) / np.maximum(inputs, 1)).min(axis=1)[owners]
     limits = [8, 16, 32, 64, 128, 256, 512]
     shares = np.bincount(np.searchsorted(limits, scaled, side="right"), minlength=len(limits) + 1).tolist()
     names = [f"< {limits[0]}", *(f"{low}-{high}" for low, high in itertools.pairwise(limits))]
@@ -246,6 +246,9 @@ def to_text(report: Report, *, everything: bool = False) -> str:
             lines.append(
                 f"  {shorten(name):{width}}  {counts['objects']:8} objects {share:6.1%}  in {counts['images']} images"
             )
+        seen = np.array([counts["images"] for counts in facts.classes.values()])
+        if split == "train" and (rare := rare_classes(list(facts.classes), seen, facts.images)):
+            lines.append(f"  Rare: {rare} images; train.py --set balance=repeat shows them more often")
     counts = Counter(finding.severity for finding in report.findings)
     totals = ", ".join(f"{counts[severity]} {severity}s" for severity in SEVERITIES)
     more = "" if everything or len(report.findings) == len(report.grouped()) else "; --all lists each"

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace, weights: Path) -> Path:
     """Evaluate as the command line says; returns the folder with the results."""
     predictor = open_predictor(weights, cfg=args.cfg, device=args.device, half=args.half, trust=args.trust)
     say(f"Weights: {weights} ({predictor.description})")
-    size = (args.img_size, args.img_size) if args.img_size else predictor.image_size
+    size = args.img_size or predictor.image_size
     predictor.info.check_size(size, where="--img-size")
     resize = args.resize or predictor.resize
     config = load_data_config(args.data or training_data(predictor, weights))

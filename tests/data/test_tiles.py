@@ -270,7 +270,7 @@ def test_the_doctor_the_anchors_and_the_splitter_know_of_tiles(
     assert f"{counts.filled + counts.empty} tiles ({counts.filled} with an object, {counts.empty} without)" in text
     assert report.as_dict()["splits"]["train"]["tiles"]["filled"] == counts.filled
     assert anchors_main([str(pictures), "--img-size", "64"]) == 0
-    assert f"of {counts} at 64 px" in capsys.readouterr().out
+    assert f"of {counts} at 64 x 64 px" in capsys.readouterr().out
     assert split_main([str(pictures), str(tmp_path / "new"), "--val", "0.3"]) == 0
     assert convert_main([str(pictures), str(tmp_path / "coco"), "--to", "coco"]) == 0
     assert load_yaml(tmp_path / "coco" / "data.yaml")["tiling"]["overlap"] == 0.25
