@@ -157,6 +157,8 @@ def test_few_tiles_of_a_file_are_in_one_block(files: int, tiles: int) -> None:
         counts = [len(np.unique(block)) for block in blocks]
         assert all(0.7 < count * TOGETHER / BLOCK < 1.3 for count in counts)
         assert np.mean(counts) < 1.05 * BLOCK / TOGETHER
+        neighbours = [(block[1:] == block[:-1]).mean() for block in blocks]
+        assert np.mean(neighbours) < 0.06, "within the block they are shuffled"
 
 
 def test_tiles_may_be_repeated() -> None:
@@ -166,5 +168,3 @@ def test_tiles_may_be_repeated() -> None:
     assert (np.bincount(shown, minlength=540) == sampler.times).all()
     files = [len(np.unique(owners[shown[at : at + BLOCK]])) for at in range(0, len(shown) - BLOCK, BLOCK)]
     assert max(files) < 1.4 * BLOCK / TOGETHER
-        neighbours = [(block[1:] == block[:-1]).mean() for block in blocks]
-        assert np.mean(neighbours) < 0.06, "within the block they are shuffled"
