@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -90,13 +90,34 @@ def _hashes(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.packbits(bits.reshape(-1, 64), axis=1), small.std(axis=(1, 2))
 
 
-def _correlation(small: np.ndarray, pairs: np.ndarray, chunk: int = 10_000) -> np.ndarray:
+def largest_change(small: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """(P,) the largest difference between the two small pictures of each pair, in grey levels of the second.
+
+    A change of brightness and contrast counts for nothing; a thing that moved, in a few of the 288 values, does.
+    """
+    values = np.zeros(len(pairs))
+    for part, one, other in _centred(small, pairs):
+        scale = (one * other).sum(axis=1) / np.maximum((one * one).sum(axis=1), 1e-9)
+        values[part] = np.abs(other - scale[:, None] * one).max(axis=1, initial=0)
+    return values
+
+
+def _correlation(small: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """(P,) Pearson's correlation of the two small pictures of each pair."""
     values = np.zeros(len(pairs))
-    for start in range(0, len(pairs), chunk):
-        part = pairs[start : start + chunk]
-        one, other = (small[part[:, side]].reshape(len(part), -1).astype(np.float32) for side in (0, 1))
-        one, other = (each - each.mean(axis=1, keepdims=True) for each in (one, other))
+    for part, one, other in _centred(small, pairs):
         scale = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-        values[start : start + chunk] = (one * other).sum(axis=1) / np.maximum(scale, 1e-9)
+        values[part] = (one * other).sum(axis=1) / np.maximum(scale, 1e-9)
     return values
+
+
+def _centred(
+    small: np.ndarray, pairs: np.ndarray, chunk: int = 10_000
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Parts of the pairs, and (K, 288) float32 of both pictures of each, less their means."""
+    for start in range(0, len(pairs), chunk):
+        part = slice(start, start + chunk)
+        one, other = (
+            small[pairs[part, side]].reshape(-1, SMALL_SHAPE[0] * SMALL_SHAPE[1]).astype(np.float32) for side in (0, 1)
+        )
+        yield part, one - one.mean(axis=1, keepdims=True), other - other.mean(axis=1, keepdims=True)

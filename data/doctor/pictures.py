@@ -13,7 +13,7 @@ import numpy as np
 from data.formats.assemble import size_mismatch
 from data.formats.rows import KEPT, LEFT_OUT, SUSPECT
 from data.images import SMALL_SHAPE, read_image, shrink
-from data.similar import SCENE, alike
+from data.similar import SCENE, alike, largest_change
 from utils.log import Progress
 from utils.structures import LabelledImages, LabelProblem, Sample, Samples
 from utils.text import printable
@@ -24,8 +24,9 @@ THREADS = 8
 CHUNK = 512
 """Images that are handed out at once: a task for each of a million would fill the memory."""
 
-NEARLY = (3, 0.999)
-"""Limits as of `data.similar`: a photo saved again, or one that hardly differs."""
+NEARLY, SAME = (3, 0.999), 4
+"""Limits as of `data.similar` and grey levels of the largest change: a photo saved again, or one that hardly differs.
+A chess piece or a walker who moved changes a value of the small pictures by 6 to 25 levels, JPEG by 1 to 3."""
 
 DARK = 12
 """A picture whose brightest hundredth is darker shows nothing, of 255."""
@@ -128,7 +129,10 @@ def _shared_scenes(
     starts = np.cumsum([0, *(len(pictures[split].small) for split in names)])
     told: set[int] = set()
     for limits, what in ((NEARLY, "nearly the same picture as"), (SCENE, "the same scene as")):
-        for one, other in alike(small, limits).tolist():
+        pairs = alike(small, limits)
+        if limits == NEARLY:
+            pairs = pairs[largest_change(small, pairs) <= SAME]
+        for one, other in pairs.tolist():
             if owner[one] == owner[other] or other in told or digests[one] == digests[other]:
                 continue
             told.add(other)

@@ -113,7 +113,7 @@ class Report:
         groups: dict[tuple[str, str, str, str], list[Finding]] = {}
         remedies: dict[str, str] = {}
         for finding in self.findings:
-            kind = kind_of(finding.what)
+            kind = kind_of(finding.what, finding.action)
             remedies[kind.title] = kind.remedy
             groups.setdefault((finding.severity, finding.split, kind.title, finding.action), []).append(finding)
         sums = [
