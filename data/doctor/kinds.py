@@ -73,7 +73,8 @@ _KINDS = [
     (r"classes have no object", "classes without an object", "add examples, or take the class out of 'names'"),
     (r"has objects of .* and train none", "classes that train has not", "move examples to train; split anew: python -m "
      "data.split"),
-    (r"of the pictures, but in .* of those of train", "class with another share than in train", "split anew: python -m data.split"),
+    (r"of the pictures, but in .* of those of train", "class with another share than in train", "split anew: python -m "
+     "data.split"),
     (r"is on line [0-9]+ already", "image listed twice", "delete the line"),
     (r"the image .* has this id already", "image id that stands twice", "give each image its own id"),
     (r"one image file under ", "image under several ids", "give all annotations to one entry"),

@@ -188,10 +188,11 @@ def _check_rows(
     with np.errstate(invalid="ignore"):
         finite = np.all(np.isfinite(raw), axis=1)
         positive = np.all(raw[:, 2:] > raw[:, :2], axis=1)
-        bounds = np.concatenate((limits[:, ::-1], limits[:, ::-1]), axis=1).astype(np.float64)
-        boxes = np.minimum(np.maximum(raw, 0.0), bounds)
+        boxes, excess = np.maximum(raw, 0.0), np.zeros(len(raw))
+        for column in range(4):  # one after another: of a million boxes, each (M, 4) takes 32 MB
+            np.minimum(boxes[:, column], limits[:, 1 - column % 2], out=boxes[:, column])
+            np.maximum(excess, np.abs(raw[:, column] - boxes[:, column]), out=excess)
         inside = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
-        excess = np.abs(raw - boxes).max(axis=1, initial=0.0)
     usable = finite & positive & inside
     duplicates = _duplicates(rows, boxes, keep & usable)
     for row in np.flatnonzero(keep & (~usable | duplicates | (excess > TOLERANCE))).tolist():

@@ -60,7 +60,7 @@ def test_each_pair_of_doubles_is_told_once_in_pictures_of_any_size() -> None:
     rows = Rows(
         np.array([0] * count + [1] * 3),
         np.zeros(count + 3, np.int64),
-        np.concatenate((boxes, boxes[:2], boxes[:1] + [0, 0, 0, 0.5])),
+        np.concatenate((boxes, boxes[:2], boxes[:1] + np.array([0, 0, 0, 0.5]))),
         np.zeros(count + 3, bool),
         "row {}".format,
     )
