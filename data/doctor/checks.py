@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from data.classes import same_classes
-from data.doctor.report import Report
+from data.doctor.report import Report, Suspect
 from data.formats.rows import KEPT, SUSPECT, show_box
 from utils.config import ConfigError
 from utils.files import read_regular
@@ -28,16 +27,6 @@ CROWDED = 10
 
 SKEWED, SURE = 2.0, 4.0
 """A class whose share of the pictures differs by this factor and by this many standard errors."""
-
-
-@dataclass(frozen=True)
-class Suspect:
-    """A problem with the picture and the box that show it."""
-
-    problem: LabelProblem
-    image: Path
-    box: np.ndarray | None = None
-    rank: float = 0.0
 
 
 def suspicious_boxes(data: LabelledImages) -> Iterator[Suspect]:

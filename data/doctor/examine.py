@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,7 +14,7 @@ from data.config import SPLITS, DataConfig
 from data.doctor.checks import compare_classes, copied_label_files, crowded_pictures, suspicious_boxes
 from data.doctor.pictures import Pictures, compare_pictures, examine_pictures
 from data.doctor.report import Report, count
-from data.formats.label_places import shared_files
+from data.formats.label_places import ORPHAN, shared_files
 from data.read import guess_task, read_split
 from utils.config import ConfigError
 from utils.structures import LabelledImages, LabelProblem
@@ -48,7 +49,10 @@ def examine(
             data = read_split(lenient, split, task=task, thorough=True, truth=truth)
         except ConfigError as error:
             message = str(error).removeprefix(f"{config.source}: ")
-            report.add(split, LabelProblem(str(config.source), message, _LEFT_OUT))
+            spare = (
+                split == "test" and bool(splits) and not config.test.exists()
+            )  # exporters name it without writing it
+            report.add(split, LabelProblem(str(config.source), message, _LEFT_OUT), "warning" if spare else None)
             continue
         problems = list(data.problems)
         pictures[split] = examine_pictures(data.samples, problems, title=f"Examining {split}")
@@ -60,8 +64,7 @@ def examine(
         splits[split] = replace(data, samples=samples)
         report.splits[split] = count(splits[split], image_size)
         for suspect in (*suspicious_boxes(splits[split]), *crowded_pictures(splits[split])) if task == "detect" else ():
-            box = None if suspect.box is None else tuple(suspect.box.tolist())
-            report.add(split, suspect.problem, image=str(suspect.image), box=box, rank=suspect.rank)
+            report.add_suspect(split, suspect)
     _compare(report, splits, pictures)
     return report, splits
 
@@ -70,7 +73,10 @@ def _add_problems(report: Report, split: str, problems: list[LabelProblem], data
     """What was found while reading, with the picture and the box where the message tells them."""
     image_of = {str(file): str(image) for image, file in data.label_files.items()}
     images = {str(path) for path in data.samples.paths()}
+    told = {finding.where for finding in report.findings if finding.what == ORPHAN}  # of labels that splits share
     for problem in problems:
+        if problem.what == ORPHAN and problem.where in told:
+            continue
         place = re.sub(r"(:[0-9]+)?(: (shape|annotation) .*)?$", "", problem.where)
         image = problem.where if problem.where in images else image_of.get(place)
         found = _BOX.search(problem.what)
@@ -83,7 +89,5 @@ def _compare(report: Report, splits: Mapping[str, LabelledImages], pictures: Map
     """Add what is found between splits."""
     for split, problem in (*compare_classes(splits, report), *shared_files(splits)):
         report.add(split, problem)
-    for split, suspect in copied_label_files(splits):
-        report.add(split, suspect.problem, image=str(suspect.image))
-    for split, problem, image in compare_pictures(splits, pictures):
-        report.add(split, problem, image=str(image))
+    for split, suspect in itertools.chain(copied_label_files(splits), compare_pictures(splits, pictures)):
+        report.add_suspect(split, suspect)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.doctor.report import Suspect
 from data.formats.assemble import size_mismatch
 from data.formats.rows import KEPT, LEFT_OUT, SUSPECT
 from data.images import SMALL_SHAPE, read_image, shrink
@@ -103,7 +104,7 @@ def _plain(image: np.ndarray) -> str | None:
 
 def compare_pictures(
     splits: Mapping[str, LabelledImages], pictures: Mapping[str, Pictures]
-) -> Iterator[tuple[str, LabelProblem, Path]]:
+) -> Iterator[tuple[str, Suspect]]:
     """Pictures whose pixels are those of an earlier one, and pictures that look like one of another split."""
     first: dict[bytes, tuple[str, Path]] = {}
     for split, data in splits.items():
@@ -112,13 +113,14 @@ def compare_pictures(
             other, earlier = first.setdefault(digest, (split, path))
             if earlier != path or other != split:
                 leak = "" if other == split else ", so the measured accuracy is too good"
-                yield split, LabelProblem(str(path), f"the same picture as {earlier} in {other}{leak}", KEPT), path
+                problem = LabelProblem(str(path), f"the same picture as {earlier} in {other}{leak}", KEPT)
+                yield split, Suspect(problem, path, twin=earlier)
     yield from _shared_scenes(splits, pictures)
 
 
 def _shared_scenes(
     splits: Mapping[str, LabelledImages], pictures: Mapping[str, Pictures]
-) -> Iterator[tuple[str, LabelProblem, Path]]:
+) -> Iterator[tuple[str, Suspect]]:
     """Pictures that look like one of an earlier split, other than by every pixel."""
     names = list(splits)
     if len(names) < 2:
@@ -139,4 +141,4 @@ def _shared_scenes(
             split, first = names[owner[other]], names[owner[one]]
             path = splits[split].samples.path(other - int(starts[owner[other]]))
             twin = splits[first].samples.path(one - int(starts[owner[one]]))
-            yield split, LabelProblem(str(path), f"{what} {twin} in {first}", SUSPECT), path
+            yield split, Suspect(LabelProblem(str(path), f"{what} {twin} in {first}", SUSPECT), path, twin=twin)

@@ -14,6 +14,7 @@ from data.formats.rows import KEPT, LEFT_OUT, Problems
 from utils.files import open_regular, read_regular
 from utils.structures import LabelledImages, LabelProblem
 
+ORPHAN = "a label file without an image"
 NOT_LABELS = ("classes.txt", "labels.txt")
 """Written by labelling tools beside their rows."""
 
@@ -100,7 +101,7 @@ def report_orphans(places: LabelPlaces, folders: Folders, problems: Problems, *,
             stems = _image_stems({path for owner in owners for path in owner.parent.glob("*/")}, folders)
         for name in orphans:
             if os.path.splitext(name)[0] not in stems:
-                problems.add(folder / name, "a label file without an image")
+                problems.add(folder / name, ORPHAN)
 
 
 def _report_beside(folder: Path, folders: Folders, problems: Problems, *, suffix: str) -> None:
@@ -109,7 +110,7 @@ def _report_beside(folder: Path, folders: Folders, problems: Problems, *, suffix
     for name in sorted(folders.names(folder)):
         stem, ending = os.path.splitext(name)
         if ending.lower() == suffix and stem not in stems and name not in NOT_LABELS and _holds_labels(folder / name):
-            problems.add(folder / name, "a label file without an image")
+            problems.add(folder / name, ORPHAN)
 
 
 def _holds_labels(file: Path) -> bool:
