@@ -46,7 +46,8 @@ def alike(small: np.ndarray, limits: tuple[int, float]) -> np.ndarray:
     """(P, 2) int64: pairs of pictures that look alike, each pair once, the first index lower.
 
     A picture is compared with its neighbours in eight orders of the hashes, each of which begins at another byte: time
-    and memory grow with the number of pictures, and of many that are alike, each is paired with a few.
+    and memory grow with the number of pictures, and of many that are alike, each is paired with a few. Of those that
+    are equal, the first stands for all.
 
     Args:
         small: (N, 16, 18) uint8 from `small_pictures`.
@@ -54,8 +55,10 @@ def alike(small: np.ndarray, limits: tuple[int, float]) -> np.ndarray:
     """
     most_bits, least = limits
     hashes, contrast = _hashes(small)
-    keys_found = np.zeros(0, np.int64)
-    rows = np.flatnonzero(contrast >= 2)  # a plain picture is like every other plain one
+    seen = contrast >= 2  # a plain picture is like every other plain one
+    first, copies = _first_of_each(small)
+    rows, copies = first[seen[first]], copies[seen[copies[:, 0]]]
+    keys_found = copies[:, 0] * len(small) + copies[:, 1]
     for first_byte in range(hashes.shape[1]):
         keys = np.roll(hashes[rows], -first_byte, axis=1)
         order = rows[np.lexsort(keys.T[::-1])]
@@ -66,6 +69,19 @@ def alike(small: np.ndarray, limits: tuple[int, float]) -> np.ndarray:
             keys_found = np.union1d(keys_found, low * len(small) + high)
     found = np.stack(np.divmod(keys_found, max(len(small), 1)), axis=1)
     return found[_correlation(small, found) >= least]
+
+
+def _first_of_each(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first of all pictures that are equal (K,) ascending, and the others (P, 2), each behind its first.
+
+    A thousand copies of a picture would be compared with each other alone, and be a million pairs.
+    """
+    values = np.ascontiguousarray(small.reshape(len(small), SMALL_SHAPE[0] * SMALL_SHAPE[1]))
+    whole = values.view(np.dtype((np.void, values.shape[1]))).ravel()
+    _, first, inverse = np.unique(whole, return_index=True, return_inverse=True)
+    owner = first[inverse.ravel()]
+    others = np.flatnonzero(owner != np.arange(len(small)))
+    return np.sort(first), np.stack((owner[others], others), axis=1)
 
 
 def groups(count: int, pairs: np.ndarray) -> np.ndarray:

@@ -49,9 +49,8 @@ def examine(
             data = read_split(lenient, split, task=task, thorough=True, truth=truth)
         except ConfigError as error:
             message = str(error).removeprefix(f"{config.source}: ")
-            spare = (
-                split == "test" and bool(splits) and not config.test.exists()
-            )  # exporters name it without writing it
+            absent = config.test is not None and not config.test.exists()  # exporters name it without writing it
+            spare = split == "test" and absent and bool(splits)
             report.add(split, LabelProblem(str(config.source), message, _LEFT_OUT), "warning" if spare else None)
             continue
         problems = list(data.problems)
