@@ -15,6 +15,7 @@ from data.doctor.checks import compare_classes, copied_label_files, crowded_pict
 from data.doctor.pictures import Pictures, compare_pictures, examine_pictures
 from data.doctor.report import Report, count
 from data.formats.label_places import ORPHAN, shared_files
+from data.formats.rows import NEEDED
 from data.read import guess_task, read_split
 from utils.config import ConfigError
 from utils.structures import LabelledImages, LabelProblem
@@ -64,6 +65,8 @@ def examine(
         report.splits[split] = count(splits[split], image_size)
         for suspect in (*suspicious_boxes(splits[split]), *crowded_pictures(splits[split])) if task == "detect" else ():
             report.add_suspect(split, suspect)
+    if splits and config.val is None:
+        report.add(next(iter(splits)), LabelProblem(str(config.source), "there is no split 'val'", NEEDED))
     _compare(report, splits, pictures)
     return report, splits
 

@@ -102,6 +102,7 @@ _KINDS = [
     (r"images lie elsewhere than the file says", "pictures in another folder than named", "nothing; or set 'images'"),
     (r"has no box; expected|expected a number$|: points are |^points are |with a text 'label'|expected a number in <",
      "shape that cannot be read", "draw the object again"),
+    (r"^there is no split 'val'", "set without val", "make one: python -m data.split"),
     (r"no object is labelled where", "object without a label, by the model", "label it, if it is one"),
     (r"fits the object better", "box that fits badly, by the model", "draw it again, if the model is right"),
     (r"the model sees ", "class that the model disputes", "correct the class, if the model is right"),

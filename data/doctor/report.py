@@ -19,6 +19,7 @@ from data.formats.rows import (
     KEYPOINTS,
     LISTED,
     MATCHED,
+    NEEDED,
     NO_CLASS,
     NOT_USED,
     OUTLINES,
@@ -35,7 +36,7 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 SEVERITY: dict[str, Severity] = {
     **dict.fromkeys((CLIPPED, REPAIRED, KEPT, LISTED, BACKGROUND), "warning"),
-    **dict.fromkeys((SUSPECT, OUTLINES, KEYPOINTS, COMPLETED, MATCHED, NO_CLASS, NOT_USED), "note"),
+    **dict.fromkeys((SUSPECT, OUTLINES, KEYPOINTS, COMPLETED, MATCHED, NO_CLASS, NOT_USED, NEEDED), "note"),
 }
 """By the action that a run takes; every other action drops or changes something, which is an error."""
 

@@ -28,7 +28,10 @@ LISTED = "each is listed"
 MATCHED = "matched by name"
 NO_CLASS = "no class"
 NOT_USED = "not used"
-NOTES = frozenset({KEPT, LISTED, SUSPECT, BACKGROUND, OUTLINES, KEYPOINTS, COMPLETED, MATCHED, NO_CLASS, NOT_USED})
+NEEDED = "training needs one"
+NOTES = frozenset(
+    {KEPT, LISTED, SUSPECT, BACKGROUND, OUTLINES, KEYPOINTS, COMPLETED, MATCHED, NO_CLASS, NOT_USED, NEEDED}
+)
 """Actions of a LabelProblem that is worth reporting but not an error: `labels: error` accepts it."""
 UNDERSTOOD = frozenset({OUTLINES, KEYPOINTS, COMPLETED, MATCHED, NO_CLASS, NOT_USED})
 """Those of them that say how something was read that is right as it is."""
