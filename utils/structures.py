@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LabelProblem:
     """One bad label or file: what is wrong, where, and what was done about it."""
 

@@ -57,7 +57,8 @@ def examine(
         problems = list(data.problems)
         pictures[split] = examine_pictures(data.samples, problems, title=f"Examining {split}")
         _add_problems(report, split, problems, data)
-        samples = data.samples.take(np.flatnonzero(pictures[split].usable))
+        usable = pictures[split].usable
+        samples = data.samples if usable.all() else data.samples.take(np.flatnonzero(usable))
         if not samples:
             report.add(split, LabelProblem(str(config.source), "no image is left", _LEFT_OUT))
             continue
@@ -73,6 +74,8 @@ def examine(
 
 def _add_problems(report: Report, split: str, problems: list[LabelProblem], data: LabelledImages) -> None:
     """What was found while reading, with the picture and the box where the message tells them."""
+    if not problems:  # nothing is to be looked up then: of a million labels, that takes 60 MB
+        return
     image_of = {str(file): str(image) for image, file in data.label_files.items()}
     images = {str(path) for path in data.samples.paths()}
     told = {finding.where for finding in report.findings if finding.what == ORPHAN}  # of labels that splits share

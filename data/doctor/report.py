@@ -65,7 +65,7 @@ class Suspect:
     twin: Path | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One problem: its severity, split and place, what it is, and what a run does about it.
 
@@ -137,8 +137,9 @@ class Report:
         """Add a problem with what shows it."""
         box, labelled = (None if box is None else tuple(box.tolist()) for box in (suspect.box, suspect.labelled))
         twin = None if suspect.twin is None else str(suspect.twin)
+        image = suspect.problem.where if suspect.problem.where == str(suspect.image) else str(suspect.image)  # one text
         seen: dict[str, Any] = {"box": box, "labelled": labelled, "twin": twin, "rank": suspect.rank}
-        self.add(split, suspect.problem, image=str(suspect.image), **seen)
+        self.add(split, suspect.problem, image=image, **seen)
 
     def grouped(self) -> list[KindSum]:
         """The findings by severity, split and kind: the most severe first, then the most frequent."""
