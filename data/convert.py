@@ -162,7 +162,8 @@ def _file_names(splits: Mapping[str, LabelledImages]) -> tuple[dict[str, list[st
     for split, data in splits.items():
         written = {image["id"]: image["file_name"] for image in data.ground_truth["images"]}
         for sample in data.samples:
-            name = PurePosixPath(written.get(sample.image_id, sample.path.name).replace("\\", "/"))
+            own = written.get(sample.image_id, sample.path.name)
+            name = PurePosixPath(own if sample.path.as_posix().endswith(f"/{own}") else own.replace("\\", "/"))
             if name.is_absolute() or ".." in name.parts:
                 name = PurePosixPath(sample.path.name)
             free, count = name.as_posix(), 1

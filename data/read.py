@@ -160,9 +160,8 @@ def read_split(
             f"{shown(list(config.folders[:3]))}; class folders are for a classifier, and the model is a detector"
         )
     elif _is_json(target):
-        outlines, images = truth == "whole", config.images
-        data = coco.read(target, config.path, images=images, names=config.names, outlines=outlines, problems=problems)
-        data = replace(data, ground_truth={} if truth == "none" else data.ground_truth)
+        images, names = config.images, config.names
+        data = coco.read(target, config.path, images=images, names=names, truth=truth, problems=problems)
     else:
         read = _read_xml if _is_xml(target) else _read_images
         data = read(config, target, split, problems)

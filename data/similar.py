@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from utils.log import tracked
 
 THREADS = 8
 """Threads that decode pictures; Pillow releases the interpreter lock."""
+
+CHUNK = 512
+"""Pictures that are handed out at once: a task for each of a hundred thousand takes 300 MB."""
 
 DUPLICATE = (4, 0.997)
 """The same photo again, resized, compressed or brighter: at most so many of 64 bits of the hash differ, and the
@@ -37,16 +41,20 @@ def small_pictures(paths: Sequence[Path], title: str) -> np.ndarray:
         except ValueError:  # told where its labels are read
             return np.zeros(SMALL_SHAPE, np.uint8)
 
+    small = np.zeros((len(paths), *SMALL_SHAPE), np.uint8)
     with ThreadPoolExecutor(THREADS) as pool:
-        small = list(tracked(pool.map(read, paths), len(paths), title))
-    return np.array(small, np.uint8).reshape(-1, *SMALL_SHAPE)
+        parts = (pool.map(read, paths[start : start + CHUNK]) for start in range(0, len(paths), CHUNK))
+        for index, each in enumerate(tracked(itertools.chain.from_iterable(parts), len(paths), title)):
+            small[index] = each
+    return small
 
 
 def alike(small: np.ndarray, limits: tuple[int, float]) -> np.ndarray:
     """(P, 2) int64: pairs of pictures that look alike, each pair once, the first index lower.
 
     A picture is compared with its neighbours in eight orders of the hashes, each of which begins at another byte: time
-    and memory grow with the number of pictures, and of many that are alike, each is paired with a few.
+    and memory grow with the number of pictures, and of many that are alike, each is paired with a few. Of those that
+    are equal, the first stands for all.
 
     Args:
         small: (N, 16, 18) uint8 from `small_pictures`.
@@ -54,8 +62,10 @@ def alike(small: np.ndarray, limits: tuple[int, float]) -> np.ndarray:
     """
     most_bits, least = limits
     hashes, contrast = _hashes(small)
-    keys_found = np.zeros(0, np.int64)
-    rows = np.flatnonzero(contrast >= 2)  # a plain picture is like every other plain one
+    seen = contrast >= 2  # a plain picture is like every other plain one
+    first, copies = _first_of_each(small)
+    rows, copies = first[seen[first]], copies[seen[copies[:, 0]]]
+    keys_found = copies[:, 0] * len(small) + copies[:, 1]
     for first_byte in range(hashes.shape[1]):
         keys = np.roll(hashes[rows], -first_byte, axis=1)
         order = rows[np.lexsort(keys.T[::-1])]
@@ -66,6 +76,19 @@ def alike(small: np.ndarray, limits: tuple[int, float]) -> np.ndarray:
             keys_found = np.union1d(keys_found, low * len(small) + high)
     found = np.stack(np.divmod(keys_found, max(len(small), 1)), axis=1)
     return found[_correlation(small, found) >= least]
+
+
+def _first_of_each(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first of all pictures that are equal (K,) ascending, and the others (P, 2), each behind its first.
+
+    A thousand copies of a picture would be compared with each other alone, and be a million pairs.
+    """
+    values = np.ascontiguousarray(small.reshape(len(small), SMALL_SHAPE[0] * SMALL_SHAPE[1]))
+    whole = values.view(np.dtype((np.void, values.shape[1]))).ravel()
+    _, first, inverse = np.unique(whole, return_index=True, return_inverse=True)
+    owner = first[inverse.ravel()]
+    others = np.flatnonzero(owner != np.arange(len(small)))
+    return np.sort(first), np.stack((owner[others], others), axis=1)
 
 
 def groups(count: int, pairs: np.ndarray) -> np.ndarray:
@@ -90,13 +113,34 @@ def _hashes(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.packbits(bits.reshape(-1, 64), axis=1), small.std(axis=(1, 2))
 
 
-def _correlation(small: np.ndarray, pairs: np.ndarray, chunk: int = 10_000) -> np.ndarray:
+def largest_change(small: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """(P,) the largest difference between the two small pictures of each pair, in grey levels of the second.
+
+    A change of brightness and contrast counts for nothing; a thing that moved, in a few of the 288 values, does.
+    """
+    values = np.zeros(len(pairs))
+    for part, one, other in _centred(small, pairs):
+        scale = (one * other).sum(axis=1) / np.maximum((one * one).sum(axis=1), 1e-9)
+        values[part] = np.abs(other - scale[:, None] * one).max(axis=1, initial=0)
+    return values
+
+
+def _correlation(small: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """(P,) Pearson's correlation of the two small pictures of each pair."""
     values = np.zeros(len(pairs))
-    for start in range(0, len(pairs), chunk):
-        part = pairs[start : start + chunk]
-        one, other = (small[part[:, side]].reshape(len(part), -1).astype(np.float32) for side in (0, 1))
-        one, other = (each - each.mean(axis=1, keepdims=True) for each in (one, other))
+    for part, one, other in _centred(small, pairs):
         scale = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-        values[start : start + chunk] = (one * other).sum(axis=1) / np.maximum(scale, 1e-9)
+        values[part] = (one * other).sum(axis=1) / np.maximum(scale, 1e-9)
     return values
+
+
+def _centred(
+    small: np.ndarray, pairs: np.ndarray, chunk: int = 10_000
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Parts of the pairs, and (K, 288) float32 of both pictures of each, less their means."""
+    for start in range(0, len(pairs), chunk):
+        part = slice(start, start + chunk)
+        one, other = (
+            small[pairs[part, side]].reshape(-1, SMALL_SHAPE[0] * SMALL_SHAPE[1]).astype(np.float32) for side in (0, 1)
+        )
+        yield part, one - one.mean(axis=1, keepdims=True), other - other.mean(axis=1, keepdims=True)

@@ -34,7 +34,7 @@ def may_copy_later(device: torch.device) -> bool:
     return device.type != "mps"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LabelProblem:
     """One bad label or file: what is wrong, where, and what was done about it."""
 

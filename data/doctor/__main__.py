@@ -84,8 +84,7 @@ def add_disputes(report: Report, splits: dict[str, LabelledImages], split: str, 
     if split not in splits:
         raise ConfigError(f"--predictions: there is no usable split '{split}'; name another one with --split")
     for suspect in disputes(splits[split], file):
-        x1, y1, x2, y2 = suspect.box.tolist() if suspect.box is not None else (0.0, 0.0, 0.0, 0.0)
-        report.add(split, suspect.problem, image=str(suspect.image), box=(x1, y1, x2, y2), rank=suspect.rank)
+        report.add_suspect(split, suspect)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from data.classes import same_classes
-from data.doctor.report import Report
+from data.doctor.report import Report, Suspect
 from data.formats.rows import KEPT, SUSPECT, show_box
 from utils.config import ConfigError
 from utils.files import read_regular
@@ -28,16 +27,6 @@ CROWDED = 10
 
 SKEWED, SURE = 2.0, 4.0
 """A class whose share of the pictures differs by this factor and by this many standard errors."""
-
-
-@dataclass(frozen=True)
-class Suspect:
-    """A problem with the picture and the box that show it."""
-
-    problem: LabelProblem
-    image: Path
-    box: np.ndarray | None = None
-    rank: float = 0.0
 
 
 def suspicious_boxes(data: LabelledImages) -> Iterator[Suspect]:
@@ -117,18 +106,17 @@ def compare_classes(splits: Mapping[str, LabelledImages], report: Report) -> Ite
             yield split, LabelProblem(source, f"{split} has objects of {listed(unseen)}, and train none", KEPT)
         for name, counts in facts.classes.items():
             one, other = train.classes.get(name, {"images": 0})["images"], counts["images"]
-            if what := skew(one, train.images, other, facts.images):
-                yield split, LabelProblem(source, f"'{name}' is {what} of train", SUSPECT)
+            if shares := skew(one, train.images, other, facts.images):
+                what = f"'{name}' is in {shares[1]:.1%} of the pictures, but in {shares[0]:.1%} of those of train"
+                yield split, LabelProblem(source, what, SUSPECT)
 
 
-def skew(one: int, images: int, other: int, others: int) -> str | None:
-    """Whether two shares, `one` of `images` and `other` of `others`, differ by more than chance, in words."""
+def skew(one: int, images: int, other: int, others: int) -> tuple[float, float] | None:
+    """Two shares, `one` of `images` and `other` of `others`, if they differ by more than chance."""
     if not one or not other:
         return None
     shares = one / images, other / others
     pooled = (one + other) / (images + others)
     error = (pooled * (1 - pooled) * (1 / images + 1 / others)) ** 0.5
     factor = max(shares) / min(shares)
-    if factor < SKEWED or abs(shares[0] - shares[1]) < SURE * error:
-        return None
-    return f"in {shares[1]:.1%} of the pictures, which is another part of them than the {shares[0]:.1%}"
+    return None if factor < SKEWED or abs(shares[0] - shares[1]) < SURE * error else shares

@@ -74,11 +74,36 @@ _KINDS = [
     (r"has objects of .* and train none", "classes that train has not", "move examples to train; split anew: python -m "
      "data.split"),
     (r"^tiling: of ", "objects too large for the tiles", "take a larger tiling.size or tiling.overlap"),
-    (r"is another part of", "class with another share than in train", "split anew: python -m data.split"),
+    (r"of the pictures, but in .* of those of train", "class with another share than in train", "split anew: python -m "
+     "data.split"),
     (r"is on line [0-9]+ already", "image listed twice", "delete the line"),
     (r"the image .* has this id already", "image id that stands twice", "give each image its own id"),
     (r"one image file under ", "image under several ids", "give all annotations to one entry"),
     (r"its file is that of image", "image entry that stands twice", "delete the entry"),
+    (r"^'.*' is none of the [0-9]+ classes|images in no folder of a class", "folder of a class that the set has not",
+     "add it to 'names', or delete it"),
+    (r"^no image of class ", "classes without an object", "add examples, or take the class out of 'names'"),
+    (r"its label file .* names .* as its image", "label file that names another picture", "correct <filename> in it"),
+    (r"its label file is .*, but the others are ", "label file of another format", "write it as the others are"),
+    (r"other objects there \(the first", "pictures with two labels that differ", "delete the wrong ones, or set "
+     "'labels_dir'"),
+    (r"^the classes have the same names as in|in another order than the categories", "classes in another order",
+     "nothing"),
+    (r"has an empty name$", "category without a name", "give it a name"),
+    (r"two categories are named", "categories of one name", "give them different names, or one id"),
+    (r"is the group of all others", "category that groups the others", "nothing"),
+    (r"expected an 'id' and a 'file_name'", "image entry that cannot be read", "write its id and file_name"),
+    (r"image ids such as .* are no whole numbers", "image ids that are no numbers", "nothing; or number the images"),
+    (r"the file has no annotations", "label file without annotations", "nothing, if no picture shows an object"),
+    (r"annotations have no area$", "annotations without an area", "nothing"),
+    (r"^its id (is taken|is no whole)", "annotation id that cannot be used", "number annotations from 1, each once"),
+    (r"the box of its outline is taken", "bbox that its outline replaces", "nothing; or correct the bbox"),
+    (r"images are in the subset for", "file with several subsets", "nothing"),
+    (r"tags of whole images are no objects", "tags of whole pictures", "nothing"),
+    (r"images lie elsewhere than the file says", "pictures in another folder than named", "nothing; or set 'images'"),
+    (r"has no box; expected|expected a number$|: points are |^points are |with a text 'label'|expected a number in <",
+     "shape that cannot be read", "draw the object again"),
+    (r"^there is no split 'val'", "set without val", "make one: python -m data.split"),
     (r"no object is labelled where", "object without a label, by the model", "label it, if it is one"),
     (r"fits the object better", "box that fits badly, by the model", "draw it again, if the model is right"),
     (r"the model sees ", "class that the model disputes", "correct the class, if the model is right"),
@@ -86,11 +111,20 @@ _KINDS = [
 """What messages of a kind match, in the order in which it is tried."""
 
 _TABLE = [(re.compile(pattern), Kind(title, remedy)) for pattern, title, remedy in _KINDS]
+KINDS = frozenset(kind for _, kind in _TABLE)
+"""Those that have a title and a remedy of their own."""
+UNUSABLE = {
+    "the split cannot be used": Kind("split that cannot be used", "do what the message says"),
+    "the splits cannot be used together": Kind("splits with different classes", "name the same classes in both"),
+}
+"""Kinds by the action taken, whatever the message is."""
 _VARIABLE = re.compile(r"'[^']*'|\"[^\"]*\"|\[[^\]]*\]|[^ ]*/[^ ]*|-?[0-9][0-9.,e+-]*")
 
 
-def kind_of(what: str) -> Kind:
+def kind_of(what: str, action: str = "") -> Kind:
     """The kind of a message; of one that is in no table, the message itself without its names and numbers."""
+    if action in UNUSABLE:
+        return UNUSABLE[action]
     for pattern, kind in _TABLE:
         if pattern.search(what):
             return kind

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from data.doctor.report import SEVERITIES, Finding, KindSum, Report, SplitFacts
+from data.doctor.report import SEVERITIES, Box, Finding, KindSum, Report, SplitFacts
 from data.images import read_image
 from utils.html import cell, header, page, table
 from utils.log import tracked
-from utils.text import printable
+from utils.text import printable, shorten
 
 MOST_FINDINGS = 5000
 """Rows of a kind that a browser still scrolls through; --json has all."""
@@ -28,10 +29,25 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
 td.where { font-family: ui-monospace, monospace; font-size: 13px; overflow-wrap: anywhere }
 .bar { background: #4477aa; height: .8rem; min-width: 1px }
 .error { color: #b00020; font-weight: 600 } .warning { color: #9a6700; font-weight: 600 } .clean { color: #1a7f37 }
-figure { display: inline-block; margin: .3rem; width: 180px; vertical-align: top; font-size: 12px }
-figure div { overflow-wrap: anywhere }
+td.where { width: 40% } td.what, h1 { overflow-wrap: anywhere }
+figure { display: inline-block; margin: .3rem; width: 180px; vertical-align: top; font-size: 12px; line-height: 1.35 }
+figure.pair { width: 364px } figure.pair img { margin-right: 4px; max-width: 178px }
+figure div { overflow-wrap: anywhere } .told { color: #666 }
 details { margin: .2rem 0 1rem } summary { cursor: pointer }
+@media (max-width: 40rem) {
+  body { margin: 1rem auto } h1 { font-size: 1.3rem } h3 { font-size: 1rem }
+  figure { width: 45%; margin: 2% } figure.pair { width: 96% } figure img { max-width: 100% }
+  figure.pair img { max-width: 48% }
+  .list tr { display: block; border-bottom: 1px solid #ddd; padding: .3rem 0 } .list tr:first-child { display: none }
+  .list td { display: inline; border: 0; padding: 0 .3rem 0 0 }
+  .list td.number::after { content: " x" } .list td.action::before { content: "\\2013  " }
+  .list td.remedy, .list td.where, .list td.what { display: block; width: auto } .list td.remedy { color: #666 }
+}
 """
+
+_BOXES = "<p class='told'>Red: the model's box. Blue: the label's.</p>"
+_PLACES = re.compile(r"( at)? \[[^\]]*\]")
+"""The numbers of a box, which the picture shows."""
 
 
 def to_html(report: Report) -> str:
@@ -44,9 +60,9 @@ def to_html(report: Report) -> str:
     parts = [f"<h1>{escape(report.source)}</h1><p class='{colour}'>{counts}</p>", "<h2>Findings</h2>"]
     parts.append(_summary(kinds) if kinds else "<p class='clean'>Nothing is wrong.</p>")
     for each in tracked(kinds, len(kinds), "Drawing the page"):
-        figures = _thumbnails(each.findings, min(THUMBNAILS, left))
+        figures = _thumbnails(each.findings, min(THUMBNAILS, left), report.root)
         left -= len(figures)
-        parts.append(_kind(each, figures))
+        parts.append(_kind(each, figures, report.root))
     parts += [_split(split, facts, report.image_size) for split, facts in report.splits.items()]
     return page(f"Data set {report.source}", parts, style=_STYLE)
 
@@ -58,24 +74,35 @@ def _summary(kinds: Sequence[KindSum]) -> str:
             cell(each.split),
             cell(len(each.findings), "number"),
             cell(each.title),
-            cell(each.action),
-            cell(each.remedy),
+            cell(each.action, "action"),
+            cell(each.remedy, "remedy"),
         ]
         for each in kinds
     ]
     head = [header(""), header("split"), header("count", "number"), *map(header, ("what", "a run", "remedy"))]
-    return table(head, rows)
+    return f"<div class='list'>{table(head, rows)}</div>"
 
 
-def _kind(kind: KindSum, figures: Sequence[str]) -> str:
+def _kind(kind: KindSum, figures: Sequence[str], root: str) -> str:
     """The worst cases of a kind as pictures, and all of them in a list that opens."""
-    rows = [[cell(finding.where, "where"), cell(finding.what)] for finding in kind.findings[:MOST_FINDINGS]]
+    rows = [
+        [cell(_seen_from(root, finding.where), "where"), cell(_seen_from(root, finding.what), "what")]
+        for finding in kind.findings[:MOST_FINDINGS]
+    ]
     count = len(kind.findings)
     more = f"<p>The first {MOST_FINDINGS} of {count}; --json lists all.</p>" if count > MOST_FINDINGS else ""
     listed = table([header("where"), header("what")], rows)
     title = f"<span class='{kind.severity}'>{kind.severity}</span> {escape(kind.split)}: {count} x {escape(kind.title)}"
     opened = " open" if count <= THUMBNAILS else ""
-    return f"<h3>{title}</h3>{''.join(figures)}<details{opened}><summary>all {count}</summary>{listed}{more}</details>"
+    about = f"all {count}" if count > 1 else "the place"
+    listed = f"<details{opened}><summary>{about}</summary><div class='list'>{listed}</div>{more}</details>"
+    legend = _BOXES if figures and kind.findings[0].labelled else ""
+    return f"<h3>{title}</h3>{legend}{''.join(figures)}{listed}"
+
+
+def _seen_from(root: str, text: str) -> str:
+    """A text with the files of the set as seen from its folder."""
+    return text.replace(f"{root}/", "") if root else text
 
 
 def _split(split: str, facts: SplitFacts, image_size: tuple[int, int]) -> str:
@@ -106,39 +133,55 @@ def _bar(share: float) -> str:
     return f"<td style='width: 50%'><div class='bar' style='width: {share:.1%}'></div></td>"
 
 
-def _thumbnails(findings: Sequence[Finding], limit: int) -> list[str]:
+def _thumbnails(findings: Sequence[Finding], limit: int, root: str) -> list[str]:
     """The first findings that have a picture, as figures."""
     figures: list[str] = []
     for finding in findings:
         if len(figures) >= limit:
             break
-        if finding.image is not None and (data := thumbnail(Path(finding.image), finding.box)) is not None:
-            source = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+        if finding.image is not None and (data := thumbnail(finding.image, finding.box, finding.labelled)) is not None:
+            other = thumbnail(finding.twin) if finding.twin else None
             name = escape(printable(Path(finding.image).name))
-            figures.append(f"<figure><img alt='{name}' src='{source}'><div>{name}</div></figure>")
+            told = escape(shorten(_PLACES.sub("", _seen_from(root, finding.what)), 150))
+            shown = "".join(_image(each, name) for each in (data, other) if each)
+            kind = " class='pair'" if other else ""
+            figures.append(f"<figure{kind}>{shown}<div>{name}</div><div class='told'>{told}</div></figure>")
     return figures
 
 
-def thumbnail(path: Path, box: tuple[float, float, float, float] | None) -> bytes | None:
-    """The picture, or its part around a box with the box drawn, as a small JPEG; None if it cannot be read."""
+def _image(data: bytes, name: str) -> str:
+    return f"<img alt='{name}' src='data:image/jpeg;base64,{base64.b64encode(data).decode()}'>"
+
+
+def thumbnail(path: str, box: Box | None = None, labelled: Box | None = None) -> bytes | None:
+    """The picture, or its part around a box with the boxes drawn, as a small JPEG; None if it cannot be read."""
     try:
-        image = Image.fromarray(read_image(path))
+        image = Image.fromarray(read_image(Path(path)))
     except ValueError:
         return None
     if box is not None:
-        margin = max(box[2] - box[0], box[3] - box[1], 24)
-        left, top = max(box[0] - margin, 0), max(box[1] - margin, 0)
-        right, bottom = min(box[2] + margin, image.width), min(box[3] + margin, image.height)
-        if right - left >= 1 and bottom - top >= 1:
-            image = image.crop((int(left), int(top), int(right + 0.999), int(bottom + 0.999)))
-            scale = SIDE / max(image.size)
-            image = image.resize((max(round(image.width * scale), 1), max(round(image.height * scale), 1)))
-            corners = [(value - start) * scale for value, start in zip(box, (int(left), int(top)) * 2, strict=True)]
-            x1, y1, x2, y2 = corners
-            ImageDraw.Draw(image).rectangle(
-                (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), outline="red", width=2
-            )
+        image = _cut_out(image, box, labelled)
     image.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=75)
     return buffer.getvalue()
+
+
+def _cut_out(image: Image.Image, box: Box, labelled: Box | None) -> Image.Image:
+    """The part of a picture around both boxes, with room about as wide as these, and the boxes in red and blue."""
+    boxes = [each for each in (labelled, box) if each is not None]
+    low = [min(min(each[axis], each[axis + 2]) for each in boxes) for axis in (0, 1)]
+    high = [max(max(each[axis], each[axis + 2]) for each in boxes) for axis in (0, 1)]
+    margin = max(high[0] - low[0], high[1] - low[1], 24)
+    left, top = (int(max(value - margin, 0)) for value in low)
+    right, bottom = int(min(high[0] + margin, image.width) + 0.999), int(min(high[1] + margin, image.height) + 0.999)
+    if right - left < 1 or bottom - top < 1:
+        return image
+    image = image.crop((left, top, right, bottom))
+    scale = SIDE / max(image.size)
+    image = image.resize((max(round(image.width * scale), 1), max(round(image.height * scale), 1)))
+    for each in boxes:
+        x1, y1, x2, y2 = ((value - start) * scale for value, start in zip(each, (left, top) * 2, strict=True))
+        corners = min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
+        ImageDraw.Draw(image).rectangle(corners, outline="red" if each is box else "#2a7fff", width=2)
+    return image

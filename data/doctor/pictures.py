@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from data.doctor.report import Suspect
 from data.formats.assemble import size_mismatch
 from data.formats.rows import KEPT, LEFT_OUT, SUSPECT
 from data.images import SMALL_SHAPE, read_image, shrink
-from data.similar import SCENE, alike
+from data.similar import SCENE, alike, largest_change
 from utils.log import Progress
 from utils.structures import LabelledImages, LabelProblem, Sample, Samples
 from utils.text import printable
@@ -24,8 +25,9 @@ THREADS = 8
 CHUNK = 512
 """Images that are handed out at once: a task for each of a million would fill the memory."""
 
-NEARLY = (3, 0.999)
-"""Limits as of `data.similar`: a photo saved again, or one that hardly differs."""
+NEARLY, SAME = (3, 0.999), 4
+"""Limits as of `data.similar` and grey levels of the largest change: a photo saved again, or one that hardly differs.
+A chess piece or a walker who moved changes a value of the small pictures by 6 to 25 levels, JPEG by 1 to 3."""
 
 DARK = 12
 """A picture whose brightest hundredth is darker shows nothing, of 255."""
@@ -102,7 +104,7 @@ def _plain(image: np.ndarray) -> str | None:
 
 def compare_pictures(
     splits: Mapping[str, LabelledImages], pictures: Mapping[str, Pictures]
-) -> Iterator[tuple[str, LabelProblem, Path]]:
+) -> Iterator[tuple[str, Suspect]]:
     """Pictures whose pixels are those of an earlier one, and pictures that look like one of another split."""
     first: dict[bytes, tuple[str, Path]] = {}
     for split, data in splits.items():
@@ -111,13 +113,14 @@ def compare_pictures(
             other, earlier = first.setdefault(digest, (split, path))
             if earlier != path or other != split:
                 leak = "" if other == split else ", so the measured accuracy is too good"
-                yield split, LabelProblem(str(path), f"the same picture as {earlier} in {other}{leak}", KEPT), path
+                problem = LabelProblem(str(path), f"the same picture as {earlier} in {other}{leak}", KEPT)
+                yield split, Suspect(problem, path, twin=earlier)
     yield from _shared_scenes(splits, pictures)
 
 
 def _shared_scenes(
     splits: Mapping[str, LabelledImages], pictures: Mapping[str, Pictures]
-) -> Iterator[tuple[str, LabelProblem, Path]]:
+) -> Iterator[tuple[str, Suspect]]:
     """Pictures that look like one of an earlier split, other than by every pixel."""
     names = list(splits)
     if len(names) < 2:
@@ -128,11 +131,14 @@ def _shared_scenes(
     starts = np.cumsum([0, *(len(pictures[split].small) for split in names)])
     told: set[int] = set()
     for limits, what in ((NEARLY, "nearly the same picture as"), (SCENE, "the same scene as")):
-        for one, other in alike(small, limits).tolist():
+        pairs = alike(small, limits)
+        if limits == NEARLY:
+            pairs = pairs[largest_change(small, pairs) <= SAME]
+        for one, other in pairs.tolist():
             if owner[one] == owner[other] or other in told or digests[one] == digests[other]:
                 continue
             told.add(other)
             split, first = names[owner[other]], names[owner[one]]
             path = splits[split].samples.path(other - int(starts[owner[other]]))
             twin = splits[first].samples.path(one - int(starts[owner[one]]))
-            yield split, LabelProblem(str(path), f"{what} {twin} in {first}", SUSPECT), path
+            yield split, Suspect(LabelProblem(str(path), f"{what} {twin} in {first}", SUSPECT), path, twin=twin)

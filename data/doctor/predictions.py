@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data.doctor.checks import Suspect
+from data.doctor.report import Suspect
 from data.formats.json_file import as_float, as_id
 from data.formats.rows import SUSPECT, show_box
 from utils.boxes import box_iou, xywh_to_xyxy
@@ -62,17 +62,17 @@ def _disputes_of(
         if best < NOTHING:
             yield _suspect(sample.path, f"{seen}; no object is labelled where it is", boxes[row], score)
         elif best >= ONE_OBJECT and best_own < ONE_OBJECT:
-            labelled = data.names[classes[overlap[row].argmax()]]
-            what = f"{seen}; the label says '{labelled}' (IoU {best:.2f})"
-            yield _suspect(sample.path, what, objects[overlap[row].argmax()], score)
+            label = objects[overlap[row].argmax()]
+            what = f"{seen}; the label says '{data.names[classes[overlap[row].argmax()]]}' (IoU {best:.2f})"
+            yield _suspect(sample.path, what, boxes[row], score, label)
         elif NOTHING <= best_own < FITS:
-            box = show_box(objects[own.argmax()])
-            what = f"{seen}, which fits the object better than the labelled box {box} (IoU {best_own:.2f})"
-            yield _suspect(sample.path, what, boxes[row], score * (1 - float(best_own)))
+            label = objects[own.argmax()]
+            what = f"{seen}, which fits the object better than the labelled box {show_box(label)} (IoU {best_own:.2f})"
+            yield _suspect(sample.path, what, boxes[row], score * (1 - float(best_own)), label)
 
 
-def _suspect(image: Path, what: str, box: np.ndarray, rank: float) -> Suspect:
-    return Suspect(LabelProblem(str(image), what, SUSPECT), image, box, rank)
+def _suspect(image: Path, what: str, box: np.ndarray, rank: float, labelled: np.ndarray | None = None) -> Suspect:
+    return Suspect(LabelProblem(str(image), what, SUSPECT), image, box, rank, labelled)
 
 
 def _inside(box: np.ndarray, regions: np.ndarray) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from data.formats.rows import (
     KEYPOINTS,
     LISTED,
     MATCHED,
+    NEEDED,
     NO_CLASS,
     NOT_USED,
     OUTLINES,
@@ -29,12 +31,14 @@ from data.tiles import tile_counts
 from utils.structures import LabelledImages, LabelProblem
 from utils.text import printable, shorten
 
+Box = tuple[float, float, float, float]
+"""xyxy pixels of a picture."""
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 SEVERITY: dict[str, Severity] = {
     **dict.fromkeys((CLIPPED, REPAIRED, KEPT, LISTED, BACKGROUND), "warning"),
-    **dict.fromkeys((SUSPECT, OUTLINES, KEYPOINTS, COMPLETED, MATCHED, NO_CLASS, NOT_USED), "note"),
+    **dict.fromkeys((SUSPECT, OUTLINES, KEYPOINTS, COMPLETED, MATCHED, NO_CLASS, NOT_USED, NEEDED), "note"),
 }
 """By the action that a run takes; every other action drops or changes something, which is an error."""
 
@@ -46,11 +50,30 @@ EXAMPLES = 3
 
 
 @dataclass(frozen=True)
+class Suspect:
+    """A problem with what shows it.
+
+    Args:
+        image: the picture; box: (4,) the place in it; labelled: (4,) the label that the box disputes.
+        rank: as of a Finding.
+        twin: the picture that `image` is like.
+    """
+
+    problem: LabelProblem
+    image: Path
+    box: np.ndarray | None = None
+    rank: float = 0.0
+    labelled: np.ndarray | None = None
+    twin: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One problem: its severity, split and place, what it is, and what a run does about it.
 
     Args:
-        image: the picture that shows it, where one does; box: xyxy pixels in it.
+        image: the picture that shows it, where one does; box: the place in it; labelled: the box that `box` disputes.
+        twin: the picture that it is like.
         rank: the larger, the worse it is among those of its kind; 0 where that is not known.
     """
 
@@ -60,8 +83,10 @@ class Finding:
     what: str
     action: str
     image: str | None = None
-    box: tuple[float, float, float, float] | None = None
+    box: Box | None = None
     rank: float = 0.0
+    labelled: Box | None = None
+    twin: str | None = None
 
     def __str__(self) -> str:
         return f"{self.severity}: {self.split}: {LabelProblem(self.where, self.what, self.action)}"
@@ -118,16 +143,24 @@ class Report:
         return "errors" if "error" in severities else "warnings" if "warning" in severities else "clean"
 
     def add(self, split: str, problem: LabelProblem, severity: Severity | None = None, **seen: Any) -> None:
-        """Add a problem; its severity follows from the action taken. `seen` are a Finding's image, box and rank."""
+        """Add a problem; its severity follows from the action taken. `seen` are further fields of a Finding."""
         severity = severity or SEVERITY.get(problem.action, "error")
         self.findings.append(Finding(severity, split, problem.where, problem.what, problem.action, **seen))
+
+    def add_suspect(self, split: str, suspect: Suspect) -> None:
+        """Add a problem with what shows it."""
+        box, labelled = (None if box is None else tuple(box.tolist()) for box in (suspect.box, suspect.labelled))
+        twin = None if suspect.twin is None else str(suspect.twin)
+        image = suspect.problem.where if suspect.problem.where == str(suspect.image) else str(suspect.image)  # one text
+        seen: dict[str, Any] = {"box": box, "labelled": labelled, "twin": twin, "rank": suspect.rank}
+        self.add(split, suspect.problem, image=image, **seen)
 
     def grouped(self) -> list[KindSum]:
         """The findings by severity, split and kind: the most severe first, then the most frequent."""
         groups: dict[tuple[str, str, str, str], list[Finding]] = {}
         remedies: dict[str, str] = {}
         for finding in self.findings:
-            kind = kind_of(finding.what)
+            kind = kind_of(finding.what, finding.action)
             remedies[kind.title] = kind.remedy
             groups.setdefault((finding.severity, finding.split, kind.title, finding.action), []).append(finding)
         sums = [

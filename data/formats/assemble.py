@@ -25,6 +25,9 @@ TOLERANCE = 0.05
 TINY = 2.0
 """Pixels; a box with a shorter side shows nothing recognisable."""
 
+BLOCK = 256
+"""Boxes of a picture that are compared with its others at once: those of one may be many thousands."""
+
 TWICE_IOU = 0.9
 """Two boxes of one class with a larger IoU are rarely two objects."""
 
@@ -146,14 +149,14 @@ def report_suspects(rows: Rows, boxes: np.ndarray, keep: np.ndarray, names: Sequ
     """
     index = np.flatnonzero(keep & ~rows.crowd)
     sides = boxes[index, 2:] - boxes[index, :2]
-    for row, (width, height) in zip(index.tolist(), sides.tolist(), strict=True):
-        if min(width, height) < TINY:
-            box = f"the '{names[rows.labels[row]]}' box {show_box(boxes[row])}"
-            problems.add(rows.where(row), f"{box} is only {width:.3g} x {height:.3g} px", KEPT)
+    for tiny in np.flatnonzero((sides < TINY).any(axis=1)).tolist():
+        row, (width, height) = int(index[tiny]), sides[tiny].tolist()
+        box = f"the '{names[rows.labels[row]]}' box {show_box(boxes[row])}"
+        problems.add(rows.where(row), f"{box} is only {width:.3g} x {height:.3g} px", KEPT)
     order = index[np.argsort(rows.image_index[index], kind="stable")]
-    ends = np.flatnonzero(np.diff(rows.image_index[order])) + 1
-    for group in np.split(order, ends):
-        _report_doubles(rows, boxes, group, names, problems)
+    ends = np.flatnonzero(np.diff(rows.image_index[order], append=-1)) + 1
+    for start, end in itertools.pairwise(itertools.chain([0], ends.tolist())):
+        _report_doubles(rows, boxes, order[start:end], names, problems)
 
 
 def _known_sizes(images: ImageTable, problems: Problems) -> tuple[np.ndarray, np.ndarray]:
@@ -185,10 +188,11 @@ def _check_rows(
     with np.errstate(invalid="ignore"):
         finite = np.all(np.isfinite(raw), axis=1)
         positive = np.all(raw[:, 2:] > raw[:, :2], axis=1)
-        bounds = np.concatenate((limits[:, ::-1], limits[:, ::-1]), axis=1).astype(np.float64)
-        boxes = np.minimum(np.maximum(raw, 0.0), bounds)
+        boxes, excess = np.maximum(raw, 0.0), np.zeros(len(raw))
+        for column in range(4):  # one after another: of a million boxes, each (M, 4) takes 32 MB
+            np.minimum(boxes[:, column], limits[:, 1 - column % 2], out=boxes[:, column])
+            np.maximum(excess, np.abs(raw[:, column] - boxes[:, column]), out=excess)
         inside = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
-        excess = np.abs(raw - boxes).max(axis=1, initial=0.0)
     usable = finite & positive & inside
     duplicates = _duplicates(rows, boxes, keep & usable)
     for row in np.flatnonzero(keep & (~usable | duplicates | (excess > TOLERANCE))).tolist():
@@ -228,13 +232,19 @@ def _duplicates(rows: Rows, boxes: np.ndarray, usable: np.ndarray) -> np.ndarray
 
 def _report_doubles(rows: Rows, boxes: np.ndarray, group: np.ndarray, names: Sequence[str], problems: Problems) -> None:
     """Compare the rows `group` of one image, each pair once."""
-    overlap = np.triu(box_iou(boxes[group], boxes[group]), k=1)
-    for first, second in np.argwhere(overlap > TWICE_IOU).tolist():
-        one, other, iou = int(group[first]), int(group[second]), overlap[first, second]
-        name, other_name = names[rows.labels[one]], names[rows.labels[other]]
-        if name == other_name:
-            overlaps = f"the '{name}' box overlaps the one at {rows.where(one)} with IoU {iou:.2f}"
-            action = KEPT if iou > SAME_IOU else SUSPECT
-            problems.add(rows.where(other), f"{overlaps}: one object labelled twice?", action)
-        elif iou > SAME_IOU:
-            problems.add(rows.where(other), f"the '{other_name}' box is a '{name}' box too, at {rows.where(one)}", KEPT)
+    for start in range(0, len(group), BLOCK):
+        overlap = np.triu(box_iou(boxes[group[start : start + BLOCK]], boxes[group[start:]]), k=1)
+        for first, second in np.argwhere(overlap > TWICE_IOU).tolist():
+            pair = int(group[start + first]), int(group[start + second])
+            _report_double(rows, pair, float(overlap[first, second]), names, problems)
+
+
+def _report_double(rows: Rows, pair: tuple[int, int], iou: float, names: Sequence[str], problems: Problems) -> None:
+    one, other = pair
+    name, other_name = names[rows.labels[one]], names[rows.labels[other]]
+    if name == other_name:
+        overlaps = f"the '{name}' box overlaps the one at {rows.where(one)} with IoU {iou:.2f}"
+        action = KEPT if iou > SAME_IOU else SUSPECT
+        problems.add(rows.where(other), f"{overlaps}: one object labelled twice?", action)
+    elif iou > SAME_IOU:
+        problems.add(rows.where(other), f"the '{other_name}' box is a '{name}' box too, at {rows.where(one)}", KEPT)

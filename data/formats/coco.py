@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from data.formats.assemble import to_labelled_images
 from data.formats.coco_annotations import Annotations
+from data.formats.coco_compact import Columns, column
 from data.formats.image_files import find_images
 from data.formats.json_file import Lines, as_id, collector_paused, load_coco
 from data.formats.rows import BACKGROUND, MATCHED, NO_CLASS, ImageTable, Problems
@@ -31,7 +32,7 @@ def read(
     *,
     images: Path | None = None,
     names: Sequence[str] | None = None,
-    outlines: bool = True,
+    truth: Literal["whole", "boxes", "none"] = "whole",
     problems: Problems | None = None,
 ) -> LabelledImages:
     """A split in COCO form; class indices follow the ascending category ids, or `names` where they are the same.
@@ -44,13 +45,14 @@ def read(
         root: where folders of images are looked for if `images` is None.
         images: the folder that file_name is relative to.
         names: names that replace the file's own; as many as it has categories.
-        outlines: as in `load_coco`.
+        truth: whether `ground_truth` is all of this, all but the outlines of annotations with a bbox, or nothing, for
+            which the memory stays small.
         problems: where to report; a new list when None.
     Raises:
         ConfigError: no COCO JSON, no categories or no images, or names that do not fit the categories.
     """
     problems = problems or Problems()
-    content = load_coco(file, outlines=outlines)
+    content = _load(file, truth)
     category_ids, own_names = _categories(file, content, problems)
     if len(own_names) != len(names or ()):
         category_ids, own_names = _without_group(file, content, (category_ids, own_names), problems)
@@ -65,13 +67,25 @@ def read(
     if given is None:  # as in COCO's image_info_test
         problems.add(file, "the file has no annotations", BACKGROUND)
     table = _find_images(file, root, images, entries, source, problems)
-    annotations = source.complete(renumbered=entries.changed)
+    annotations = source.complete(renumbered=entries.changed, build=truth != "none")
     rows = source.rows({number: position for position, number in enumerate(table.ids)})
+    if truth == "none":
+        return to_labelled_images(table, rows, names, category_ids, problems)
     if entries.changed or annotations is not given:
         categories = [{**entry, "id": as_id(entry["id"])} for entry in content["categories"]]
         content = {**content, "images": entries.images, "annotations": annotations, "categories": categories}
     data = to_labelled_images(table, rows, names, category_ids, problems)
     return replace(data, ground_truth=_of_samples(content, data.samples))
+
+
+def _load(file: Path, truth: Literal["whole", "boxes", "none"]) -> dict[str, Any]:
+    """The content of a file; where nobody needs its ground truth, with the numbers of its annotations alone."""
+    if truth == "none":
+        columns = Columns()
+        content = load_coco(file, change=columns.take)
+        if (listed := columns.of(content.get("annotations") or [])) is not None:
+            return {**content, "annotations": listed} if "annotations" in content else content
+    return load_coco(file, outlines=truth == "whole")
 
 
 def write(data: LabelledImages, file: Path, file_names: Sequence[str]) -> None:
@@ -182,8 +196,7 @@ def _without_group(
     groups = {entry.get("supercategory") for entry in content["categories"] if as_id(entry["id"]) != ids[0]}
     if len(ids) < 2 or groups != {names[0]}:
         return categories
-    used = (entry.get("category_id") for entry in content.get("annotations") or () if isinstance(entry, dict))
-    if any(as_id(number) == ids[0] for number in used):
+    if any(as_id(number) == ids[0] for number in column(content.get("annotations") or (), "category_id")):
         return categories
     what = f"category {ids[0]}, {shown(names[0])}, is the group of all others, and no box has it"
     problems.add(file, what, NO_CLASS)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from data.formats.coco_compact import CompactAnnotations, column
 from data.formats.json_file import ID_LIMIT, Lines, as_float, as_id
 from data.formats.masks import outline_box
 from data.formats.rows import COMPLETED, KEPT, OUTLINES, REPAIRED, Problems, Rows
@@ -31,7 +33,7 @@ class Annotations:
 
     def __init__(
         self,
-        listed: list[Any],
+        listed: Sequence[Any],
         image_number: Mapping[int | str, int],
         category_ids: Sequence[int],
         lines: Lines,
@@ -39,35 +41,35 @@ class Annotations:
     ) -> None:
         self.listed, self.lines, self.problems = listed, lines, problems
         self.category_ids = category_ids
-        entries = [entry if isinstance(entry, dict) else {} for entry in listed]
-        self.boxes = _boxes(entries)
-        self.images = _look_up(image_number, [entry.get("image_id") for entry in entries])
+        self.boxes = listed.boxes() if isinstance(listed, CompactAnnotations) else _boxes(listed)
+        self.images = _look_up(image_number, column(listed, "image_id"))
         label_of = {number: label for label, number in enumerate(category_ids)}
-        self.labels = _look_up(label_of, [entry.get("category_id") for entry in entries])
-        self.crowd = _look_up({None: 0, 0: 0, 1: 1}, [entry.get("iscrowd") for entry in entries])
+        self.labels = _look_up(label_of, column(listed, "category_id"))
+        self.crowd = _look_up({None: 0, 0: 0, 1: 1}, column(listed, "iscrowd"))
         self.mended: set[int] = set()
         """Annotations whose box is not that of the file."""
-        self._mend_boxes(entries)
+        self._mend_boxes()
         self._unusable = wrong = self._mistakes()
         for index, mistake in wrong.items():
             known = self.images[index] is not None
             problems.lost(lines.where("annotations", index, listed[index]), mistake, image_known=known)
         zero = "pycocotools takes a match with id 0 for none and counts it as wrong; number from 1"
-        for index, entry in enumerate(entries):
-            if entry.get("id") == 0 and index not in wrong:
-                problems.add(lines.where("annotations", index, entry), zero, KEPT)
-        self.good = [index for index in range(len(listed)) if index not in wrong]
+        for index, number in enumerate(column(listed, "id")):
+            if number == 0 and index not in wrong:
+                problems.add(lines.where("annotations", index, listed[index]), zero, KEPT)
+        good = range(len(listed))
+        self.good: Sequence[int] = [index for index in good if index not in wrong] if wrong else good
         self.lost = [self.images[index] for index in wrong]
         """The images of the unusable ones, as far as they are known."""
 
     def rows(self, position: Mapping[Any, int]) -> Rows:
         """The usable objects of the images in `position` (image id -> index of the image)."""
-        used = [index for index in self.good if self.images[index] in position]
+        used = array("q", (index for index in self.good if self.images[index] in position))
         return Rows(
-            np.array([position[self.images[index]] for index in used], np.int64),
-            np.array([self.labels[index] for index in used], np.int64),
-            xywh_to_xyxy(self.boxes[np.array(used, np.int64)]),
-            np.array([self.crowd[index] for index in used], bool),
+            np.fromiter((position[self.images[index]] for index in used), np.int64, len(used)),
+            np.fromiter((self.labels[index] for index in used), np.int64, len(used)),
+            xywh_to_xyxy(self.boxes if len(used) == len(self.boxes) else self.boxes[np.array(used, np.int64)]),
+            np.fromiter((self.crowd[index] for index in used), bool, len(used)),
             lambda row: self.lines.where("annotations", used[row], self.listed[used[row]]),
             frozenset(position[image] for image in self.lost if image is not None and image in position),
         )
@@ -81,8 +83,12 @@ class Annotations:
                 contents[image][(index,) if index in self._unusable else row] += 1
         return contents
 
-    def complete(self, *, renumbered: bool) -> list[dict[str, Any]]:
-        """The usable annotations with all that pycocotools needs; `listed` itself if it is complete already."""
+    def complete(self, *, renumbered: bool, build: bool = True) -> Sequence[dict[str, Any]]:
+        """The usable annotations with all that pycocotools needs; `listed` itself if it is complete already.
+
+        Args:
+            build: whether they are wanted; else what has to be told of them is told, and nothing is returned.
+        """
         unchanged = not renumbered and not self.mended and len(self.good) == len(self.listed)
         if unchanged and _is_complete(self.listed):
             return self.listed
@@ -101,6 +107,8 @@ class Annotations:
                 taken.add(number)
             if not math.isfinite(as_float(area)):
                 area, no_area = float(self.boxes[index, 2] * self.boxes[index, 3]), no_area + 1
+            if not build:
+                continue
             label = self.labels[index]
             assert label is not None  # else the entry would not be among the good ones
             ids = {"id": number, "image_id": self.images[index], "category_id": self.category_ids[label]}
@@ -114,14 +122,15 @@ class Annotations:
             self.problems.add(self.lines.file, f"{no_area} annotations have no area", COMPLETED)
         return result
 
-    def _mend_boxes(self, entries: list[dict[str, Any]]) -> None:
+    def _mend_boxes(self) -> None:
         """Boxes from outlines and from what else is unambiguous, reported."""
         with np.errstate(invalid="ignore"):
             negative = np.isfinite(self.boxes).all(axis=1) & (self.boxes[:, 2:] < 0).any(axis=1)
             unusable = ~(np.isfinite(self.boxes).all(axis=1) & (self.boxes[:, 2:] != 0).all(axis=1))
         without: list[int] = []
         for index in np.flatnonzero(negative | unusable).tolist():
-            entry, bbox = entries[index], entries[index].get("bbox")
+            entry = self.listed[index] if isinstance(self.listed[index], dict) else {}
+            bbox = entry.get("bbox")
             where = self.lines.where("annotations", index, entry)
             outline = outline_box(entry.get("segmentation")) if unusable[index] else None
             if outline is not None:
@@ -138,7 +147,7 @@ class Annotations:
                 continue
             self.mended.add(index)
         if without:
-            first = self.lines.where("annotations", without[0], entries[without[0]])
+            first = self.lines.where("annotations", without[0], self.listed[without[0]])
             self.problems.add(
                 first, f"{len(without)} annotations (this is the first) have an outline and no bbox", OUTLINES
             )
@@ -151,6 +160,8 @@ class Annotations:
             return {}
         mistakes = {}
         for index, (image, label, crowd, has_box) in enumerate(zip(*columns, finite.tolist(), strict=True)):
+            if has_box and image is not None and label is not None and crowd is not None:
+                continue
             entry = self.listed[index]
             if not isinstance(entry, dict):
                 mistakes[index] = f"expected an object, found {shown_json(entry)}"
@@ -166,8 +177,10 @@ class Annotations:
         return mistakes
 
 
-def _is_complete(listed: list[dict[str, Any]]) -> bool:
+def _is_complete(listed: Sequence[dict[str, Any]]) -> bool:
     """Whether pycocotools can read every annotation: whole and different ids, an area, iscrowd."""
+    if isinstance(listed, CompactAnnotations):
+        return listed.is_complete()
     try:
         columns = [[entry[key] for entry in listed] for key in ("id", "image_id", "category_id", "iscrowd")]
         areas = np.array([entry["area"] for entry in listed])
@@ -190,8 +203,9 @@ def _look_up(table: Mapping[Any, int], values: Iterable[Any]) -> list[int | None
     return numbers
 
 
-def _boxes(entries: list[dict[str, Any]]) -> np.ndarray:
+def _boxes(listed: Sequence[Any]) -> np.ndarray:
     """(M, 4) float64, the `bbox` of each entry; NaN if it is not a list of four numbers."""
+    entries = [entry if isinstance(entry, dict) else {} for entry in listed]
     try:
         boxes = np.array([entry["bbox"] for entry in entries])
         if boxes.dtype.kind in "if" and boxes.shape == (len(entries), 4):

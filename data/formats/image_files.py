@@ -42,7 +42,7 @@ def find_images(names: Sequence[str], file: Path, root: Path, folder: Path | Non
         ConfigError: none of the images is found.
     """
     folders = Folders()
-    names = [name.replace("\\", "/") for name in names]
+    names = [_plain(name, (folder or file.parent, root), folders) for name in names]
     guesses = _image_folders(file, root)
     counts = [sum(folders.find(guess / name) is not None for name in names[:20]) for guess in guesses]
     guess = guesses[counts.index(max(counts))] if any(counts) else None
@@ -64,6 +64,14 @@ def find_images(names: Sequence[str], file: Path, root: Path, folder: Path | Non
         what = f"{len(moved)} images lie elsewhere than the file says (the first: {moved[0]})"
         problems.add(file, what, MATCHED)
     return FoundImages(files, paths, folders)
+
+
+def _plain(name: str, bases: Sequence[Path], folders: Folders) -> str:
+    """A name with '/' between its parts, as Windows writes '\\'; elsewhere a file may have '\\' in its name."""
+    if "\\" not in name:
+        return name
+    places = [base / part for base in bases for part in (*IMAGE_FOLDERS, "")]
+    return name if any(folders.find(place / name) for place in places) else name.replace("\\", "/")
 
 
 def _find_moved(name: str, bases: Sequence[Path], folders: Folders) -> Path | None:

@@ -6,7 +6,7 @@ import gc
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,16 +37,17 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def load_coco(file: Path, *, outlines: bool = True) -> dict[str, Any]:
+def load_coco(file: Path, *, outlines: bool = True, change: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """The content of a COCO JSON file: an object with the list `images` and, if any, the list `annotations`.
 
     Args:
         outlines: whether annotations with a usable bbox keep their segmentation, most of such a file.
+        change: what stands for each object of the file instead.
     Raises:
         ConfigError: the file cannot be read or holds something else.
     """
     text = _read(file)
-    content = _parse(file, text, outlines)
+    content = _parse(file, text, change or (None if outlines else _without_outline))
     if isinstance(content, list):
         raise ConfigError(f"{file}: a list, as in COCO results (predictions); expected ground truth with 'images'")
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
@@ -84,9 +85,9 @@ def _read(file: Path) -> str:
         raise ConfigError(f"{file}: not UTF-8 text (byte {error.start})") from None
 
 
-def _parse(file: Path, text: str, outlines: bool) -> Any:
+def _parse(file: Path, text: str, change: Callable[[dict[str, Any]], Any] | None) -> Any:
     try:
-        return from_json(text, None if outlines else _without_outline)
+        return from_json(text, change)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{file}:{error.lineno}: not valid JSON ({error.msg}); was the file copied whole?") from None
     except ValueError as error:

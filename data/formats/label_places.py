@@ -14,6 +14,7 @@ from data.formats.rows import KEPT, LEFT_OUT, Problems
 from utils.files import open_regular, read_regular
 from utils.structures import LabelledImages, LabelProblem
 
+ORPHAN = "a label file without an image"
 NOT_LABELS = ("classes.txt", "labels.txt")
 """Written by labelling tools beside their rows."""
 
@@ -54,8 +55,8 @@ def find_labels(
 
     A label file has the name of its image, and is looked for in this order: in the folder `form.FOLDER` that stands for
     the last 'images' in the image's path, that lies beside the image's folder (with its name below) or in it, or in
-    `root`; right beside the image; and in a folder for all, beside the image's folder or in `root`. Two of these files
-    that disagree, and one file for several images, are problems.
+    `root`, or that stands for an earlier 'images'; right beside the image; and in a folder for all, beside the image's
+    folder or in `root`. Two of these files that disagree, and one file for several images, are problems.
 
     Args:
         form: the format, a module with FOLDER and SUFFIX; its function `owner` says which of several images a file is
@@ -100,7 +101,7 @@ def report_orphans(places: LabelPlaces, folders: Folders, problems: Problems, *,
             stems = _image_stems({path for owner in owners for path in owner.parent.glob("*/")}, folders)
         for name in orphans:
             if os.path.splitext(name)[0] not in stems:
-                problems.add(folder / name, "a label file without an image")
+                problems.add(folder / name, ORPHAN)
 
 
 def _report_beside(folder: Path, folders: Folders, problems: Problems, *, suffix: str) -> None:
@@ -109,7 +110,7 @@ def _report_beside(folder: Path, folders: Folders, problems: Problems, *, suffix
     for name in sorted(folders.names(folder)):
         stem, ending = os.path.splitext(name)
         if ending.lower() == suffix and stem not in stems and name not in NOT_LABELS and _holds_labels(folder / name):
-            problems.add(folder / name, "a label file without an image")
+            problems.add(folder / name, ORPHAN)
 
 
 def _holds_labels(file: Path) -> bool:
@@ -188,14 +189,12 @@ def _candidates(images: Path, root: Path, name: str, labels_dir: Path | None) ->
         below = inside or Path(images.name)
         mirrored = [Path(*below.parts[start:]) for start in range(len(below.parts))]
         return [*(labels_dir / part for part in mirrored), labels_dir]
-    folders = []
-    for position in reversed(range(len(parts))):
-        if parts[position] in IMAGE_FOLDERS:
-            folders.append(Path(*parts[:position], name, *parts[position + 1 :]))
-            break
-    folders += [images.parent / name / images.name, images / name]
+    at = [position for position in reversed(range(len(parts))) if parts[position] in IMAGE_FOLDERS]
+    standing = [Path(*parts[:position], name, *parts[position + 1 :]) for position in at]
+    folders = [*standing[:1], images.parent / name / images.name, images / name]
     if inside is not None:
         folders.append(root / name / inside)
+        folders += [folder for folder in standing[1:] if folder.is_relative_to(root)]  # images/deep/images
     return list(dict.fromkeys([*folders, images, images.parent / name, root / name]))
 
 

@@ -28,8 +28,13 @@ LISTED = "each is listed"
 MATCHED = "matched by name"
 NO_CLASS = "no class"
 NOT_USED = "not used"
-NOTES = frozenset({KEPT, LISTED, SUSPECT, BACKGROUND, OUTLINES, KEYPOINTS, COMPLETED, MATCHED, NO_CLASS, NOT_USED})
+NEEDED = "training needs one"
+NOTES = frozenset(
+    {KEPT, LISTED, SUSPECT, BACKGROUND, OUTLINES, KEYPOINTS, COMPLETED, MATCHED, NO_CLASS, NOT_USED, NEEDED}
+)
 """Actions of a LabelProblem that is worth reporting but not an error: `labels: error` accepts it."""
+UNDERSTOOD = frozenset({OUTLINES, KEYPOINTS, COMPLETED, MATCHED, NO_CLASS, NOT_USED})
+"""Those of them that say how something was read that is right as it is."""
 SUMMED = {IMAGE_LEFT_OUT: "left out with their images", STOPS: "that stop the run"}
 """Actions that read differently behind a number."""
 
@@ -110,7 +115,7 @@ def summarize(problems: Sequence[LabelProblem], *, limit: int = 10) -> str:
         return "no problems in the labels"
     counts = Counter(problem.action for problem in problems).most_common()
     actions = ", ".join(f"{count} {SUMMED.get(action, action)}" for action, count in counts)
-    notes = all(problem.action in (MATCHED, NO_CLASS, NOT_USED) for problem in problems)
+    notes = all(problem.action in UNDERSTOOD for problem in problems)
     what = "note" if notes else "problem"
     lines = [f"{len(problems)} {what}{'s' * (len(problems) > 1)} {'on' if notes else 'in'} the labels ({actions}):"]
     lines += [f"  {shorten(str(problem), 350)}" for problem in problems[:limit]]

@@ -115,7 +115,7 @@ def test_splits_that_do_not_belong_together(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text(json.dumps(other))
     found = findings(make_config(tmp_path, "train: train.json\nval: val.json\ntest: gone.json"))
     assert any("and other ids ('owl': 9 for 10); matched by name" in line for line in found)
-    assert any(re.match(r"error: test: .*gone\.json; the split cannot be used", line) for line in found)
+    assert any(re.match(r"warning: test: .*gone\.json; the split cannot be used", line) for line in found)
 
 
 def test_annotation_zero_is_named(tmp_path: Path) -> None:

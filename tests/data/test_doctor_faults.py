@@ -14,7 +14,9 @@ from PIL import Image
 from data.config import load_data_config
 from data.doctor.__main__ import main
 from data.doctor.examine import examine
+from data.doctor.page import to_html
 from data.doctor.report import Report, to_text
+from tests.data.tiny_sets import make_config, make_image
 
 
 def copied(shared: Path, name: str, folder: Path) -> Path:
@@ -97,6 +99,44 @@ def test_faults_in_chess_are_found(shared: Path, tmp_path: Path) -> None:
     assert not any(": see the message" in line for line in lines)
 
 
+def test_label_files_without_a_picture_are_told_once_where_splits_share_a_folder(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        make_image(tmp_path / "images" / f"{name}.png")
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        (tmp_path / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "labels" / "stranger.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "train.txt").write_text("images/one.png\n")
+    (tmp_path / "val.txt").write_text("images/two.png\n")
+    config = make_config(tmp_path, "train: train.txt\nval: val.txt\ntest: ../gone\nnames: [cat]\n")
+    report, _ = examine(config)
+    found = [(each.severity, each.split, Path(each.where).name) for each in report.findings]
+    assert found == [("error", "train", "stranger.txt"), ("warning", "test", "data.yaml")]  # test may be left out
+
+
+def test_a_picture_with_a_thing_moved_is_a_scene_and_not_nearly_the_same(tmp_path: Path) -> None:
+    """What the val pictures have in common with those of train: all, the photo, the view."""
+    cells = np.random.default_rng(1).integers(20, 230, (6, 8), np.uint8)
+    first = Image.fromarray(cells).resize((160, 120), Image.Resampling.BICUBIC).convert("RGB")
+    moved = first.copy()
+    moved.paste(first.crop((20, 20, 36, 36)), (90, 60))
+    for folder in ("train", "val"):
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        (tmp_path / "labels" / folder).mkdir(parents=True)
+    first.save(tmp_path / "images" / "train" / "first.png")
+    first.save(tmp_path / "images" / "val" / "all.png", compress_level=1)
+    first.save(tmp_path / "images" / "val" / "photo.jpg", quality=60)
+    moved.save(tmp_path / "images" / "val" / "view.png")
+    for image in (tmp_path / "images").rglob("*.*"):
+        (tmp_path / "labels" / image.parent.name / f"{image.stem}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    config = make_config(tmp_path, "train: images/train\nval: images/val\nnames: [cat]\n")
+    report, _ = examine(config)
+    found = {Path(each.where).stem: each.what.partition(" as ")[0] for each in report.findings if each.twin}
+    assert found == {"all": "the same picture", "photo": "nearly the same picture", "view": "the same scene"}
+    page = to_html(report)
+    assert page.count("class='pair'") == 3
+    assert page.count("data:image/jpeg;base64,") == 6
+
+
 def plant_in_hit_uav(root: Path) -> dict[tuple[str, str], str]:
     """Spoil a copy of hit_uav_mini in COCO form; returns split and kind -> what its finding names."""
     files = {split: root / "annotations" / f"instances_{split}.json" for split in ("train", "val")}
@@ -168,19 +208,26 @@ def test_faults_in_hit_uav_are_found(shared: Path, tmp_path: Path) -> None:
         assert any(name in f"{finding.where} {finding.what}" for finding in report.findings), place
 
 
-def test_untouched_sets_have_no_error_but_true_ones(shared: Path) -> None:
-    """Looked at by eye: the doubled box of chess, and scenes that its splits and those of hit_uav_mini share."""
+def test_untouched_sets_have_no_findings_but_true_ones(shared: Path) -> None:
+    """By eye: cells and a piece labelled twice, pictures where nothing moved, scenes that splits share."""
+    nearly, twice, whole = (
+        "picture nearly as in another split",
+        "pair of boxes on one object",
+        "box of the whole picture",
+    )
     expected = {
         "chess": {("train", "box that stands twice"): 1, ("val", "classes without an object"): 1,
-                  ("test", "classes without an object"): 1},
+                  ("test", "classes without an object"): 1, ("val", nearly): 4, ("test", nearly): 2},
         "hit_uav_mini": {},
+        "bccd": {("train", twice): 4, ("val", twice): 2, ("test", twice): 1},
+        "coco_tiny": {("train", whole): 1, ("val", whole): 3},
     }  # fmt: skip
     for name, wanted in expected.items():
         file = shared / "data" / name / "data_yolo.yaml"
         if not file.is_file():
             pytest.skip(f"no set {name}")
         report, _ = examine(load_data_config(str(file)), truth="none")
-        found = {place: count for place, count in kinds(report).items() if "another split" not in place[1]}
+        found = {place: count for place, count in kinds(report).items() if place[1] != "scene of another split"}
         assert found == wanted
 
 
@@ -214,6 +261,7 @@ def test_what_predictions_dispute(shared: Path, tmp_path: Path, capsys: pytest.C
     assert files[swapped["image_id"]] in found["class that the model disputes"]
     page = (tmp_path / "page.html").read_text()
     assert page.count("data:image/jpeg;base64,") >= 3
+    assert "Red: the model's box. Blue: the label's." in page
     assert "Longer side of the objects in pixels, in pictures fitted into 640 x 640" in page
 
 

@@ -112,6 +112,14 @@ def test_pictures_that_look_alike(tmp_path: Path) -> None:
     assert groups(6, np.array([[1, 2], [4, 5], [2, 5]])).tolist() == [0, 1, 1, 3, 1, 1]
 
 
+def test_the_first_of_equal_pictures_stands_for_all() -> None:
+    rng = np.random.default_rng(0)
+    scene = rng.integers(0, 200, (16, 18), np.uint8)
+    small = np.stack([rng.integers(0, 200, (16, 18), np.uint8), scene, scene + 1, *[scene] * 200, *[scene * 0] * 3])
+    assert alike(small, DUPLICATE).tolist() == [[1, other] for other in range(2, 203)]
+    assert alike(small[:0], DUPLICATE).shape == (0, 2)
+
+
 def test_copies_stay_together(tmp_path: Path) -> None:
     config = many(tmp_path / "set", 20)
     for index in range(0, 20, 2):

@@ -47,3 +47,25 @@ def test_doubled_boxes_are_found_among_many_that_are_alike() -> None:
     data = to_labelled_images(table, rows, NAMES, (2, 5, 9), problems)
     assert [problem.where for problem in problems.entries if "stands in this image already" in problem.what] == expected
     assert len(data.samples.boxes) == len(seen) < len(expected)
+
+
+def test_each_pair_of_doubles_is_told_once_in_pictures_of_any_size() -> None:
+    """Also where a picture has more boxes than are compared at once."""
+    count = 700
+    corners = np.stack((np.arange(count) * 20.0, np.zeros(count)), axis=1)
+    boxes = np.concatenate((corners, corners + 15), axis=1)
+    pairs = [(3, 5), (250, 260), (10, 699), (600, 601)]
+    for one, other in pairs:
+        boxes[other] = boxes[one] + [0, 0, 0, 0.5]
+    rows = Rows(
+        np.array([0] * count + [1] * 3),
+        np.zeros(count + 3, np.int64),
+        np.concatenate((boxes, boxes[:2], boxes[:1] + np.array([0, 0, 0, 0.5]))),
+        np.zeros(count + 3, bool),
+        "row {}".format,
+    )
+    problems = Problems(thorough=True)
+    table = ImageTable([Path("0.png"), Path("1.png")], range(2), [(99, 20 * count)] * 2)
+    to_labelled_images(table, rows, NAMES, (2, 5, 9), problems)
+    told = [(problem.where, problem.what.split(" at ")[1].split(" with")[0]) for problem in problems.entries]
+    assert sorted(told) == sorted([*((f"row {b}", f"row {a}") for a, b in pairs), ("row 702", "row 700")])

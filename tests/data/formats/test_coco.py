@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -421,3 +422,55 @@ def test_a_list_that_stands_twice_is_refused(tmp_path: Path, name: str) -> None:
     file.write_text(f"{json.dumps(content)[:-1]},\n{again[1:]}")
     with pytest.raises(ConfigError, match=rf"val\.json:2: a second list '{name}'"):
         read(config)
+
+
+ODD = (
+    GOOD,
+    annotation(2, [1.5, 2, 3, 4], image=3, category=5, area=None, segmentation=[[1, 2, 3, 4, 5, 6]]),
+    annotation("3", [1, 2, 3, 4.5], image="7", category=9.0),
+    annotation(4, [1, 2, "3", 4]),
+    annotation(5, [9, 9, -3, 4]),
+    annotation(6, [], segmentation=[[1, 2, 9, 2, 9, 8]]),
+    annotation(7, [1, 2, 0, 4], segmentation=[[1, 2, 9, 2, 9, 8]]),
+    annotation(8, [1, 2, 0, 4]),
+    annotation(9, [50, 20, 30, 30]),
+    annotation(10, [70, 20, 30, 30], image=3),
+    annotation(11, [4, 4, 9, 9], image=99),
+    annotation(12, [4, 4, 9, 9], category=77),
+    annotation(13, [4, 4, 9, 9], iscrowd=True),
+    annotation(14, [4, 4, 9, 9], iscrowd=5),
+    annotation(1, [5, 4, 9, 9], iscrowd=None),
+    annotation(0, [6, 4, 9, 9], iscrowd=1),
+    annotation(None, [7, 4, 9, 9]),
+    annotation(2**70, [8, 4, 9, 9], area="x"),
+    annotation(16, [True, 4, 9, 1e300]),
+    annotation(17, [10, 5, 20, 10.5], area=math.nan, deep={"bbox": [1, 2, 3, 4], "text": "x"}),
+    [1],
+    None,
+)
+
+
+@pytest.mark.parametrize("options", ["", "unreadable: object"])
+@pytest.mark.parametrize("count", [0, 1, 2, len(ODD), -1])
+def test_what_is_read_does_not_depend_on_whether_the_truth_is_wanted(tmp_path: Path, count: int, options: str) -> None:
+    """Its annotations are read into columns then. The last set has what looks like an annotation inside of one."""
+    listed = ODD[:count] if count >= 0 else [GOOD, annotation(2, [1, 2, 3, 4], deep=annotation(3, [3, 2, 3, 4]))]
+    config = make_coco(tmp_path, listed, indent=1, options=options)
+    first, *others = (read_split(config, "val", thorough=True, truth=truth) for truth in ("whole", "boxes", "none"))
+    for other in others:
+        assert list(map(str, first.problems)) == list(map(str, other.problems))
+        same_boxes(first, other, crowd=True)
+    assert others[-1].ground_truth == {}
+    assert first.ground_truth.keys() >= {"images", "annotations"}
+
+
+def test_memory_of_many_annotations_is_small_where_no_truth_is_wanted(tmp_path: Path) -> None:
+    listed = [annotation(number, [number % 50, 5.5, 2 + number / 10_000, 10.5]) for number in range(1, 20_001)]
+    config = make_coco(tmp_path, listed)
+    tracemalloc.start()
+    try:
+        assert len(read_split(config, "val", truth="none").samples.boxes) == len(listed)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 550 * len(listed)  # dictionaries would take 880
