@@ -160,7 +160,8 @@ def _read_inert(path: Path) -> Any:
         return read_torch_file(path)
     except pickle.UnpicklingError as error:
         names = _unsafe_names(path)
-        placeholders: list[Any] = [(_Inert, name) for name in names]
+        parts = [name.rpartition(".") for name in names]
+        placeholders: list[Any] = [type(name, (_Inert,), {"__module__": module}) for module, _, name in parts]
         try:
             with torch.serialization.safe_globals(placeholders):
                 content = read_torch_file(path) if names else None
