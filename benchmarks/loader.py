@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import cv2
 import torch
 
-from data import dataset, mosaic, transforms
+from data import dataset, mosaic, sample_reader, transforms
 from data.config import load_data_config
 from data.loader import build_train_loader
 from data.read import read_split
@@ -35,7 +35,7 @@ from utils.log import say, say_error
 from utils.structures import LabelledImages
 
 STAGES: dict[str, list[tuple[ModuleType, str]]] = {
-    "decode": [(dataset, "read_for_training")],
+    "decode": [(sample_reader, "read_for_training")],
     "resize": [(dataset, "_resized")],
     "warp": [(mosaic, "draw_"), (transforms, "draw_")],
     "colour": [(dataset, "random_hsv")],

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import train
-from data import dataset
+from data import sample_reader
 from tests.test_faults import assert_whole, before_step, failed  # noqa: F401
 from tests.test_train import assert_same_run, command, cpu, quick, rows  # noqa: F401
 from utils.checkpoint import load_checkpoint
@@ -135,14 +135,14 @@ def test_a_loader_process_that_hangs_is_not_waited_for_for_ever(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    real = dataset.read_for_training
+    real = sample_reader.read_for_training
 
     def stuck(path: Path, **options: Any) -> np.ndarray:
         if path.name == "5.png":
             time.sleep(600)
         return real(path, **options)
 
-    monkeypatch.setattr(dataset, "read_for_training", stuck)
+    monkeypatch.setattr(sample_reader, "read_for_training", stuck)
     begin = time.monotonic()
     settings = ["--set", "cache=false", "--set", "worker_timeout=2", *cpu(workers=1)]
     lines = failed([*command, *settings], capsys)
