@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from data.anchors import object_sizes
 from data.balance import repeat_factors
@@ -149,11 +148,12 @@ def train_loader_of(
     return build_train_loader(dataset, sampler, workers=workers, pin_memory=pin_memory, timeout=timeout)
 
 
-def eval_loader_of(images: LabelledImages, config: TrainConfig, *, rank: int = 0, world_size: int = 1) -> DataLoader:
+def eval_loader_of(images: LabelledImages, config: TrainConfig, *, rank: int = 0, world_size: int = 1) -> WatchedLoader:
     """Batches of a split as at inference, or a little larger for evaluation with ten crops.
 
     A batch has as many images as one process trains at a time, at most `MOST_EVALUATED`, also where rank 0 evaluates
-    alone: `rank` and `world_size` only say which images are this loader's.
+    alone: `rank` and `world_size` only say which images are this loader's. Where loader processes take long to start,
+    they stay for the next evaluation: `end` ends them.
     """
     size = config.image_size
     return build_eval_loader(
@@ -167,6 +167,7 @@ def eval_loader_of(images: LabelledImages, config: TrainConfig, *, rank: int = 0
         timeout=config.recipe.worker_timeout,
         bad_images=config.recipe.bad_images,
         grid=images.tiling.grid if images.tiling else None,
+        keep=not workers_share_memory(config.workers),
     )
 
 
@@ -211,7 +212,8 @@ def build_eval_loader(
     bad_images: Literal["stop", "skip"] | None = None,
     stride: int | None = None,
     grid: Grid | None = None,
-) -> DataLoader:
+    keep: bool = False,
+) -> WatchedLoader:
     """Every image once, in order; with several ranks each takes every `world_size`-th image.
 
     Args:
@@ -219,6 +221,7 @@ def build_eval_loader(
         stride: letterbox with the least padding of whole strides, in an order of its own; in one process.
         timeout: as in `build_train_loader`.
         bad_images: as in EvalDataset.
+        keep: let loader processes wait for the next evaluation.
     """
     chosen = images.samples if world_size == 1 else images.samples[rank::world_size]
     images = replace(images, samples=chosen, ground_truth={})  # the metric's alone; loader processes would get a copy
@@ -234,6 +237,7 @@ def build_eval_loader(
         num_workers=workers,
         collate_fn=collate,
         generator=torch.Generator().manual_seed(0),
+        persistent_workers=keep and workers > 0,
         prefetch_factor=prefetch_factor(workers, batch_bytes, wanted=2, share=0.3),
         patience=timeout,
     )

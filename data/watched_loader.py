@@ -25,6 +25,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _HAS_MASKS = hasattr(signal, "pthread_sigmask")
+_HAS_TIMED_WAIT = hasattr(signal, "sigtimedwait")  # not on macOS and Windows
 
 
 class WatchedLoader(DataLoader):
@@ -162,25 +163,29 @@ def _start_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    _be_killed_with_parent()
-    if hasattr(signal, "sigtimedwait"):  # not on macOS and Windows
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    trainer = multiprocessing.parent_process()  # not os.getppid(), which is the fork server's with 'forkserver'
+    if trainer is not None:
+        _be_killed_with(trainer)
+        if _HAS_TIMED_WAIT:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with, args=(trainer,), daemon=True).start()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
 
-def _be_killed_with_parent() -> None:
-    """Let the system kill this process when its parent has ended, in any way: a stopped process does nothing itself.
+def _be_killed_with(trainer: Any) -> None:
+    """Let the system kill this process when the trainer has ended, in any way: a stopped process does nothing itself.
 
-    The parent holds one end of a pipe (multiprocessing's sentinel), and Linux can signal that it has been closed.
-    Processes that were forked later hold that end too; they are killed first, as the last one's is the parent's alone.
+    The trainer holds one end of a pipe (multiprocessing's sentinel), and Linux can signal that it has been closed.
+    Processes that were forked later hold that end too; they are killed first, as the last one's is the trainer's alone.
+
+    Args:
+        trainer: what multiprocessing.parent_process() gives.
     """
-    parent = multiprocessing.parent_process()
-    if parent is None or not hasattr(fcntl, "F_SETSIG"):
+    if not hasattr(fcntl, "F_SETSIG"):
         return
-    pipe = parent.sentinel
-    with contextlib.suppress(OSError):  # where the system cannot, `_end_with_parent` ends all but stopped processes
+    pipe = trainer.sentinel
+    with contextlib.suppress(OSError):  # where the system cannot, `_end_with` ends all but stopped processes
         fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
@@ -188,10 +193,18 @@ def _be_killed_with_parent() -> None:
         os._exit(0)  # it had ended before
 
 
-def _end_with_parent(parent: int) -> None:
-    """End a loader process, whose other threads block SIGTERM, when its parent sends that signal or has ended."""
-    while os.getppid() == parent:
+def _end_with(trainer: Any) -> None:
+    """End a loader process, whose other threads block SIGTERM, when its trainer sends that signal or has ended.
+
+    Args:
+        trainer: as in `_be_killed_with`.
+    """
+    starter = os.getppid()  # the trainer or its fork server, which ends with it
+    while os.getppid() == starter and trainer.is_alive():
+        if not _HAS_TIMED_WAIT:  # macOS and Windows, where SIGTERM ends the process in any case
+            trainer.join(1.0)
+            continue
         received = signal.sigtimedwait({signal.SIGTERM}, 1.0)
-        if received is not None and received.si_pid == parent:
+        if received is not None and received.si_pid == trainer.pid:
             break
     os._exit(0)

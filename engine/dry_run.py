@@ -245,6 +245,7 @@ def _evaluate(job: Job, state: TrainState, counts: list[int]) -> tuple[float, in
         short = replace(job, config=replace(config, recipe=recipe), val_loader=loader, metric=metric)
         begin = time.perf_counter()
         validate(short, state)
+        loader.end()
         seconds.append(time.perf_counter() - begin)
     if len(counts) == 1:
         return seconds[0] * len(val) / counts[0], counts[0]

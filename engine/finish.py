@@ -8,7 +8,7 @@ from engine.job import Job
 from engine.predictions import EvaluationOptions, tiles_of
 from engine.run_log import EpochLog
 from models.predictor import open_predictor
-from utils import pictures, plots
+from utils import dist, pictures, plots
 from utils.log import say
 from utils.metrics.build import build_metric
 from utils.metrics.detection import DetectionMetric
@@ -20,7 +20,9 @@ def finish(job: Job, log: EpochLog) -> None:
     predictor = open_predictor(job.run.best, device=job.stepper.device)
     options = EvaluationOptions.of_training(job.config, val.task, val.tiling)
     metric = build_metric(val, max_det=options.max_det)
-    figures = evaluate(predictor, eval_loader_of(val, job.config), metric, options, notes=job.notes)
+    loader = job.val_loader if dist.world_size() == 1 else eval_loader_of(val, job.config)
+    figures = evaluate(predictor, loader, metric, options, notes=job.notes)
+    loader.end()
     protocol = recipe.evaluation.protocol(val.task)
     protocol |= {"image_size": list(job.config.image_size), "precision": predictor.precision}
     protocol["resize"] = predictor.resize

@@ -40,6 +40,7 @@ from utils.lock import RunLock
 from utils.memory import use_huge_pages
 from utils.metrics.build import Metric, build_metric
 from utils.program import end_children
+from utils.provenance import numeric_versions, versions
 from utils.run import Run
 from utils.torchrun import launched_rank
 from utils.train_config import TrainConfig, settled
@@ -85,7 +86,7 @@ class Job:
     stepper: Stepper
     loader: WatchedLoader
     sampler: TrainSampler
-    val_loader: DataLoader
+    val_loader: WatchedLoader
     metric: Metric
     about_data: dict[str, Any]
     lock: RunLock
@@ -116,6 +117,7 @@ def opened(
             try:
                 yield job, state, stop
                 job.loader.end()
+                job.val_loader.end()
             finally:
                 end_children()  # while Ctrl-C is still held back; a stopped one would be waited for later
     finally:
@@ -178,7 +180,7 @@ def _assemble(prepared: Prepared, options: RunOptions, resumed: Run | None, lock
     fingerprint = dist.broadcast(images.fingerprint() if rank == 0 else None)
     about = {**images.about(), "resize": config.model["resize"], "fingerprint": fingerprint}
     run = _run_of(config, options, resumed, lock)
-    about |= {"run": lock.run, "files": prepared.files}
+    about |= {"run": lock.run, "files": prepared.files, "began_with": numeric_versions(versions())}
     return Job(config, run, images, stepper, loader, sampler, val_loader, metric, about, lock)
 
 

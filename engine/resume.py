@@ -16,8 +16,9 @@ from engine.state import TrainState
 from utils import dist
 from utils.checkpoint import load_checkpoint, replace_with_link
 from utils.config import ConfigError, to_plain
-from utils.provenance import changed_files, check_same_data
+from utils.provenance import changed_files, check_same_data, numeric_versions, other_versions, versions
 from utils.structures import LabelledImages
+from utils.text import listed
 from utils.train_config import saved_config
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ def resume_(job: Job, state: TrainState) -> None:
         job.lock.adopt(saved.get("run"))
         if job.run.checkpoint != job.run.last:
             replace_with_link(job.run.last, job.run.checkpoint)
+    _compare_versions(saved, job)
     if saved.get("sample_order", 1) != SAMPLE_ORDER:
         state.begin_epoch_again(accumulate=job.config.recipe.accumulate)
         logger.info(
@@ -68,6 +70,18 @@ def is_finished(job: Job, state: TrainState) -> bool:
         more = f"to train on, set a larger patience in {job.run.folder / 'config.yaml'}"
     logger.info("%s is finished, after %d epochs; %s", job.run.folder, state.epoch, more)
     return True
+
+
+def _compare_versions(saved: dict[str, Any], job: Job) -> None:
+    """Say which packages are not of the version that the run began with; its next checkpoints remember that one."""
+    began = saved.get("began_with") or numeric_versions(saved.get("versions") or {})
+    job.about_data["began_with"] = began
+    if changed := other_versions(began, versions()):
+        logger.warning(
+            "This run began with other versions: %s. Rounding differs between them, so it goes on well but not to the "
+            "same numbers; for those install the versions that it began with",
+            listed(changed),
+        )
 
 
 def _other_run(saved: dict[str, Any], job: Job) -> str | None:

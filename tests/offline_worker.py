@@ -33,6 +33,7 @@ class Watch:
     def __init__(self, folder: Path) -> None:
         self.folder = str(folder.resolve())
         self.seen: list[list[str]] = []
+        self.started: Any = None
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event in NETWORK:
@@ -41,7 +42,10 @@ class Watch:
                 self.seen.append(["network", f"{event} {address!r}"])
                 raise PermissionError(f"the network is out of bounds: {event} {address!r}")
         elif event == "subprocess.Popen":
+            self.started = arguments[1]
             self.seen.append(["program", Path(os.fsdecode(arguments[0] or arguments[1][0])).name])
+        elif event == "os.posix_spawn" and arguments[1] == self.started:
+            self.started = None  # subprocess itself, from Python 3.13 on
         elif event in SHELLS:
             self.seen.append(["shell", event])
         elif event == "open":

@@ -53,6 +53,21 @@ print(*(each.pid for each in batches.workers), flush=True)
 time.sleep(600)
 """
 
+ASKED = """
+import multiprocessing, os, subprocess, sys
+from data.watched_loader import WatchedLoader
+multiprocessing.set_start_method(sys.argv[1])
+batches = iter(WatchedLoader(range(1000), num_workers=1, batch_size=2, collate_fn=list))
+next(batches)
+worker = batches.workers[0]
+subprocess.run([sys.executable, "-S", "-c", f"import os; os.kill({worker.pid}, 15)"], check=True)
+worker.join(0.5)
+print(worker.exitcode)
+worker.terminate()
+worker.join(30)
+print(worker.exitcode)
+"""
+
 
 def children(process: int) -> list[int]:
     """Ids of the child processes."""
@@ -184,6 +199,16 @@ def test_every_kind_of_loader_process_ends_with_its_parent(method: str) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@pytest.mark.parametrize(
+    "method", ["forkserver", *(pytest.param(m, marks=pytest.mark.slow) for m in ("fork", "spawn"))]
+)
+def test_every_kind_of_loader_process_ends_when_its_trainer_asks_alone(method: str) -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", ASKED, method], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert process.stdout == "None\n0\n", process.stdout + process.stderr
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: " ".join(arguments[:2]))

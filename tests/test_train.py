@@ -228,7 +228,8 @@ def test_a_run_of_a_release_with_another_order_of_images_begins_its_epoch_again_
     saved = load_checkpoint(last)
     assert (saved["sample_order"], saved["epoch"], saved["batch"], saved["step"]) == (SAMPLE_ORDER, 2, 2, 5)
     if older:
-        del saved["sample_order"]
+        del saved["sample_order"], saved["began_with"]
+        saved["versions"] |= {"torch": "2.0.1+cpu", "albumentations": "not installed"}
         save_checkpoint(last, saved)
     positions = []
 
@@ -243,10 +244,16 @@ def test_a_run_of_a_release_with_another_order_of_images_begins_its_epoch_again_
         patch.setattr(TrainSampler, "set_position", note)
         assert train.main(["--resume", str(run), *cpu()]) == 0
     told = "began under a release that drew its images in another order: epoch 3 begins from its start"
-    assert (told in capsys.readouterr().out) == older
+    output = capsys.readouterr()
+    assert (told in output.out) == older
+    told = (
+        f"This run began with other versions: torch 2.0.1+cpu -> {torch.__version__}, albumentations not installed -> "
+    )
+    assert (told in output.out + output.err) == older
     assert positions[-1] == (2, 0 if older else 2)
     ended = load_checkpoint(last)
     assert (ended["epoch"], ended["batch"], ended["step"]) == (3, 0, 6), "the learning rate is that of its place"
+    assert (ended["began_with"]["torch"] == "2.0.1+cpu") == older
     assert rows(run)[-1]["epoch"] == "3"
 
 

@@ -172,9 +172,13 @@ def process_group(device: torch.device) -> Iterator[None]:
         timeout=COLLECTIVE_TIMEOUT,
         device_id=device if on_cuda else None,
     )
+    group = dist.group.WORLD
     yield
     # Not after an error: what the others have ended in the middle of would be waited for.
     dist.destroy_process_group()
+    # Before PyTorch 2.8 the end of a gloo group may wait for ever for threads that want Python's lock, which its last
+    # reference in PyTorch would hold meanwhile; this one goes when they have ended (PyTorch's pull request 154976).
+    del group
 
 
 def wrap(model: nn.Module, device: torch.device) -> nn.Module:

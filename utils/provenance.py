@@ -9,7 +9,7 @@ import itertools
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +38,8 @@ PACKAGES = (
 )
 """Packages beside torch whose version can change the result of a training."""
 
+NUMERIC = ("torch", "torchvision", "numpy", "opencv-python-headless", "albumentations", "pillow")
+"""Those whose other versions were seen, or may be expected, to round other pixels and weights."""
 
 _EDGE = 4096
 """Bytes at the beginning and at the end of a file that `file_numbers` reads."""
@@ -59,6 +61,17 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             result[package] = "not installed"
     return result | {"platform": platform.platform(), "commit": git_commit(ROOT)}
+
+
+def numeric_versions(known: Mapping[str, str]) -> dict[str, str]:
+    """Of the result of `versions`, or what an older release wrote in its place, the packages of `NUMERIC`."""
+    return {package: known[package] for package in NUMERIC if package in known}
+
+
+def other_versions(saved: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The packages of `NUMERIC` that have another version now, as 'torch 2.6.0 -> 2.7.1'; none that one leaves out."""
+    both = [package for package in NUMERIC if package in saved and package in now]
+    return [f"{package} {saved[package]} -> {now[package]}" for package in both if saved[package] != now[package]]
 
 
 def git_commit(folder: Path) -> str:

@@ -338,6 +338,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "recipe": (_is_recipe, "a mapping of plain values"),
     "fingerprint": _GROUP,
     "versions": _GROUP,
+    "began_with": _GROUP,
     "config": (_is_group, "a mapping of plain values"),
     "class_counts": (lambda value: _are_ids(value) and all(map(_is_count, value)), "a list of whole numbers from 0 on"),
     "state": (lambda value: isinstance(value, Mapping), "a mapping, the state of a training"),

@@ -173,7 +173,8 @@ def _create(timm: ModuleType, model: str, options: dict[str, Any]) -> Any:
         ) from None
     if not hasattr(network, "feature_info") or not hasattr(network, "pretrained_cfg"):
         raise ValueError(f"timm's '{model}' does not say which maps it gives; choose another network")
-    return network.to(torch.get_default_device())
+    # Not get_default_device(): in PyTorch 2.6 and 2.7 it does not see `with torch.device("meta")`.
+    return network.to(torch.empty(0).device)
 
 
 def _select(network: Any, model: str, strides: list[int] | None) -> tuple[list[int], list[int]]:

@@ -191,6 +191,23 @@ def test_what_goes_to_spawned_workers_can_be_pickled(images: LabelledImages) -> 
             pickle.loads(pickle.dumps(part))
 
 
+def test_processes_of_the_evaluation_stay_where_they_take_long_to_start(images: LabelledImages) -> None:
+    for keep in (True, False):
+        options = {"image_size": SIZE, "resize": "letterbox", "batch_size": 3, "workers": 1, "keep": keep}
+        loader, processes, found = build_eval_loader(images, **options), [], []
+        assert not loader.dataset.images.ground_truth
+        for _ in range(2):
+            batches = iter(loader)
+            found.append([(batch.image_ids, batch.images) for batch in batches])
+            processes += batches.workers
+        assert (processes[0].pid == processes[1].pid) == keep
+        for (ids, pixels), (others, again) in zip(*found, strict=True):
+            assert ids == others
+            assert torch.equal(pixels, again)
+        loader.end()
+        assert not any(each.is_alive() for each in processes)
+
+
 def test_shared_memory_bounds_how_much_is_made_ahead(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert loader_module.prefetch_factor(0, 10**12, wanted=4, share=0.5) is None
     monkeypatch.setattr(loader_module, "SHARED_MEMORY", tmp_path / "none")

@@ -14,7 +14,15 @@ import pytest
 import torch
 
 from utils.config import ROOT
-from utils.provenance import PACKAGES, changed_files, data_fingerprint, file_numbers, git_commit, versions
+from utils.provenance import (
+    PACKAGES,
+    changed_files,
+    data_fingerprint,
+    file_numbers,
+    git_commit,
+    other_versions,
+    versions,
+)
 from utils.structures import LabelledImages, Sample
 
 
@@ -34,6 +42,8 @@ def test_every_package_is_named_with_its_version() -> None:
     assert set(found) == {"python", "torch", *PACKAGES, "platform", "commit"}
     assert found["torch"] == str(torch.__version__)
     assert found["numpy"] == np.__version__
+    assert other_versions(found, found) == other_versions({}, found) == []
+    assert other_versions({"torch": "1.0", "platform": "x"}, found) == [f"torch 1.0 -> {torch.__version__}"]
     found["torch"] = "changed"
     assert versions()["torch"] != "changed"
 
