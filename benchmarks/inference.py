@@ -155,7 +155,7 @@ def read_by_opencv(model: Detector, info: ModelInfo, folder: Path) -> tuple[cv2.
     try:
         write_darknet(model, folder / "x.weights", ExportSpec(info))
         return cv2.dnn.readNetFromDarknet(str(folder / "x.cfg"), str(folder / "x.weights")), "darknet"
-    except (ConfigError, cv2.error):
+    except (ConfigError, cv2.error, AttributeError):  # OpenCV 5 has no darknet reader
         return cv2.dnn.readNetFromONNX(str(folder / "fixed.onnx")), "ONNX"
 
 

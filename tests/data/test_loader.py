@@ -322,6 +322,15 @@ def test_an_evaluation_batch_is_that_of_one_rank_and_32_at_most(
     assert loader_module.eval_loader_of(val, config).batch_size == expected
 
 
+@pytest.mark.parametrize(("method", "workers", "kept"), [("fork", 1, False), ("spawn", 1, True), ("spawn", 0, False)])
+def test_a_training_keeps_the_processes_of_its_evaluation_where_they_take_long_to_start(
+    tiny_coco: Path, monkeypatch: pytest.MonkeyPatch, method: str, workers: int, kept: bool
+) -> None:
+    monkeypatch.setattr(loader_module.multiprocessing, "get_start_method", lambda: method)
+    config = TrainConfig({"resize": "letterbox"}, RecipeConfig(), "d", (96, 96), None, 0, workers)
+    assert loader_module.eval_loader_of(read_splits(str(tiny_coco)).val, config).persistent_workers is kept
+
+
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_eight_ranks_of_one_host_evaluate_in_32_gb_of_shared_memory(
     tiny_coco: Path, monkeypatch: pytest.MonkeyPatch

@@ -53,6 +53,13 @@ def lively(module: nn.Module) -> None:
             nn.init.normal_(part.bias, 0, 0.2)
 
 
+def test_a_network_is_built_where_the_block_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_default_device", lambda: torch.device("cpu"))  # which torch 2.6 and 2.7 say there
+    with torch.device("meta"):
+        backbone = TimmBackbone(model="lcnet_035")
+    assert {tensor.device.type for tensor in backbone.state_dict().values()} == {"meta"}
+
+
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object, **_: object) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch.distributed import HashStore
 
 from utils import dist
 
@@ -54,6 +57,30 @@ def together(monkeypatch: pytest.MonkeyPatch) -> Together:
             return list(pool.map(start, range(size)))
 
     return run
+
+
+def test_the_last_reference_to_a_group_goes_after_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With torch 2.6 and 2.7, a gloo group whose last reference goes in torch's own code may wait for ever."""
+
+    class Group:
+        pass
+
+    torchs, seen = SimpleNamespace(WORLD=Group()), []
+    group = weakref.ref(torchs.WORLD)
+
+    def destroy() -> None:
+        torchs.WORLD = None
+        seen.append(group() is not None)
+
+    monkeypatch.setattr(dist._Now, "store", HashStore())
+    monkeypatch.setattr(dist._Now, "groups", 0)
+    monkeypatch.setattr(dist.dist, "group", torchs)
+    monkeypatch.setattr(dist.dist, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(dist.dist, "destroy_process_group", destroy)
+    with dist.process_group(torch.device("cpu")):
+        assert seen == []
+    assert seen == [True]
+    assert group() is None, "and no other is kept"
 
 
 def test_one_process_collects_nothing_from_others() -> None:
