@@ -140,7 +140,7 @@ def test_no_images_make_no_batches() -> None:
     assert least_padding(np.zeros((0, 2), np.int64), (416, 416), 32, 8) == []
 
 
-@pytest.mark.parametrize(("files", "tiles"), [(300, 12), (3, 200), (1, 5), (700, 1)])
+@pytest.mark.parametrize(("files", "tiles"), [(90, 40), (3, 200), (1, 5), (700, 1), (300, 6)])
 def test_few_tiles_of_a_file_are_in_one_block(files: int, tiles: int) -> None:
     """Each tile once an epoch, in another order each time; a block has about BLOCK / TOGETHER files."""
     owners = np.repeat(np.arange(files), tiles)
@@ -152,7 +152,7 @@ def test_few_tiles_of_a_file_are_in_one_block(files: int, tiles: int) -> None:
     assert orders[0] == orders[2]
     assert len(owners) == 1 or orders[0] != orders[1]
     assert sorted(orders[0]) == list(range(len(owners)))
-    if (files, tiles) == (300, 12):
+    if (files, tiles) == (90, 40):
         blocks = [owners[orders[0][start : start + BLOCK]] for start in range(0, len(owners) - BLOCK, BLOCK)]
         counts = [len(np.unique(block)) for block in blocks]
         assert all(0.7 < count * TOGETHER / BLOCK < 1.3 for count in counts)
