@@ -95,15 +95,15 @@ def open_fastest(
     if not asked and pictures is not None and pictures < WORTH_IT:
         return open_own(device="cpu"), f"as so few pictures are not worth an export; --runtime {possible[0]} makes one"
     logger.info("Exporting %s for --runtime %s, once", weights, possible[0])
-    begin, original = time.monotonic(), open_own(device="cpu")
+    begin = time.monotonic()
     try:
         entry = Entry.of(weights, cfg, possible[0], folder)
-        entry.write(original)
+        entry.write(open_own(device="cpu", fuse=False))
         predictor = open_predictor(entry.file, device=device or "cpu", threads=threads)
     except Exception as error:  # of the exporter, the runtime or the disk
         if asked:
             raise ConfigError(f"--runtime {runtime}: {weights} cannot be exported: {first_line(error)}") from None
-        return original, f"as the export for {possible[0]} failed: {first_line(error)}"
+        return open_own(device="cpu"), f"as the export for {possible[0]} failed: {first_line(error)}"
     return predictor, f"{why}; exported in {duration(time.monotonic() - begin)} to {entry.file}"
 
 

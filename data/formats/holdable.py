@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from data.formats.label_places import label_name
 from utils.config import ConfigError
 from utils.text import shown
 
@@ -28,7 +29,8 @@ def check_names(form: str, files: Iterable[str], classes: Iterable[str]) -> None
         return
     remedy = "rename the image, or use --to coco, which holds every name"
     for name in files:
-        if _LINE.search(name) or name != name.strip() or (form == "voc" and _XML.search(name)):
+        line = label_name(name, "") if form == "voc" else name
+        if _LINE.search(name) or line != line.strip() or (form == "voc" and _XML.search(name)):
             raise ConfigError(f"--to {form}: its lists of images cannot hold the name {shown(name, 200)}; {remedy}")
     for name in classes if form == "voc" else ():
         if _XML.search(name) or name != name.strip():

@@ -12,7 +12,9 @@ from torch import nn
 
 from data.images import read_image
 from data.transforms import resize_image
-from models.fuse import fuse_
+from models import fuse
+from models.fuse import PackedConv, fuse_
+from models.layers import ConvNormAct
 from models.predictor import open_predictor
 from tests.models.export.models import SMALL, predictor_of, small_model
 from utils.boxes import plan_resize
@@ -28,6 +30,34 @@ def test_a_fused_model_gives_the_same_in_evaluation_mode(name: str) -> None:
     with torch.inference_mode():
         for found, wanted, atol in zip(fused.predict(images), model.predict(images), (1e-2, 1e-5), strict=True):
             torch.testing.assert_close(found, wanted, rtol=1e-3, atol=atol)
+
+
+@pytest.mark.skipif(not fuse._can_pack(), reason="this PyTorch has no such operators")
+@pytest.mark.parametrize("activation", ["leaky", "leaky_relu", "relu", "swish", "mish", "linear"])
+@pytest.mark.parametrize(
+    "options", [{}, {"kernel": 3, "stride": 2}, {"kernel": 3, "groups": 8}, {"kernel": 5, "dilation": 2}]
+)
+def test_a_packed_convolution_gives_the_same_for_inputs_of_any_shape(options: dict[str, int], activation: str) -> None:
+    torch.manual_seed(0)
+    block = ConvNormAct(8, 16, **options, normalize=False, activation=activation).eval()
+    packed = PackedConv(block.conv, block.act)
+    rest = block.act if packed.activation == "none" else nn.Identity()
+    with torch.inference_mode():
+        for shape in ((1, 8, 20, 12), (3, 8, 9, 31), (1, 8, 20, 12), (2, 8, 1, 1)):
+            for memory_format in (torch.channels_last, torch.contiguous_format):
+                x = (4 * torch.randn(shape)).contiguous(memory_format=memory_format)
+                torch.testing.assert_close(rest(packed(x)), block(x), rtol=1e-4, atol=1e-4)
+
+
+def test_without_its_operators_a_model_stays_fused(monkeypatch: pytest.MonkeyPatch, shared: Path) -> None:
+    weights = shared / "weights" / "yolo-fastest-1.1-xl.weights"
+    packed = open_predictor(weights, device="cpu")
+    monkeypatch.setattr(fuse, "_can_pack", lambda: False)
+    fused = open_predictor(weights, device="cpu")
+    assert not any(isinstance(module, PackedConv) for module in fused.model.modules())
+    images = np.random.default_rng(0).random((2, 3, 64, 96), np.float32)
+    for found, wanted in zip(packed._raw_maps(images), fused._raw_maps(images), strict=True):
+        assert (found - wanted).abs().max() <= 1e-4 * wanted.abs().max()
 
 
 @pytest.mark.parametrize("name", ["yolo-fastest-1.1-xl", "MobileNetV2-YOLOv3-Nano-coco"])

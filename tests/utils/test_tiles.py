@@ -27,8 +27,8 @@ def test_tiles_cover_the_picture_and_overlap_enough(
         assert (spans[0][0], spans[-1][1]) == (0, length)
         shared = [end - begin for (_, end), (begin, _) in itertools.pairwise(spans)]
         assert all(pixels >= overlap * side - 1e-6 or pixels == side - 1 for pixels in shared)
-        fewest = 1 if length <= side else math.ceil((length - side) / max(side * (1 - overlap), 1)) + 1
-        assert len(spans) <= fewest + 1 + length // side
+        longest = max(math.floor(side * (1 - overlap) + 1e-6), 1)  # from one tile to the next
+        assert len(spans) == 1 or (len(spans) - 2) * longest < length - side, "one tile less would not cover it"
     covered = np.zeros((height, width), bool)
     for tile in tiles:
         tile.cut(covered)[:] = True
