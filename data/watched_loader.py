@@ -142,8 +142,14 @@ def _given_up_after(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def _without_interrupt() -> Iterator[None]:
-    """Hold back Ctrl-C: processes that start meanwhile never see it, as it is their parent's to end them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if _HAS_MASKS else None
+    """Hold back Ctrl-C and SIGTERM: processes that start meanwhile never see the first, as it is their parent's to end
+    them, and take the second as `_end_with` does, in threads too that packages start while they are imported (spawn).
+    """
+    if _HAS_MASKS and multiprocessing.get_start_method() != "fork":
+        from multiprocessing import resource_tracker  # not on Windows
+
+        resource_tracker.ensure_running()  # its start would end the block (Python 3.11)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM}) if _HAS_MASKS else None
     try:
         yield
     finally:
