@@ -38,7 +38,9 @@ def pack_(model: Detector) -> None:
     for module in model.modules():
         if isinstance(module, ConvNormAct) and isinstance(module.norm, nn.Identity):
             packed = PackedConv(module.conv, module.act)
-            module.conv, module.act = packed, nn.Identity() if packed.activation != "none" else module.act  # type: ignore[assignment]
+            module.conv = packed  # type: ignore[assignment]
+            if packed.activation != "none":
+                module.act = nn.Identity()
 
 
 class PackedConv(nn.Module):

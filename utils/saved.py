@@ -1,6 +1,4 @@
-"""What the files of a trained model say: one check of every key that a checkpoint, a .safetensors file or an exported
-file may have, made where the file is opened. Whoever reads a value after it need not look again.
-"""
+"""What the files of a trained model say: every key that one may have is checked where it is opened, and only there."""
 
 from __future__ import annotations
 
