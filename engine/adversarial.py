@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.recipe import AdversarialConfig
+from utils.regularize_config import AdversarialConfig
 from utils.structures import Batch
 
 STREAM = 7

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from data.anchors import fit_anchors_
 from data.read import DataSplits
+from engine.finetune import with_start
 from engine.optim import freeze_, keep_frozen_statistics_
 from engine.step import Criterion, StepClock, Stepper
 from models.build import build_criterion, build_model, check_image_size
@@ -32,24 +33,40 @@ from utils.train_config import TrainConfig
 
 def build_trainable(
     config: TrainConfig, images: DataSplits, device: torch.device, *, fresh: bool, trust: bool = False
-) -> Detector:
+) -> tuple[Detector, TrainConfig]:
     """The model of a configuration on its device, frozen where the recipe says so.
 
     Args:
         fresh: give it initial weights and anchors; else a checkpoint will.
         trust: `config.weights` may run the code in a foreign pickle file.
+    Returns:
+        The model, and the configuration with what follows from its initial weights.
     """
     model = build_model(model_config_from(config.model, where="model"), len(images.names), pretrained=fresh)
     check_image_size(model, config.image_size, where="--img-size")
-    has_head = fresh and config.weights is not None and start_from_(model, Path(config.weights), trust=trust)
-    # Anchors belong to the head that was trained with them.
-    if fresh and not has_head and isinstance(model.head, AnchorHead) and config.recipe.anchor_recall:
-        fit_anchors_(model.head, images.train, config)
+    if fresh:
+        config = _with_initial_weights_(config, model, images, trust=trust)
     regularize_(model, config.recipe)
     freeze_(model, config.recipe.freeze)
     if config.recipe.channels_last:
         model.to(memory_format=torch.channels_last)
-    return model.to(device)
+    return model.to(device), config
+
+
+def _with_initial_weights_(config: TrainConfig, model: Detector, images: DataSplits, *, trust: bool) -> TrainConfig:
+    """The weights that a training starts from, and anchors that suit its images."""
+    head, untrained, started = model.head, copy.deepcopy(model.head.state_dict()), None
+    if config.weights is not None:
+        started = start_from_(model, Path(config.weights), names=images.names, trust=trust)
+    # Anchors belong to the head that was trained with them.
+    whole = started is not None and started.is_whole
+    if isinstance(head, AnchorHead) and config.recipe.anchor_recall and not whole:
+        before = [anchors.clone() for anchors in head.anchors]
+        fit_anchors_(head, images.train, config)
+        if started is not None and not all(map(torch.equal, before, head.anchors)):
+            head.convs.load_state_dict({n.removeprefix("convs."): v for n, v in untrained.items() if "convs." in n})
+            started = started.without_head(model)
+    return with_start(config, started, model, images=len(images.train))
 
 
 def check_single_images(model: Detector, recipe: RecipeConfig, size: tuple[int, int]) -> None:
@@ -123,5 +140,12 @@ def build_stepper(
     recipe = config.recipe
     criterion = build_criterion(model, recipe.loss, where="recipe: loss", class_counts=class_counts)
     return Stepper(
-        forward or model, cast(Criterion, criterion), recipe, total_steps, config.seed, device, StepClock(device)
+        forward or model,
+        cast(Criterion, criterion),
+        recipe,
+        total_steps,
+        config.seed,
+        device,
+        StepClock(device),
+        start=None if recipe.finetune is None else config.start,
     )

@@ -198,7 +198,7 @@ def _overfit(job: Job, state: TrainState, batches: list[Batch]) -> tuple[list[fl
     """
     # At the peak of the learning rate after five steps, which a real schedule takes far longer for.
     schedule = ScheduleConfig(warmup_epochs=0, warmup_steps=5)
-    recipe = replace(job.config.recipe, schedule=schedule)
+    recipe = replace(job.config.recipe, schedule=schedule, finetune=None)  # all of it moves, which costs most
     stepper = replace(job.stepper, recipe=recipe, total_steps=10 * STEPS)
     guard = Guard(job.run.folder, {"config": job.config, **job.images.about()})
     losses: list[float] = []

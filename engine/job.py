@@ -112,7 +112,7 @@ def opened(
             stop.at_once = options.dry_run  # there is nothing to save
             if options.auto_batch:
                 prepared.config = _with_fitting_batch(prepared)
-            state = TrainState.create(prepared.model, prepared.config.recipe, device)
+            state = TrainState.create(prepared.model, prepared.config.recipe, device, start=prepared.config.start)
             job = _assemble(prepared, options, resumed, lock)
             try:
                 yield job, state, stop
@@ -144,7 +144,7 @@ def _prepare(
         resumed.check_start()
     torch.manual_seed(config.seed)
     fresh = resumed is None or not resumed.checkpoint.is_file()
-    model = build_trainable(config, images, device, fresh=fresh, trust=options.trust)
+    model, config = build_trainable(config, images, device, fresh=fresh, trust=options.trust)
     files = images.files() if launched_rank() == 0 and not options.dry_run else {}
     return Prepared(config, images, train_set_of(images.train, config), model, device, files)
 
@@ -211,7 +211,8 @@ def _with_fitting_batch(prepared: Prepared) -> TrainConfig:
     loader = train_loader_of(train_set_of(images.train, trial), trial, stride=model.stride)
     counts, steps = images.class_counts(), config.recipe.total_epochs
     stepper = build_stepper(config, model, device, class_counts=counts, total_steps=steps)
-    state, largest = TrainState.create(model, config.recipe, device), sampler_of(loader).sizes.largest
+    state = TrainState.create(model, config.recipe, device, start=config.start)
+    largest = sampler_of(loader).sizes.largest
     average = build_predictor(config, images, cast(Detector, state.ema.module), device)
     evaluation = average, EvaluationOptions.of_training(config, images.task)
     first, count = next(iter(loader)), len(images.train)

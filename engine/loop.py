@@ -16,6 +16,7 @@ from data.sampler import SAMPLE_ORDER
 from engine.build import build_predictor
 from engine.evaluate import evaluate
 from engine.failure import Guard, saying_what_is_left
+from engine.finetune import keep_held_statistics_
 from engine.finish import finish
 from engine.job import Job, opened
 from engine.optim import keep_frozen_statistics_
@@ -24,6 +25,7 @@ from engine.predictions import EvaluationOptions
 from engine.resume import is_finished, resume_
 from engine.run_log import EpochLog, describe_training
 from engine.search import Trial
+from engine.start import begin_, is_before_first_step, is_evaluable, say_if_start_is_best
 from engine.state import TrainState
 from engine.step import grouped
 from models.detector import Detector
@@ -72,6 +74,8 @@ def run_epochs(job: Job, state: TrainState, stop: Stop, *, trial: Trial | None =
         plots.plot_labels(images.train, job.run.folder / "labels.png")
     guard = Guard(job.run.folder, {"config": job.config, **images.about()}, notes=job.notes)
     with closing(open_log(job, state)) if dist.rank() == 0 else nullcontext() as log:
+        if is_before_first_step(state):
+            evaluate_start(job, state)
         for epoch in range(state.epoch, recipe.total_epochs):
             if state.is_out_of_patience(recipe):
                 logger.info("No better result for %d epochs: stopping early after epoch %d", recipe.patience, epoch)
@@ -85,6 +89,7 @@ def run_epochs(job: Job, state: TrainState, stop: Stop, *, trial: Trial | None =
             record(job, state, log, figures)
             if trial is not None and figures is not None:
                 trial.report(state.epoch, figures[job.metric.columns[0]])
+        say_if_start_is_best(state, job.metric.columns[0])
         if log is not None:
             finish(job, log)
     dist.wait_for_first_rank()
@@ -103,6 +108,7 @@ def train_one_epoch(job: Job, state: TrainState, guard: Guard, stop: Stop) -> bo
     recipe, clock, quiet = job.config.recipe, job.stepper.clock, dist.rank() != 0
     state.model.train()
     keep_frozen_statistics_(state.model, recipe.freeze)
+    keep_held_statistics_(state.model, recipe, job.config.start, state.epoch)
     job.sampler.set_position(state.epoch, state.batch)
     title = f"Epoch {state.epoch + 1}/{recipe.total_epochs}"
     clock.restart()
@@ -160,17 +166,30 @@ def validate(job: Job, state: TrainState) -> dict[str, Any] | None:
     state.epoch, state.batch = state.epoch + 1, 0
     if state.epoch % recipe.evaluation.interval and state.epoch < recipe.total_epochs:
         return None
+    begin = time.perf_counter()
+    figures = average_figures(job, state)
+    state.count({"time/evaluation": time.perf_counter() - begin})
+    return figures
+
+
+def evaluate_start(job: Job, state: TrainState) -> None:
+    """Evaluate the weights that the training starts from, where they know classes of the data: its epoch 0."""
+    figures = average_figures(job, state) if is_evaluable(job) else None
+    begin_(job, state, figures)
+    if state.start is not None:
+        save(job, state, figures=figures, best=job.run.best)
+
+
+def average_figures(job: Job, state: TrainState) -> dict[str, Any]:
+    """The figures of the averaged weights."""
     # Each rank has its own statistics of batch normalisation; those of rank 0 are saved, so they are evaluated.
     dist.copy_from_first_rank_(state.ema.module.buffers())
     average = cast(Detector, state.ema.module)
     predictor = build_predictor(job.config, job.images, average, job.stepper.device)
     job.metric.reset()
-    begin = time.perf_counter()
     options = EvaluationOptions.of_training(job.config, job.images.task, job.images.val.tiling)
     over_ranks = dist.is_distributed()
-    figures = evaluate(predictor, job.val_loader, job.metric, options, over_ranks=over_ranks, notes=job.notes)
-    state.count({"time/evaluation": time.perf_counter() - begin})
-    return figures
+    return evaluate(predictor, job.val_loader, job.metric, options, over_ranks=over_ranks, notes=job.notes)
 
 
 def record(job: Job, state: TrainState, log: EpochLog | None, figures: dict[str, Any] | None) -> None:

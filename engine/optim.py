@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -11,16 +13,27 @@ from engine.muon import Muon
 from utils.config import ConfigError, did_you_mean
 from utils.recipe import OptimizerConfig, ScheduleConfig
 
+Parts: TypeAlias = Sequence[tuple[list[nn.Parameter], dict[str, Any]]]
+"""Parameters, and keys for the groups of the optimizer that hold them."""
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The recipe's optimizer over the trainable parameters; decay on weights of two dimensions or more."""
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig, *, parts: Parts | None = None) -> torch.optim.Optimizer:
+    """The recipe's optimizer over the trainable parameters; decay on weights of two dimensions or more.
+
+    Args:
+        parts: the trainable parameters in parts, each with keys for its groups (engine/finetune.py); of weights that
+            are `scale` times larger than others, steps and decay have the effect that they have on others.
+    """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if config.type == "muon":
-        groups[0]["orthogonal"] = True
+    groups: list[dict[str, Any]] = []
+    for parameters, about in parts or [(trainable, {})]:
+        # A gradient is as many times smaller, which matters to SGD, whose steps follow its size.
+        scale = about.get("scale", 1.0) ** (2 if config.type == "sgd" else 1)
+        more = {**about, "scale": scale} if about else {}
+        weights = {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay / scale, **more}
+        if config.type == "muon":
+            weights["orthogonal"] = True
+        groups += [weights, {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, **more}]
     groups = [group for group in groups if group["params"]]
     if config.type == "muon":
         momentum = float(config.momentum)
@@ -43,13 +56,13 @@ def freeze_(model: nn.Module, prefixes: list[str]) -> int:
     """
     names = [name for name, _ in model.named_parameters()]
     for prefix in prefixes:
-        if not any(_has_prefix(name, prefix) for name in names):
+        if not any(has_prefix(name, prefix) for name in names):
             known = sorted({".".join(name.split(".")[:depth]) for name in names for depth in (1, 2)})
             hint = did_you_mean(prefix, known)
             raise ConfigError(
                 f"freeze: no parameter's name starts with '{prefix}'.{hint} Known: {', '.join(known[:20])}"
             )
-    frozen = [name for name in names if any(_has_prefix(name, prefix) for prefix in prefixes)]
+    frozen = [name for name in names if any(has_prefix(name, prefix) for prefix in prefixes)]
     if len(frozen) == len(names):
         raise ConfigError(f"freeze: {', '.join(prefixes)} are all parameters; nothing is left to train")
     for name in frozen:
@@ -60,11 +73,12 @@ def freeze_(model: nn.Module, prefixes: list[str]) -> int:
 def keep_frozen_statistics_(model: nn.Module, prefixes: list[str]) -> None:
     """Put the batch normalisation of frozen parts into evaluation mode; call after model.train()."""
     for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and any(_has_prefix(name, p) for p in prefixes):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and any(has_prefix(name, p) for p in prefixes):
             module.eval()
 
 
-def _has_prefix(name: str, prefix: str) -> bool:
+def has_prefix(name: str, prefix: str) -> bool:
+    """Whether a dotted name is `prefix`, or below it."""
     return name == prefix or name.startswith(prefix.rstrip(".") + ".")
 
 

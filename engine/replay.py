@@ -12,6 +12,7 @@ import torch
 from data.read import DataSplits
 from engine.build import build_stepper, build_trainable
 from engine.diagnose import describe_failure, examine
+from engine.finetune import keep_held_statistics_
 from engine.optim import keep_frozen_statistics_
 from engine.state import TrainState, amp_dtype
 from engine.step import Stepper, TrainingDiverged, set_learning_rate_
@@ -134,12 +135,14 @@ def replay(path: Path, device: torch.device) -> int:
     images = DataSplits(saved.images, saved.images, saved.config.data)
     counts, steps = saved.class_counts, saved.total_steps
     try:
-        model = build_trainable(saved.config, images, device, fresh=False).train()
-        keep_frozen_statistics_(model, saved.config.recipe.freeze)
+        recipe, start = saved.config.recipe, saved.config.start
+        model = build_trainable(saved.config, images, device, fresh=False)[0].train()
+        keep_frozen_statistics_(model, recipe.freeze)
+        keep_held_statistics_(model, recipe, start, saved.state["epoch"])
         stepper = build_stepper(saved.config, model, device, class_counts=counts, total_steps=steps)
     except ConfigError as error:
         raise ConfigError(*(f"--replay {path}: {line}" for line in error.lines)) from None
-    return 0 if repeat(saved, stepper, TrainState.create(model, saved.config.recipe, device)) else 1
+    return 0 if repeat(saved, stepper, TrainState.create(model, recipe, device, start=start)) else 1
 
 
 def repeat(replay: Replay, stepper: Stepper, state: TrainState) -> bool:

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.finetune import parts_of
 from engine.optim import build_optimizer
 from utils.config import ConfigError
 from utils.faults import is_out_of_memory
+from utils.finetune_config import StartConfig
 from utils.recipe import EmaConfig, RecipeConfig
 
 
@@ -59,6 +61,7 @@ class TrainState:
         batch: batches of the current epoch that are done; the sampler goes on from here.
         best: best AP so far; best_epoch: after which epoch; of several with the same AP, the last.
         better_epoch: after which epoch AP last rose; 0 while it is 0 or there is none. Patience counts from it.
+        start: AP of the weights that the training starts from; None where they were not evaluated.
         sums: totals of the current epoch for the log (losses, seconds, images).
     """
 
@@ -72,13 +75,21 @@ class TrainState:
     best: float = -math.inf
     best_epoch: int = 0
     better_epoch: int = 0
+    start: float | None = None
     sums: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def create(cls, model: nn.Module, recipe: RecipeConfig, device: torch.device) -> TrainState:
-        """The state before the first step; `model` is on its device and frozen where the recipe says so."""
+    def create(
+        cls, model: nn.Module, recipe: RecipeConfig, device: torch.device, *, start: StartConfig | None = None
+    ) -> TrainState:
+        """The state before the first step; `model` is on its device and frozen where the recipe says so.
+
+        Args:
+            start: what the weights of a start gave, which fine-tuning treats by parts.
+        """
         scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype(recipe, device) is torch.float16)
-        return cls(model, Average(model, recipe.ema), build_optimizer(model, recipe.optimizer), scaler)
+        parts = None if recipe.finetune is None or start is None else parts_of(model, start)
+        return cls(model, Average(model, recipe.ema), build_optimizer(model, recipe.optimizer, parts=parts), scaler)
 
     def count(self, values: dict[str, float]) -> None:
         """Add to the epoch's totals."""
@@ -94,7 +105,8 @@ class TrainState:
         """Whether too many epochs have gone by since the result last rose, above 0; asked after evaluations only."""
         if recipe.patience is None or self.epoch % recipe.evaluation.interval:
             return False
-        return self.better_epoch > 0 and self.epoch - self.better_epoch >= recipe.patience
+        has_risen = self.better_epoch > 0 or (self.start or 0) > 0
+        return has_risen and self.epoch - self.better_epoch >= recipe.patience
 
     def note_result(self, figure: float | None) -> bool:
         """Note the main figure of the epoch that has just ended; returns whether its weights are the best so far.
@@ -108,6 +120,11 @@ class TrainState:
             self.better_epoch = self.epoch
         self.best, self.best_epoch = value, self.epoch
         return True
+
+    def note_start(self, figure: float | None) -> None:
+        """Note the main figure of the weights that the training starts from: they are the best until others are."""
+        if figure is not None:
+            self.start = self.best = figure
 
     def progress_note(self) -> str:
         """Mean losses and speed of the epoch so far."""
@@ -129,6 +146,7 @@ class TrainState:
             "best": self.best,
             "best_epoch": self.best_epoch,
             "better_epoch": self.better_epoch,
+            "start_figure": self.start,
             "sums": dict(self.sums),
             "rng": random_state(),
         }
@@ -146,6 +164,7 @@ class TrainState:
         self.best = best if best >= 0 else -math.inf  # older releases noted -1 where there was no figure
         self.best_epoch, self.sums = state["best_epoch"], dict(state["sums"])
         self.better_epoch = state.get("better_epoch", self.best_epoch if best > 0 else 0)
+        self.start = state.get("start_figure")
         set_random_state(state["rng"])
 
     def resume(self, state: dict[str, Any], *, where: str) -> None:

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from engine.adversarial import attacked, is_attacked
+from engine.finetune import drop_held_gradients_, is_new, share_of_rate
 from engine.optim import learning_rate_factor, warmup_length
 from engine.state import Snapshot, TrainState, amp_dtype
 from utils.dist import copy_from_first_rank_, rank, sum_over_ranks, world_size
+from utils.finetune_config import StartConfig
 from utils.recipe import RecipeConfig
 from utils.structures import Batch, Targets
 
@@ -108,6 +110,7 @@ class Stepper:
         total_steps: optimizer updates in the whole training.
         seed: of what is drawn in a step: DropBlock, self-adversarial training.
         clock: counts the time of each part of a step.
+        start: what the weights of a start gave, where the recipe fine-tunes them.
         before: what a step that fails may have changed, as it was.
     """
 
@@ -118,6 +121,7 @@ class Stepper:
     seed: int
     device: torch.device
     clock: StepClock
+    start: StartConfig | None = None
     before: Snapshot = field(default_factory=Snapshot)
 
     @property
@@ -144,7 +148,7 @@ def train_step(stepper: Stepper, state: TrainState, batches: list[Batch], *, upd
         no_sync = getattr(stepper.forward, "no_sync", None) if index < len(batches) - 1 else None
         with (
             no_sync() if no_sync else contextlib.nullcontext(),
-            norm_statistics(state.model, state.step, recipe.norm_momentum),
+            norm_statistics(state.model, state.step, recipe.norm_momentum, start=stepper.start),
         ):
             terms = loss_terms(stepper, batch)
             stepper.clock.lap("loss")
@@ -153,6 +157,7 @@ def train_step(stepper: Stepper, state: TrainState, batches: list[Batch], *, upd
             state.scaler.scale(total * world_size() / len(batches)).backward()
             stepper.clock.lap("backward")
         losses.append(torch.stack(list(terms.values())).detach())
+    drop_held_gradients_(state.optimizer, recipe, state.epoch)
     norm = clip_gradients_(state, recipe.optimizer.clip_norm)
     stepper.clock.lap("clip")
     # Here the host waits for the device, and nowhere else.
@@ -252,15 +257,11 @@ def loss_terms(stepper: Stepper, batch: Batch) -> dict[str, Tensor]:
 
 def set_learning_rate_(state: TrainState, stepper: Stepper) -> None:
     """Give the optimizer the learning rate of the coming step."""
-    recipe = stepper.recipe
-    factor = learning_rate_factor(
-        state.step,
-        total_steps=stepper.total_steps,
-        steps_per_epoch=stepper.steps_per_epoch,
-        config=recipe.schedule,
-    )
+    recipe, total, per_epoch = stepper.recipe, stepper.total_steps, stepper.steps_per_epoch
+    factor = learning_rate_factor(state.step, total_steps=total, steps_per_epoch=per_epoch, config=recipe.schedule)
     for group in state.optimizer.param_groups:
-        group["lr"] = recipe.lr * factor
+        share = share_of_rate(group, recipe, state.step, total_steps=total, steps_per_epoch=per_epoch)
+        group["lr"] = recipe.lr * factor * share
 
 
 def begin_batch_(model: nn.Module, *, index: int, count: int, progress: float) -> None:
@@ -276,7 +277,7 @@ def begin_batch_(model: nn.Module, *, index: int, count: int, progress: float) -
 
 
 @contextmanager
-def norm_statistics(model: nn.Module, step: int, least: float) -> Iterator[None]:
+def norm_statistics(model: nn.Module, step: int, least: float, *, start: StartConfig | None = None) -> Iterator[None]:
     """The weight of the batch that runs in this block in the running statistics of batch normalisation.
 
     A plain mean over the steps at first, then `least`. Statistics start at mean 0 and variance 1. Without the plain
@@ -284,12 +285,21 @@ def norm_statistics(model: nn.Module, step: int, least: float) -> Iterator[None]
 
     While the weight still changes, layers take the batch in whole (momentum 1), and what they then hold is averaged
     with what they held before: for a compiled model each other momentum would be another program.
+
+    Args:
+        start: of weights that are fine-tuned: statistics that came with them are worth more than a few batches, and
+            always take these in by `least`.
     """
     weight = 1 / (step + 1)
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
-    statistics = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
-    for norm in norms:
-        norm.momentum = 1.0 if weight > least else least
+    norms = {
+        norm: weight > least and (start is None or is_new(name, start))
+        for name, norm in model.named_modules()
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training
+    }
+    young = [norm for norm, is_young in norms.items() if is_young]
+    statistics = [buffer for norm in young for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
+    for norm, is_young in norms.items():
+        norm.momentum = 1.0 if is_young else least
     before = [buffer.clone() for buffer in statistics] if weight > least else []
     yield
     if before:

@@ -51,6 +51,15 @@ class Head(nn.Module):
         super().__init__()
         self.num_classes = num_classes
 
+    def class_layers(self) -> dict[str, tuple[int, int]]:
+        """The convolutions whose outputs depend on the number of classes, by their names in the head.
+
+        Returns:
+            For each the groups of its outputs (one an anchor), and the outputs of a group that come before those of the
+            classes. A head that names none cannot be started from weights for other classes.
+        """
+        return {}
+
     def decode(self, raw_maps: list[Tensor]) -> tuple[Tensor, Tensor] | Tensor:
         """Raw maps -> boxes (B, N, 4) xyxy pixels and scores (B, N, C), or of a classifier probabilities (B, C)."""
         raise NotImplementedError

@@ -17,46 +17,19 @@ from models.darknet.weights import classes_in_file, load_weights_
 from models.detector import Detector
 from models.fuse import fuse_, pack_
 from models.info import ModelInfo, Predictor, Values
+from models.names import known_names, names_beside
 from models.pretrained import fitted
 from models.pretrained_yolox import classes_of_yolox
 from models.runtimes import precision_of
 from models.saved import build_saved, check_shapes
-from utils.config import ROOT, ConfigError, load_yaml
+from utils.config import ConfigError
 from utils.device import describe_device
-from utils.files import read_regular
 from utils.saved import check_pairs, check_weights
 from utils.text import first_line, from_json
 from utils.weights import load_foreign, load_saved_model
 
 # Name of the metadata inside a TorchScript file, JSON: torch.jit.load(path, _extra_files={SCRIPT_METADATA: ""}).
 SCRIPT_METADATA = "cspdet.json"
-
-KNOWN = {80: ROOT / "cfg" / "data" / "coco.yaml", 20: ROOT / "cfg" / "data" / "voc.yaml"}
-"""Data sets whose models have so many classes, as a rule."""
-
-
-def names_beside(classes: int, files: Sequence[Path | str]) -> tuple[str, ...] | None:
-    """The names in a file NAME.names, one a line as darknet has it, beside one of a model's files NAME.*, if any.
-
-    Raises:
-        ConfigError: it holds another number of names.
-    """
-    for path in (Path(file).with_suffix(".names") for file in files):
-        if path.exists() and not path.is_dir():
-            lines = read_regular(path).decode("utf-8-sig", errors="replace").splitlines()
-            names = [line.strip() for line in lines if line.strip()]
-            if len(names) != classes or len(set(names)) != classes:
-                raise ConfigError(f"{path}: expected {classes} different names, one a line, found {len(set(names))}")
-            return tuple(names)
-    return None
-
-
-def known_names(classes: int) -> tuple[str, ...]:
-    """The likely names of so many classes: COCO's for 80, VOC's for 20, else numbers."""
-    if classes not in KNOWN:
-        return tuple(f"class {label}" for label in range(classes))
-    names = load_yaml(KNOWN[classes])["names"]
-    return tuple(str(names[label]) for label in range(classes))
 
 
 class ModelPredictor(Predictor):

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from utils.augment_config import AugmentConfig
 from utils.config import ROOT, ConfigError, apply_overrides, below_root, find_file, load_yaml
+from utils.finetune_config import FinetuneConfig
+from utils.regularize_config import AdversarialConfig, DropBlockConfig
 from utils.schema import height_and_width, require, to_dataclass
 
 RECIPES = ROOT / "cfg" / "train"
@@ -121,41 +123,6 @@ class EmaConfig:
 
 
 @dataclass(frozen=True)
-class AdversarialConfig:
-    """Self-adversarial training: images changed so that the network overlooks their objects (see adversarial.py).
-
-    Args:
-        lr: what the change is multiplied by at the end of the training, darknet's adversarial_lr; it rises from 0 in a
-            line. 0 turns it off.
-        probability: of a batch to be changed, once warm-up is over.
-    """
-
-    lr: float = 0.0
-    probability: float = 0.5
-
-    def __post_init__(self) -> None:
-        require(self.lr >= 0, "lr", "a number of at least 0", self.lr)
-        require(0 <= self.probability <= 1, "probability", "a share in [0, 1]", self.probability)
-
-
-@dataclass(frozen=True)
-class DropBlockConfig:
-    """DropBlock between backbone and neck, while training (models/dropblock.py).
-
-    Args:
-        probability: share of each map that is dropped at the end of the training; it rises from 0 in a line.
-        size: side of the square blocks, in cells of the map.
-    """
-
-    probability: float = 0.0
-    size: int = 7
-
-    def __post_init__(self) -> None:
-        require(0 <= self.probability < 1, "probability", "a share in [0, 1)", self.probability)
-        require(self.size >= 1, "size", "a whole number of at least 1", self.size)
-
-
-@dataclass(frozen=True)
 class EvaluationConfig:
     """How validation is done during training: the protocol of val.py.
 
@@ -221,6 +188,7 @@ class RecipeConfig:
         bad_images: what an image that cannot be read does: 'stop', or 'skip' it: another takes its place in training,
             and in validation its objects count as not found.
         worker_timeout: seconds to wait for loader processes before the run ends; 0: for ever.
+        finetune: how a start from `--weights` is treated; null: like random weights.
         loss: arguments of the head's loss (models/losses/).
     """
 
@@ -253,6 +221,7 @@ class RecipeConfig:
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     dropblock: DropBlockConfig = field(default_factory=DropBlockConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    finetune: FinetuneConfig | None = None
     loss: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

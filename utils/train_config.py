@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config import load_yaml
+from utils.finetune_config import StartConfig
 from utils.recipe import RecipeConfig
 from utils.schema import require, to_dataclass
 
@@ -31,6 +32,7 @@ class TrainConfig:
         weights: checkpoint to start from; None starts from random weights.
         seed: of weights, order and augmentation.
         workers: loader processes; changes speed only.
+        start: what the weights gave, once they are loaded; None for random weights.
     """
 
     model: dict[str, Any]
@@ -40,6 +42,7 @@ class TrainConfig:
     weights: str | None
     seed: int
     workers: int
+    start: StartConfig | None = None
 
     def __post_init__(self) -> None:
         for name in ("seed", "workers"):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.class_rows import copy_rows_
 from models.darknet.graph import DarknetGraph
 from models.darknet.header import WeightsHeader, read_header, read_numbers
 from models.darknet.published import warn_of_masks
@@ -23,6 +24,7 @@ from models.detector import Detector
 from models.heads.anchor import AnchorHead
 from models.heads.classify import ClassifyHead
 from models.layers import ConvNormAct, WeightedShortcut
+from models.names import ClassMatch
 from utils.config import ConfigError
 from utils.files import write_atomically
 from utils.saved import LOWEST_VARIANCE, MOST_CLASSES
@@ -78,8 +80,9 @@ class Loaded:
 
     Args:
         layers: number of layers loaded, of `of` layers with numbers in the model.
-        skipped: layers left unchanged because the file is for other classes.
+        skipped: layers for other classes, left unchanged or loaded in part.
         last: the name of the last layer loaded.
+        rest: tensors of the model that the file did not give, or not whole.
     """
 
     header: WeightsHeader
@@ -87,6 +90,7 @@ class Loaded:
     of: int
     skipped: int
     last: str
+    rest: tuple[Tensor, ...] = ()
 
 
 def stored_layers(model: Detector | DarknetGraph) -> list[StoredLayer]:
@@ -116,11 +120,9 @@ def stored_layers(model: Detector | DarknetGraph) -> list[StoredLayer]:
 
 def _head_filters(head: nn.Module) -> dict[str, tuple[int, int]]:
     """`StoredLayer.filters` of a head's convolutions, by their names in it."""
-    if isinstance(head, ClassifyHead):
-        return {"conv": (1, 0)}
-    if not isinstance(head, AnchorHead):
+    if not isinstance(head, AnchorHead | ClassifyHead):
         raise ConfigError(f"darknet's files cannot hold a model with a head of type {type(head).__name__}")
-    return {f"convs.{level}": (anchors, 5 * anchors) for level, anchors in enumerate(head.anchor_counts)}
+    return {name: (groups, groups * before) for name, (groups, before) in head.class_layers().items()}
 
 
 def _graph_layers(graph: DarknetGraph, head: nn.Module | None) -> Iterator[StoredLayer]:
@@ -175,33 +177,43 @@ def save_weights(
     write_atomically(path, write, needed=header.size + 4 * sum(layer.count for layer in layers))
 
 
-def load_weights_(model: Detector | DarknetGraph, path: Path, *, partial: bool = False) -> Loaded:
+def load_weights_(
+    model: Detector | DarknetGraph, path: Path, *, partial: bool = False, classes: ClassMatch | None = None
+) -> Loaded:
     """Copy a .weights or .conv.N file into a model.
 
     Args:
         partial: accept a file that ends after any of the model's layers, and one of the same network for other classes;
             its convolutions before the yolo layers are then skipped.
+        classes: which classes of the file the model's are: the convolutions before the yolo layers are copied row by
+            row.
     Raises:
         ConfigError: no such file; one that does not fit: how many numbers were expected and found, and where; or one
             with numbers that no training gives, with the layer's name.
     """
     layers = stored_layers(model)
     header, numbers, sizes = _choose_reading(model, layers, path, partial=partial)
+    by_row = classes is not None and not classes.is_identity
     start, loaded, skipped = 0, [], 0
     for layer, size in zip(layers, sizes, strict=True):
         if start == len(numbers):
             break
-        if size == layer.count:
-            check_numbers(path, layer, numbers[start : start + size])
-            _fill_(layer, numbers[start : start + size])
-            loaded.append(layer)
-        else:
-            skipped += 1
+        part = numbers[start : start + size]
         start += size
+        if size == layer.count and not (layer.filters and by_row):
+            check_numbers(path, layer, part)
+            _fill_(layer, part)
+            loaded.append(layer)
+            continue
+        skipped += 1
+        if classes is not None and size == layer.count_with(classes.of):
+            check_numbers(path, layer, part)
+            _fill_rows_(layer, part, classes)
+    rest = tuple(tensor for layer in layers if layer not in loaded for tensor in layer.tensors)
     if len(loaded) == len(layers) and isinstance(model, Detector):
         model.darknet_header = header
         warn_of_masks(model, path, header, len(numbers))
-    return Loaded(header, len(loaded), len(layers), skipped, loaded[-1].name)
+    return Loaded(header, len(loaded), len(layers), skipped, loaded[-1].name, rest)
 
 
 def classes_in_file(model: Detector | DarknetGraph, floats: int) -> int | None:
@@ -307,6 +319,16 @@ def _fill_(layer: StoredLayer, numbers: np.ndarray) -> None:
         part = numbers[start : start + tensor.numel()].astype(np.float32)
         tensor.copy_(torch.from_numpy(part).view_as(tensor))
         start += tensor.numel()
+
+
+def _fill_rows_(layer: StoredLayer, numbers: np.ndarray, classes: ClassMatch) -> None:
+    """The rows of a head's convolution that the file has, from its numbers for `classes.of` classes."""
+    assert layer.filters is not None
+    groups, beside = layer.filters
+    rows = groups * classes.of + beside
+    bias, weights = torch.from_numpy(numbers.astype(np.float32)).split((rows, len(numbers) - rows))
+    for tensor, source in zip(layer.tensors, (bias, weights.view(rows, *layer.tensors[1].shape[1:])), strict=True):
+        copy_rows_(tensor, source, classes, groups=groups, before=beside // groups)
 
 
 def _misfit(path: Path, layers: Sequence[StoredLayer], numbers: np.ndarray) -> str:

@@ -104,6 +104,10 @@ class AnchorHead(Head):
                 bias[:, 4] = math.log(objectness / (1 - objectness))
                 bias[:, 5:] = math.log(class_probability / (1 - class_probability + 1e-2))
 
+    def class_layers(self) -> dict[str, tuple[int, int]]:
+        """See Head."""
+        return {f"convs.{level}": (anchors, 5) for level, anchors in enumerate(self.anchor_counts)}
+
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Neck maps -> raw maps, (B, A * (5 + C), h, w) a level."""
         return [conv(feature) for conv, feature in zip(self.convs, maps, strict=True)]

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.heads.branch import last_bias, make_branch
+from models.heads.branch import last_bias, last_layers, make_branch
 from models.heads.grid import cell_grid, least_logit
 from models.layers import Activation
 from models.parts import Head
@@ -94,6 +94,11 @@ class AnchorFreeHead(Head):
                 bias = last_bias(box)
                 bias.data = torch.tensor(start).repeat(4).to(bias)
                 nn.init.constant_(last_bias(classes), math.log(5 / self.num_classes / (640 / stride) ** 2))
+
+    def class_layers(self) -> dict[str, tuple[int, int]]:
+        """See Head."""
+        pairs = ["class_branches", *(["one_to_one_class_branches"] if self.one_to_one else [])]
+        return {name: (1, 0) for branches in pairs for name in last_layers(self, branches)}
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Neck maps -> raw maps, (B, 4 * bins + C, h, w) a level.

@@ -14,6 +14,12 @@ def last_bias(branch: nn.Module) -> Tensor:
     return cast("Tensor", list(branch.children())[-1].bias)
 
 
+def last_layers(head: nn.Module, branches: str) -> list[str]:
+    """The names of the 1x1 convolutions that end the branches of all levels."""
+    levels = cast("nn.ModuleList", head.get_submodule(branches))
+    return [f"{branches}.{level}.{len(list(branch.children())) - 1}" for level, branch in enumerate(levels)]
+
+
 def make_branch(
     in_channels: int, channels: int, out_channels: int, *, depth: int, depthwise: bool, activation: Activation
 ) -> nn.Sequential:

@@ -49,6 +49,10 @@ class ClassifyHead(Head):
         assert self.conv.bias is not None
         nn.init.zeros_(self.conv.bias)
 
+    def class_layers(self) -> dict[str, tuple[int, int]]:
+        """See Head."""
+        return {"conv": (1, 0)}
+
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Maps (B, Ci, Hi, Wi), finest first -> [logits (B, num_classes)]."""
         x = maps[-1]

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.heads.branch import last_bias, make_branch
+from models.heads.branch import last_bias, last_layers, make_branch
 from models.heads.grid import cell_grid, least_logit
 from models.layers import Activation, ConvNormAct
 from models.parts import Head
@@ -69,6 +69,10 @@ class DecoupledHead(Head):
         for box, classes in zip(self.box_branches, self.class_branches, strict=True):
             last_bias(box).data[4] = logit
             last_bias(classes).data.fill_(logit)
+
+    def class_layers(self) -> dict[str, tuple[int, int]]:
+        """See Head."""
+        return dict.fromkeys(last_layers(self, "class_branches"), (1, 0))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Neck maps -> raw maps, (B, 5 + C, h, w) a level."""

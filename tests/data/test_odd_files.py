@@ -16,7 +16,7 @@ from data.media.sources import open_source
 from data.read import read_split
 from models.darknet.cfg import read_cfg
 from models.darknet.header import read_header
-from models.predictor_torch import names_beside
+from models.names import names_beside
 from tests.data.tiny_sets import make_coco, make_config, make_image, make_yolo, read
 from utils.config import ConfigError, load_yaml
 from utils.files import read_regular

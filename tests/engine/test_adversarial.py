@@ -14,7 +14,7 @@ from engine.adversarial import attacked, is_attacked
 from engine.step import norm_statistics
 from models.build import build_criterion, build_model
 from models.config import load_model_config
-from utils.recipe import AdversarialConfig
+from utils.regularize_config import AdversarialConfig
 from utils.structures import Batch, Targets
 
 

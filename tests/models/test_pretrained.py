@@ -77,14 +77,14 @@ def test_anchors_come_with_a_whole_head_alone_and_it_is_said(
     source, model = detector(config, seed=1), detector(config, seed=2)
     source.head.anchors_1.add_(3.25)
     save_checkpoint(tmp_path / "x.pt", state_of(source, config))
-    assert start_from_(model, tmp_path / "x.pt")
+    assert start_from_(model, tmp_path / "x.pt").is_whole
     assert torch.equal(model.head.anchors_1, source.head.anchors_1)
     assert torch.equal(model.head.convs[0].weight, source.head.convs[0].weight)
     assert "The anchors come with the head: [[27.25, 27.25, 43.25" in caplog.text
     total = len(model.state_dict())
     assert f"Weights: {total} of {total} tensors" in caplog.text
     other = detector(config, seed=2, classes=7)
-    assert not start_from_(other, tmp_path / "x.pt")
+    assert not start_from_(other, tmp_path / "x.pt").is_whole
     assert torch.equal(other.head.anchors_1, detector(config, seed=3).head.anchors_1)
     assert "The anchors stay those of the configuration; the file has others: [[27.25, 27.25, 43.25" in caplog.text
 

@@ -121,7 +121,7 @@ def test_a_released_file_predicts_and_starts_a_training(file: Path) -> None:
     assert predictor.names[:2] == ("person", "bicycle")
     assert predictor.resize == "corner"
     started = build("nano")
-    assert start_from_(started, file), "the whole head"
+    assert start_from_(started, file).is_whole, "the whole head"
     for name, value in started.state_dict().items():
         assert torch.equal(value, predictor.model.state_dict()[name]), name
 
@@ -129,7 +129,7 @@ def test_a_released_file_predicts_and_starts_a_training(file: Path) -> None:
 def test_another_number_of_classes_leaves_those_rows_alone(file: Path) -> None:
     model = build("nano", classes=3)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert not start_from_(model, file)
+    assert not start_from_(model, file).is_whole
     after = model.state_dict()
     same = {name for name in before if "batches" not in name and torch.equal(after[name], before[name])}
     assert same == {f"head.class_branches.{level}.4.{kind}" for level in range(3) for kind in ("weight", "bias")}

@@ -1,0 +1,60 @@
+"""A training that starts from weights: the start is evaluated, and what follows from its figure is settled."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from engine.finetune import average_begins_at, rate_for
+from engine.job import Job
+from engine.state import TrainState
+from utils.log import first_few
+from utils.metrics.figures import figure_text
+
+logger = logging.getLogger(__name__)
+
+
+def is_evaluable(job: Job) -> bool:
+    """Whether a training starts from weights that know classes of the data."""
+    return job.config.start is not None and job.config.start.known > 0
+
+
+def is_before_first_step(state: TrainState) -> bool:
+    """Whether nothing is done, not even the evaluation of the start."""
+    return state.start is None and (state.epoch, state.batch, state.step) == (0, 0, 0)
+
+
+def begin_(job: Job, state: TrainState, figures: dict[str, Any] | None) -> None:
+    """Note the figures of the start as those of epoch 0, and set the rates of what it gave.
+
+    Args:
+        figures: None where the start could not be evaluated.
+    """
+    figure = None if figures is None else figures[job.metric.columns[0]]
+    if figures is not None:
+        scores = "  ".join(f"{key} {figure_text(figures[key])}" for key in job.metric.columns)
+        known, all_classes = job.config.start.known if job.config.start else 0, len(job.images.names)
+        classes = "" if known == all_classes else f", which knows {known} of {all_classes} classes"
+        logger.info("Epoch 0  the start%s  %s", classes, scores)
+    state.note_start(figure)
+    finetune, start = job.config.recipe.finetune, job.config.start
+    if finetune is None or start is None:
+        return
+    images = len(job.images.train)
+    rate = rate_for(figure or 0.0, images=images) if finetune.rate == "auto" else finetune.rate
+    for group in state.optimizer.param_groups:
+        if group["trained"]:
+            group["rate"] = rate
+    state.ema.n_averaged = average_begins_at(job.stepper.total_steps)
+    why = "" if finetune.rate != "auto" else f" (for {images} images and a start with {figure_text(figure or 0.0)})"
+    logger.info("Fine-tuning: loaded weights learn at %.3g times the learning rate of new ones%s", rate, why)
+    if start.new:
+        logger.info(
+            "  new: %s; for %s epochs they and the head learn alone", first_few(start.new, 5), finetune.head_epochs
+        )
+
+
+def say_if_start_is_best(state: TrainState, column: str) -> None:
+    """Say at the end that no epoch was better than the start, where that is so."""
+    if state.start is not None and state.best_epoch == 0:
+        logger.info("No epoch was as good as the start, %s %s: best.pt is the start", column, figure_text(state.start))
