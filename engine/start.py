@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from engine.finetune import average_begins_at, rate_for
+from engine.finetune import average_begins_at, head_epochs_of, rate_for
 from engine.job import Job
 from engine.state import TrainState
 from utils.log import first_few
@@ -49,9 +49,8 @@ def begin_(job: Job, state: TrainState, figures: dict[str, Any] | None) -> None:
     why = "" if finetune.rate != "auto" else f" (for {images} images and a start with {figure_text(figure or 0.0)})"
     logger.info("Fine-tuning: loaded weights learn at %.3g times the learning rate of new ones%s", rate, why)
     if start.new:
-        logger.info(
-            "  new: %s; for %s epochs they and the head learn alone", first_few(start.new, 5), finetune.head_epochs
-        )
+        new, alone = first_few(start.new, 5), head_epochs_of(job.config.recipe)
+        logger.info("  new: %s; with the head, they learn alone for %d epochs", new, alone)
 
 
 def say_if_start_is_best(state: TrainState, column: str) -> None:
