@@ -329,6 +329,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "batch": _COUNT,
     "best": (lambda value: value is None or _is_number(value, infinite=True), "a number"),
     "best_epoch": _COUNT,
+    "start_figure": (lambda value: value is None or _is_number(value), "a number, or null"),
     "is_best": _FLAG,
     "sample_order": _COUNT,
     **dict.fromkeys(("sums", "row"), (_are_sums, "a mapping of numbers")),
