@@ -115,9 +115,9 @@ def _match(
         theirs: names of the file's classes; None where it says nothing of them.
         classes: of its head.
     """
-    if classes is None:
+    if classes is None or (theirs is not None and len(theirs) != classes):  # the latter: of another number of anchors
         return None
-    if not names or theirs is None or len(theirs) != classes or (guessed and classes not in KNOWN):
+    if not names or theirs is None or (guessed and classes not in KNOWN):
         return by_position(model.head.num_classes, classes)
     return match_names(names, theirs, guessed=guessed)
 

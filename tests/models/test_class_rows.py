@@ -183,3 +183,15 @@ def test_darknets_own_names_of_cocos_classes_keep_their_places() -> None:
     """A data set with darknet's spelling (motorbike, sofa, ...) has COCO's 80 classes in COCO's order."""
     names = ["motorbike" if name == "motorcycle" else name for name in known_names(80)]
     assert match_names(names, known_names(80), guessed=True).is_identity
+
+
+def test_a_head_of_another_number_of_anchors_is_not_read_by_class(tiny_model: Path, tmp_path: Path) -> None:
+    config = config_of(tiny_model, "anchor")
+    fewer = ModelConfig(**{**to_plain(config), "head": {**config.head, "anchors": [[12, 12], [24, 24]]}})
+    source, model = built(fewer, 10, seed=1), built(config, 3, seed=2)  # 15 outputs, which are 3 x 5
+    names = tuple(f"c{label}" for label in range(10))
+    save(source, fewer, tmp_path / "x.pt", names)
+    fresh = model.head.convs[0].bias.clone()
+    started = start_from_(model, tmp_path / "x.pt", names=names[:3])
+    assert (started.known, started.is_whole) == (0, False)
+    assert torch.equal(model.head.convs[0].bias, fresh)
