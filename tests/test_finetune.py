@@ -102,8 +102,10 @@ def test_other_recipes_evaluate_the_start_too_and_a_better_epoch_replaces_it(
     assert saved["last"]["start_figure"] == 0.2
 
 
-@pytest.mark.parametrize("names", [["blue", "red"], ["red", "green"], ["cat", "dog"]])
-@pytest.mark.parametrize("stop", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("names", "stop"),
+    [(["blue", "red"], 2), (["red", "green"], 1), (["red", "green"], 2), (["red", "green"], 3), (["cat", "dog"], 2)],
+)
 def test_stopping_on_either_side_of_the_head_s_phase_and_going_on_is_never_having_stopped(
     command: list[str],
     knowing: Path,
@@ -112,8 +114,6 @@ def test_stopping_on_either_side_of_the_head_s_phase_and_going_on_is_never_havin
     names: list[str],
     stop: int,
 ) -> None:
-    if stop != 2 and names != ["red", "green"]:
-        pytest.skip("one kind is enough for the other places")
     weights = renamed(knowing, tmp_path / "x.pt", names)
     stop_after(None)
     assert train.main([*command, "--weights", str(weights), "--name", "whole"]) == 0
