@@ -34,7 +34,7 @@ _STATISTICS = re.compile(r"(.*\.)?(running_mean|running_var|num_batches_tracked|
 
 _TOLD = (
     *("category_ids", "epoch", "batch", "step", "best", "best_epoch", "is_best", "metrics", "recipe"),
-    *("data", "fingerprint", "seed", "versions"),
+    *("start_figure", "data", "fingerprint", "seed", "versions"),
 )
 """Keys of a checkpoint that are copied as they are."""
 
@@ -103,10 +103,12 @@ def _position(about: Mapping[str, Any]) -> str | None:
 
 
 def _best(about: Mapping[str, Any]) -> str | None:
-    if not about["best_epoch"] or about["best"] is None:
+    is_start = not about["best_epoch"] and about["start_figure"] is not None
+    if about["best"] is None or not (about["best_epoch"] or is_start):
         return None
     here = " (this file)" if about["is_best"] else ""
-    return f"{figure_text(about['best'], digits=4)} after epoch {about['best_epoch']}{here}"
+    when = "before the first step" if is_start else f"after epoch {about['best_epoch']}"
+    return f"{figure_text(about['best'], digits=4)} {when}{here}"
 
 
 def _pairs(values: Any) -> str | None:
