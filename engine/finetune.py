@@ -176,6 +176,15 @@ def drop_held_gradients_(optimizer: torch.optim.Optimizer, recipe: RecipeConfig,
                 parameter.grad = None
 
 
+def trained_momentum(optimizer: torch.optim.Optimizer, recipe: RecipeConfig) -> float:
+    """The weight of a batch in norm statistics that came with the weights: they move as slowly as the weights do.
+
+    Augmented images have other statistics than those to come, so that good ones get worse while nothing is learnt.
+    """
+    rate = next((group["rate"] for group in optimizer.param_groups if group.get("trained")), FREE_RATE)
+    return recipe.norm_momentum * min(rate / FREE_RATE, 1.0)
+
+
 def share_of_rate(
     group: dict[str, Any], recipe: RecipeConfig, step: int, *, total_steps: int, steps_per_epoch: float
 ) -> float:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.adversarial import attacked, is_attacked
-from engine.finetune import drop_held_gradients_, is_new, share_of_rate
+from engine.finetune import drop_held_gradients_, is_new, share_of_rate, trained_momentum
 from engine.optim import learning_rate_factor, warmup_length
 from engine.state import Snapshot, TrainState, amp_dtype
 from utils.dist import copy_from_first_rank_, rank, sum_over_ranks, world_size
@@ -141,6 +141,7 @@ def train_step(stepper: Stepper, state: TrainState, batches: list[Batch], *, upd
     recipe = stepper.recipe
     stepper.before.take_(state.model)
     set_learning_rate_(state, stepper)
+    gentle = trained_momentum(state.optimizer, recipe)
     losses: list[Tensor] = []
     for index, batch in enumerate(batches):
         batch = begin_batch(stepper, state, batch, index=index, count=len(batches))
@@ -148,7 +149,7 @@ def train_step(stepper: Stepper, state: TrainState, batches: list[Batch], *, upd
         no_sync = getattr(stepper.forward, "no_sync", None) if index < len(batches) - 1 else None
         with (
             no_sync() if no_sync else contextlib.nullcontext(),
-            norm_statistics(state.model, state.step, recipe.norm_momentum, start=stepper.start),
+            norm_statistics(state.model, state.step, recipe.norm_momentum, start=stepper.start, gentle=gentle),
         ):
             terms = loss_terms(stepper, batch)
             stepper.clock.lap("loss")
@@ -277,7 +278,9 @@ def begin_batch_(model: nn.Module, *, index: int, count: int, progress: float) -
 
 
 @contextmanager
-def norm_statistics(model: nn.Module, step: int, least: float, *, start: StartConfig | None = None) -> Iterator[None]:
+def norm_statistics(
+    model: nn.Module, step: int, least: float, *, start: StartConfig | None = None, gentle: float = 0.0
+) -> Iterator[None]:
     """The weight of the batch that runs in this block in the running statistics of batch normalisation.
 
     A plain mean over the steps at first, then `least`. Statistics start at mean 0 and variance 1. Without the plain
@@ -288,18 +291,18 @@ def norm_statistics(model: nn.Module, step: int, least: float, *, start: StartCo
 
     Args:
         start: of weights that are fine-tuned: statistics that came with them are worth more than a few batches, and
-            always take these in by `least`.
+            take these in by `gentle`.
     """
     weight = 1 / (step + 1)
     norms = {
-        norm: weight > least and (start is None or is_new(name, start))
+        norm: start is None or is_new(name, start)
         for name, norm in model.named_modules()
         if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training
     }
-    young = [norm for norm, is_young in norms.items() if is_young]
+    young = [norm for norm, is_own in norms.items() if is_own and weight > least]
     statistics = [buffer for norm in young for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
-    for norm, is_young in norms.items():
-        norm.momentum = 1.0 if is_young else least
+    for norm, is_own in norms.items():
+        norm.momentum = (1.0 if weight > least else least) if is_own else gentle
     before = [buffer.clone() for buffer in statistics] if weight > least else []
     yield
     if before:

@@ -256,7 +256,7 @@ def _image_weights(model: Detector) -> dict[str, float]:
         return {
             name: float(weight.square().mean().sqrt())
             for name, weight in model.named_parameters()
-            if weight.ndim == 4 and weight.shape[1] == 3
+            if weight.ndim == 4 and weight.shape[1] == 3 and not weight.is_meta
         }
 
 

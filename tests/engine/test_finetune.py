@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from engine.finetune import (
+    FREE_RATE,
     KNOWN_FIGURE,
     average_begins_at,
     head_epochs_for,
@@ -19,6 +20,7 @@ from engine.finetune import (
     parts_of,
     prefixes_of,
     rate_for,
+    trained_momentum,
 )
 from engine.optim import build_optimizer, has_prefix, keep_frozen_statistics_
 from engine.state import TrainState
@@ -104,6 +106,18 @@ def test_rates_follow_the_start_and_what_was_held_warms_up_again() -> None:
         assert held == pytest.approx(head * min(max((step - 19) / 5, 0), 1))
 
 
+def test_statistics_move_as_slowly_as_weights() -> None:
+    stepper, state = training(head_epochs=0)
+    shares = []
+    for rate in (1.0, FREE_RATE, 0.1 * FREE_RATE):
+        for group in state.optimizer.param_groups:
+            group["rate"] = rate if group["trained"] else 1.0
+        steps(stepper, state, 1)
+        shares.append(state.model.backbone[1].momentum)
+    assert shares == pytest.approx([0.05, 0.05, 0.005])
+    assert trained_momentum(build_optimizer(Net(), OptimizerConfig()), RecipeConfig()) == 0.1
+
+
 def test_with_no_epochs_for_the_head_all_learn_from_the_first_step() -> None:
     stepper, state = training(head_epochs=0)
     before = copy.deepcopy(state.model.state_dict())
@@ -143,7 +157,7 @@ def test_statistics_that_came_take_batches_in_gently_and_new_ones_as_a_mean() ->
     for norm in (model.backbone[1], model.head[1]):
         norm.running_mean.fill_(5.0)
     x = torch.rand(4, 3, 8, 8)
-    with torch.no_grad(), norm_statistics(model, 0, 0.05, start=StartConfig(new=["head"])):
+    with torch.no_grad(), norm_statistics(model, 0, 0.1, start=StartConfig(new=["head"]), gentle=0.05):
         model(x)
     inside = model.backbone[0](x).mean((0, 2, 3))
     torch.testing.assert_close(model.backbone[1].running_mean, 0.95 * 5 + 0.05 * inside)
