@@ -30,7 +30,7 @@ HEAD_SHARE, HEAD_STEPS = 0.1, 300
 FREE_RATE = 0.5
 """The rate of loaded weights that find nothing in these images: there is nothing to lose."""
 
-KEPT_RATE, KEPT_IMAGES = 0.01, 100
+KEPT_RATE, KEPT_IMAGES = 0.002, 100
 """The rate of loaded weights that find all that can be expected, with so many images; it grows with their root."""
 
 KNOWN_FIGURE = 0.2
