@@ -107,7 +107,7 @@ def test_other_recipes_evaluate_the_start_too_and_a_better_epoch_replaces_it(
 
 @pytest.mark.parametrize(
     ("names", "stop"),
-    [(["blue", "red"], 2), (["red", "green"], 1), (["red", "green"], 2), (["red", "green"], 3), (["cat", "dog"], 2)],
+    [(["blue", "red"], 2), (["red", "green"], 1), (["red", "green"], 3), (["cat", "dog"], 2)],
 )
 def test_stopping_on_either_side_of_the_head_s_phase_and_going_on_is_never_having_stopped(
     command: list[str],
