@@ -60,7 +60,7 @@ def test_text_and_plain_values_round_trip() -> None:
         ("[maxpool]", "[net]", "line 14: expected [net] once, at the top"),
         ("[maxpool]", "[maxpol]", "line 14: [maxpol] is no section of darknet. Did you mean [maxpool]?"),
         ("[yolo]", "[Gaussian_yolo]", "line 20: [Gaussian_yolo] is a section of darknet that is not supported here"),
-        ("[maxpool]", "[reorg3d]", "line 14: [reorg3d] is a section of darknet that is not supported"),
+        ("[maxpool]", "[local]", "line 14: [local] is a section of darknet that is not supported"),
         ("[maxpool]", "[maxpool", "line 14: expected a section like [convolutional], found '[maxpool'"),
         ("size=3", "size", "line 9: expected key=value or [section], found 'size'"),
         ("size=3", "size=three", "line 9: [convolutional] size: expected a whole number, found 'three'"),
@@ -149,7 +149,7 @@ def test_levels_are_finest_first_whatever_the_file_has() -> None:
         ("[maxpool]", "[shortcut]\nfrom=-2", "from=-2 from layer 1 is layer -1"),
         ("filters=8", "filters=8\ngroups=3", "groups=3 does not divide the 8 filters"),
         ("height = 32", "height = 0", "expected a width and height above 0"),
-        ("letter_box=1", "channels=1", "channels: expected 3"),
+        ("letter_box=1", "channels=4", "channels: expected 3 (RGB) or 1 (grey), found 4"),
         (
             "[yolo]",
             "[dropout]\n[yolo]",
@@ -187,7 +187,7 @@ def test_a_classifier_is_a_model_too(name: str, head: dict[str, object], tmp_pat
         ("[avgpool]", "[dropout]\n\n[route]\nlayers=-1"),
         ("filters=1000\nsize=1", "filters=1000\nsize=3"),
         ("filters=1000\n", "batch_normalize=1\nfilters=1000\n"),
-        ("pad=1\nactivation=linear", "pad=1\nactivation=leaky"),
+        ("pad=1\nactivation=linear", "pad=1\nactivation=logistic"),
     ],
 )
 def test_networks_that_end_otherwise_are_refused(old: str, new: str, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_networks_that_end_otherwise_are_refused(old: str, new: str, tmp_path: P
     assert old in text
     path = tmp_path / "c.cfg"
     path.write_text(text.replace(old, new))
-    with pytest.raises(ConfigError, match=r"c\.cfg: expected at least one \[yolo\] section; or, of a classifier"):
+    with pytest.raises(ConfigError, match=r"c\.cfg: expected at least one \[yolo\] or \[region\] section; or, of a"):
         load_model_config(path)
 
 

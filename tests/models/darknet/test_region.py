@@ -14,6 +14,8 @@ from torch import Tensor
 import export
 import train
 from engine.detector import load_detector
+from models.build import build_model
+from models.config import load_model_config
 from models.darknet.cfg import cfg_text, parse_cfg
 from models.darknet.weights import classes_in_file, count_floats_in, load_weights_
 from models.heads.region import RegionHead
@@ -236,3 +238,16 @@ def test_a_grey_network_trains_and_is_used_like_any_other(tiny_coco: Path, tmp_p
     np.testing.assert_allclose(found[0].scores, found[2].scores, atol=1e-4)
     np.testing.assert_allclose(found[1].scores, found[3].scores, atol=1e-4)
     np.testing.assert_allclose(found[0].scores[:5], found[1].scores[:5], atol=0.05)  # grey levels are rounded to 1/255
+
+
+def test_a_model_file_with_a_region_head_goes_out_and_in(tiny_model: Path, tmp_path: Path) -> None:
+    head = "{type: region, anchors: [[12, 12, 20, 33.3], [40, 40]], softmax: true, rescore: false, thresh: 0.7}"
+    model = build_model(load_model_config(str(tiny_model), [f"head={head}"]), 3)
+    randomise_(model)
+    again = build_text(cfg_text(model, image_size=(64, 96)))
+    load_weights_(again, saved(model, tmp_path))
+    images = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        for one, two in zip(again.eval().predict(images), model.eval().predict(images), strict=True):
+            torch.testing.assert_close(one, two)
+    assert (again.head.rescore, again.head.bias_match, again.head.scales) == (False, True, model.head.scales)

@@ -144,7 +144,7 @@ def test_weighted_sums_and_maxout_become_sections(tmp_path: Path) -> None:
 def test_a_head_that_darknet_does_not_have_is_named(tmp_path: Path) -> None:
     model = build_model(load_model_config("cspdet-n", ["backbone.channels=[8, 16, 24, 32]"]), 2)
     model.head = nn.Identity()
-    with pytest.raises(ConfigError, match="no section for a head of type Identity; only for anchor and classify heads"):
+    with pytest.raises(ConfigError, match="no section for a head of type Identity; only for anchor, region and"):
         cfg_text(model)
     with pytest.raises(ConfigError, match="cannot hold a model with a head of type Identity"):
         saved(model, tmp_path)
