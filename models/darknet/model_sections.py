@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from models.darknet.graph import DarknetGraph
+from models.darknet.head_sections import Options, anchor_options
 from models.darknet.sections import Section
 from models.darknet.trace import in_file_order
-from models.darknet.writer import Options, Writer, anchor_options
+from models.darknet.writer import Writer
 from models.detector import Detector
 from models.heads.anchor import AnchorHead
 from models.heads.classify import ClassifyHead

@@ -11,20 +11,16 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import fx, nn
 
+from models.darknet.head_sections import Options, level_sections
 from models.darknet.sections import Section
 from models.darknet.trace import Shapes, is_prediction, layer_of, trace
 from models.detector import Detector
 from models.heads.anchor import AnchorHead
-from models.heads.region import RegionHead
 from models.layers import SPP, ConvNormAct, Maxout, Shortcut, WeightedShortcut
 from utils.config import ConfigError
-
-Options = dict[str, str | int]
-"""Keys and values of a section."""
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.Identity: "linear",
@@ -104,41 +100,8 @@ class Writer:
         assert isinstance(head, AnchorHead)
         level = int(str(node.target).rpartition(".")[2])
         self.reach(_inputs(node)[0])
-        square = head.size == "square"
-        filters = head.anchor_counts[level] * (5 + head.num_classes)
-        activation = "logistic" if square else "linear"
-        self.emit("convolutional", {"filters": filters, "size": 1, "stride": 1, "pad": 1, "activation": activation})
-        options = {**anchor_options(head)[level], "classes": head.num_classes}
-        if isinstance(head, RegionHead):
-            self.index_of[node] = self.emit("region", {**options, "coords": 4, **region_options(head)})
-            return
-        options["scale_x_y"] = f"{head.scale_xy[level]:g}"
-        if square:
-            options["new_coords"] = 1
-        self.index_of[node] = self.emit("yolo", {**options, "iou_loss": head.box_loss})
-
-
-def anchor_options(head: AnchorHead) -> list[Options]:
-    """mask, anchors and num of each level's section; every yolo level lists the anchors of all, each anchor once.
-
-    A region layer lists its own, in cells.
-    """
-    if isinstance(head, RegionHead):
-        in_cells = [anchors / stride for anchors, stride in zip(head.anchors, head.strides, strict=True)]
-        texts = [",".join(np.float32(side).astype(str) for side in level.flatten().tolist()) for level in in_cells]
-        return [{"anchors": text, "num": len(level)} for text, level in zip(texts, in_cells, strict=True)]
-    levels = [[tuple(pair) for pair in anchors.tolist()] for anchors in head.anchors]
-    every = list(dict.fromkeys(pair for level in levels for pair in level))
-    text = ",".join(f"{width:g},{height:g}" for width, height in every)
-    masks = [",".join(str(every.index(pair)) for pair in level) for level in levels]
-    return [{"mask": mask, "anchors": text, "num": len(every)} for mask in masks]
-
-
-def region_options(head: RegionHead) -> Options:
-    """The options of a region section that describe its loss and its classes."""
-    flags = {"softmax": head.softmax, "rescore": head.rescore, "bias_match": head.bias_match}
-    scales = {key: f"{value:g}" for key, value in head.scales.items()}
-    return {**{key: int(value) for key, value in flags.items()}, "thresh": f"{head.thresh:g}", **scales}
+        for kind, options in level_sections(head, level):
+            self.index_of[node] = self.emit(kind, options)
 
 
 def _inputs(node: fx.Node) -> list[fx.Node]:
