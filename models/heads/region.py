@@ -23,7 +23,8 @@ class RegionHead(AnchorHead):
         rescore, bias_match, thresh, object_scale, noobject_scale, coord_scale, class_scale: of the loss, where the
             recipe does not give them; see RegionLoss. YOLOv2's by default.
     Attributes:
-        seen: images trained on; the first of them also pull the boxes without an object to their anchors.
+        seen: images trained on, a weights file's included; the first of all also pull the boxes without an object to
+            their anchors.
     """
 
     def __init__(

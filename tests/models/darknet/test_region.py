@@ -17,7 +17,8 @@ from engine.detector import load_detector
 from models.build import build_model
 from models.config import load_model_config
 from models.darknet.cfg import cfg_text, parse_cfg
-from models.darknet.weights import classes_in_file, count_floats_in, load_weights_
+from models.darknet.header import WeightsHeader
+from models.darknet.weights import classes_in_file, count_floats_in, load_weights_, save_weights
 from models.heads.region import RegionHead
 from models.postprocess import postprocess
 from tests.models.darknet.cfgs import ANCHORS_V2, NETWORKS
@@ -128,9 +129,11 @@ def test_cfgs_and_weights_come_back_as_they_were(name: str, tmp_path: Path) -> N
     ]
     assert load_weights_(again, path).last.startswith("layer ")
     assert saved(again, tmp_path).read_bytes() == path.read_bytes()
+    save_weights(model, path, header=WeightsHeader(seen=2**63 + 5))
     other = build_text(text, num_classes=3)
     assert classes_in_file(other, count_floats_in(path)) == 80
     assert load_weights_(other, path, partial=True).skipped == 1
+    assert other.head.seen > 12800 > again.head.seen, "the images that the file was trained on count"
     last = parse_cfg(cfg_text(other), where="x")[-2:]
     assert (last[0].integer("filters"), last[1].integer("classes"), last[1].text("softmax", "")) == (40, 3, "1")
     assert last[1].numbers("anchors") == pytest.approx([float(side) for side in ANCHORS_V2.split(",")], rel=0)
