@@ -25,6 +25,8 @@ Row = dict[str, Any]
 """What was measured of one model at one image size; `measure` names its keys."""
 RATIOS = ("params", "bflops", "cio", "activations_mb", "memory_mb", "latency_ms")
 """What a pair of models is compared by."""
+PLAIN = "model.backbone.csp=null"
+"""What makes a partial model its plain twin, as --set takes it."""
 
 
 @dataclass(frozen=True)
@@ -133,10 +135,14 @@ def differences(costs: Costs, published: dict[str, Any] | None, side: int) -> di
 
 
 def compare_rows(csp: Row, plain: Row) -> Row:
-    """The rows of a partial model and a plain one, and the ratios of the first to the second."""
+    """The rows of a partial model and a plain one, and the ratios of the first to the second.
+
+    `twin` names the plain model: its file, or what is set in the same file.
+    """
     names = [name for name in RATIOS if csp[name] is not None]
     ratio = {name: round(csp[name] / plain[name], 3) for name in names}
-    about = {"cfg": csp["cfg"], "twin": plain["cfg"], "img_size": csp["img_size"]}
+    twin = f"--set {PLAIN}" if plain["cfg"] == csp["cfg"] else plain["cfg"]
+    about = {"cfg": csp["cfg"], "twin": twin, "img_size": csp["img_size"]}
     return {**about, "csp": csp, "plain": plain, "ratio": ratio}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from models.benchmark.measure import Row
-from models.benchmark.published import Table, TableRow
+from models.benchmark.published import Table, TableRow, set_options
 
 COLUMNS = ("cfg", "img_size", "params", "bflops", "latency_ms", "fps", "memory_mb", "published")
 PAIR_COLUMNS = {
@@ -36,10 +36,10 @@ Measured: {how}.
   none was measured here. A ? marks a figure for which no source was found."""
 
 _PAIRS = """\
-Each partial backbone, as a classifier where there is one, beside a plain one: the same file with `csp: null` in
-its backbone, and where its authors compare with another network (ResNet, ResNeXt: other depths and widths) that one
-too. CIO are the millions of values that convolutions read and write, the paper's measure of memory traffic; MB are the
-most that activations take at once. Ratios are CSP over plain."""
+Each partial backbone, as a classifier where there is one, beside a plain one: the same file with
+`--set model.backbone.csp=null`, and where its authors compare with another network (ResNet, ResNeXt: other depths and
+widths) that one too. CIO are the millions of values that convolutions read and write, the paper's measure of memory
+traffic; MB are the most that activations take at once. Ratios are CSP over plain."""
 
 _HEADERS = ["file", "px", "parameters", "published", "BFLOPs", "published", "", "their fps", "ms", "fps", "MB"]
 
@@ -96,6 +96,8 @@ def _cell(row: Row, column: str) -> str:
         return "-"
     if isinstance(value, dict):
         return ", ".join(f"{key} {entry}" for key, entry in value.items() if not isinstance(entry, (list, str)))
+    if column == "cfg":
+        return " ".join([value, set_options(row.get("set", []))]).rstrip()
     text = f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)
     off = row.get(f"{column}_diff")
     return text if off is None else f"{text} ({_percent(off)}%)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,11 @@ from torch import nn
 
 from models.benchmark import measure as measure_module
 from models.benchmark import report
-from models.benchmark.__main__ import main
+from models.benchmark.__main__ import main, parse_args
 from models.benchmark.costs import count_bflops, count_conv_values, count_costs, forward_bytes
 from models.benchmark.measure import Conditions, published_at
 from models.benchmark.published import TableRow, load_published
-from models.benchmark.selection import families, row_configs, shipped_models
+from models.benchmark.selection import families, load_models, row_configs, shipped_models
 from models.build import build_model
 from models.config import ModelConfig, load_model_config
 from models.layers import SPP, Maxout, Shortcut, WeightedShortcut, halving_pool
@@ -132,12 +133,43 @@ def test_pairs_stand_beside_their_plain_twins(capsys: pytest.CaptureFixture[str]
     assert main([*arguments, "cspresnet50", "--json"]) == 0
     pelee, same, published = json.loads(capsys.readouterr().out)
     assert (pelee["plain"]["bflops"], pelee["csp"]["bflops"], pelee["ratio"]["bflops"]) == (1.017, 0.893, 0.878)
-    assert (same["twin"], published["twin"]) == ("csp: null.yaml", "resnet50.yaml")
+    assert (same["twin"], published["twin"]) == ("--set model.backbone.csp=null", "resnet50.yaml")
     assert published["plain"]["bflops"] == 9.749
     assert main(arguments) == 0
     assert "CIO, M ratio" in capsys.readouterr().out
     assert main(["--pairs", "yolov3"]) == 2
     assert "has no plain twin" in capsys.readouterr().err
+
+
+def test_a_changed_model_is_printed_as_it_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the figures published for that change, and without those of the file, which are another model's."""
+    common = ["csppeleenet", "--no-latency", "--device", "cpu"]
+    last, ratio = "model.backbone.csp.fusion=last", "model.backbone.csp.ratio=0.25"
+    assert main([*common, "--set", ratio, "--set", last, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["cfg"], row["set"], row["bflops"]) == ("csppeleenet.yaml", [ratio, last], 0.887)
+    assert (row["published"]["bflops"], row["published"]["top1"]) == (0.905, 70.8)
+    stages = "model.backbone.csp=[null, {ratio: 0.5, split: slice}, {ratio: 0.5, split: slice}, null]"
+    assert main([*common, "--set", stages]) == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line.startswith(f"csppeleenet.yaml --set '{stages}'  224  ")
+    assert line.endswith("  -")
+    assert main([*common, "--set", stages, "--pairs", "--json"]) == 0
+    (pair,) = json.loads(capsys.readouterr().out)
+    assert pair["plain"]["bflops"] == 1.017
+    assert main([*common, "--set", "backbone.csp=null"]) == 2
+    assert "--set model.backbone.csp=null" in capsys.readouterr().err
+    assert main(["--set", ratio]) == 2
+    assert "name at least one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("row", [row for _, row in ROWS if row.cfg and row.changed], ids=lambda row: row.name)
+def test_the_model_of_a_changed_row_is_what_the_benchmark_takes(row: TableRow) -> None:
+    args = parse_args(shlex.split(row.model))
+    (config,) = load_models(args.cfg, args.set)
+    assert args.num_classes == row.num_classes
+    assert config.backbone == row.config().backbone
+    assert config.head == row.config().head
 
 
 def test_every_family_is_paired_once() -> None:
