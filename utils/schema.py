@@ -161,7 +161,8 @@ def check_value(value: Any, hint: Any, *, where: str) -> Any:
 
 def _check_entries(values: list, hint: Any, where: str) -> list:
     """The entries of a list converted to `hint`; every mistake in them at once."""
-    checked, problems = [], []
+    checked: list[Any] = []
+    problems: list[str] = []
     for index, value in enumerate(values):
         try:
             checked.append(check_value(value, hint, where=f"{where}[{index}]"))

@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = select_device(args.device)
         conditions = Conditions(device, args.num_classes, args.batch_size, latency=not args.no_latency)
         if args.markdown:
-            write_atomically(args.markdown, make_page(conditions))
+            old = args.markdown.read_text(encoding="utf-8") if args.markdown.is_file() else ""
+            write_atomically(args.markdown, make_page(conditions, old))
             say(f"Wrote {args.markdown}")
         else:
             show = print_pairs if args.pairs else print_rows

@@ -152,13 +152,13 @@ def describe_conditions(conditions: Conditions) -> str:
         return "nothing, costs were counted alone (--no-latency)"
     device = describe_device(conditions.device)
     if conditions.device.type == "cpu":
-        device = f"{_processor()}, {torch.get_num_threads()} threads"
+        device = f"{processor()}, {torch.get_num_threads()} threads"
     precision = "fp32, convolutions in TF32" if uses_tf32(conditions.device) else "fp32"
     return f"{device}; PyTorch {torch.__version__}, {precision}, batch {conditions.batch_size}"
 
 
 @functools.cache
-def _processor() -> str:
+def processor() -> str:
     """The CPU's name where the system tells it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []

@@ -103,12 +103,13 @@ class Table:
     """One published table.
 
     Args:
-        kind: 'classify' and 'detect' compare with published figures, 'totals' with what a published cfg amounts to.
+        kind: 'classify' and 'detect' compare with published figures, 'totals' with what a published cfg amounts to;
+            'inference' has speeds.
         source: where the figures are from.
     """
 
     title: str
-    kind: Literal["classify", "detect", "totals"]
+    kind: Literal["classify", "detect", "totals", "inference"]
     source: str
     rows: list[TableRow]
 
@@ -118,12 +119,14 @@ class Published:
     """What was published of the family.
 
     Args:
-        tables: row by row.
+        tables: of costs, row by row.
+        inference: the authors' table of frames a second.
         twins: partial model -> the plain model that its authors compare it with, where that is not the same file with
             `csp: null`.
     """
 
     tables: list[Table]
+    inference: Table
     twins: dict[str, str]
 
 
@@ -134,9 +137,11 @@ def load_published() -> Published:
         ConfigError: a wrong key or value in their file.
     """
     values = load_yaml(TABLES)
-    tables = []
-    for table in values["tables"]:
-        where = f"{TABLES}: {table['title']}"
-        rows = [to_dataclass(TableRow, row, where=f"{where}: {row.get('name')}") for row in table["rows"]]
-        tables.append(to_dataclass(Table, {**table, "rows": rows}, where=where))
-    return Published(tables, values["twins"])
+    *tables, inference = [_table(each) for each in (*values["tables"], values["inference"])]
+    return Published(tables, inference, values["twins"])
+
+
+def _table(values: dict[str, Any]) -> Table:
+    where = f"{TABLES}: {values['title']}"
+    rows = [to_dataclass(TableRow, row, where=f"{where}: {row.get('name')}") for row in values["rows"]]
+    return to_dataclass(Table, {**values, "rows": rows}, where=where)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 
+from models.benchmark.inference import format_section, section_of
 from models.benchmark.measure import Conditions, Row, compare_rows, describe_conditions, measure
 from models.benchmark.page import format_page, format_pairs, format_rows
 from models.benchmark.published import load_published
@@ -51,9 +52,14 @@ def print_pairs(
     say(json.dumps(compared, indent=2) if as_json else format_pairs(compared))
 
 
-def make_page(conditions: Conditions) -> str:
-    """docs/benchmark.md: every row of the published tables, the other models of cfg/, and the pairs."""
+def make_page(conditions: Conditions, old: str = "") -> str:
+    """docs/benchmark.md: every row of the published tables, the other models of cfg/, and the pairs.
+
+    Args:
+        old: the page before, whose section with times of runtimes stays.
+    """
     published = load_published()
+    inference = section_of(old, published.inference.title) or format_section(published.inference, {}, how="")
     configs = {config.name: config for config in shipped_models()}
     wanted: dict[tuple, tuple[ModelConfig, Conditions]] = {}
 
@@ -75,7 +81,8 @@ def make_page(conditions: Conditions) -> str:
         for table, table_keys in zip(published.tables, keys, strict=True)
     }
     compared = [compare_rows(rows[csp], rows[plain]) for csp, plain in pairs]
-    return format_page(tables, [rows[key] for key in others], compared, how=describe_conditions(conditions))
+    how = describe_conditions(conditions)
+    return format_page(tables, [rows[key] for key in others], compared, inference=inference, how=how)
 
 
 def _measure_all(wanted: Sequence[tuple[ModelConfig, Conditions]]) -> list[Row]:

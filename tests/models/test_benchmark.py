@@ -14,6 +14,7 @@ from models.benchmark import measure as measure_module
 from models.benchmark import report
 from models.benchmark.__main__ import main, parse_args
 from models.benchmark.costs import count_bflops, count_conv_values, count_costs, forward_bytes
+from models.benchmark.inference import COMMAND, format_section, section_of, with_section
 from models.benchmark.measure import Conditions, published_at
 from models.benchmark.published import TableRow, load_published
 from models.benchmark.selection import families, load_models, row_configs, shipped_models
@@ -255,10 +256,14 @@ def test_the_page_has_every_table_and_names_what_is_far_off(
         return {**about, **numbers, **found, "latency_ms": 4.0, "fps": 250.0}
 
     monkeypatch.setattr(report, "measure", made_up)
+    times = "## Inference, then and now\n\nmeasured before"
+    (tmp_path / "page.md").write_text(f"# Benchmark\n\n{times}\n\n## Gone\n")
     assert main(["--markdown", str(tmp_path / "page.md"), "--device", "cpu"]) == 0
     assert "Wrote" in capsys.readouterr().out
     page = (tmp_path / "page.md").read_text()
     assert all(f"## {table.title}\n" in page for table, _ in ROWS)
+    assert f"{times}\n\n## Other models of cfg/\n" in page
+    assert "## Gone" not in page
     assert "| HarDNet-138s |" in page
     assert "- HarDNet-138s: not built: a network of others" in page
     assert (
@@ -268,6 +273,34 @@ def test_the_page_has_every_table_and_names_what_is_far_off(
     assert "| darknet | darknet-ref | 256 | 1,000,000 (published: 7,319,416) |" in page
     assert "| cspresnet50 | resnet50 | 256 | 1.00 M | 1.00 M | 1.00 |" in page
     assert "| cspdet-n | cspdet-n | 416 |" in page
+
+
+def test_measured_times_go_into_the_page_and_stay_there() -> None:
+    table = load_published().inference
+    empty = format_section(table, {}, how="")
+    assert "Not measured yet." in empty
+    assert COMMAND in empty
+    assert "| YOLOv3-tiny | yolov3-tiny | 416 | 33.1 | 330 | 37? | 54 (i9-9900K) |  |  |  |  |" in empty
+    assert "| Pelee |  | 304 | 38.3 | 106 |  | 7 (i7-6700) |  |  |  |  |" in empty
+
+    times = {"OpenCV, darknet": 20.0, "PyTorch": 16.0, "ONNX Runtime": 10.0, "OpenVINO": 40.0}
+    found = {"yolov3-tiny": times, "cspdensenetb-ref-prn": {"PyTorch": 1.0}}
+    section = format_section(table, found, how="a machine")
+    assert "Measured: a machine." in section
+    assert "| 330 | 37? | 54 (i9-9900K) | 20.0 (darknet) | 1.25 | 2.00 | 0.50 |" in section
+    assert (
+        "| CSPDenseNetb Ref.-PRN | cspdensenetb-ref-prn | 320 | 34.2 | 400 | 73 | 102 (i9-9900K) |  |  |  |  |"
+        in section
+    )
+
+    page = f"# Page\n\n## One\n\nx\n\n{empty}\n\n## Two\n\ny\n"
+    filled = with_section(page, section)
+    assert filled == page.replace(empty, section)
+    assert section_of(filled, table.title) == section
+    assert section_of(filled, "Two") == "## Two\n\ny"
+    assert with_section(filled, empty) == page
+    with pytest.raises(ValueError, match="expected a section '## Inference, then and now'"):
+        with_section("# Page\n", section)
 
 
 @pytest.mark.parametrize(
@@ -282,7 +315,7 @@ def test_the_page_has_every_table_and_names_what_is_far_off(
 def test_mistakes_end_in_one_message(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "make_page", lambda conditions: "")
+    monkeypatch.setattr(report, "make_page", lambda conditions, old: "")
     assert main(arguments) == 2
     output = capsys.readouterr()
     assert output.out == ""
