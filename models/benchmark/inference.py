@@ -72,7 +72,7 @@ def _line(row: TableRow, found: Mapping[str, float]) -> list[str]:
     cells = [f"{found[opencv]:.1f} ({opencv.partition(', ')[2]})" if opencv else ""]
     for runtime in RUNTIMES:
         cells.append(f"{found[opencv] / found[runtime]:.2f}" if opencv and runtime in found else "")
-    about = [row.name, row.cfg or "", str(side), figure(figures or {}, "AP50", "g")]
+    about = [row.name, row.cfg or "", str(side), figure(figures or {}, "AP50", ".1f")]
     return [*about, *(speeds.get(device, "") for device in THEN), ", ".join(cpu), *cells]
 
 
