@@ -10,7 +10,7 @@ import pytest
 
 from utils.config import ROOT
 
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted((ROOT / "docs").glob("*.md"))
+PAGES = [*(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")), *sorted(ROOT.glob("docs/*.md"))]
 
 
 @functools.cache
@@ -40,7 +40,8 @@ def links(page: Path) -> list[str]:
 
 
 def test_anchors_are_those_of_github(tmp_path: Path) -> None:
-    text = "# A & B\n## `train.py`\n## int8, fp16\n## Same\n### Same\n```\n# no heading [x](y)\n```\n[a](b.md#c) `[d](e)`\n"
+    text = "# A & B\n## `train.py`\n## int8, fp16\n## Same\n### Same\n"
+    text += "```\n# no heading [x](y)\n```\n[a](b.md#c) `[d](e)`\n"
     page = tmp_path / "page.md"
     page.write_text(text + "[f](https://example.org) ![g](h.png)\n")
     assert anchors(page) == {"a--b", "trainpy", "int8-fp16", "same", "same-1"}

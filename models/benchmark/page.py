@@ -22,7 +22,8 @@ ALLOWED = 2.0
 _HEAD = """# Benchmark
 
 Made by `python -m models.benchmark --markdown docs/benchmark.md`; the rows are those of the published tables
-(cfg/tables/published.yaml), the published figures those of the model files (`published:` in cfg/*.yaml).
+(cfg/tables/published.yaml), the published figures those of the model files (`published:` in cfg/*.yaml). The commands
+that rebuild each table of the paper are in [paper.md](paper.md).
 
 Measured: {how}.
 
