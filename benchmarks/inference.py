@@ -95,10 +95,11 @@ def _run(argv: list[str] | None) -> int:
 def conditions(args: argparse.Namespace) -> str:
     """Date, machine, versions and settings in a few words."""
     clock = "by the clock" if args.wall else "of the process"
+    pixels = f", {args.img_size} px in place of the models' own" if args.img_size else ""
     versions = [f"{name} {version(name)}" for name in ("torch", "onnxruntime", "openvino")]
     return (
         f"{time.strftime('%Y-%m-%d')}, {processor()}, {args.threads} threads; {', '.join(versions)}, "
-        f"OpenCV {cv2.__version__}; fp32, batch 1, medians of {args.rounds} pictures, {clock}"
+        f"OpenCV {cv2.__version__}; fp32, batch 1, medians of {args.rounds} pictures, {clock}{pixels}"
     )
 
 

@@ -20,10 +20,10 @@ THEN = ("GTX 1080 Ti", "Jetson TX2")
 """Devices of the authors' table with a column of their own; the others are CPUs."""
 
 _ABOUT = """\
-Frames a second are the authors', on the devices that they name. The columns after them are of today: milliseconds of
-OpenCV's DNN, with the format in which it reads the network, and how many times as fast the predictors of this project
-are, which `detect.py --runtime torch|onnx|openvino` uses. All of them take turns on the same picture, with random
-weights, so what else the machine does hits all alike."""
+The first columns are the authors' frames a second, on the devices that they name. The others are of today: the time of
+OpenCV's DNN, with the format in which it reads the network, and how many times as fast this project's predictors are
+(those of `detect.py --runtime torch|onnx|openvino`). All of them take turns on the same picture, with random weights, so
+other load on the machine slows all of them equally."""
 
 
 def format_section(table: Table, found: Mapping[str, Mapping[str, float]], *, how: str) -> str:
@@ -35,7 +35,7 @@ def format_section(table: Table, found: Mapping[str, Mapping[str, float]], *, ho
             nothing was measured yet.
         how: machine, versions and conditions of the measurement.
     """
-    head = ["model", "file", "px", "AP50", *THEN, "CPU then", "OpenCV now, ms", *RUNTIMES]
+    head = ["model", "file", "px", "AP50", *THEN, "CPU then", "OpenCV now", *RUNTIMES]
     lines = [head, *(_line(row, found.get(row.cfg or "", {})) for row in table.rows)]
     measured = f"Measured: {how}." if found else "Not measured yet."
     parts = [f"## {table.title}", f"{table.source}\n{_ABOUT}", f"{measured} Made by `{COMMAND}`."]
@@ -69,7 +69,7 @@ def _line(row: TableRow, found: Mapping[str, float]) -> list[str]:
     speeds = _speeds(figures or {})
     cpu = [f"{fps} ({device})" for device, fps in speeds.items() if device not in THEN]
     opencv = next((name for name in found if name.startswith("OpenCV")), None)
-    cells = [f"{found[opencv]:.1f} ({opencv.partition(', ')[2]})" if opencv else ""]
+    cells = [f"{found[opencv]:.1f} ms, {1000 / found[opencv]:.0f} fps ({opencv.partition(', ')[2]})" if opencv else ""]
     for runtime in RUNTIMES:
         cells.append(f"{found[opencv] / found[runtime]:.2f}" if opencv and runtime in found else "")
     about = [row.name, row.cfg or "", str(side), figure(figures or {}, "AP50", ".1f")]

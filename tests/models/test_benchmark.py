@@ -287,7 +287,7 @@ def test_measured_times_go_into_the_page_and_stay_there() -> None:
     found = {"yolov3-tiny": times, "cspdensenetb-ref-prn": {"PyTorch": 1.0}}
     section = format_section(table, found, how="a machine")
     assert "Measured: a machine." in section
-    assert "| 330 | 37? | 54 (i9-9900K) | 20.0 (darknet) | 1.25 | 2.00 | 0.50 |" in section
+    assert "| 330 | 37? | 54 (i9-9900K) | 20.0 ms, 50 fps (darknet) | 1.25 | 2.00 | 0.50 |" in section
     assert (
         "| CSPDenseNetb Ref.-PRN | cspdensenetb-ref-prn | 320 | 34.2 | 400 | 73 | 102 (i9-9900K) |  |  |  |  |"
         in section
