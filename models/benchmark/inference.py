@@ -22,8 +22,8 @@ THEN = ("GTX 1080 Ti", "Jetson TX2")
 _ABOUT = """\
 The first columns are the authors' frames a second, on the devices that they name. The others are of today: the time of
 OpenCV's DNN, with the format in which it reads the network, and how many times as fast this project's predictors are
-(those of `detect.py --runtime torch|onnx|openvino`). All of them take turns on the same picture, with random weights, so
-other load on the machine slows all of them equally."""
+(those of `detect.py --runtime torch|onnx|openvino`). All of them take turns on the same picture, with random weights,
+so that other load on the machine slows all of them equally."""
 
 
 def format_section(table: Table, found: Mapping[str, Mapping[str, float]], *, how: str) -> str:
