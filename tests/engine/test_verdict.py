@@ -11,7 +11,25 @@ from engine.verdict import Verdict, verdict_of, verdict_text
 
 CHESS = (
     *(0.0, 0.0, 0.0, 0.001, 0.018, 0.047, 0.115, 0.229, 0.286, 0.371, 0.513, 0.548, 0.532, 0.609, 0.655, 0.667, 0.675),
-    *(0.696, 0.708, 0.714, 0.717, 0.728, 0.73, 0.73, 0.736, 0.735, 0.734, 0.735, 0.74, 0.739, 0.741, 0.74, 0.739, 0.746),
+    *(
+        0.696,
+        0.708,
+        0.714,
+        0.717,
+        0.728,
+        0.73,
+        0.73,
+        0.736,
+        0.735,
+        0.734,
+        0.735,
+        0.74,
+        0.739,
+        0.741,
+        0.74,
+        0.739,
+        0.746,
+    ),
     *(0.747, 0.751, 0.758, 0.754, 0.756, 0.757, 0.762, 0.761, 0.76, 0.758, 0.757, 0.758, 0.759, 0.762, 0.763, 0.765),
     *(0.766, 0.767, 0.766, 0.767, 0.769, 0.767, 0.769, 0.769, 0.768, 0.769),
 )
@@ -111,11 +129,11 @@ def test_a_peak_long_ago_is_memorising_from_there_on() -> None:
     found = kinds(rows(ap, known))
     assert set(found[:30]) == {None} and found[-1] == "memorises"
     assert "from 0.400 in epoch 20" in judged(rows(ap, known), 60).text
-    assert set(kinds(rows(ap, {e: 0.4 for e in known}))) == {None}, "training images did not gain by it"
+    assert set(kinds(rows(ap, dict.fromkeys(known, 0.4)))) == {None}, "training images did not gain by it"
 
 
 def test_learning_nothing() -> None:
-    flat = kinds(rows([0.0] * 50, {e: 0.001 for e in range(5, 51, 5)}, loss=[5.0] * 50), told_apart=False)
+    flat = kinds(rows([0.0] * 50, dict.fromkeys(range(5, 51, 5), 0.001), loss=[5.0] * 50), told_apart=False)
     assert set(flat[:19]) == {None} and set(flat[20:]) == {"learns nothing"}
     falling = kinds(rows([0.0] * 50, {}), told_apart=False)
     assert set(falling[:-1]) == {None}, "it may only be slow"
@@ -125,7 +143,7 @@ def test_learning_nothing() -> None:
 
 def test_noise_on_val_and_no_more_is_told() -> None:
     ap = [0.0, 0.004, 0.013, 0.002] * 10
-    found = kinds(rows(ap, {e: 0.1 for e in range(4, 41, 4)}), told_apart=False)
+    found = kinds(rows(ap, dict.fromkeys(range(4, 41, 4), 0.1)), told_apart=False)
     assert set(found[:19]) == {None} and set(found[19:]) == {"val cannot tell"}
 
 
