@@ -8,7 +8,7 @@ from engine.job import Job
 from engine.predictions import EvaluationOptions, tiles_of
 from engine.run_log import EpochLog
 from engine.state import TrainState
-from engine.verdict import verdict_text
+from engine.verdict import NO_VERDICT, verdict_text
 from models.predictor import open_predictor
 from utils import dist, pictures, plots
 from utils.log import say
@@ -30,7 +30,8 @@ def finish(job: Job, state: TrainState, log: EpochLog) -> None:
     protocol["resize"] = predictor.resize
     detects = isinstance(metric, DetectionMetric)  # utils.report compares detectors by their predictions
     protocol |= {"nms": predictor.info.nms, **tiles_of(options.grid)} if detects else {}
-    figures |= {"verdict": state.verdict, "told_apart": state.told_apart} if detects else {}
+    if detects:
+        figures["verdict"] = {**(state.verdict or NO_VERDICT), "told_apart": state.told_apart}
     write_results(folder, {**figures, "protocol": protocol}, metric, val, save_predictions=detects)
     plots.plot_results(folder / "results.csv", folder / "results.png")
     pictures.plot_predictions(metric, job.images.pictures(12), val.names, folder / "val_predictions.png")

@@ -31,6 +31,10 @@ LABELS = (
 )
 
 
+NO_VERDICT: dict[str, Any] = {"kind": None, "text": "", "advice": []}
+"""Of a run that goes well, in metrics.json."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """A judgement that has become true.

@@ -64,7 +64,7 @@ def test_a_training_that_memorises_says_so_and_goes_on_exactly(
     assert due == [*range(6, EPOCHS + 1, 6)]
     assert float(table[-1]["AP_train"]) > 0.5
     figures = json.loads((run / "metrics.json").read_text())
-    assert figures["verdict"]["kind"] == "memorises" and not figures["told_apart"]
+    assert figures["verdict"]["kind"] == "memorises" and not figures["verdict"]["told_apart"]
     before, _, after = out.partition("Verdict: memorises. AP on training images is")
     assert "Epoch 12/" in before and f"Epoch {EPOCHS}/" in after, "it is said while the training runs"
     assert after.count("Verdict: memorises") == 1, "and once more at the end"
