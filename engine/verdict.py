@@ -158,7 +158,7 @@ def _learns_nothing(curves: Curves, *, final: bool) -> Verdict | None:
 
 def _memorises(curves: Curves, learned: float, val: Mapping[str, Any] | None, *, told_apart: bool) -> Verdict:
     there = f"AP on training images is {learned:.3f}, on val it never was above {curves.ap.max():.3f}"
-    choice = "" if told_apart else f". {_choice(curves)}"
+    choice = "" if told_apart else f". Val cannot tell epochs apart: {_choice(curves)}"
     if _classes_only(val):
         other = "The classes of val seem to be labelled in another way than those of training"
         return Verdict("labels disagree", f"{there}: {_wrong_classes(val)}. {other}{choice}", LABELS)
@@ -203,9 +203,8 @@ def _wrong_classes(errors: Mapping[str, Any]) -> str:
 
 
 def _choice(curves: Curves) -> str:
-    highest = f"AP was {curves.ap.max():.3f} at most (epoch {curves.epochs[curves.best]:.0f})"
-    noise = "which resampling its images shows to be no more than noise"
-    return f"Val cannot tell epochs apart: {highest}, {noise}. So best.pt is the newest epoch"
+    highest = f"its AP was {curves.ap.max():.3f} at most (epoch {curves.epochs[curves.best]:.0f})"
+    return f"{highest}, which is no more than noise (resampling its images), so best.pt is the newest epoch"
 
 
 def _still_rising(curves: Curves) -> Verdict | None:
