@@ -17,8 +17,8 @@ CARRIED_OVER = 0.2
 NOTHING = 0.01
 """AP below which nothing is learned."""
 
-ENOUGH = 10
-"""Evaluations from which curves are judged."""
+LEAST, LONG = 6, 10
+"""Evaluations and epochs from which a run is judged; and evaluations from which its tail is."""
 
 MORE_SCENES = (
     "start from weights that have seen more (--weights: a run on COCO, or one of docs/weights.md)",
@@ -121,7 +121,7 @@ def verdict_of(
         errors: `DetectionMetric.errors()` of 'val', and of the sample as 'train', where they are known.
     """
     curves = Curves.of_rows(rows, total)
-    if len(curves.ap) < ENOUGH:
+    if len(curves.ap) < LEAST or curves.epochs[-1] < LONG:
         return None
     learned, train = curves.train[-1] if len(curves.train) else np.nan, errors.get("train")
     if max(curves.ap.max(), np.nan_to_num(learned)) < NOTHING:
@@ -135,7 +135,8 @@ def verdict_of(
         return Verdict("labels disagree", f"{text}. Alike objects seem to be labelled as different classes", LABELS)
     if not told_apart and (final or curves.progress >= 0.5):
         more = "more images in val, with more objects", *MORE_SCENES[:2]
-        return Verdict("val cannot tell", _choice(curves), more)
+        choice = _choice(curves)
+        return Verdict("val cannot tell", choice[:1].upper() + choice[1:], more)
     return _still_rising(curves) if final and told_apart else None
 
 
@@ -169,7 +170,7 @@ def _has_fallen(curves: Curves) -> bool:
     """Whether val's AP has been a quarter below its peak for long, while that of training images rose."""
     best = curves.best
     since, before = curves.ap_train[best:], curves.ap_train[: best + 1]
-    if len(curves.ap) - best <= ENOUGH or not np.isfinite(since).any() or not np.isfinite(before).any():
+    if len(curves.ap) - best <= LONG or not np.isfinite(since).any() or not np.isfinite(before).any():
         return False
     rose = curves.train[-1] > before[np.isfinite(before)][-1]
     return bool(rose and curves.ap[best] >= 0.05 and np.median(curves.ap[-5:]) < 0.75 * curves.ap[best])
@@ -209,6 +210,8 @@ def _choice(curves: Curves) -> str:
 
 def _still_rising(curves: Curves) -> Verdict | None:
     """At the end: the mean of the last third of a fifth of the run against that of its first third."""
+    if len(curves.ap) < LONG:
+        return None
     window = curves.ap[-max(len(curves.ap) // 5, 6) :]
     third = len(window) // 3
     rise = float(window[-third:].mean() - window[:third].mean())

@@ -87,6 +87,8 @@ def test_runs_that_go_well_have_none(end: float, epochs: int, start: float, gap:
 
 def test_runs_too_short_to_be_judged_have_none() -> None:
     assert set(kinds(rows([0.0] * 9, {1: 0.0, 9: 0.9}), told_apart=False)) == {None}
+    assert judged(rows([0.0] * 5, {10: 0.9}, every=2), 10, final=True, told_apart=False) is None
+    assert judged(rows([0.0] * 6, {10: 0.9}, every=2), 12, final=True, told_apart=False).kind == "memorises"
     assert judged([], 5) is None
     assert judged([{"epoch": "1", "loss/box": "2.0", "AP": ""}] * 40, 40) is None, "val without objects"
 
@@ -145,6 +147,7 @@ def test_noise_on_val_and_no_more_is_told() -> None:
     ap = [0.0, 0.004, 0.013, 0.002] * 10
     found = kinds(rows(ap, dict.fromkeys(range(4, 41, 4), 0.1)), told_apart=False)
     assert set(found[:19]) == {None} and set(found[19:]) == {"val cannot tell"}
+    assert judged(rows(ap, {40: 0.1}), 40, told_apart=False).text.startswith("Its AP was 0.013 at most (epoch 39)")
 
 
 def test_still_rising_is_said_at_the_end_alone() -> None:
