@@ -7,6 +7,8 @@ from engine.evaluate import evaluate, write_results
 from engine.job import Job
 from engine.predictions import EvaluationOptions, tiles_of
 from engine.run_log import EpochLog
+from engine.state import TrainState
+from engine.verdict import NO_VERDICT, verdict_text
 from models.predictor import open_predictor
 from utils import dist, pictures, plots
 from utils.log import say
@@ -14,7 +16,7 @@ from utils.metrics.build import build_metric
 from utils.metrics.detection import DetectionMetric
 
 
-def finish(job: Job, log: EpochLog) -> None:
+def finish(job: Job, state: TrainState, log: EpochLog) -> None:
     """Evaluate best.pt; write metrics.json and the last pictures, and print the table and the next command."""
     folder, val, recipe = job.run.folder, job.images.val, job.config.recipe
     predictor = open_predictor(job.run.best, device=job.stepper.device)
@@ -28,6 +30,8 @@ def finish(job: Job, log: EpochLog) -> None:
     protocol["resize"] = predictor.resize
     detects = isinstance(metric, DetectionMetric)  # utils.report compares detectors by their predictions
     protocol |= {"nms": predictor.info.nms, **tiles_of(options.grid)} if detects else {}
+    if detects:
+        figures["verdict"] = {**(state.verdict or NO_VERDICT), "told_apart": state.told_apart}
     write_results(folder, {**figures, "protocol": protocol}, metric, val, save_predictions=detects)
     plots.plot_results(folder / "results.csv", folder / "results.png")
     pictures.plot_predictions(metric, job.images.pictures(12), val.names, folder / "val_predictions.png")
@@ -36,6 +40,8 @@ def finish(job: Job, log: EpochLog) -> None:
         log.table.pr_curves(*metric.pr_curves())
     counted = ", counted by pycocotools" if val.task == "detect" else ""
     say(f"\nbest.pt on {job.images.source}, val, {len(val)} images{counted}:\n{metric.table()}\n")
+    if state.verdict is not None:
+        say(f"{verdict_text(state.verdict)}\n")
     source = val.samples[0].path.parent
     grid = options.grid
     tiled = "" if grid is None else f" --tile {grid.size[0]} --overlap {grid.overlap:g}"
