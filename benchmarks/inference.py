@@ -39,7 +39,6 @@ from models.export.darknet import write_darknet
 from models.export.network import ExportSpec
 from models.export.onnx import write_onnx
 from models.export.openvino import write_openvino
-from models.export.readers import silent_opencv
 from models.info import ModelInfo, Predictor
 from models.layers import ConvNormAct
 from models.predictor import open_predictor
@@ -50,6 +49,7 @@ from utils.config import ConfigError
 from utils.files import write_atomically
 from utils.launch import run_together
 from utils.log import say
+from utils.opencv import silent_opencv
 from utils.threads import limit_threads
 
 NAMES = tuple(f"class {label}" for label in range(80))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from models.export.compare_detections import compare_as_layout
 from models.export.network import ExportSpec
 from models.info import Predictor, Values
 from models.runtimes import import_openvino, openvino_core, predict_by
+from utils.opencv import silent_opencv
 from utils.text import first_line
 
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
@@ -75,23 +75,6 @@ def _openvino(path: Path, spec: ExportSpec) -> tuple[str, Callable[[], Run]]:
         return lambda part: [found[name] for found in [compiled({spec.layout.input: part})] for name in names]
 
     return f"OpenVINO {openvino.__version__.split('-')[0]}", load
-
-
-@contextmanager
-def silent_opencv() -> Iterator[None]:
-    """Without what OpenCV says at length of a file that it cannot read; before 4.12 it cannot be kept from that."""
-    import cv2
-
-    logging = getattr(cv2.utils, "logging", None)
-    if logging is None:
-        yield
-        return
-    level = logging.getLogLevel()
-    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        logging.setLogLevel(level)
 
 
 def _opencv(path: Path, spec: ExportSpec) -> tuple[str, Callable[[], Run]]:
