@@ -11,6 +11,9 @@ import numpy as np
 from data.formats.coco_compact import column, entries_at
 from utils.structures import LabelledImages
 
+CHUNK = 1000
+"""Images whose annotations are looked up at once."""
+
 
 @dataclass(frozen=True, eq=False)
 class Merged:
@@ -67,8 +70,12 @@ class Merged:
 
     def annotations(self, positions: np.ndarray) -> Iterator[dict[str, Any]]:
         """The annotations of the images at these positions (K,), ascending, image by image."""
+        for start in range(0, len(positions), CHUNK):
+            yield from self._annotations(positions[start : start + CHUNK])
+
+    def _annotations(self, positions: np.ndarray) -> Iterator[dict[str, Any]]:
         chosen = _ranges(self.ends[positions], self.ends[positions + 1])
-        owners = np.repeat(positions, np.diff(self.ends)[positions])
+        owners = np.repeat(positions, self.ends[positions + 1] - self.ends[positions])
         start = 0
         for data, rows in zip(self.parts, self.rows, strict=True):
             own = (chosen >= start) & (chosen < start + len(rows))

@@ -13,6 +13,7 @@ if __name__ == "__main__":
 
 import argparse
 import itertools
+import logging
 from collections import Counter
 from pathlib import Path
 
@@ -102,12 +103,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", choices=SPLITS, default="val", help="split that they are for (default: val)")
     parser.add_image_size(default=640)
     args = parser.parse_args(argv)
+    level = logging.getLogger().level
     setup_logging(rank=1 if args.json else 0)  # nothing but JSON on standard output
     try:
         report, lines = run(args)
     except (ValueError, OSError) as error:
         say_error(error)
         return EXIT_STATUS["errors"]
+    finally:
+        if args.json:  # who called this goes on to log
+            logging.getLogger().setLevel(level)
     for line in lines:
         say(line, error=args.json)
     return EXIT_STATUS[report.status]

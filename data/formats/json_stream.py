@@ -21,6 +21,8 @@ WINDOW = 1 << 20
 """Bytes that are read at once."""
 
 _BLANKS = re.compile("[ \t\n\r]*")
+_BEHIND = frozenset(" \t\n\r,:]}")
+"""What may stand behind a value."""
 _decode = json.JSONDecoder().raw_decode
 
 
@@ -48,7 +50,7 @@ def entries(file: Path) -> Iterator[tuple[str, Any, Place | None]]:
                 yield key, text.value(), None
             more = text.skip(",}") == ","
         if text.token():
-            raise ValueError("there is more after the object")
+            raise Irregular("there is more after the object")
 
 
 def _entries_of_list(key: str, text: _Window) -> Iterator[tuple[str, Any, Place]]:
@@ -61,6 +63,10 @@ def _entries_of_list(key: str, text: _Window) -> Iterator[tuple[str, Any, Place]
         more = text.skip(",]") == ","
 
 
+class Irregular(ValueError):
+    """Something that is not one JSON object; nobody sees the message, for `load_coco` has one with the line."""
+
+
 class _Window:
     """The part of a file that is being read, as text."""
 
@@ -69,9 +75,9 @@ class _Window:
         self._text, self._at, self._ended = "", 0, False
         self._start, self._line, self._known = 0, 1, 0
         """Byte and line of the character `_known` of the text."""
-        self._extend()
-        if self._text.startswith("\ufeff"):
-            self._at = 1
+        if file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8:
+            self._start = len(codecs.BOM_UTF8)
+        file.seek(self._start)
 
     def token(self) -> str:
         """The character with which the next token begins; '' at the end of the file."""
@@ -88,7 +94,7 @@ class _Window:
         """Pass one of the expected characters; returns it."""
         found = self.token()
         if not found or found not in expected:
-            raise ValueError(f"found {found!r}, expected one of {expected!r}")
+            raise Irregular(f"found {found!r}, expected one of {expected!r}")
         self._at += 1
         return found
 
@@ -101,7 +107,7 @@ class _Window:
     def key(self) -> str:
         """The text that comes next."""
         if self.token() != '"':
-            raise ValueError("expected a key")
+            raise Irregular("expected a key")
         return str(self.value())
 
     def value(self) -> Any:
@@ -114,7 +120,7 @@ class _Window:
                 if self._ended:
                     raise
             else:
-                if end < len(self._text) or self._ended:  # a number may go on
+                if self._ended or self._text[end : end + 1] in _BEHIND:  # else a number may go on
                     self._at = end
                     return value
             self._extend()
