@@ -7,6 +7,7 @@ import math
 import os
 import tracemalloc
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from pycocotools.coco import COCO
 from data.config import DataConfig, load_data_config, read_data_config
 from data.convert import main as convert
 from data.formats import coco
+from data.formats.coco_compact import entries_at
 from data.read import read_split, read_splits
 from tests.data.formats.test_formats import same_boxes
 from tests.data.tiny_sets import (
@@ -463,7 +465,8 @@ def test_what_is_read_does_not_depend_on_whether_the_truth_is_wanted(tmp_path: P
         same_boxes(first, other, crowd=True)
     assert others[-1].ground_truth == {}
     used = {entry["id"] for entry in first.ground_truth["images"]}
-    again = [entry for entry in others[0].ground_truth["annotations"] if entry["image_id"] in used]
+    listed = others[0].ground_truth["annotations"]
+    again = [entry for entry in entries_at(listed, range(len(listed))) if entry["image_id"] in used]
     assert list(map(repr, again)) == list(map(repr, first.ground_truth["annotations"]))
     assert first.ground_truth.keys() >= {"images", "annotations"}
 
