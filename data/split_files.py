@@ -78,7 +78,8 @@ def _write_json(
 ) -> dict[str, Any]:
     """A COCO JSON file for each split, with all that the source says of its images."""
     paths = [path for data in parts.values() for path in data.samples.paths()]
-    images = common_folder(path.parent for path in paths) or paths[0].parent  # of two drives: absolute names
+    folders = {os.path.dirname(path) for path in paths}
+    images = common_folder(map(Path, folders)) or paths[0].parent  # of two drives: absolute names
     merged = Merged.of(list(parts.values()))
     folder.mkdir(parents=True, exist_ok=True)
     values: dict[str, Any] = {}
