@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import marshal
+import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
@@ -48,7 +48,7 @@ class Packed(Sequence[T]):
         """Add a record."""
         self._last.append(record)
         if len(self._last) == BLOCK:
-            self._blocks.append(zlib.compress(marshal.dumps([self._values(each) for each in self._last]), 1))
+            self._blocks.append(zlib.compress(json.dumps([self._values(each) for each in self._last]).encode(), 1))
             self._last = []
 
     def extend(self, records: Iterable[T]) -> None:
@@ -96,8 +96,8 @@ class Packed(Sequence[T]):
         return self._unpacked[number]
 
     def _unpack(self, block: bytes) -> list[T]:
-        rows: list[tuple[Any, ...]] = marshal.loads(zlib.decompress(block))
-        return [self._make(*row) for row in rows]
+        rows: list[list[Any]] = json.loads(zlib.decompress(block))
+        return [self._make(*(tuple(value) if isinstance(value, list) else value for value in row)) for row in rows]
 
 
 class Picked(Sequence[T]):

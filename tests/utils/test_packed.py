@@ -7,8 +7,17 @@ import pickle
 import numpy as np
 import pytest
 
+from data.doctor.findings import Finding
 from utils.packed import BLOCK, UNPACKED, Packed, Picked
 from utils.structures import LabelProblem
+
+
+def test_boxes_and_numbers_come_back_as_they_were() -> None:
+    wanted = [
+        Finding("note", "val", "a", "b", "kept", None, (0.1, 1e-300, -7.0, float(n)), n / 3, None, "t")
+        for n in range(300)
+    ]
+    assert list(Packed(Finding, wanted)) == wanted
 
 
 def problem(number: int) -> LabelProblem:
