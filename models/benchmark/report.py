@@ -16,7 +16,12 @@ from utils.log import say, tracked
 
 
 def print_rows(
-    names: Sequence[str], conditions: Conditions, *, overrides: Sequence[str], size: tuple[int, int] | None, as_json: bool
+    names: Sequence[str],
+    conditions: Conditions,
+    *,
+    overrides: Sequence[str],
+    size: tuple[int, int] | None,
+    as_json: bool,
 ) -> None:
     """Measure models and print a row for each image size.
 
@@ -34,7 +39,12 @@ def print_rows(
 
 
 def print_pairs(
-    names: Sequence[str], conditions: Conditions, *, overrides: Sequence[str], size: tuple[int, int] | None, as_json: bool
+    names: Sequence[str],
+    conditions: Conditions,
+    *,
+    overrides: Sequence[str],
+    size: tuple[int, int] | None,
+    as_json: bool,
 ) -> None:
     """Measure partial models and their plain twins, and print both with their ratios.
 
