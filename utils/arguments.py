@@ -80,17 +80,16 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--cfg", help="darknet .cfg or model config, for darknet .weights and YOLOX .pth only")
         self.add_argument("--trust", action="store_true", help="run the code that a .torchscript file contains")
 
-    def add_image_size(self, default: int | None = None) -> None:
+    def add_image_size(self, default: int | None = None, *, usual: str = "the model's") -> None:
         """Add --img-size, one side or height and width; gives (height, width), where it is left out that of `default`.
 
         Args:
-            default: side in pixels; None: the model's own, and the option gives None.
+            default: side in pixels; None: what `usual` says, and the option gives None.
         """
-        usual = default or "the model's"
         self.add_argument(
             "--img-size", nargs="+", type=whole_number, action=_Size, metavar=("N", "W"),
             default=(default, default) if default else None,
-            help=f"side of the network input in pixels, or its height and width (default: {usual})",
+            help=f"side of the network input in pixels, or its height and width (default: {default or usual})",
         )  # fmt: skip
 
     def add_tiles(self) -> None:

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(f"Wrote {args.markdown}")
         else:
             show = print_pairs if args.pairs else print_rows
-            show(args.cfg, conditions, overrides=args.set, side=args.img_size, as_json=args.json)
+            show(args.cfg, conditions, overrides=args.set, size=args.img_size, as_json=args.json)
     except (ConfigError, OSError) as error:
         say_error(error)
         return 2
@@ -58,9 +58,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Options as in docs/reference.md."""
     parser = Parser(prog="python -m models.benchmark", description=__doc__)
     parser.add_argument("cfg", nargs="*", metavar="CFG", help="models or darknet .cfg files (default: all in cfg/)")
-    parser.add_argument(
-        "--img-size", type=whole_number, metavar="N", help="side in pixels (default: all with published figures)"
-    )
+    parser.add_image_size(usual="all with published figures")
     parser.add_argument("--batch-size", type=whole_number, default=1, metavar="N", help="images per run (default 1)")
     parser.add_argument(
         "--num-classes", type=whole_number, metavar="N", help="default: the .cfg's own, else 80, or 1000 to classify"

@@ -69,7 +69,7 @@ def measure(config: ModelConfig, conditions: Conditions) -> Row:
         "activations_mb": round(costs.activations_mb, 2),
         "memory_mb": round(costs.memory_mb, 1),
         "published": published,
-        **differences(costs, published, height),
+        **differences(costs, published, height if height == width else 0),
     }
     return row | (run_model(config, conditions) if conditions.latency else {})
 
@@ -122,7 +122,11 @@ def published_at(published: Sequence[dict[str, Any]], side: int) -> dict[str, An
 
 
 def differences(costs: Costs, published: dict[str, Any] | None, side: int) -> dict[str, float | None]:
-    """Percent by which parameters and BFLOPs are above the published figures; None without a figure to compare with."""
+    """Percent by which parameters and BFLOPs are above the published figures; None without a figure to compare with.
+
+    Args:
+        side: of the square images that the costs are of; 0 where they are not square, as no published ones are.
+    """
     percent: dict[str, float | None] = {"params_diff": None, "bflops_diff": None}
     if published is None:
         return percent

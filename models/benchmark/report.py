@@ -16,37 +16,47 @@ from utils.log import say, tracked
 
 
 def print_rows(
-    names: Sequence[str], conditions: Conditions, *, overrides: Sequence[str], side: int | None, as_json: bool
+    names: Sequence[str],
+    conditions: Conditions,
+    *,
+    overrides: Sequence[str],
+    size: tuple[int, int] | None,
+    as_json: bool,
 ) -> None:
     """Measure models and print a row for each image size.
 
     Args:
         names: model files; all of cfg/ when empty.
         overrides: what --set changes in each of them.
-        side: of the images in pixels; None measures at every size that figures were published for.
+        size: (height, width) of the images in pixels; None measures at every size that figures were published for.
     Raises:
         ConfigError: a wrong model file, or an image size that does not fit.
     """
-    configs = [each for config in load_models(names, overrides) for each in at_sizes(config, side)]
+    configs = [each for config in load_models(names, overrides) for each in at_sizes(config, size)]
     changes = {"set": list(overrides)} if overrides else {}
     rows = [{**row, **changes} for row in _measure_all([(config, conditions) for config in configs])]
     say(json.dumps(rows, indent=2) if as_json else format_rows(rows))
 
 
 def print_pairs(
-    names: Sequence[str], conditions: Conditions, *, overrides: Sequence[str], side: int | None, as_json: bool
+    names: Sequence[str],
+    conditions: Conditions,
+    *,
+    overrides: Sequence[str],
+    size: tuple[int, int] | None,
+    as_json: bool,
 ) -> None:
     """Measure partial models and their plain twins, and print both with their ratios.
 
     Args:
         names: model files with a cross-stage-partial backbone; one of each family of cfg/ when empty.
         overrides: what --set changes in each of them.
-        side: of the images in pixels; None takes the first size that figures were published for.
+        size: (height, width) of the images in pixels; None takes the first size that figures were published for.
     Raises:
         ConfigError: a wrong model file, one without a plain twin, or an image size that does not fit.
     """
     configs = with_csp(load_models(names, overrides)) if names else families(shipped_models())
-    pairs = pairs_of([at_sizes(config, side)[0] for config in configs])
+    pairs = pairs_of([at_sizes(config, size)[0] for config in configs])
     rows = _measure_all([(config, conditions) for pair in pairs for config in pair])
     compared = [compare_rows(csp, plain) for csp, plain in zip(rows[::2], rows[1::2], strict=True)]
     say(json.dumps(compared, indent=2) if as_json else format_pairs(compared))

@@ -36,9 +36,11 @@ def load_models(names: Sequence[str], overrides: Sequence[str] = ()) -> list[Mod
     ]
 
 
-def at_sizes(config: ModelConfig, side: int | None = None) -> list[ModelConfig]:
-    """The configuration at one side in pixels, or at every size that figures were published for, or at its own."""
-    sides = [side] if side else list(dict.fromkeys(figures["image_size"] for figures in config.published))
+def at_sizes(config: ModelConfig, size: tuple[int, int] | None = None) -> list[ModelConfig]:
+    """The configuration at one (height, width), or at every size that figures were published for, or at its own."""
+    if size is not None:
+        return [dataclasses.replace(config, image_size=size[0] if size[0] == size[1] else list(size))]
+    sides = dict.fromkeys(figures["image_size"] for figures in config.published)
     return [dataclasses.replace(config, image_size=each) for each in sides] or [config]
 
 

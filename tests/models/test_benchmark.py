@@ -116,6 +116,18 @@ def test_json_has_the_promised_keys(capsys: pytest.CaptureFixture[str]) -> None:
     assert (pelee["params_diff"], pelee["bflops_diff"]) == (None, None), "of other sizes and of nothing"
 
 
+def test_a_rectangle_costs_its_pixels(capsys: pytest.CaptureFixture[str]) -> None:
+    costs = []
+    for size in (["416"], ["416", "192"], ["416", "416"]):
+        assert main(["csppeleenet-prn", "--no-latency", "--device", "cpu", "--json", "--img-size", *size]) == 0
+        costs += json.loads(capsys.readouterr().out)
+    square, half, again = costs
+    assert (square["img_size"], half["img_size"]) == (416, [416, 192])
+    assert again == square
+    assert half["bflops"] == pytest.approx(square["bflops"] * 192 / 416, rel=0.01)
+    assert half["bflops_diff"] is None, "nobody published a rectangle"
+
+
 def test_table_has_a_row_a_model_and_size(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["cspdet-n", "peleenet-prn", "csppeleenet", "--no-latency", "--device", "cpu", "--batch-size", "2"]
     assert main(arguments) == 0
