@@ -9,6 +9,7 @@ from engine.predictions import EvaluationOptions, tiles_of
 from engine.run_log import EpochLog
 from models.predictor import open_predictor
 from utils import dist, pictures, plots
+from utils.inference_weights import keep_inference_
 from utils.log import say
 from utils.metrics.build import build_metric
 from utils.metrics.detection import DetectionMetric
@@ -28,6 +29,7 @@ def finish(job: Job, log: EpochLog) -> None:
     protocol["resize"] = predictor.resize
     detects = isinstance(metric, DetectionMetric)  # utils.report compares detectors by their predictions
     protocol |= {"nms": predictor.info.nms, **tiles_of(options.grid)} if detects else {}
+    keep_inference_(job.run.best)  # before metrics.json, which says that all is done
     write_results(folder, {**figures, "protocol": protocol}, metric, val, save_predictions=detects)
     plots.plot_results(folder / "results.csv", folder / "results.png")
     pictures.plot_predictions(metric, job.images.pictures(12), val.names, folder / "val_predictions.png")

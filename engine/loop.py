@@ -30,6 +30,7 @@ from models.detector import Detector
 from utils import dist, pictures, plots
 from utils.checkpoint import save_checkpoint
 from utils.config import to_plain
+from utils.inference_weights import check_goes_on
 from utils.launch import Stop
 from utils.log import MetricLog, Progress
 from utils.provenance import versions
@@ -53,6 +54,8 @@ def train(
     Args:
         trial: of a search; it hears of each evaluation, and may end the training by raising Pruned.
     """
+    if resumed is not None:
+        check_goes_on(resumed.checkpoint, resumed.last)
     with opened(config, options, device, resumed=resumed) as (job, state, stop):
         if job.run.checkpoint.is_file():
             resume_(job, state)

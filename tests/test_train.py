@@ -141,8 +141,11 @@ def assert_same_run(one: Path, two: Path) -> None:
     """Weights, average, optimizer, generators, records and the table of two runs, to the last bit."""
     for name in ("last.pt", "best.pt"):
         first, second = (load_checkpoint(run / "weights" / name) for run in (one, two))
+        assert first.keys() == second.keys(), name
+        assert ("optimizer" in first) == (name == "last.pt"), "best.pt has what inference needs alone"
         for key in ("weights", "ema", "ema_updates", "optimizer", "scaler", "rng", "metrics", "best", "best_epoch"):
-            assert_same(first[key], second[key], f"{name}: {key}")
+            if key in first:
+                assert_same(first[key], second[key], f"{name}: {key}")
         assert (first["epoch"], first["step"], first["batch"]) == (second["epoch"], second["step"], second["batch"])
     assert without_times(one) == without_times(two)
     figures = [json.loads((run / "metrics.json").read_text()) for run in (one, two)]
@@ -418,6 +421,12 @@ def test_a_finished_run_says_so_and_stays_as_it_is(
     assert train.main(["--resume", str(run), *cpu()]) == 0
     told = f"{run} is finished, after 1 epochs; python train.py --resume {run} --epochs +N trains it N epochs longer"
     assert told in capsys.readouterr().out
+    best, last = run / "weights" / "best.pt", run / "weights" / "last.pt"
+    assert train.main(["--resume", str(best), *cpu()]) == 2
+    error = capsys.readouterr().err
+    assert f"error: --resume {best}: the training has ended, and this holds what inference needs alone" in error
+    assert f"--resume {last}" in error
+    assert best.stat().st_size < 0.6 * last.stat().st_size
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != "run.lock"} == before
 
 
