@@ -137,6 +137,8 @@ def write_results(
         write_json(folder / "predictions.json", prediction_rows(metric, images))
         if isinstance(metric, DetectionMetric):
             write_json(folder / "ground_truth.json", metric.ground_truth)
+    if isinstance(metric, DetectionMetric):
+        figures = {**figures, "errors": metric.errors()}
     write_json(folder / "metrics.json", figures, indent=2)  # after the others: it marks a training as finished
     plot_figures(metric, folder)
 

@@ -118,7 +118,9 @@ def test_command_writes_what_pycocotools_gives(
         key: None if value is None else pytest.approx(value, rel=0, abs=1e-12) for key, value in at_300.items()
     }
     assert metrics["AR100"] == pytest.approx(expected[8], abs=1e-12)
-    assert set(metrics) == {*FIGURES, "AR300", "per_class", "images", "speed_ms", "protocol"}
+    assert set(metrics) == {*FIGURES, "AR300", "per_class", "images", "speed_ms", "protocol", "errors"}
+    assert metrics["errors"]["AP50"] == pytest.approx(metrics["AP50"], abs=1e-9)
+    assert set(metrics["errors"]["per_class"]) == set(NAMES)
     assert list(metrics["per_class"]) == list(NAMES)
     assert metrics["images"] == 7
     assert metrics["protocol"]["image_size"] == [64, 64]

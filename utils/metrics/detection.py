@@ -11,6 +11,7 @@ import numpy as np
 from utils.boxes import xywh_to_xyxy
 from utils.choices import BACKENDS
 from utils.metrics.coco import COCO_LIMIT, CocoResult, box_ground_truth, evaluate_boxes
+from utils.metrics.errors import error_line, error_split
 from utils.metrics.figures import figure_text
 from utils.structures import Detections
 from utils.text import shorten, shown
@@ -63,6 +64,7 @@ class DetectionMetric:
         """Remove all detections."""
         self._rows_of: dict[Hashable, list[dict[str, Any]]] = {}
         self._result: CocoResult | None = None
+        self._errors: dict[str, Any] | None = None
 
     def update(self, image_ids: Sequence[Hashable], detections: Sequence[Detections]) -> None:
         """Add the detections of images, each image once.
@@ -82,7 +84,7 @@ class DetectionMetric:
                     f"image {shown(image_id)} was counted before; the loader may give each image once only"
                 )
             self._rows_of[image_id] = self._rows(image_id, of_image)
-        self._result = None
+        self._result = self._errors = None
 
     def extend(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add what `predictions` gave on another rank; rows of images that are already here are left out."""
@@ -91,7 +93,7 @@ class DetectionMetric:
             if row["image_id"] not in self._rows_of:
                 added.setdefault(row["image_id"], []).append(dict(row))
         self._rows_of.update(added)
-        self._result = None
+        self._result = self._errors = None
 
     def predictions(self) -> list[dict[str, Any]]:
         """A COCO results list: image_id, category_id, bbox [x, y, width, height] in original pixels, score.
@@ -122,6 +124,13 @@ class DetectionMetric:
             per_class[name] = {"AP": part.average_precision(), "AP50": part.average_precision(iou=0.5)}
         return {**result.figures(), "per_class": per_class, "images": len(self._image_ids)}
 
+    def errors(self) -> dict[str, Any]:
+        """What AP50 is lost to, overall, by class and by size: see `error_split`."""
+        if self._errors is None:
+            categories = dict(zip(self._names, self._category_ids, strict=True))
+            self._errors = error_split(self._ground_truth, self.predictions(), categories, max_det=self._max_det)
+        return self._errors
+
     def pr_curves(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """(101,) recall thresholds and, for each class that has objects, (101,) precision at IoU 0.5."""
         result = self._evaluated()
@@ -133,7 +142,7 @@ class DetectionMetric:
         return result.recall_thresholds, curves
 
     def table(self) -> str:
-        """The lines that pycocotools prints, and one line for each class; a dash where there is nothing to measure."""
+        """The lines that pycocotools prints, a line for each class, and what AP50 is lost to; a dash for no figure."""
         figures = self.compute()
         lines = []
         for key, value in self._evaluated().figures().items():
@@ -146,7 +155,7 @@ class DetectionMetric:
         lines += ["", f" {'class':<{width}}      AP   AP50"]
         for name, row in figures["per_class"].items():
             lines.append(f" {shorten(name):<{width}}  {figure_text(row['AP']):>6} {figure_text(row['AP50']):>6}")
-        return "\n".join(lines)
+        return "\n".join([*lines, "", error_line(self.errors())])
 
     def _rows(self, image_id: Hashable, detections: Detections) -> list[dict[str, Any]]:
         if not (np.isfinite(detections.boxes).all() and np.isfinite(detections.scores).all()):
