@@ -9,9 +9,11 @@ from engine.predictions import EvaluationOptions, tiles_of
 from engine.run_log import EpochLog
 from models.predictor import open_predictor
 from utils import dist, pictures, plots
+from utils.checkpoint import add_to_checkpoint
 from utils.log import say
 from utils.metrics.build import build_metric
 from utils.metrics.detection import DetectionMetric
+from utils.metrics.operating import operating_text, thresholds_of, with_operating_point
 
 
 def finish(job: Job, log: EpochLog) -> None:
@@ -28,15 +30,23 @@ def finish(job: Job, log: EpochLog) -> None:
     protocol["resize"] = predictor.resize
     detects = isinstance(metric, DetectionMetric)  # utils.report compares detectors by their predictions
     protocol |= {"nms": predictor.info.nms, **tiles_of(options.grid)} if detects else {}
+    if isinstance(metric, DetectionMetric):
+        figures = with_operating_point(figures, metric)
+        if thresholds := thresholds_of(figures):
+            add_to_checkpoint(job.run.best, {"thresholds": thresholds.to_plain()})
     write_results(folder, {**figures, "protocol": protocol}, metric, val, save_predictions=detects)
     plots.plot_results(folder / "results.csv", folder / "results.png")
     pictures.plot_predictions(metric, job.images.pictures(12), val.names, folder / "val_predictions.png")
-    log.table.pictures(sorted(folder.glob("*.png")))
+    log.table.pictures(sorted([*folder.glob("*.png"), *folder.glob("*.jpg")]))
     if isinstance(metric, DetectionMetric):
         log.table.pr_curves(*metric.pr_curves())
     counted = ", counted by pycocotools" if val.task == "detect" else ""
     say(f"\nbest.pt on {job.images.source}, val, {len(val)} images{counted}:\n{metric.table()}\n")
+    auto = ""
+    if detects:
+        say(f"{operating_text(figures)}\n")
+        auto = " --conf-thres auto" if thresholds_of(figures) else ""
     source = val.samples[0].path.parent
     grid = options.grid
     tiled = "" if grid is None else f" --tile {grid.size[0]} --overlap {grid.overlap:g}"
-    say(f"Results: {folder}\nNext: python detect.py --weights {job.run.best} --source {source}{tiled}")
+    say(f"Results: {folder}\nNext: python detect.py --weights {job.run.best} --source {source}{tiled}{auto}")
