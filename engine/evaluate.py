@@ -23,7 +23,7 @@ from utils.log import Progress, first_few
 from utils.metrics.build import Metric
 from utils.metrics.classification import ClassificationMetric
 from utils.metrics.detection import DetectionMetric
-from utils.plots import plot_figures
+from utils.plots_metric import plot_metric
 from utils.read_ahead import ReadAhead
 from utils.structures import Batch, LabelledImages
 from utils.tiles import Grid
@@ -140,7 +140,7 @@ def write_results(
     if isinstance(metric, DetectionMetric):
         figures = {**figures, "errors": metric.errors()}
     write_json(folder / "metrics.json", figures, indent=2)  # after the others: it marks a training as finished
-    plot_figures(metric, folder)
+    plot_metric(metric, figures, folder)
 
 
 def prediction_rows(metric: Metric, images: LabelledImages) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from utils.inference_weights import keep_inference_
 from utils.log import say
 from utils.metrics.build import build_metric
 from utils.metrics.detection import DetectionMetric
+from utils.metrics.operating import operating_text, thresholds_of, with_operating_point
 
 
 def finish(job: Job, log: EpochLog) -> None:
@@ -29,16 +30,25 @@ def finish(job: Job, log: EpochLog) -> None:
     protocol["resize"] = predictor.resize
     detects = isinstance(metric, DetectionMetric)  # utils.report compares detectors by their predictions
     protocol |= {"nms": predictor.info.nms, **tiles_of(options.grid)} if detects else {}
-    keep_inference_(job.run.best)  # before metrics.json, which says that all is done
+    thresholds = None
+    if isinstance(metric, DetectionMetric):
+        figures = with_operating_point(figures, metric)
+        thresholds = thresholds_of(figures)
+    # Before metrics.json, which says that all is done.
+    keep_inference_(job.run.best, **({"thresholds": thresholds.to_plain()} if thresholds else {}))
     write_results(folder, {**figures, "protocol": protocol}, metric, val, save_predictions=detects)
-    plots.plot_results(folder / "results.csv", folder / "results.png")
-    pictures.plot_predictions(metric, job.images.pictures(12), val.names, folder / "val_predictions.png")
-    log.table.pictures(sorted(folder.glob("*.png")))
+    plots.plot_results(folder / "results.csv", folder / "results.jpg")
+    pictures.plot_predictions(metric, job.images.pictures(12), val.names, folder / "val_predictions.jpg")
+    log.table.pictures(sorted(folder.glob("*.jpg")))
     if isinstance(metric, DetectionMetric):
         log.table.pr_curves(*metric.pr_curves())
     counted = ", counted by pycocotools" if val.task == "detect" else ""
     say(f"\nbest.pt on {job.images.source}, val, {len(val)} images{counted}:\n{metric.table()}\n")
+    auto = ""
+    if detects:
+        say(f"{operating_text(figures)}\n")
+        auto = " --conf-thres auto" if thresholds else ""
     source = val.samples[0].path.parent
     grid = options.grid
     tiled = "" if grid is None else f" --tile {grid.size[0]} --overlap {grid.overlap:g}"
-    say(f"Results: {folder}\nNext: python detect.py --weights {job.run.best} --source {source}{tiled}")
+    say(f"Results: {folder}\nNext: python detect.py --weights {job.run.best} --source {source}{tiled}{auto}")

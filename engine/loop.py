@@ -72,7 +72,7 @@ def run_epochs(job: Job, state: TrainState, stop: Stop, *, trial: Trial | None =
     lines += describe_classes(images.train, job.sampler.repeats)
     describe_training(job.config, job.run.folder, job.stepper, state, lines)
     if dist.rank() == 0 and state.step == 0:
-        plots.plot_labels(images.train, job.run.folder / "labels.png")
+        plots.plot_labels(images.train, job.run.folder / "labels.jpg")
     guard = Guard(job.run.folder, {"config": job.config, **images.about()}, notes=job.notes)
     with closing(open_log(job, state)) if dist.rank() == 0 else nullcontext() as log:
         for epoch in range(state.epoch, recipe.total_epochs):
@@ -153,7 +153,7 @@ def share_records(job: Job, state: TrainState) -> None:
 
 def plot_first_batch(job: Job, state: TrainState, batch: Batch) -> None:
     """One of the first batches of the training as a picture, with its boxes."""
-    path = job.run.folder / f"train_batch{state.step}.png"
+    path = job.run.folder / f"train_batch{state.step}.jpg"
     pictures.plot_batch(batch.images, batch.targets, job.images.names, path)
 
 

@@ -94,8 +94,8 @@ def evaluate(tmp_path: Path, *arguments: str) -> dict:
 
 def test_a_run_learns_and_leaves_what_the_reference_names(trained: Path) -> None:
     names = {path.name for path in trained.iterdir()}
-    assert {"weights", "config.yaml", "results.csv", "metrics.json", "labels.png", "results.png"} <= names
-    assert {"train_batch0.png", "val_predictions.png", "confusion.png"} <= names
+    assert {"weights", "config.yaml", "results.csv", "metrics.json", "labels.jpg", "results.jpg"} <= names
+    assert {"train_batch0.jpg", "val_predictions.jpg", "confusion.jpg"} <= names
     table = rows(trained)
     assert {"loss/class", "top1", "top5", "lr", "images_per_second"} <= set(table[0])
     assert float(table[-1]["loss/class"]) < 0.7 * float(table[0]["loss/class"])
@@ -230,7 +230,7 @@ def test_detect_says_what_images_show(
         assert sum(scores) == pytest.approx(1, abs=1e-4)
         with Image.open(found[place]["source"]) as image:
             assert found[place]["box"] == [0, 0, *image.size]
-    assert len(list((tmp_path / "exp").glob("*.png"))) == 6
+    assert len(list((tmp_path / "exp").glob("*.jpg"))) == 6
     assert detect.main([*arguments, "--save-json", "--no-save", "--max-det", "1", "--classes", "down", "across"]) == 0
     assert {row["name"] for row in json.loads((tmp_path / "exp2" / "detections.json").read_text())} <= {
         "down",

@@ -162,8 +162,8 @@ def test_a_run_leaves_everything_that_the_reference_names(
     assert train.main(command) == 0
     run = tmp_path / "runs" / "exp"
     names = {path.name for path in run.iterdir()}
-    assert {"weights", "config.yaml", "results.csv", "metrics.json", "labels.png", "results.png"} <= names
-    assert {"train_batch0.png", "val_predictions.png"} <= names
+    assert {"weights", "config.yaml", "results.csv", "metrics.json", "labels.jpg", "results.jpg"} <= names
+    assert {"train_batch0.jpg", "val_predictions.jpg", "pr_curve.jpg", "f1_curve.jpg", "confusion.jpg"} <= names
     assert any(name.startswith("events.out.tfevents.") for name in names)
     assert sorted(path.name for path in (run / "weights").iterdir()) == ["best.pt", "last.prev.pt", "last.pt"]
     table = rows(run)

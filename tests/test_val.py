@@ -128,7 +128,7 @@ def test_command_writes_what_pycocotools_gives(
     assert {row["image_id"] for row in rows} <= {1000 - 7 * number for number in range(7)}
     assert {row["category_id"] for row in rows} <= set(CATEGORY_IDS)
     assert max(sum(row["image_id"] == i for row in rows) for i in {row["image_id"] for row in rows}) > 100
-    assert (tmp_path / "exp" / "pr_curve.png").stat().st_size > 1000
+    assert (tmp_path / "exp" / "pr_curve.jpg").stat().st_size > 1000
     lines = printed.splitlines()
     assert " Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=300 ]" in printed
     assert "Protocol: conf 0, NMS IoU 0.65 (vote), max-det 300, size 64x64, fp32, letterbox" in lines

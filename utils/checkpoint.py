@@ -60,6 +60,17 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, best: Path | None = No
         replace_with_link(best, path)
 
 
+def add_to_checkpoint(path: Path, values: dict[str, Any]) -> None:
+    """Give a checkpoint more plain values, in place of those of the same names; it is whole at every instant.
+
+    Raises:
+        ConfigError: there is no whole checkpoint.
+        OSError: it cannot be written; what was there stays.
+    """
+    state = plain({**load_checkpoint(path), **values}, path.name)
+    write_atomically(path, lambda file: torch.save(state, file), needed=size_in_bytes(state))
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint of ours, on the CPU; nothing in the file can run code.
 

@@ -1,4 +1,4 @@
-"""Pictures of a run, each a PNG: images of a batch or a split with their labels and predictions."""
+"""Pictures of a run, each a JPEG: images of a batch or a split with their labels and predictions."""
 
 from __future__ import annotations
 
@@ -122,6 +122,12 @@ def _resized(image: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _write_picture(image: np.ndarray, path: Path) -> None:
-    """Write an (H, W, 3) uint8 RGB image as PNG."""
-    _, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    path.write_bytes(data.tobytes())
+    """Write an (H, W, 3) uint8 RGB image as JPEG."""
+    path.write_bytes(encoded(image, quality=85))
+
+
+def encoded(image: np.ndarray, *, quality: int) -> bytes:
+    """An (H, W, 3) uint8 RGB image as the bytes of a JPEG file."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    return data.tobytes()
