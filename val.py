@@ -50,6 +50,8 @@ def check(args: argparse.Namespace) -> Path:
     """
     weights = Path(args.weights) if args.weights else default_weights()
     check_file(weights, trust=args.trust)
+    if args.html is not None and (args.html.is_dir() or not args.html.absolute().parent.is_dir()):
+        raise ConfigError(f"--html {args.html}: expected a file in a folder that exists; make the folder first")
     if args.calibrate and weights.suffix.lower() != ".pt":
         raise ConfigError(
             f"--calibrate: stores what it finds in a checkpoint (.pt), and {weights} is none; calibrate the "
@@ -95,6 +97,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--calibrate", action="store_true",
         help="fit a temperature on val and store it in the checkpoint, with the thresholds of best F1",
     )  # fmt: skip
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write figures, errors and worst pictures to one page"
+    )
     parser.add_argument("--save-json", action="store_true", help="write predictions.json, a COCO results file")
     parser.add_run_folder("val")
     return parser.parse_args(argv)

@@ -36,9 +36,12 @@ def finish(job: Job, log: EpochLog) -> None:
         thresholds = thresholds_of(figures)
     # Before metrics.json, which says that all is done.
     keep_inference_(job.run.best, **({"thresholds": thresholds.to_plain()} if thresholds else {}))
-    write_results(folder, {**figures, "protocol": protocol}, metric, val, save_predictions=detects)
     plots.plot_results(folder / "results.csv", folder / "results.jpg")
     pictures.plot_predictions(metric, job.images.pictures(12), val.names, folder / "val_predictions.jpg")
+    about = (f"{job.config.model['name']}, best.pt on {job.images.source}, val", f"run folder {folder}")
+    figures["protocol"] = protocol
+    page = folder / "report.html"
+    write_results(folder, figures, metric, val, save_predictions=detects, page=page, about=about)
     log.table.pictures(sorted(folder.glob("*.jpg")))
     if isinstance(metric, DetectionMetric):
         log.table.pr_curves(*metric.pr_curves())
@@ -51,4 +54,5 @@ def finish(job: Job, log: EpochLog) -> None:
     source = val.samples[0].path.parent
     grid = options.grid
     tiled = "" if grid is None else f" --tile {grid.size[0]} --overlap {grid.overlap:g}"
-    say(f"Results: {folder}\nNext: python detect.py --weights {job.run.best} --source {source}{tiled}{auto}")
+    following = f"python detect.py --weights {job.run.best} --source {source}{tiled}{auto}"
+    say(f"Results: {folder}, on one page: {page}\nNext: {following}")

@@ -66,9 +66,11 @@ def run(args: argparse.Namespace, weights: Path) -> Path:
         "data": str(config.source),
         "split": args.split,
     }
-    write_results(folder, figures, metric, images, save_predictions=args.save_json)
+    about = (f"{weights} on {config.source}, {args.split}",)
+    write_results(folder, figures, metric, images, save_predictions=args.save_json, page=args.html, about=about)
+    page = "" if args.html is None else f"\nPage: {args.html}"
     tables = [metric.table(), *([operating_text(figures)] if isinstance(metric, DetectionMetric) else [])]
-    say("\n" + "\n\n".join([*tables, f"{protocol_and_speed(figures)}\nResults: {folder}"]))
+    say("\n" + "\n\n".join([*tables, f"{protocol_and_speed(figures)}\nResults: {folder}{page}"]))
     return folder
 
 

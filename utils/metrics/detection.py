@@ -130,6 +130,21 @@ class DetectionMetric:
         """The split as a COCO dict with boxes only: what the figures of `predictions` are counted against."""
         return self._ground_truth
 
+    @property
+    def category_ids(self) -> tuple[Hashable, ...]:
+        """The category id of each label."""
+        return self._category_ids
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The class names by label, each different."""
+        return self._names
+
+    @property
+    def max_det(self) -> int:
+        """Detections of an image and class that count."""
+        return self._max_det
+
     def detections(self, image_id: Hashable, *, min_score: float = 0.0) -> Detections:
         """The detections of one image, boxes in pixels of the original."""
         rows = self._rows_of.get(image_id, ())
