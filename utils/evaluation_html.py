@@ -12,6 +12,7 @@ from utils.charts import STYLE as CHARTS
 from utils.charts import line_chart
 from utils.gallery_html import SCRIPT as FILTERS
 from utils.gallery_html import STYLE as GALLERY
+from utils.gallery_html import VIEWS
 from utils.html import cell, header, page, table
 from utils.metrics.errors import SIZES
 from utils.metrics.figures import DASH, figure_text
@@ -19,18 +20,20 @@ from utils.metrics.matching import ERRORS
 from utils.text import printable
 
 _STYLE = (
-    """
+    r"""
 h1 { overflow-wrap: anywhere; margin-bottom: .2rem } h2 { margin: 2.2rem 0 .5rem }
 .about { color: #555; overflow-wrap: anywhere; margin-top: 0 }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: .6rem; margin: 1rem 0 }
 .card { border: 1px solid #ddd; border-radius: .5rem; padding: .5rem .7rem }
-.card b { display: block; font-size: 1.5rem }
+.card b { display: block; font-size: 1.4rem; white-space: nowrap }
 .card span { color: #555; font-size: 13px }
 .verdict { border-left: 4px solid #d97706; background: #fffbeb; padding: .5rem .8rem }
-.wide { overflow-x: auto } .wide table { min-width: 32rem; font-variant-numeric: tabular-nums }
-.wide th, .wide td { text-align: right; white-space: nowrap }
-.wide th:first-child, .wide td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere }
-th[data-sort] { cursor: pointer } th[data-sort]::after { content: ' \\\\2195'; color: #aaa }
+.wide { overflow-x: auto } .wide table { font-variant-numeric: tabular-nums; font-size: 14px }
+.wide th, .wide td { text-align: right; white-space: nowrap; padding: .25rem .45rem }
+.wide th:first-child, .wide td:first-child { text-align: left; position: sticky; left: 0; background: #fff;
+  max-width: 12rem; overflow: hidden; text-overflow: ellipsis }
+th[data-sort] { cursor: pointer; text-decoration: underline dotted #aaa; text-underline-offset: .25em }
+th[data-sort=up]::after { content: ' \2191' } th[data-sort=down]::after { content: ' \2193' }
 .bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: .25rem .7rem; align-items: center }
 .bars i { display: block; background: #2563eb; height: .9rem; min-width: 1px }
 .diagrams { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); gap: 1rem }
@@ -40,6 +43,7 @@ th[data-sort] { cursor: pointer } th[data-sort]::after { content: ' \\\\2195'; c
 .note { color: #666; font-size: 13px }
 """
     + CHARTS
+    + VIEWS
     + GALLERY
     + "@media (max-width: 40rem) { body { margin: 1rem auto } h1 { font-size: 1.4rem } .card b { font-size: 1.2rem } }"
 )
@@ -81,6 +85,14 @@ CARDS = {
 """Key of metrics.json -> what it is."""
 CURVES = {"Loss": "loss/", "On val": ("AP", "AP50", "AP75", "top1", "top5"), "Learning rate": ("lr",)}
 """Title of a chart -> columns of results.csv, or what their names begin with."""
+
+
+TITLES = {"f1": "F1", "conf": "score"}
+"""Key of a class in metrics.json -> title of its column, where it is another."""
+_ABOUT_CLASSES = (
+    "<p class='note'>F1 is the best that a threshold gives, score that threshold; \u2212missed and the others are the "
+    "AP50 that such errors cost the class. A click on a title sorts.</p>"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +191,7 @@ def _classes(figures: Mapping[str, Any]) -> str:
     keys = list(dict.fromkeys(key for row in rows.values() for key in row))
     order = sorted(keys, key=lambda key: key != "objects")
     kinds = [kind for kind in ERRORS if any(kind in row for row in lost.values())]
-    titles = ["class", *order, *(f"-{kind}" for kind in kinds)]
+    titles = ["class", *(TITLES.get(key, key) for key in order), *(f"\u2212{kind}" for kind in kinds)]
     head = [f"<th data-sort=''>{escape(title)}</th>" for title in titles]
     body = [
         [
@@ -189,7 +201,7 @@ def _classes(figures: Mapping[str, Any]) -> str:
         ]
         for name, row in rows.items()
     ]
-    note = "<p class='note'>-missed and so on: the AP50 of the class that such errors cost.</p>" if kinds else ""
+    note = _ABOUT_CLASSES if kinds else ""
     return f"<h2>Classes</h2>{_wide(head, body)}{note}"
 
 

@@ -13,16 +13,21 @@ from utils.text import class_name, printable, shorten
 MOST_BYTES = 7_500_000
 """Of the pictures of a page, as text; those that would be beyond are left out."""
 
-STYLE = """
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); gap: 1rem }
-.gallery figure { margin: 0; min-width: 0 } .gallery figure[hidden] { display: none }
+VIEWS = """
 .view { position: relative; background: #eee } .view img { display: block; width: 100%; height: auto }
 .view svg { position: absolute; inset: 0; width: 100%; height: 100% }
 .view rect { fill: none; vector-effect: non-scaling-stroke; stroke-width: 1.5; opacity: .75 }
-.view .t { stroke: #22c55e } .view .p { stroke: #38bdf8; stroke-dasharray: 5 3 }
-.view .w { stroke-width: 3; opacity: 1 } .view .p.w { stroke: #ff4d2e; stroke-dasharray: none }
-.view .t.w { stroke: #ffd21f }
-.view text { font: 600 11px system-ui, sans-serif; paint-order: stroke; stroke: #000; stroke-width: 3px; fill: #fff }
+.view rect.t { stroke: #22c55e } .view rect.p { stroke: #38bdf8; stroke-dasharray: 5 3 }
+.view rect.w { stroke-width: 2.5; opacity: 1 } .view rect.p.w { stroke: #ff4d2e; stroke-dasharray: none }
+.view rect.t.w { stroke: #ffd21f }
+.view text { font: 600 12px system-ui, sans-serif; paint-order: stroke; stroke: #000; stroke-width: 3px }
+.view text.t { fill: #ffe066 } .view text.p { fill: #ffb4a6 }
+"""
+"""Style of what `drawn` gives."""
+
+STYLE = """
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); gap: 1rem }
+.gallery figure { margin: 0; min-width: 0 } .gallery figure[hidden] { display: none }
 .no-t .t, .no-p .p { display: none }
 .gallery figcaption { font-size: 13px; line-height: 1.35; overflow-wrap: anywhere; padding-top: .2rem }
 .gallery small { color: #666 } .legend b { display: inline-block; width: 1.6em; border-top: 3px solid; margin: 0 .3em }
@@ -163,7 +168,7 @@ def case_figure(case: Case, view: View, names: Sequence[str]) -> str:
     labels = " ".join(str(label) for label in sorted(case.labels))
     head = [mark for mark in case.marks if mark.wrong]
     told = escape(shorten(case.note, 120)) if case.note else _told(case, head, names)
-    part = "" if view.whole else ", a part of it"
+    part = "" if view.whole else " (part)"
     return (
         f"<figure data-kind='{case.kind}' data-classes='{labels}'>{drawn(view, case.marks, names)}"
         f"<figcaption><b>{case.kind}</b> {told}<br><small>{escape(shorten(view.name, 60))}{part}</small></figcaption>"
@@ -171,10 +176,11 @@ def case_figure(case: Case, view: View, names: Sequence[str]) -> str:
     )
 
 
-def drawn(view: View, marks: Sequence[Mark], names: Sequence[str], *, kind: str = "") -> str:
-    """A picture with boxes over it; those that are wrong are named in it."""
+def drawn(view: View, marks: Sequence[Mark], names: Sequence[str], *, named: int = 6) -> str:
+    """A picture with boxes over it; the first `named` of those that are wrong are named in it."""
     height, width = view.size
     boxes, texts = list[str](), list[str]()
+    told = {id(mark) for mark in [mark for mark in marks if mark.wrong][:named]}
     for mark in reversed(marks):  # the worst on top
         box = _within(mark.box, view)
         if box is None:
@@ -187,13 +193,13 @@ def drawn(view: View, marks: Sequence[Mark], names: Sequence[str], *, kind: str 
             f"<rect class='{looks}' x='{x1:.0f}' y='{y1:.0f}' width='{max(x2 - x1, 1):.0f}' "
             f"height='{max(y2 - y1, 1):.0f}'><title>{side}: {title}</title></rect>"
         )
-        if mark.wrong and len(texts) < 6:
-            y = y1 - 4 if mark.score is not None and y1 > 14 else min(y2 + 12, height - 3)
+        if id(mark) in told:
+            y = (y1 - 4 if y1 > 14 else y1 + 12) if mark.score is not None else min(y2 + 12, height - 3)
             x, anchor = (max(x1, 2), "start") if x1 < 0.6 * width else (min(x2, width - 2), "end")
             texts.append(f"<text class='{looks[0]}' x='{x:.0f}' y='{y:.0f}' text-anchor='{anchor}'>{title}</text>")
     data, alt = base64.b64encode(view.jpeg).decode(), escape(shorten(view.name, 60), quote=True)
     return (
-        f"<div class='view{kind}'><img loading='lazy' width='{width}' height='{height}' alt='{alt}' "
+        f"<div class='view'><img loading='lazy' width='{width}' height='{height}' alt='{alt}' "
         f"src='data:image/jpeg;base64,{data}'><svg viewBox='0 0 {width} {height}'>{''.join(boxes + texts)}</svg></div>"
     )
 

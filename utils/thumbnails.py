@@ -19,7 +19,7 @@ from utils.text import first_line, from_json, to_json
 
 FILE = "thumbnails.zip"
 MOST_PICTURES, MOST_BYTES = 1000, 6_000_000
-SIDE, QUALITY = 192, 65
+SIDE, QUALITY = 256, 60
 _INDEX = "index.json"
 _MOST_INDEX = 2**24
 
