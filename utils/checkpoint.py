@@ -26,7 +26,10 @@ from utils.text import first_line, listed, shown
 logger = logging.getLogger(__name__)
 
 FORMAT = "cspdet-1"
-_RUN_FILES = ("config.yaml", "results.csv", "metrics.json", "predictions.json", "ground_truth.json")
+_RUN_FILES = (
+    *("config.yaml", "results.csv", "metrics.json", "predictions.json", "ground_truth.json"),
+    *("thumbnails.zip", "report.html"),
+)
 """Of a run's folder, which a killed run may have left half written."""
 TRAINING = ("weights", "ema_updates", "optimizer", "scaler", "rng", "sums", "sample_order", "files")
 """What a checkpoint holds only for a training to go on from it."""

@@ -25,7 +25,7 @@ h1 { overflow-wrap: anywhere; margin-bottom: .2rem } h2 { margin: 2.2rem 0 .5rem
 .about { color: #555; overflow-wrap: anywhere; margin-top: 0 }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: .6rem; margin: 1rem 0 }
 .card { border: 1px solid #ddd; border-radius: .5rem; padding: .5rem .7rem }
-.card b { display: block; font-size: 1.4rem; white-space: nowrap }
+.card b { display: block; font-size: 1.3rem; white-space: nowrap }
 .card span { color: #555; font-size: 13px }
 .verdict { border-left: 4px solid #d97706; background: #fffbeb; padding: .5rem .8rem }
 .wide { overflow-x: auto } .wide table { font-variant-numeric: tabular-nums; font-size: 14px }
@@ -152,7 +152,7 @@ def _cards(figures: Mapping[str, Any]) -> str:
     if "images" in figures:
         cards.append((f"{figures['images']:,}", "images"))
     if speed := figures.get("speed_ms"):
-        cards.append((f"{sum(speed.values()):.1f} ms", "an image, all in all"))
+        cards.append((f"{sum(speed.values()):.3g} ms", "an image, all in all"))
     made = "".join(
         f"<div class='card'><b>{escape(value)}</b><span>{escape(name)}</span></div>" for value, name in cards
     )

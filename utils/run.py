@@ -129,7 +129,7 @@ class Run:
 
     def lengthen(self, config: dict[str, Any]) -> None:
         """Write config.yaml of a longer training, and take away the final figures of the shorter one."""
-        for name in ("metrics.json", "predictions.json", "ground_truth.json"):
+        for name in ("metrics.json", "predictions.json", "ground_truth.json", "thumbnails.zip", "report.html"):
             (self.folder / name).unlink(missing_ok=True)
         self.save_config(config)
 

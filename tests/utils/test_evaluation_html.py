@@ -79,7 +79,7 @@ def test_it_needs_nothing_else_and_no_name_becomes_markup() -> None:
     (policy,) = [attributes["content"] for tag, attributes in reader.tags if "http-equiv" in attributes]
     assert str(policy).startswith("default-src 'none'; img-src data:;")
     assert "It memorises </script><img" in reader.text
-    for told in ("0.600", "best F1 at score 0.31", "0.070", "1,234", "2.0 ms"):
+    for told in ("0.600", "best F1 at score 0.31", "0.070", "1,234", "2 ms"):
         assert told in reader.text, told
 
 
