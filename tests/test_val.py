@@ -118,7 +118,7 @@ def test_command_writes_what_pycocotools_gives(
         key: None if value is None else pytest.approx(value, rel=0, abs=1e-12) for key, value in at_300.items()
     }
     assert metrics["AR100"] == pytest.approx(expected[8], abs=1e-12)
-    assert set(metrics) == {*FIGURES, "AR300", "per_class", "images", "speed_ms", "protocol"}
+    assert set(metrics) == {*FIGURES, "AR300", "per_class", "images", "speed_ms", "protocol", "f1", "calibration"}
     assert list(metrics["per_class"]) == list(NAMES)
     assert metrics["images"] == 7
     assert metrics["protocol"]["image_size"] == [64, 64]
@@ -126,7 +126,7 @@ def test_command_writes_what_pycocotools_gives(
     assert {row["image_id"] for row in rows} <= {1000 - 7 * number for number in range(7)}
     assert {row["category_id"] for row in rows} <= set(CATEGORY_IDS)
     assert max(sum(row["image_id"] == i for row in rows) for i in {row["image_id"] for row in rows}) > 100
-    assert (tmp_path / "exp" / "pr_curve.png").stat().st_size > 1000
+    assert (tmp_path / "exp" / "pr_curve.jpg").stat().st_size > 1000
     lines = printed.splitlines()
     assert " Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=300 ]" in printed
     assert "Protocol: conf 0, NMS IoU 0.65 (vote), max-det 300, size 64x64, fp32, letterbox" in lines

@@ -12,7 +12,8 @@ import pytest
 
 from tests.utils.samples import metric_of, picture, sample, whole_images
 from utils import plots
-from utils.plots import plot_figures, plot_labels, plot_pr_curves, plot_results
+from utils.plots import plot_labels, plot_pr_curves, plot_results
+from utils.plots_metric import plot_metric
 from utils.structures import LabelledImages
 
 NAMES = ("cat", "狗", "owl")
@@ -35,7 +36,7 @@ def test_labels_of_no_images(tmp_path: Path) -> None:
 def test_a_classifiers_diagrams_are_drawn_of_nothing_too(tmp_path: Path, labels: list[int]) -> None:
     images = whole_images(labels, names=NAMES)
     plot_labels(images, tmp_path / "labels.png")
-    plot_figures(metric_of(images, labels[::-1]), tmp_path)
+    plot_metric(metric_of(images, labels[::-1]), {}, tmp_path)
     for name in ("labels", "confusion"):
         picture(tmp_path / f"{name}.png")
 
@@ -44,11 +45,11 @@ def test_of_many_classes_the_most_confused_are_shown(tmp_path: Path, monkeypatch
     count, saved = 2 * plots.MAX_CONFUSED, []
     matrix = np.diag(np.full(count, 5))
     matrix[3, 40] = 9
-    monkeypatch.setattr(plots, "_save_figure", lambda figure, _: saved.append(figure))
+    monkeypatch.setattr(plots, "save_figure", lambda figure, _: saved.append(figure))
     plots.plot_confusion(matrix, [f"c{label}" for label in range(count)], tmp_path / "confusion.png")
     labels = [text.get_text() for text in saved[0].axes[0].get_yticklabels()]
     assert len(labels) == plots.MAX_CONFUSED
-    assert {"c3", "c40"} <= set(labels)
+    assert {"c3 (14)", "c40 (5)"} <= set(labels)
 
 
 ROWS = (
