@@ -23,6 +23,7 @@ from utils.config import ConfigError
 from utils.log import say, say_error
 from utils.metrics.figures import figure_text
 from utils.run import check_there
+from utils.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +35,7 @@ _STATISTICS = re.compile(r"(.*\.)?(running_mean|running_var|num_batches_tracked|
 
 _TOLD = (
     *("category_ids", "epoch", "batch", "step", "best", "best_epoch", "is_best", "metrics", "recipe"),
-    *("data", "fingerprint", "seed", "versions"),
+    *("data", "fingerprint", "seed", "versions", "thresholds", "temperature"),
 )
 """Keys of a checkpoint that are copied as they are."""
 
@@ -83,6 +84,8 @@ def as_text(about: Mapping[str, Any]) -> str:
         "input": size if about["image_size"] else None,
         "parameters": f"{about['parameters']:,} in {about['tensors']} tensors with statistics",
         "classes": f"{len(names)}: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}",
+        "threshold": Thresholds.from_plain(about["thresholds"]).told(names) if about["thresholds"] else None,
+        "temperature": about["temperature"],
         "position": _position(about),
         "metrics": _pairs(about["metrics"]),
         "best": _best(about),

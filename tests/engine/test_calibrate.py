@@ -17,7 +17,7 @@ from engine.detector import Detector, load_detector
 from engine.stream import DetectOptions, find
 from models.export.formats import FORMATS
 from models.export.network import ExportSpec
-from models.export.write import export
+from models.export.write import WRITERS, export
 from models.info import ModelInfo, Predictor
 from models.layouts import Final, Layout
 from models.postprocess import postprocess
@@ -58,7 +58,6 @@ def test_auto_takes_the_thresholds_of_each_class() -> None:
     other = colours(thresholds=Thresholds(0.1, (0.95, None, 0.75)))
     assert other(SCENE, conf="auto").labels.tolist() == [1]
     assert other.thresholds.conf == 0.1
-    assert len(other(SCENE, conf="auto", tile=64)) == len(other(SCENE, conf="auto", tile=64, classes=[1]))
 
 
 def test_auto_without_thresholds_is_an_error_that_says_how_to_get_them() -> None:
@@ -119,7 +118,10 @@ def run_val(weights: Path, folder: Path, *more: str) -> dict:
     return json.loads((newest / "metrics.json").read_text())
 
 
-def test_calibrate_stores_what_every_command_uses(weights: Path, tmp_path: Path, capsys) -> None:
+def test_calibrate_stores_what_every_command_uses(
+    weights: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.evaluate.plot_metric", lambda *_: None)
     before = run_val(weights, tmp_path)
     assert before["f1"]["best"] > 0, "the model finds nothing; the case proves little"
     capsys.readouterr()
@@ -176,13 +178,15 @@ def test_nothing_is_stored_where_nothing_was_found(weights: Path) -> None:
     assert weights.read_bytes() == content
 
 
+IMAGES = np.random.default_rng(2).integers(0, 255, (1, 3, 64, 64), np.uint8)
+
+
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> ModelPredictor:
     """A checkpoint with a temperature and thresholds that some of its detections in `IMAGES` are above."""
     path = write_checkpoint(tmp_path_factory.mktemp("shipped") / "best.pt")
     plain = open_predictor(path, device="cpu", fuse=False)
-    boxes, scores = plain.predict(IMAGES)
-    best = np.sort(calibrated(np.asarray(scores).ravel(), 1.6))[::-1]
+    best = np.sort(calibrated(np.asarray(plain.predict(IMAGES)[1]).ravel(), 1.6))[::-1]
     middles = [float(best[place] + best[place + 1]) / 2 for place in (12, 30, 60)]
     thresholds = Thresholds(middles[0], (None, middles[1], middles[2]))
     add_to_checkpoint(path, {"temperature": 1.6, "thresholds": thresholds.to_plain()})
@@ -191,11 +195,9 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> ModelPredictor:
     return opened
 
 
-IMAGES = np.random.default_rng(2).integers(0, 255, (1, 3, 64, 64), np.uint8)
-
-
 def looked_at(predictor: Predictor, **values: object) -> Detections:
-    options = DetectOptions((64, 64), nms=None, iou_thres=0.45, **values)
+    """Without suppression: what is above the thresholds."""
+    options = DetectOptions((64, 64), iou_thres=1.0, **values)
     image = np.ascontiguousarray(IMAGES[0].transpose(1, 2, 0))
     return find(predictor, [options.prepare_all(image, 32)], options)[0]
 
@@ -203,7 +205,7 @@ def looked_at(predictor: Predictor, **values: object) -> Detections:
 @pytest.mark.parametrize("kind", ["onnx", "openvino", "torchscript"])
 def test_an_exported_file_has_what_the_checkpoint_has(kind: str, shipped: ModelPredictor, tmp_path: Path) -> None:
     path = tmp_path / f"small{FORMATS[kind].suffix}"
-    export(shipped, kind, path, ExportSpec(shipped.info))
+    WRITERS[kind](shipped.model, path, ExportSpec(shipped.info))
     exported = open_predictor(path, device="cpu", trust=True)
     assert exported.info.temperature == shipped.info.temperature
     assert exported.info.thresholds == shipped.info.thresholds
@@ -211,34 +213,28 @@ def test_an_exported_file_has_what_the_checkpoint_has(kind: str, shipped: ModelP
     np.testing.assert_allclose(np.asarray(exported.predict(IMAGES)[1]), raw, atol=1e-4, err_msg="candidates are raw")
     for options in ({"thresholds": shipped.info.thresholds}, {"conf_thres": shipped.info.thresholds.conf}):
         one, other = looked_at(shipped, **options), looked_at(exported, **options)
-        assert len(one) > 1
+        assert len(one) > 9
         assert one.labels.tolist() == other.labels.tolist()
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
 
 
-@pytest.mark.parametrize("nms", ["default", "diounms", "vote", "none"])
-def test_a_file_that_ends_in_detections_gives_calibrated_scores(
-    nms: str, shipped: ModelPredictor, tmp_path: Path
-) -> None:
+def test_a_file_that_ends_in_detections_gives_calibrated_scores(shipped: ModelPredictor, tmp_path: Path) -> None:
     conf = shipped.info.thresholds.conf
-    info = replace(shipped.info, nms=nms)
-    spec = ExportSpec(info, layout=Layout("own", Final(conf, 0.45, 50)))
-    original = ModelPredictor(shipped.model, info, device=torch.device("cpu"))
-    export(original, "onnx", tmp_path / "final.onnx", spec)
+    export(shipped, "onnx", tmp_path / "final.onnx", ExportSpec(shipped.info, layout=Layout("own", Final(conf, 1, 50))))
     exported = open_predictor(tmp_path / "final.onnx", device="cpu")
-    assert (exported.info.temperature, exported.info.thresholds) == (1.0, info.thresholds)
-    one, other = looked_at(original, conf_thres=conf, max_det=50), looked_at(exported, conf_thres=0.0)
-    assert len(one) > 1
+    assert (exported.info.temperature, exported.info.thresholds) == (1.0, shipped.info.thresholds)
+    one, other = looked_at(shipped, conf_thres=conf), looked_at(exported, conf_thres=0.0)
+    assert len(one) > 9
     assert one.labels.tolist() == other.labels.tolist()
     np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
-    np.testing.assert_allclose(one.boxes, other.boxes, atol=0.05)
 
 
 def test_metadata_says_nothing_where_the_checkpoint_does_not(shipped: ModelPredictor) -> None:
-    plain = replace(shipped.info, thresholds=None, temperature=1.0)
+    plain = replace(shipped.info, data=None, thresholds=None, temperature=1.0)
     assert "temperature" not in plain.to_metadata()["cspdet"]
     assert ModelInfo.from_metadata(plain.to_metadata(), shape=(None, None), where="x") == plain
-    assert ModelInfo.from_metadata(shipped.info.to_metadata(), shape=(None, None), where="x") == shipped.info
+    told = ModelInfo.from_metadata(shipped.info.to_metadata(), shape=(None, None), where="x")
+    assert told == replace(shipped.info, data=None)
     wrong = replace(shipped.info, thresholds=Thresholds(0.5, (None,)))
     with pytest.raises(ConfigError, match="thresholds: expected one for each of 3 classes, found 1"):
         ModelInfo.from_metadata(wrong.to_metadata(), shape=(None, None), where="x")
