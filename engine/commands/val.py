@@ -13,7 +13,7 @@ from data.formats.rows import summarize
 from data.loader import build_eval_loader
 from data.read import has_objects, read_split
 from data.transforms import ten_crop_size
-from engine.calibrate import calibrate
+from engine.temperature import calibrate
 from engine.evaluate import evaluate, match_classes, protocol_and_speed, training_data, write_results
 from engine.predictions import EvaluationOptions
 from engine.tiles import grid_of

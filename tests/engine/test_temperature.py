@@ -12,7 +12,7 @@ import torch
 
 import detect
 import val
-from engine.calibrate import calibrate
+from engine.temperature import calibrate
 from engine.detector import Detector, load_detector
 from engine.stream import DetectOptions, find
 from models.export.formats import FORMATS
