@@ -115,11 +115,11 @@ def plot_confusion(
     side = max(5.0, 2.5 + 0.34 * len(chosen))
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     ax = figure.add_subplot()
-    many = f"\nthe {MAX_CONFUSED} classes most confused of {count}" if count > MAX_CONFUSED else ""
-    style(ax, f"{title}, percent of the row{many}")
+    many = f"\nThe {MAX_CONFUSED} classes most confused of {count}" if count > MAX_CONFUSED else ""
+    style(ax, f"{title}\nPercent of the row{many}")
     ax.grid(False)
     ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    titles = [_shorten([*names, background][int(label)]) for label in chosen]
+    titles = [shorten([*names, background][int(label)]) for label in chosen]
     ax.set_xticks(range(len(chosen)), titles, rotation=90, color=INK)
     rows = [f"{name} ({total:,})" for name, total in zip(titles, totals, strict=True)]
     ax.set_yticks(range(len(chosen)), rows, color=INK)
@@ -184,7 +184,7 @@ def _draw_counts(ax: Axes, counts: np.ndarray, names: Sequence[str], *, counted:
     ax.grid(False)
     positions = np.arange(len(order))
     ax.barh(positions, counts[order], color=[np.array(class_colour(int(label))) / 255 for label in order], height=0.72)
-    ax.set_yticks(positions, [_shorten(names[int(label)]) for label in order], color=INK)
+    ax.set_yticks(positions, [shorten(names[int(label)]) for label in order], color=INK)
     ax.set_ylim(max(len(order), 8) - 0.4, -0.6)  # a few bars stay bars
     for position, count in zip(positions, counts[order], strict=True):
         ax.annotate(
@@ -268,7 +268,7 @@ def style(ax: Axes, title: str) -> None:
     ax.tick_params(colors=QUIET, length=0, labelsize=9)
 
 
-def _shorten(name: str, limit: int = 22) -> str:
+def shorten(name: str, limit: int = 22) -> str:
     """A class name for the edge of a diagram."""
     name = printable(name)
     return name if len(name) <= limit else f"{name[: limit - 1]}…"

@@ -16,6 +16,7 @@ from utils.config import ConfigError, to_plain
 from utils.log import say
 from utils.metrics.figures import figure_text
 from utils.text import listed
+from utils.thresholds import Thresholds
 from utils.weights import SUFFIX, load_saved_model, write_safetensors
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ KINDS = {
 
 _TOLD = (
     *("category_ids", "epoch", "batch", "step", "best", "best_epoch", "is_best", "metrics", "recipe"),
-    *("data", "fingerprint", "seed", "versions"),
+    *("data", "fingerprint", "seed", "versions", "thresholds", "temperature"),
 )
 """Keys of a checkpoint that are copied as they are."""
 
@@ -151,6 +152,8 @@ def as_text(about: Mapping[str, Any]) -> str:
         "input": size if about["image_size"] else None,
         "parameters": f"{about['parameters']:,} in {about['tensors']} tensors with statistics",
         "classes": f"{len(names)}: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}",
+        "threshold": Thresholds.from_plain(about["thresholds"]).told(names) if about["thresholds"] else None,
+        "temperature": about["temperature"],
         "position": _position(about),
         "metrics": _pairs(about["metrics"]),
         "best": _best(about),

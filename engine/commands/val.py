@@ -13,9 +13,9 @@ from data.formats.rows import summarize
 from data.loader import build_eval_loader
 from data.read import has_objects, read_split
 from data.transforms import ten_crop_size
-from engine.calibrate import calibrate
 from engine.evaluate import evaluate, match_classes, protocol_and_speed, training_data, write_results
 from engine.predictions import EvaluationOptions
+from engine.temperature import calibrate
 from engine.tiles import grid_of
 from models.info import ModelInfo, Predictor
 from models.predictor import open_predictor
@@ -46,14 +46,12 @@ def run(args: argparse.Namespace, weights: Path) -> Path:
         _check_rect(predictor.info, resize, options)
     setup = Setup(args, predictor, config, options, size, resize)
     images = setup.images(args.split)
+    of_val = setup.images("val") if args.calibrate and args.split != "val" else None
     folder = new_run_folder(Path(args.project), args.name)
     figures, metric = setup.evaluated(images)
     if args.calibrate:
         assert isinstance(metric, DetectionMetric)
-        on_val = metric
-        if args.split != "val":
-            say("Calibrating on val")
-            on_val = cast(DetectionMetric, setup.evaluated(setup.images("val"))[1])
+        on_val = metric if of_val is None else cast(DetectionMetric, setup.evaluated(of_val)[1])
         say(calibrate(on_val, metric, weights, split=args.split))
     if isinstance(metric, DetectionMetric):
         figures = with_operating_point(figures, metric)
@@ -93,6 +91,7 @@ class Setup:
             say(summarize(images.problems))
         if not has_objects(images):
             say(f"Note: no object in the images of {split}: there is no AP to count")
+        match_classes(self.predictor, images)  # refuses other classes before anything is written
         return images
 
     def evaluated(self, images: LabelledImages) -> tuple[dict[str, Any], Metric]:

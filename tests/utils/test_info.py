@@ -105,6 +105,16 @@ def test_a_run_that_was_not_evaluated_yet_is_json_too(
     assert json.loads(text)["best"] is None
 
 
+def test_thresholds_and_temperature_are_told(state: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = {"thresholds": {"conf": 0.25, "by_class": [None, 0.5]}, "temperature": 0.8}
+    save_checkpoint(tmp_path / "last.pt", state | values)
+    assert info.main([str(tmp_path / "last.pt")]) == 0
+    out = capsys.readouterr().out
+    assert "threshold    0.250 (best F1 on val); red 0.500\ntemperature  0.8\n" in out
+    assert info.main([str(tmp_path / "last.pt"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out).items() >= values.items()
+
+
 def test_safetensors_say_the_same(state: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "last.pt"
     save_checkpoint(path, state)

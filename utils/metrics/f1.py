@@ -36,7 +36,7 @@ def best_f1(scores: np.ndarray, hits: np.ndarray, objects: int) -> BestF1 | None
     >>> best_f1(np.array([0.9, 0.75, 0.5, 0.25]), np.array([True, True, False, False]), 3)
     BestF1(f1=0.8, conf=0.625, precision=1.0, recall=0.6666666666666666)
     """
-    if not objects or not hits.any():
+    if not objects or not hits[scores > 0].any():
         return None
     ends = _ends(scores)
     found, kept = np.cumsum(hits)[ends], ends + 1
@@ -82,10 +82,8 @@ def spread_of_best(
     rng = np.random.default_rng(seed)
     objects = np.bincount(matches.object_images, minlength=matches.image_count)
     ends = _ends(matches.scores)
-    found_in = np.add.reduceat(matches.hits, np.concatenate(([0], ends[:-1] + 1)))
-    candidates = np.flatnonzero(found_in)  # F1 is highest right after a hit
     rows = np.flatnonzero(matches.hits)
-    places = ends[candidates]
+    places = ends[np.unique(np.searchsorted(ends, rows[rows <= ends[-1]]))]  # F1 is highest right after a hit
     draws = []
     for _ in range(samples):
         counts = np.bincount(rng.integers(matches.image_count, size=matches.image_count), minlength=matches.image_count)
@@ -102,8 +100,8 @@ def spread_of_best(
 
 
 def _ends(scores: np.ndarray) -> np.ndarray:
-    """Where each run of equal scores ends: no threshold lies within one."""
-    return np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
+    """Where each run of equal scores ends: no threshold lies within one, and none is below 0."""
+    return np.flatnonzero(np.append(scores[1:] != scores[:-1], True) & (scores > 0))
 
 
 def _threshold(scores: np.ndarray, last: int) -> float:
