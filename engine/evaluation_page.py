@@ -24,7 +24,7 @@ from utils.thumbnails import FILE, Thumbnail, chosen_ids, fitted, thumbnail, wri
 
 SIDE, QUALITY = 320, 72
 """Longer side of a picture of the page in pixels, and the quality of its JPEG."""
-THREADS, CHUNK = 4, 64
+THREADS, CHUNK = 4, 8
 DIAGRAMS = {"pr_curve": "precision over recall", "f1_curve": "F1", "confusion": "confusion", "labels": "labels"}
 """Files of a run folder that the page shows, without their suffix -> what they are."""
 
