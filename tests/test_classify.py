@@ -230,7 +230,7 @@ def test_detect_says_what_images_show(
         assert sum(scores) == pytest.approx(1, abs=1e-4)
         with Image.open(found[place]["source"]) as image:
             assert found[place]["box"] == [0, 0, *image.size]
-    assert len(list((tmp_path / "exp").glob("*.jpg"))) == 6
+    assert len(list((tmp_path / "exp").glob("*.png"))) == 6
     assert detect.main([*arguments, "--save-json", "--no-save", "--max-det", "1", "--classes", "down", "across"]) == 0
     assert {row["name"] for row in json.loads((tmp_path / "exp2" / "detections.json").read_text())} <= {
         "down",
