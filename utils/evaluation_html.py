@@ -27,7 +27,8 @@ h1 { overflow-wrap: anywhere; margin-bottom: .2rem } h2 { margin: 2.2rem 0 .5rem
 .card { border: 1px solid #ddd; border-radius: .5rem; padding: .5rem .7rem }
 .card b { display: block; font-size: 1.3rem; white-space: nowrap }
 .card span { color: #555; font-size: 13px }
-.verdict { border-left: 4px solid #d97706; background: #fffbeb; padding: .5rem .8rem }
+.verdict { border-left: 4px solid #d97706; background: #fffbeb; padding: .5rem .8rem } .verdict p { margin: .4rem 0 0 }
+.verdict ul { margin: 0 }
 .wide { overflow-x: auto } .wide table { font-variant-numeric: tabular-nums; font-size: 14px }
 .wide th, .wide td { text-align: right; white-space: nowrap; padding: .25rem .45rem }
 .wide th:first-child, .wide td:first-child { text-align: left; position: sticky; left: 0; background: #fff;
@@ -83,7 +84,7 @@ CARDS = {
     "top5": "top-5",
 }
 """Key of metrics.json -> what it is."""
-CURVES = {"Loss": "loss/", "On val": ("AP", "AP50", "AP75", "top1", "top5"), "Learning rate": ("lr",)}
+CURVES = {"Loss": "loss/", "On val": ("AP", "AP50", "AP75", "AP_train", "top1", "top5"), "Learning rate": ("lr",)}
 """Title of a chart -> columns of results.csv, or what their names begin with."""
 
 
@@ -133,12 +134,14 @@ def to_html(evaluation: Evaluation) -> str:
     return page(evaluation.title, parts, style=_STYLE, script=_SCRIPT)
 
 
-def _verdict(verdict: Any) -> str:
-    """What a training says of itself: a text, texts, or texts by name."""
-    if isinstance(verdict, Mapping):
-        verdict = [value for value in verdict.values() if isinstance(value, str)]
-    lines = [verdict] if isinstance(verdict, str) else [str(line) for line in verdict or ()]
-    return "".join(f"<p class='verdict'>{escape(printable(line))}</p>" for line in lines if line)
+def _verdict(verdict: Mapping[str, Any] | None) -> str:
+    """What a training says of itself: 'kind', 'text' and 'advice'; nothing of one that goes well."""
+    if not verdict or not verdict.get("kind"):
+        return ""
+    kind, text = (escape(printable(verdict.get(key) or "")) for key in ("kind", "text"))
+    advice = "".join(f"<li>{escape(printable(line))}</li>" for line in verdict.get("advice") or ())
+    helps = f"<p>What helps:</p><ul>{advice}</ul>" if advice else ""
+    return f"<div class='verdict'><b>{kind}</b>: {text}{helps}</div>"
 
 
 def _cards(figures: Mapping[str, Any]) -> str:

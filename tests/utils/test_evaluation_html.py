@@ -25,7 +25,7 @@ FIGURES = {
     "f1": {"best": 0.6, "conf": 0.31},
     "calibration": {"d_ece": 0.07},
     "errors": {"AP50": 0.5, "class": 0.1, "missed": 0.2, "per_class": {EVIL: {"class": 0.1}}, "sizes": {}},
-    "verdict": f"It memorises {EVIL}.",
+    "verdict": {"kind": "memorises", "text": f"It knows {EVIL}", "advice": [f"more {EVIL}"], "told_apart": True},
     "protocol": {"data": EVIL, "image_size": [64, 64]},
 }
 LOADING = {"src", "href", "srcset", "data", "action", "poster", "background", "cite", "formaction"}
@@ -78,7 +78,8 @@ def test_it_needs_nothing_else_and_no_name_becomes_markup() -> None:
     assert not re.search(r"https?://|url\(|@import|fetch\(|XMLHttp|import\(", text)
     (policy,) = [attributes["content"] for tag, attributes in reader.tags if "http-equiv" in attributes]
     assert str(policy).startswith("default-src 'none'; img-src data:;")
-    assert "It memorises </script><img" in reader.text
+    assert "memorises: It knows </script><img" in reader.text
+    assert "What helps:more </script><img" in reader.text
     for told in ("0.600", "best F1 at score 0.31", "0.070", "1,234", "2 ms"):
         assert told in reader.text, told
 
@@ -90,9 +91,9 @@ def test_a_page_of_little_is_whole() -> None:
     assert text.endswith("</script>\n</body></html>\n")
 
 
-@pytest.mark.parametrize("verdict", ["a <b>", ["a <b>"], {"words": "a <b>", "level": 2}])
-def test_a_verdict_is_shown_in_any_form(verdict: object) -> None:
-    assert "<p class='verdict'>a &lt;b&gt;</p>" in to_html(Evaluation("x", (), {"verdict": verdict}))
+@pytest.mark.parametrize("verdict", [None, {}, {"kind": None, "text": "", "advice": [], "told_apart": True}])
+def test_a_run_that_goes_well_has_no_verdict(verdict: object) -> None:
+    assert "class='verdict'" not in to_html(Evaluation("x", (), {"verdict": verdict}))
 
 
 def test_of_5000_pictures_the_page_is_below_10_mb_and_each_kind_is_on_it() -> None:
