@@ -64,8 +64,8 @@ def plot_detections(
     """
     pictures = []
     for sample, image, detections in items:
-        truth = _drawn(image, sample.boxes[~sample.crowd], sample.labels[~sample.crowd], None, names, side=560)
-        guess = _drawn(image, detections.boxes, detections.labels, detections.scores, names, side=560)
+        truth = _drawn(image, sample.boxes[~sample.crowd], sample.labels[~sample.crowd], None, names, side=480)
+        guess = _drawn(image, detections.boxes, detections.labels, detections.scores, names, side=480)
         captions = (f"{sample.path.name}: ground truth", f"found: {len(detections)}")
         pictures += [with_caption(truth, captions[0]), with_caption(guess, captions[1])]
     _write_picture(image_grid(pictures, 2 * columns), path)
@@ -123,7 +123,7 @@ def _resized(image: np.ndarray, scale: float) -> np.ndarray:
 
 def _write_picture(image: np.ndarray, path: Path) -> None:
     """Write an (H, W, 3) uint8 RGB image as JPEG."""
-    path.write_bytes(encoded(image, quality=85))
+    path.write_bytes(encoded(image, quality=82))
 
 
 def encoded(image: np.ndarray, *, quality: int) -> bytes:
