@@ -309,6 +309,12 @@ class _OneAtATime(Predictor):
         super().__init__(predictor.info, device=predictor.device, precision=predictor.precision, runtime="")
         self._inner, self._lock = predictor, threading.Lock()
 
+    @contextlib.contextmanager
+    def side_by_side(self) -> Iterator[Predictor]:
+        """See Predictor; what is made for several threads needs no lock."""
+        with self._inner.side_by_side() as shared:
+            yield self if shared is self._inner else shared
+
     def predict(self, images: Values) -> tuple[Values, Values] | Values:
         """See Predictor."""
         with self._lock:

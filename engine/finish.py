@@ -7,6 +7,8 @@ from engine.evaluate import evaluate, write_results
 from engine.job import Job
 from engine.predictions import EvaluationOptions, tiles_of
 from engine.run_log import EpochLog
+from engine.state import TrainState
+from engine.verdict import NO_VERDICT, verdict_text
 from models.predictor import open_predictor
 from utils import dist, pictures, plots
 from utils.inference_weights import keep_inference_
@@ -16,7 +18,7 @@ from utils.metrics.detection import DetectionMetric
 from utils.metrics.operating import operating_text, thresholds_of, with_operating_point
 
 
-def finish(job: Job, log: EpochLog) -> None:
+def finish(job: Job, state: TrainState, log: EpochLog) -> None:
     """Evaluate best.pt; write metrics.json and the last pictures, and print the table and the next command."""
     folder, val, recipe = job.run.folder, job.images.val, job.config.recipe
     predictor = open_predictor(job.run.best, device=job.stepper.device)
@@ -34,6 +36,7 @@ def finish(job: Job, log: EpochLog) -> None:
     if isinstance(metric, DetectionMetric):
         figures = with_operating_point(figures, metric)
         thresholds = thresholds_of(figures)
+        figures["verdict"] = {**(state.verdict or NO_VERDICT), "told_apart": state.told_apart}
     # Before metrics.json, which says that all is done.
     keep_inference_(job.run.best, **({"thresholds": thresholds.to_plain()} if thresholds else {}))
     plots.plot_results(folder / "results.csv", folder / "results.jpg")
@@ -51,6 +54,8 @@ def finish(job: Job, log: EpochLog) -> None:
     if detects:
         say(f"{operating_text(figures)}\n")
         auto = " --conf-thres auto" if thresholds else ""
+    if state.verdict is not None:
+        say(f"{verdict_text(state.verdict)}\n")
     source = val.samples[0].path.parent
     grid = options.grid
     tiled = "" if grid is None else f" --tile {grid.size[0]} --overlap {grid.overlap:g}"

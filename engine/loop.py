@@ -18,6 +18,7 @@ from engine.evaluate import evaluate
 from engine.failure import Guard, saying_what_is_left
 from engine.finish import finish
 from engine.job import Job, opened
+from engine.judge import certain_part, judge
 from engine.optim import keep_frozen_statistics_
 from engine.options import RunOptions
 from engine.predictions import EvaluationOptions
@@ -26,6 +27,7 @@ from engine.run_log import EpochLog, describe_training
 from engine.search import Trial
 from engine.state import TrainState
 from engine.step import grouped
+from engine.train_sample import is_due
 from models.detector import Detector
 from utils import dist, pictures, plots
 from utils.checkpoint import save_checkpoint
@@ -89,7 +91,7 @@ def run_epochs(job: Job, state: TrainState, stop: Stop, *, trial: Trial | None =
             if trial is not None and figures is not None:
                 trial.report(state.epoch, figures[job.metric.columns[0]])
         if log is not None:
-            finish(job, log)
+            finish(job, state, log)
     dist.wait_for_first_rank()
     return 0
 
@@ -98,7 +100,8 @@ def open_log(job: Job, state: TrainState) -> EpochLog:
     """The tables of the run, without rows of epochs that are yet to come."""
     table = MetricLog(job.run.folder, finished_epochs=state.epoch, last=job.row)
     epochs, workers = job.config.recipe.total_epochs, job.config.workers
-    return EpochLog(table, epochs=epochs, columns=job.metric.columns, workers=workers)
+    columns, sampled = job.metric.columns, job.sample is not None
+    return EpochLog(table, epochs=epochs, columns=columns, workers=workers, sampled=sampled)
 
 
 def train_one_epoch(job: Job, state: TrainState, guard: Guard, stop: Stop) -> bool:
@@ -158,7 +161,10 @@ def plot_first_batch(job: Job, state: TrainState, batch: Batch) -> None:
 
 
 def validate(job: Job, state: TrainState) -> dict[str, Any] | None:
-    """Close the epoch and evaluate the averaged weights; None where the recipe skips this epoch."""
+    """Close the epoch and evaluate the averaged weights; None where the recipe skips this epoch.
+
+    'AP_train' is that of some training images, in the epochs in which they are evaluated.
+    """
     recipe = job.config.recipe
     state.epoch, state.batch = state.epoch + 1, 0
     if state.epoch % recipe.evaluation.interval and state.epoch < recipe.total_epochs:
@@ -172,6 +178,12 @@ def validate(job: Job, state: TrainState) -> dict[str, Any] | None:
     options = EvaluationOptions.of_training(job.config, job.images.task, job.images.val.tiling)
     over_ranks = dist.is_distributed()
     figures = evaluate(predictor, job.val_loader, job.metric, options, over_ranks=over_ranks, notes=job.notes)
+    if job.sample is not None and is_due(state.epoch, recipe):
+        loader, metric = job.sample.loader, job.sample.metric
+        metric.reset()
+        options = EvaluationOptions.of_training(job.config, job.images.task)
+        known = evaluate(predictor, loader, metric, options, over_ranks=over_ranks, notes=job.notes)
+        figures["AP_train"] = known["AP"]
     state.count({"time/evaluation": time.perf_counter() - begin})
     return figures
 
@@ -182,13 +194,16 @@ def record(job: Job, state: TrainState, log: EpochLog | None, figures: dict[str,
     The checkpoint has the row of the table: whatever happens between the two, nothing is lost.
     """
     main = job.metric.columns[0]
-    improved = figures is not None and state.note_result(figures[main])
+    improved = figures is not None and state.note_result(figures[main], certain=certain_part(job, state, figures))
     row = {} if log is None else log.row(state, figures)
     job.row = {"epoch": state.epoch} | {key: math.nan if value is None else value for key, value in row.items()}
-    sums, state.sums = state.sums, {}
+    sums, state.sums, before = state.sums, {}, state.verdict
+    if log is not None and figures is not None:
+        state.verdict = judge(job, state, log, row)
     save(job, state, figures=figures, best=job.run.best if improved else None)
     if log is not None:
         log.write(state, row, sums, evaluated=figures is not None, improved=improved)
+        log.tell(state.verdict, before)
 
 
 def save(job: Job, state: TrainState, *, figures: dict[str, Any] | None = None, best: Path | None = None) -> None:

@@ -17,6 +17,9 @@ from utils.config import ConfigError
 from utils.faults import is_out_of_memory
 from utils.recipe import EmaConfig, RecipeConfig
 
+NOISE = 0.01
+"""AP that val must have for certain before best.pt is chosen by it: what lies below may be an image or two by luck."""
+
 
 class Average(nn.Module):
     """An average of a model's weights that starts as a copy and forgets ever more slowly (see EmaConfig).
@@ -59,6 +62,8 @@ class TrainState:
         batch: batches of the current epoch that are done; the sampler goes on from here.
         best: best AP so far; best_epoch: after which epoch; of several with the same AP, the last.
         better_epoch: after which epoch AP last rose; 0 while it is 0 or there is none. Patience counts from it.
+        told_apart: val can tell epochs apart; until then each epoch that is evaluated becomes best.pt.
+        verdict: on the run so far, as plain values (engine/verdict.py); None while there is none.
         sums: totals of the current epoch for the log (losses, seconds, images).
     """
 
@@ -72,6 +77,8 @@ class TrainState:
     best: float = -math.inf
     best_epoch: int = 0
     better_epoch: int = 0
+    told_apart: bool = False
+    verdict: dict[str, Any] | None = None
     sums: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -96,14 +103,20 @@ class TrainState:
             return False
         return self.better_epoch > 0 and self.epoch - self.better_epoch >= recipe.patience
 
-    def note_result(self, figure: float | None) -> bool:
+    def note_result(self, figure: float | None, *, certain: float = math.inf) -> bool:
         """Note the main figure of the epoch that has just ended; returns whether its weights are the best so far.
 
         Of equal figures the later one is the best, and so it is where there is no figure: it has been trained longer.
+        For the same reason it is so as long as no figure was more than noise; from the first one on that is, all
+        choices are those of the figures.
+
+        Args:
+            certain: the lower end of the figure's interval; see `NOISE`.
         """
         value = -math.inf if figure is None else figure
         if value < self.best:
-            return False
+            return not self.told_apart
+        self.told_apart |= certain > NOISE
         if value > max(self.best, 0.0):
             self.better_epoch = self.epoch
         self.best, self.best_epoch = value, self.epoch
@@ -129,6 +142,8 @@ class TrainState:
             "best": self.best,
             "best_epoch": self.best_epoch,
             "better_epoch": self.better_epoch,
+            "told_apart": self.told_apart,
+            "verdict": self.verdict,
             "sums": dict(self.sums),
             "rng": random_state(),
         }
@@ -146,6 +161,8 @@ class TrainState:
         self.best = best if best >= 0 else -math.inf  # older releases noted -1 where there was no figure
         self.best_epoch, self.sums = state["best_epoch"], dict(state["sums"])
         self.better_epoch = state.get("better_epoch", self.best_epoch if best > 0 else 0)
+        # Runs of older releases go on choosing by AP alone.
+        self.told_apart, self.verdict = state.get("told_apart", True), state.get("verdict")
         set_random_state(state["rng"])
 
     def resume(self, state: dict[str, Any], *, where: str) -> None:

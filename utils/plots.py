@@ -21,7 +21,7 @@ LINES = ("#2563eb", "#ea580c", "#16a34a", "#c026d3", "#0891b2", "#854d0e")
 _MAX_BARS = 40
 MAX_CONFUSED = 30
 """Classes in a confusion matrix; of more, those that are confused most."""
-SCORES = ("AP", "AP50", "AP75", "top1", "top5")
+SCORES = ("AP", "AP50", "AP75", "AP_train", "top1", "top5")
 """Columns of results.csv that are drawn as curves of a metric; the first that is there decides the best epoch."""
 
 

@@ -176,7 +176,7 @@ def _position(about: Mapping[str, Any]) -> str | None:
 def _best(about: Mapping[str, Any]) -> str | None:
     if not about["best_epoch"] or about["best"] is None:
         return None
-    here = " (this file)" if about["is_best"] else ""
+    here = " (this file)" if about["is_best"] and about["epoch"] == about["best_epoch"] else ""
     return f"{figure_text(about['best'], digits=4)} after epoch {about['best_epoch']}{here}"
 
 
