@@ -164,6 +164,9 @@ def test_a_run_leaves_everything_that_the_reference_names(
     names = {path.name for path in run.iterdir()}
     assert {"weights", "config.yaml", "results.csv", "metrics.json", "labels.jpg", "results.jpg"} <= names
     assert {"train_batch0.jpg", "val_predictions.jpg", "pr_curve.jpg", "f1_curve.jpg", "confusion.jpg"} <= names
+    assert {"report.html", "thumbnails.zip", "predictions.json", "ground_truth.json"} <= names
+    assert not [path.name for path in run.glob("*.jpg") if path.stat().st_size > 1_000_000]
+    assert "<h2>Training</h2>" in (run / "report.html").read_text()
     assert any(name.startswith("events.out.tfevents.") for name in names)
     assert sorted(path.name for path in (run / "weights").iterdir()) == ["best.pt", "last.prev.pt", "last.pt"]
     table = rows(run)
