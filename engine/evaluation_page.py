@@ -14,13 +14,13 @@ from utils.evaluation_html import Evaluation, to_html
 from utils.files import write_atomically
 from utils.gallery import Case, Gallery, window_of, worst_pictures, wrong_pictures
 from utils.gallery_html import View, gallery_section
+from utils.jpeg import encoded, fitted
 from utils.log import tracked
 from utils.metrics.build import Metric
 from utils.metrics.classification import ClassificationMetric
-from utils.pictures import encoded
 from utils.results import columns_of, read_results
 from utils.structures import LabelledImages
-from utils.thumbnails import FILE, Thumbnail, chosen_ids, fitted, thumbnail, write_thumbnails
+from utils.thumbnails import FILE, Thumbnail, chosen_ids, thumbnail, write_thumbnails
 
 SIDE, QUALITY = 320, 72
 """Longer side of a picture of the page in pixels, and the quality of its JPEG."""

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from utils.draw import BACKGROUND, draw_detections, image_grid, with_caption
+from utils.jpeg import encoded
 from utils.metrics.build import Metric
 from utils.metrics.classification import ClassificationMetric
 from utils.structures import Detections, Sample, Targets
@@ -124,10 +125,3 @@ def _resized(image: np.ndarray, scale: float) -> np.ndarray:
 def _write_picture(image: np.ndarray, path: Path) -> None:
     """Write an (H, W, 3) uint8 RGB image as JPEG."""
     path.write_bytes(encoded(image, quality=82))
-
-
-def encoded(image: np.ndarray, *, quality: int) -> bytes:
-    """An (H, W, 3) uint8 RGB image as the bytes of a JPEG file."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
-    return data.tobytes()

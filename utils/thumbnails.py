@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import cv2
 import numpy as np
 
 from utils.config import ConfigError
 from utils.files import write_atomically
-from utils.pictures import encoded
+from utils.jpeg import encoded, fitted
 from utils.text import first_line, from_json, to_json
 
 FILE = "thumbnails.zip"
@@ -50,15 +49,6 @@ def thumbnail(image: np.ndarray, name: str, *, side: int = SIDE, quality: int = 
     """The (H, W, 3) uint8 RGB image in a square of `side` pixels; a smaller one is not enlarged."""
     height, width = image.shape[:2]
     return Thumbnail(name, height, width, encoded(fitted(image, side), quality=quality))
-
-
-def fitted(image: np.ndarray, side: int, *, enlarge: bool = False) -> np.ndarray:
-    """The (H, W, 3) image scaled so that its longer side has `side` pixels, or at most so many."""
-    scale = side / max(image.shape[:2])
-    if scale > 1 and not enlarge:
-        return image
-    height, width = (max(round(length * scale), 1) for length in image.shape[:2])
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
 
 
 def write_thumbnails(path: Path, pictures: Iterable[tuple[Hashable, Thumbnail]]) -> None:

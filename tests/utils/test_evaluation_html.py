@@ -13,7 +13,7 @@ from utils.charts import line_chart, ticks_up_to
 from utils.evaluation_html import Evaluation, to_html
 from utils.gallery import Case, Gallery, Mark, worst_pictures
 from utils.gallery_html import View, drawn, gallery_section
-from utils.pictures import encoded
+from utils.jpeg import encoded
 
 EVIL = "</script><img src=x onerror=alert(1)>'\"&"
 FIGURES = {

@@ -20,8 +20,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from utils import log as log_module
 from utils.config import ConfigError
 from utils.files import FileHeld
+from utils.jpeg import encoded
 from utils.log import MetricLog, Progress, duration, say, say_error, setup_logging
-from utils.pictures import encoded
 from utils.results import columns_of, read_results
 
 
