@@ -1,4 +1,4 @@
-"""Images as JPEG of a sensible size. OpenCV is imported where it is used, for commands that only read what is written."""
+"""Images as JPEG of a sensible size; OpenCV is imported where it is used, for commands that only read them."""
 
 from __future__ import annotations
 
