@@ -77,8 +77,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take most of the time of so small a run."""
-    for name in ("plot_labels", "plot_results", "plot_pr_curves"):
+    for name in ("plot_labels", "plot_results"):
         monkeypatch.setattr(plots, name, lambda *_, **__: None)
+    monkeypatch.setattr("engine.evaluate.plot_metric", lambda *_: None)
     for name in ("plot_batch", "plot_predictions"):
         monkeypatch.setattr(pictures, name, lambda *_, **__: None)
 
@@ -160,7 +161,7 @@ def test_a_run_leaves_everything_that_the_reference_names(
     run = tmp_path / "runs" / "exp"
     names = {path.name for path in run.iterdir()}
     assert {"weights", "config.yaml", "results.csv", "metrics.json", "labels.png", "results.png"} <= names
-    assert {"train_batch0.png", "val_predictions.png"} <= names
+    assert {"train_batch0.png", "val_predictions.png", "pr_curve.jpg", "f1_curve.jpg", "confusion.jpg"} <= names
     assert any(name.startswith("events.out.tfevents.") for name in names)
     assert sorted(path.name for path in (run / "weights").iterdir()) == ["best.pt", "last.prev.pt", "last.pt"]
     table = rows(run)
@@ -170,17 +171,21 @@ def test_a_run_leaves_everything_that_the_reference_names(
     assert all(float(value) == float(value) for row in table for value in row.values())
     figures = json.loads((run / "metrics.json").read_text())
     assert {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"} <= figures.keys()
-    assert {"per_class", "images", "speed_ms", "protocol"} <= figures.keys()
+    assert {"per_class", "images", "speed_ms", "protocol", "f1", "calibration"} <= figures.keys()
     assert figures["images"] == 7
     best = torch.load(run / "weights" / "best.pt", weights_only=True)
     assert best["names"] == ["blue", "red"]
     assert best["category_ids"] == [2, 5]
     assert best["image_size"] == [64, 64]
+    assert best["thresholds"]["conf"] == figures["f1"]["conf"]
+    assert best["thresholds"]["by_class"] == [None, None], "so few objects say little"
     assert max(float(row["AP"]) for row in table) == best["best"]
     assert load_yaml(run / "config.yaml")["recipe"]["epochs"] == 2
     out = capsys.readouterr().out
     assert "Average Precision  (AP) @[ IoU=0.50:0.95" in out
     assert f"python detect.py --weights {run / 'weights' / 'best.pt'} --source" in out
+    assert "--conf-thres auto\n" in out
+    assert f"Best F1 at IoU 0.5: {figures['f1']['best']:.3f} at scores above {figures['f1']['conf']:.3f}" in out
 
 
 @pytest.mark.usefixtures("quick")

@@ -13,9 +13,9 @@ from data.formats.rows import summarize
 from data.loader import build_eval_loader
 from data.read import has_objects, read_split
 from data.transforms import ten_crop_size
-from engine.temperature import calibrate
 from engine.evaluate import evaluate, match_classes, protocol_and_speed, training_data, write_results
 from engine.predictions import EvaluationOptions
+from engine.temperature import calibrate
 from engine.tiles import grid_of
 from models.info import ModelInfo, Predictor
 from models.predictor import open_predictor

@@ -12,9 +12,9 @@ import torch
 
 import detect
 import val
-from engine.temperature import calibrate
 from engine.detector import Detector, load_detector
 from engine.stream import DetectOptions, find
+from engine.temperature import calibrate
 from models.export.formats import FORMATS
 from models.export.network import ExportSpec
 from models.export.write import WRITERS, export
