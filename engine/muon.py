@@ -16,7 +16,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 RMS = 0.2
 """Root mean square of an update before the learning rate: about that of AdamW's, so that its rates fit (Moonlight)."""
 
-BLOCK = 256
+BLOCK = 128
 """Most rows that are made orthogonal together: the time grows with their cube (blocks: Khaled et al., 2025)."""
 
 
@@ -26,7 +26,7 @@ class Muon(torch.optim.Optimizer):
     A convolution's weight counts as the matrix (out, in * kernel). Its momentum is brought near the closest
     semi-orthogonal matrix by Newton-Schulz iteration, so that every direction of it moves alike, and then scaled to a
     root mean square of 0.2, which lets it share AdamW's learning rate and decoupled weight decay (Liu et al.,
-    arXiv:2502.16982). A matrix with more than 256 rows and columns is taken in blocks of 256 rows, each by itself
+    arXiv:2502.16982). A matrix with more than 128 rows and columns is taken in blocks of 128 rows, each by itself
     (Khaled et al., arXiv:2510.16981, without their rounds on whole matrices).
 
     Args:

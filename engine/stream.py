@@ -29,7 +29,7 @@ from utils.draw import draw_detections
 from utils.log import Progress
 from utils.metrics.calibration import calibrated
 from utils.program import stop_signals
-from utils.read_ahead import ReadAhead
+from utils.read_ahead import ReadAhead, side_by_side
 from utils.run import new_run_folder
 from utils.structures import Detections
 from utils.text import listed, printable, shorten, shown
@@ -40,6 +40,9 @@ from utils.timings import Timings
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+MANY = 16
+"""Frames from which on several are looked at at once, by a predictor made for it."""
 
 
 class Prepared(NamedTuple):
@@ -115,7 +118,9 @@ def detect(
 ) -> Generator[tuple[Frame, Detections], None, None]:
     """Every frame of a source with what was found in it, in order, boxes in pixels of the frame.
 
-    Reading, decoding and resizing run ahead in a thread. What lies in the grey of the letterbox alone is left out.
+    Reading, decoding and resizing run ahead in a thread. On a CPU, several frames of videos and of many images are
+    looked at at once; of cameras and streams one, because late detections are worth less. What lies in the grey of the
+    letterbox alone is left out.
 
     Args:
         timings: where the times of the stages up to 'postprocess' are noted.
@@ -134,14 +139,28 @@ def detect(
     prepared = ReadAhead(prepare(), depth=2 * options.batch_size + 2, may_drop=late)
     try:
         shapes = itertools.groupby(prepared, key=lambda item: item[1].inputs[0].shape)  # a stream may change its own
-        for batch in (batch for _, alike in shapes for batch in _batches(alike, options.batch_size)):
-            frames = [frame for frame, _ in batch]
-            yield from zip(frames, find(predictor, [each for _, each in batch], options, timings), strict=True)
+        batches = (batch for _, alike in shapes for batch in _batches(alike, options.batch_size))
+        with predictor.side_by_side() if _many(source) else contextlib.nullcontext(predictor) as shared:
+
+            def look(batch: list[tuple[Frame, Prepared]]) -> list[tuple[Frame, Detections]]:
+                found = find(shared, [each for _, each in batch], options, timings)
+                return [(frame, detections) for (frame, _), detections in zip(batch, found, strict=True)]
+
+            with contextlib.closing(
+                side_by_side(look, batches, threads=shared.calls, begin=shared.begin_thread)
+            ) as results:
+                yield from itertools.chain.from_iterable(results)
     finally:
         source.stop()
         prepared.close()
         if prepared.dropped:
             logger.info("%d late frames were dropped; --every-frame keeps them", prepared.dropped)
+
+
+def _many(source: Source) -> bool:
+    """Whether a source has so many frames that their number a second counts, not the time of each."""
+    frames = source.expected_frames()
+    return all(media.kind != "live" for media in source.media) and (frames is None or frames >= MANY)
 
 
 def find(
@@ -254,25 +273,6 @@ def class_indices(values: Sequence[str], names: Sequence[str]) -> tuple[int, ...
     if problems:
         raise ConfigError(*problems)
     return tuple(labels)
-
-
-def thresholds_of(info: ModelInfo, *, where: str) -> Thresholds:
-    """The thresholds that a model's file has.
-
-    Args:
-        where: the option that asks for them.
-    Raises:
-        ConfigError: it has none; says how to get them.
-    """
-    if info.task == "classify":
-        raise ConfigError(f"{where}: is for detectors, and this is a classifier; name a number")
-    if info.thresholds is None:
-        raise ConfigError(
-            f"{where}: this file has no thresholds. A training stores them at its end, and 'python val.py --weights "
-            "CHECKPOINT --data DATA --calibrate' in an older .pt; what is exported afterwards has them too. Or name a "
-            "number; 0.25 is the default"
-        )
-    return info.thresholds
 
 
 def process(

@@ -62,16 +62,17 @@ class PackedConv(nn.Module):
             self.activation = "relu"
         elif isinstance(activation, nn.LeakyReLU):
             self.activation, self.scalars = "leaky_relu", [activation.negative_slope]
-        self.weight, self.packed = conv.weight.detach(), False
+        self.weight = (conv.weight.detach(), False)
+        """And whether it is in oneDNN's order; both change at once, as several threads may call the model."""
         self.bias = None if conv.bias is None else conv.bias.detach()
         self.place = (conv.padding, conv.stride, conv.dilation, conv.groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H', W')."""
-        weight = self.weight
-        if not self.packed:
+        weight, packed = self.weight
+        if not packed:
             weight = torch.ops.mkldnn._reorder_convolution_weight(weight.contiguous(), *self.place, list(x.shape))
-            self.weight, self.packed = weight, True
+            self.weight = (weight, True)
         return torch.ops.mkldnn._convolution_pointwise(
             x, weight, self.bias, *self.place, self.activation, self.scalars, ""
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -25,6 +26,8 @@ _OPTIONAL = ("nms", "beta_nms", "named", "task", "clip")
 _OF_SCORES = ("thresholds", "temperature")
 OWN_KEY = "cspdet"
 """Of an exported file's metadata, with a JSON object; the other keys are as other programs read them."""
+CALLS = 4
+"""Most threads that a predictor is made for (`Predictor.side_by_side`): each holds the activations of its pictures."""
 OUTPUTS = {"detect": ("boxes", "scores"), "classify": ("probabilities",)}
 """Names of an exported model's outputs, by task."""
 
@@ -89,6 +92,24 @@ class ModelInfo:
                 f"{where}: expected multiples of {self.stride}, the model's coarsest stride, found {wanted}; "
                 f"the nearest is {nearest}"
             )
+
+    def auto_thresholds(self, *, where: str) -> Thresholds:
+        """The thresholds that the model's file has.
+
+        Args:
+            where: the option that asks for them.
+        Raises:
+            ConfigError: it has none; says how to get them.
+        """
+        if self.task == "classify":
+            raise ConfigError(f"{where}: is for detectors, and this is a classifier; name a number")
+        if self.thresholds is None:
+            raise ConfigError(
+                f"{where}: this file has no thresholds. A training stores them at its end, and 'python val.py --weights "
+                "CHECKPOINT --data DATA --calibrate' in an older .pt; what is exported afterwards has them too. Or name "
+                "a number; 0.25 is the default"
+            )
+        return self.thresholds
 
     def to_metadata(self, **more: object) -> dict[str, str]:
         """Key and text, for the metadata of an exported file: all of ours as JSON under one key, and Ultralytics' keys.
@@ -195,6 +216,8 @@ class Predictor(ABC):
         self.precision = precision
         self.runtime = runtime
         self.description = f"{runtime}, {precision}, {len(info.names)} classes"
+        self.calls = 1
+        """How many threads may call it at once."""
 
     @abstractmethod
     def predict(self, images: Values) -> tuple[Values, Values] | Values:
@@ -209,3 +232,16 @@ class Predictor(ABC):
     def candidates(self, images: Values, conf_thres: float) -> tuple[Values, Values] | Values:
         """As `predict`, perhaps without boxes that have no score above `conf_thres` in any image, in the same order."""
         return self.predict(images)
+
+    @contextmanager
+    def side_by_side(self) -> Iterator[Predictor]:
+        """The same model for `calls` threads at once, which share the threads that one call of this one computes with.
+
+        On a CPU that gives more pictures a second, and each of them takes longer. Where it cannot be done, the
+        predictor itself.
+        """
+        yield self
+
+    def begin_thread(self) -> None:
+        """Is called first in each of several threads that will call it at once."""
+        return

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from models.darknet.header import read_numbers
 from models.darknet.weights import classes_in_file, load_weights_
 from models.detector import Detector
 from models.fuse import fuse_, pack_
-from models.info import ModelInfo, Predictor, Values, read_of_scores
+from models.info import CALLS, ModelInfo, Predictor, Values, read_of_scores
 from models.pretrained import fitted
 from models.pretrained_yolox import classes_of_yolox
 from models.runtimes import precision_of
@@ -80,7 +82,7 @@ class ModelPredictor(Predictor):
             raise ConfigError(f"--half: needs a CUDA GPU, and the device is {device}; leave it out")
         precision = "fp16" if half else "fp32"
         super().__init__(info, device=str(device), precision=precision, runtime=f"PyTorch on {describe_device(device)}")
-        self.torch_device = device
+        self.torch_device, self.threads_of_call = device, torch.get_num_threads()
         self.model = model.eval().to(device)
         self.memory_format = torch.contiguous_format if device.type == "mps" else torch.channels_last
         if fuse:
@@ -88,6 +90,25 @@ class ModelPredictor(Predictor):
             self.model.to(memory_format=self.memory_format)
             if device.type == "cpu":
                 pack_(self.model)
+
+    @contextmanager
+    def side_by_side(self) -> Iterator[Predictor]:
+        """See Predictor."""
+        threads = torch.get_num_threads()
+        if self.torch_device.type != "cpu" or threads == 1:
+            yield self
+            return
+        shared = copy(self)
+        shared.calls = min(threads, CALLS)
+        shared.threads_of_call = threads // shared.calls
+        try:
+            yield shared
+        finally:
+            torch.set_num_threads(threads)  # part of what a thread sets is set for all
+
+    def begin_thread(self) -> None:
+        """See Predictor."""
+        torch.set_num_threads(self.threads_of_call)
 
     @torch.inference_mode()
     def predict(self, images: Values) -> tuple[Tensor, Tensor] | Tensor:

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from models.info import ModelInfo, Predictor, Values
+from models.info import CALLS, ModelInfo, Predictor, Values
 from models.layouts import Layout, as_pictures
 from utils.config import ConfigError
 from utils.text import first_line, shown
+from utils.threads import usable_cores
 
 _SHAPES = 4
 """Shapes of inputs that OpenVINO keeps a model compiled for."""
@@ -29,9 +30,10 @@ class OnnxPredictor(Predictor):
     Args:
         device: 'cpu', or 'cuda:N' for an ONNX Runtime that has CUDA.
         threads: to compute with on the CPU; None leaves them to ONNX Runtime.
+        calls: threads that call it at once, and compute too.
     """
 
-    def __init__(self, path: Path, device: str = "cpu", *, threads: int | None = None) -> None:
+    def __init__(self, path: Path, device: str = "cpu", *, threads: int | None = None, calls: int = 1) -> None:
         try:
             onnxruntime = import_onnxruntime()
         except ImportError:
@@ -47,7 +49,7 @@ class OnnxPredictor(Predictor):
             )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised too; said once is enough
-        options.intra_op_num_threads = threads or 0
+        options.intra_op_num_threads = threads - calls + 1 if threads else 0
         # Threads that spin while they wait take the cores from those that decode, draw and encode.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
@@ -59,6 +61,14 @@ class OnnxPredictor(Predictor):
         self.batch, info, self.layout = _described(shapes, metadata, where=str(path))
         runtime = f"ONNX Runtime {onnxruntime.__version__} on {device}{self.layout.note}"
         super().__init__(info, device="cpu", precision=precision_of(metadata), runtime=runtime)
+        self.calls = calls
+        self._path, self._threads = path, (threads or usable_cores()) if kind == "cpu" else 1
+
+    @contextmanager
+    def side_by_side(self) -> Iterator[Predictor]:
+        """See Predictor."""
+        calls = min(self._threads, CALLS)
+        yield OnnxPredictor(self._path, threads=self._threads, calls=calls) if calls > 1 else self
 
     def predict(self, images: Values) -> tuple[np.ndarray, np.ndarray] | np.ndarray:
         """See Predictor."""

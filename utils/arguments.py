@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,6 +10,7 @@ from typing import Any, NoReturn
 from utils.config import nearest
 from utils.log import say
 from utils.text import shorten, shorten_message
+from utils.threads import usable_cores
 from utils.torchrun import local_ranks
 
 LARGEST = 1_000_000_000
@@ -220,8 +220,7 @@ def share(text: str) -> float:
 
 def default_workers() -> int:
     """The default number of loader processes: half of the available cores, divided by the local ranks; 1 to 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(cores // (2 * local_ranks()), 1), 8)
+    return min(max(usable_cores() // (2 * local_ranks()), 1), 8)
 
 
 def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:

@@ -1,13 +1,48 @@
-"""A thread that prepares items ahead of their use."""
+"""Threads that prepare items ahead of their use, or work on several of them at once."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
+
+
+def side_by_side(
+    function: Callable[[T], R], items: Iterable[T], *, threads: int, begin: Callable[[], None]
+) -> Generator[R, None, None]:
+    """What a function returns for each item, in their order; `threads` threads work on different items at once.
+
+    What the function raises is raised here, after the results of the items before. With one thread it runs in the
+    caller's, and nothing runs ahead.
+
+    Args:
+        begin: is called first in each of several threads.
+    """
+    if threads == 1:
+        yield from map(function, items)
+        return
+    waiting = deque[Future[R]]()
+    pool = ThreadPoolExecutor(threads, "side-by-side", initializer=begin)
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > threads:  # the next one waits in the pool, so that no thread has to
+                yield _result(waiting.popleft())
+        while waiting:
+            yield _result(waiting.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _result(future: Future[R]) -> R:
+    while not future.done():
+        wait((future,), timeout=0.5)  # without a limit Ctrl-C could not interrupt it on Windows
+    return future.result()
 
 
 class ReadAhead(Generic[T]):

@@ -15,7 +15,7 @@ _KEPT = 10_000
 
 
 class Timings:
-    """Seconds a frame by stage, by the clock. Each stage is measured by one thread; any thread may read.
+    """Seconds a frame by stage, by the clock. Any thread may add and read.
 
     >>> timings = Timings()
     >>> for seconds in (0.010, 0.012, 0.011, 0.030):

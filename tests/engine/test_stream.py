@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ from torch import Tensor
 from data.media.find import find_media
 from data.media.sizes import of_one_shape
 from data.media.sources import open_source
-from engine.stream import DetectOptions, class_indices, detect
+from engine.stream import DetectOptions, _many, class_indices, detect
 from tests.test_detect import NAMES, ColourPredictor, save, save_video, scene
 from utils.config import ConfigError
 
@@ -100,6 +103,46 @@ def test_errors_of_the_model_surface_and_the_reader_stops(tmp_path: Path) -> Non
     source = open_source(str(save_video(tmp_path / "a.mp4")))
     with pytest.raises(RuntimeError, match="out of memory"):
         list(detect(Broken(), source, DetectOptions((96, 128))))
+
+
+class Together(ColourPredictor):
+    """Made for three threads at once; notes those that call it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.callers = set[str](), list[str]()
+
+    @contextmanager
+    def side_by_side(self) -> Iterator[Together]:
+        self.calls = 3
+        yield self
+        self.calls = 1
+
+    def begin_thread(self) -> None:
+        self.begun.add(threading.current_thread().name)
+
+    def predict(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.callers.append(threading.current_thread().name)
+        return super().predict(images)
+
+
+def test_frames_of_a_video_are_looked_at_side_by_side_and_come_in_their_order(tmp_path: Path) -> None:
+    predictor, options = Together(), DetectOptions((96, 128))
+    results = list(detect(predictor, open_source(str(save_video(tmp_path / "a.mp4", frames=30))), options))
+    assert [frame.index for frame, _ in results] == list(range(30))
+    for index, (_, detections) in enumerate(results):
+        assert np.abs(detections.boxes[0] - (10 + 4 * index, 20, min(40 + 4 * index, 150), 60)).max() <= 2
+    assert 0 < len(predictor.begun) <= 3
+    assert set(predictor.callers) <= predictor.begun
+    list(detect(predictor, open_source(str(save_video(tmp_path / "few.mp4", frames=5))), options))
+    assert set(predictor.callers[30:]) == {threading.current_thread().name}
+
+
+def test_a_live_frame_is_looked_at_alone() -> None:
+    assert _many(open_source()) is False
+    source = open_source("rtsp://127.0.0.1:1/none")
+    assert source.expected_frames() is None
+    assert not _many(source)
 
 
 def test_class_indices() -> None:

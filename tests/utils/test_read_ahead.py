@@ -1,4 +1,4 @@
-"""utils/read_ahead.py: order, errors, depth, and late items."""
+"""utils/read_ahead.py: order, errors, depth, late items, and several items at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from utils.read_ahead import ReadAhead
+from utils.read_ahead import ReadAhead, side_by_side
 
 
 def test_nothing_is_read_ahead_of_nothing() -> None:
@@ -67,3 +67,51 @@ def test_late_items_give_way_to_the_newest() -> None:
     assert finished.wait(5)
     assert list(ahead) == [("file", 0), ("file", 1), ("camera", 9)]
     assert ahead.dropped == 9
+
+
+def nothing() -> None:
+    pass
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_results_of_several_threads_come_in_the_order_of_the_items(threads: int) -> None:
+    def slow_at_first(item: int) -> int:
+        time.sleep(0.01 if item < 3 else 0)
+        return -item
+
+    assert list(side_by_side(slow_at_first, range(50), threads=threads, begin=nothing)) == [-i for i in range(50)]
+    assert list(side_by_side(slow_at_first, [], threads=threads, begin=nothing)) == []
+
+
+def test_items_are_worked_on_at_once_in_threads_that_were_told_so() -> None:
+    together, begun = threading.Barrier(2, timeout=30), set[str]()
+
+    def meet(_: int) -> str:
+        together.wait()  # breaks where one thread works alone
+        return threading.current_thread().name
+
+    names = list(side_by_side(meet, range(4), threads=2, begin=lambda: begun.add(threading.current_thread().name)))
+    assert set(names) == begun
+    assert len(begun) == 2
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_error_of_a_thread_comes_after_the_results_before_it(threads: int) -> None:
+    def fail(item: int) -> int:
+        if item == 2:
+            raise ValueError("broken")
+        return item
+
+    results = side_by_side(fail, range(10), threads=threads, begin=nothing)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ValueError, match="broken"):
+        next(results)
+
+
+def test_several_threads_take_few_items_ahead_and_end_when_left_early() -> None:
+    taken = []
+    results = side_by_side(abs, (taken.append(i) or i for i in range(100)), threads=3, begin=nothing)  # type: ignore[func-returns-value]
+    assert next(results) == 0
+    assert len(taken) == 4
+    results.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("side-by-side")]
