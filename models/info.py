@@ -105,9 +105,9 @@ class ModelInfo:
             raise ConfigError(f"{where}: is for detectors, and this is a classifier; name a number")
         if self.thresholds is None:
             raise ConfigError(
-                f"{where}: this file has no thresholds. A training stores them at its end, and 'python val.py --weights "
-                "CHECKPOINT --data DATA --calibrate' in an older .pt; what is exported afterwards has them too. Or name "
-                "a number; 0.25 is the default"
+                f"{where}: this file has no thresholds. A training stores them at its end, and in an older .pt 'python "
+                "val.py --weights CHECKPOINT --data DATA --calibrate' does; what is exported afterwards has them too. Or "
+                "name a number; 0.25 is the default"
             )
         return self.thresholds
 
