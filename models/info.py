@@ -106,8 +106,8 @@ class ModelInfo:
         if self.thresholds is None:
             raise ConfigError(
                 f"{where}: this file has no thresholds. A training stores them at its end, and in an older .pt 'python "
-                "val.py --weights CHECKPOINT --data DATA --calibrate' does; what is exported afterwards has them too. Or "
-                "name a number; 0.25 is the default"
+                "val.py --weights CHECKPOINT --data DATA --calibrate' does; what is exported afterwards has them too. "
+                "Or name a number; 0.25 is the default"
             )
         return self.thresholds
 
