@@ -42,6 +42,9 @@ from utils.weights import load_saved_model
 ONE_TO_ONE = "model.head={type: anchor_free, bins: 8, depth: 1, class_channels: 24, one_to_one: true}"
 """A head for `tiny_model` that needs no suppression."""
 
+REGION = "model.head={type: region, anchors: [[12, 12, 20, 32, 32, 20], [24, 24, 40, 40, 60, 60]]}"
+"""YOLOv2's head, whose loss changes after so many images."""
+
 TIMES = ("seconds", "images_per_second", *SHARES.values())
 ALL_AT_ONCE = (
     *("--epochs", "3", "--batch-size", "3", "--seed", "11"),
@@ -269,6 +272,7 @@ def test_a_run_of_a_release_with_another_order_of_images_begins_its_epoch_again_
         ("amp=bf16",),
         ("cache=false",),
         (ONE_TO_ONE,),
+        (REGION, "loss.prior_images=10"),
         ("balance=repeat", "balance_threshold=0.9", "nominal_batch_size=8"),
     ],
 )
