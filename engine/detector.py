@@ -17,7 +17,7 @@ from data.images import read_image
 from data.media.find import VIDEO_SUFFIXES, is_url
 from data.media.sizes import of_one_shape
 from data.media.sources import Frame, Source, open_source
-from engine.stream import DetectOptions, class_indices, detect, find, thresholds_of
+from engine.stream import DetectOptions, class_indices, detect, find
 from engine.tiles import grid_of
 from models.info import Predictor, Values
 from models.predictor import check_file, default_weights
@@ -268,7 +268,7 @@ class Detector:
                 raise ValueError(f"{name}: is for detectors, and this is a classifier; leave it out")
         if isinstance(conf, str) and conf != AUTO:
             raise ValueError(f"conf: expected a number from 0 to 1 or 'auto', found {shown(conf)}")
-        thresholds = thresholds_of(self._predictor.info, where="conf='auto'") if isinstance(conf, str) else None
+        thresholds = self._predictor.info.auto_thresholds(where="conf='auto'") if isinstance(conf, str) else None
         side = (0 if tile else None) if isinstance(tile, bool) else tile  # 0: that of the network input
         return DetectOptions(
             image_size=self.image_size,

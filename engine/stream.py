@@ -275,25 +275,6 @@ def class_indices(values: Sequence[str], names: Sequence[str]) -> tuple[int, ...
     return tuple(labels)
 
 
-def thresholds_of(info: ModelInfo, *, where: str) -> Thresholds:
-    """The thresholds that a model's file has.
-
-    Args:
-        where: the option that asks for them.
-    Raises:
-        ConfigError: it has none; says how to get them.
-    """
-    if info.task == "classify":
-        raise ConfigError(f"{where}: is for detectors, and this is a classifier; name a number")
-    if info.thresholds is None:
-        raise ConfigError(
-            f"{where}: this file has no thresholds. A training stores them at its end, and 'python val.py --weights "
-            "CHECKPOINT --data DATA --calibrate' in an older .pt; what is exported afterwards has them too. Or name a "
-            "number; 0.25 is the default"
-        )
-    return info.thresholds
-
-
 def process(
     predictor: Predictor,
     source: Source,

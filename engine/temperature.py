@@ -53,8 +53,10 @@ def calibrate(on_val: DetectionMetric, judged: DetectionMetric, weights: Path, *
 
 def _change(before: Fit, after: Fit, split: str) -> list[str]:
     seen = " (fitted on it; --split test is the judge)" if split == "val" else ""
-    return [
-        f"On {split}{seen}: D-ECE {figure_text(before.error)} -> {figure_text(after.error)}, of the "
-        f"{after.detections:,} detections above the best F1's threshold; log loss of all "
-        f"{figure_text(before.loss, digits=4)} -> {figure_text(after.loss, digits=4)}"
-    ]
+    rows = (
+        (f"D-ECE of the {after.shown_count:,} detections above the best F1's threshold", before.shown, after.shown, 3),
+        (f"D-ECE of all {after.count:,}", before.every, after.every, 3),
+        ("log loss of all", before.loss, after.loss, 4),
+    )
+    changes = [f"  {name}: {figure_text(a, digits=n)} -> {figure_text(b, digits=n)}" for name, a, b, n in rows]
+    return [f"On {split}{seen}:", *changes]

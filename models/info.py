@@ -93,6 +93,24 @@ class ModelInfo:
                 f"the nearest is {nearest}"
             )
 
+    def auto_thresholds(self, *, where: str) -> Thresholds:
+        """The thresholds that the model's file has.
+
+        Args:
+            where: the option that asks for them.
+        Raises:
+            ConfigError: it has none; says how to get them.
+        """
+        if self.task == "classify":
+            raise ConfigError(f"{where}: is for detectors, and this is a classifier; name a number")
+        if self.thresholds is None:
+            raise ConfigError(
+                f"{where}: this file has no thresholds. A training stores them at its end, and in an older .pt 'python "
+                "val.py --weights CHECKPOINT --data DATA --calibrate' does; what is exported afterwards has them too. "
+                "Or name a number; 0.25 is the default"
+            )
+        return self.thresholds
+
     def to_metadata(self, **more: object) -> dict[str, str]:
         """Key and text, for the metadata of an exported file: all of ours as JSON under one key, and Ultralytics' keys.
 

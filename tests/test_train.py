@@ -42,6 +42,9 @@ from utils.weights import load_saved_model
 ONE_TO_ONE = "model.head={type: anchor_free, bins: 8, depth: 1, class_channels: 24, one_to_one: true}"
 """A head for `tiny_model` that needs no suppression."""
 
+REGION = "model.head={type: region, anchors: [[12, 12, 20, 32, 32, 20], [24, 24, 40, 40, 60, 60]]}"
+"""YOLOv2's head, whose loss changes after so many images."""
+
 TIMES = ("seconds", "images_per_second", *SHARES.values())
 ALL_AT_ONCE = (
     *("--epochs", "3", "--batch-size", "3", "--seed", "11"),
@@ -77,8 +80,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take most of the time of so small a run."""
-    for name in ("plot_labels", "plot_results", "plot_pr_curves"):
+    for name in ("plot_labels", "plot_results"):
         monkeypatch.setattr(plots, name, lambda *_, **__: None)
+    monkeypatch.setattr("engine.evaluate.plot_metric", lambda *_: None)
     for name in ("plot_batch", "plot_predictions"):
         monkeypatch.setattr(pictures, name, lambda *_, **__: None)
 
@@ -176,17 +180,20 @@ def test_a_run_leaves_everything_that_the_reference_names(
     assert all(float(value) == float(value) for row in table for value in row.values())
     figures = json.loads((run / "metrics.json").read_text())
     assert {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"} <= figures.keys()
-    assert {"per_class", "images", "speed_ms", "protocol"} <= figures.keys()
+    assert {"per_class", "images", "speed_ms", "protocol", "f1", "calibration"} <= figures.keys()
     assert figures["images"] == 7
     best = torch.load(run / "weights" / "best.pt", weights_only=True)
     assert best["names"] == ["blue", "red"]
     assert best["category_ids"] == [2, 5]
     assert best["image_size"] == [64, 64]
+    assert figures["f1"]["conf"] is None
+    assert "thresholds" not in best, "nothing was found yet"
     assert max(float(row["AP"]) for row in table) == best["best"]
     assert load_yaml(run / "config.yaml")["recipe"]["epochs"] == 2
     out = capsys.readouterr().out
     assert "Average Precision  (AP) @[ IoU=0.50:0.95" in out
     assert f"python detect.py --weights {run / 'weights' / 'best.pt'} --source" in out
+    assert "--conf-thres auto" not in out
 
 
 @pytest.mark.usefixtures("quick")
@@ -271,6 +278,7 @@ def test_a_run_of_a_release_with_another_order_of_images_begins_its_epoch_again_
         ("amp=bf16",),
         ("cache=false",),
         (ONE_TO_ONE,),
+        (REGION, "loss.prior_images=10"),
         ("balance=repeat", "balance_threshold=0.9", "nominal_batch_size=8"),
     ],
 )
@@ -495,14 +503,20 @@ def test_sigterm_saves_and_resume_goes_on(command: list[str], tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("quick")
-def test_it_learns_its_training_images_by_heart(command: list[str], tmp_path: Path) -> None:
+def test_it_learns_its_training_images_by_heart(command: list[str], tmp_path: Path, capsys) -> None:
     arguments = [*command, *OVERFIT, "--epochs", "60", "--set", "evaluation.interval=30"]
     assert train.main(arguments) == 0
     table = rows(tmp_path / "runs" / "exp")
     assert [row["epoch"] for row in table if row["AP"]] == ["30", "60"]
-    assert json.loads((tmp_path / "runs" / "exp" / "metrics.json").read_text())["AP50"] > 0.9
+    figures = json.loads((tmp_path / "runs" / "exp" / "metrics.json").read_text())
+    assert figures["AP50"] > 0.9
     for name in ("loss/box", "loss/objectness", "loss/class"):
         assert float(table[-1][name]) < 0.5 * float(table[0][name])
+    shipped = load_checkpoint(tmp_path / "runs" / "exp" / "weights" / "best.pt")["thresholds"]
+    assert shipped == {"conf": figures["f1"]["conf"], "by_class": [None, None]}, "so few objects say little of a class"
+    out = capsys.readouterr().out
+    assert f"Best F1 at IoU 0.5: {figures['f1']['best']:.3f} at scores above {shipped['conf']:.3f}" in out
+    assert out.endswith("--conf-thres auto\n")
 
 
 @pytest.mark.usefixtures("quick")

@@ -11,7 +11,7 @@ from data.media.recorder import Outputs
 from data.media.sizes import of_one_shape
 from data.media.sources import Source, open_source
 from data.media.window import Window
-from engine.stream import DetectOptions, class_indices, process, thresholds_of
+from engine.stream import DetectOptions, class_indices, process
 from engine.tiles import grid_of
 from models.info import Predictor
 from models.predictor import check_file, default_weights
@@ -90,7 +90,7 @@ def open_model(args: argparse.Namespace, weights: Path, source: Source) -> tuple
         options = replace(options, conf_thres=0.0, max_det=5)
     options = replace(options, **given(args, "iou_thres", "max_det", "nms"))
     if args.conf_thres == AUTO:
-        options = replace(options, thresholds=thresholds_of(predictor.info, where="--conf-thres auto"))
+        options = replace(options, thresholds=predictor.info.auto_thresholds(where="--conf-thres auto"))
     elif args.conf_thres is not None:
         options = replace(options, conf_thres=args.conf_thres)
     padding = ", least padding" if options.rectangle else ""

@@ -22,6 +22,7 @@ from models.darknet.trace import file_layers
 from models.detector import Detector
 from models.heads.anchor import AnchorHead
 from models.heads.classify import ClassifyHead
+from models.heads.region import RegionHead
 from models.layers import ConvNormAct, WeightedShortcut
 from utils.config import ConfigError
 from utils.files import write_atomically
@@ -198,6 +199,8 @@ def load_weights_(model: Detector | DarknetGraph, path: Path, *, partial: bool =
         else:
             skipped += 1
         start += size
+    if len(loaded) + skipped == len(layers) and isinstance(model, Detector) and isinstance(model.head, RegionHead):
+        model.head.seen.fill_(min(header.seen, 2**62))
     if len(loaded) == len(layers) and isinstance(model, Detector):
         model.darknet_header = header
         warn_of_masks(model, path, header, len(numbers))

@@ -131,8 +131,11 @@ def test_calibrate_stores_what_every_command_uses(
     temperature, conf = state["temperature"], state["thresholds"]["conf"]
     assert temperature != 1
     assert f"Temperature {temperature:.3f}, fitted to the" in printed
-    old, new = before["calibration"]["d_ece"], judged["calibration"]["d_ece"]
-    assert f"On test: D-ECE {old:.3f} -> {new:.3f}" in printed
+    assert "On test:\n" in printed
+    for key, digits in (("d_ece", 3), ("d_ece_all", 3), ("log_loss", 4)):
+        old, new = before["calibration"][key], judged["calibration"][key]
+        assert f": {old:.{digits}f} -> {new:.{digits}f}\n" in printed
+    assert judged["calibration"]["log_loss"] < before["calibration"]["log_loss"], "the same images here"
     assert judged["calibration"]["temperature"] == temperature
     again = run_val(weights, tmp_path)
     for figures in (judged, again):

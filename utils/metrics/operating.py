@@ -25,7 +25,7 @@ def with_operating_point(figures: Mapping[str, Any], metric: DetectionMetric) ->
 
     All at IoU 0.5. None where there is nothing to measure on. 'f1': the best F1 of all classes together ('best'), its
     threshold ('conf'), precision and recall there, and the middle 95 % of both over samples of the images.
-    'calibration': D-ECE of the detections above that threshold.
+    'calibration': D-ECE of the detections above that threshold, and of all.
     """
     matches = metric.matches()
     best = best_f1(matches.scores, matches.hits, len(matches.object_labels))
@@ -36,8 +36,10 @@ def with_operating_point(figures: Mapping[str, Any], metric: DetectionMetric) ->
     f1 |= {"best_interval": spread[0] and list(spread[0]), "conf_interval": spread[1] and list(spread[1])}
     fit = fit_of(metric)
     calibration = {
-        "d_ece": fit.error,
-        "detections": fit.detections,
+        "d_ece": fit.shown,
+        "detections": fit.shown_count,
+        "d_ece_all": fit.every,
+        "detections_all": fit.count,
         "bins": BINS,
         "log_loss": fit.loss,
         "temperature": metric.temperature,
@@ -56,12 +58,15 @@ class Fit:
     """How well scores say what they mean.
 
     Args:
-        error: D-ECE of the `detections` above the threshold of the best F1.
-        loss: log loss of all that were found; each None where there is nothing to measure on.
+        shown: D-ECE of the `shown_count` detections above the threshold of the best F1.
+        every: D-ECE of all `count` detections, most of which have low scores.
+        loss: log loss of all. Each is None where there is nothing to measure on.
     """
 
-    error: float | None
-    detections: int
+    shown: float | None
+    shown_count: int
+    every: float | None
+    count: int
     loss: float | None
 
 
@@ -69,7 +74,9 @@ def fit_of(metric: DetectionMetric) -> Fit:
     """Of what a metric has, with its temperature. Detections above the best F1 are the same at any temperature."""
     matches = metric.matches()
     shown = _above_best(matches, best_f1(matches.scores, matches.hits, len(matches.object_labels)))
-    return Fit(calibration_error(shown.scores, shown.hits), len(shown), log_loss(matches.scores, matches.hits))
+    every = calibration_error(matches.scores, matches.hits)
+    loss = log_loss(matches.scores, matches.hits)
+    return Fit(calibration_error(shown.scores, shown.hits), len(shown), every, len(matches), loss)
 
 
 def thresholds_of(figures: Mapping[str, Any]) -> Thresholds | None:
@@ -86,13 +93,15 @@ def operating_text(figures: Mapping[str, Any]) -> str:
     """The figures of `with_operating_point` that a user should see, in words."""
     f1, calibration = figures["f1"], figures["calibration"]
     if f1["conf"] is None:
-        return f"Best F1 at IoU {MATCH_IOU:g}: {figure_text(f1['best'])}, no threshold: nothing was found, or is there"
+        best = figure_text(f1["best"])
+        return f"Best F1 at IoU {MATCH_IOU:g}: {best}, no threshold: nothing was found, or nothing is there"
     spans = ["{:.3f} to {:.3f}".format(*f1[key]) for key in ("best_interval", "conf_interval")]
     line = (
         f"Best F1 at IoU {MATCH_IOU:g}: {f1['best']:.3f} at scores above {f1['conf']:.3f}, precision "
         f"{f1['precision']:.3f}, recall {f1['recall']:.3f}\n"
         f"  95 % of {SAMPLES} samples of the images: F1 {spans[0]}, threshold {spans[1]}\n"
-        f"D-ECE of the {calibration['detections']:,} detections above it: {figure_text(calibration['d_ece'])}"
+        f"D-ECE of the {calibration['detections']:,} detections above it: {figure_text(calibration['d_ece'])}, of all "
+        f"{calibration['detections_all']:,}: {figure_text(calibration['d_ece_all'])}"
     )
     heated = calibration["temperature"] != 1
     return line + (f", with the file's temperature {calibration['temperature']:.3f}" if heated else "")
