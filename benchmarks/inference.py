@@ -39,6 +39,7 @@ from models.export.darknet import write_darknet
 from models.export.network import ExportSpec
 from models.export.onnx import write_onnx
 from models.export.openvino import write_openvino
+from models.export.readers import silent_opencv
 from models.info import ModelInfo, Predictor
 from models.layers import ConvNormAct
 from models.predictor import open_predictor
@@ -79,13 +80,12 @@ def _run(argv: list[str] | None) -> int:
     if args.markdown and not (args.published and args.markdown.is_file()):
         parser.error("--markdown: expected --published beside it, and a page that exists")
     limit_threads(args.threads)
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it says at length what it cannot read
     table = load_published().inference
     rows = table.rows if args.published else []
     sides = {row.cfg or "": row.img_size[0] for row in rows if row.img_size} or dict.fromkeys(args.cfg)
     found = {}
     for name, side in sides.items():
-        with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        with tempfile.TemporaryDirectory() as folder, torch.inference_mode(), silent_opencv():
             found[name] = measure(name, Path(folder), args, side=args.img_size or side)
     if args.markdown:
         section = format_section(table, found, how=conditions(args))

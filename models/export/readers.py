@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,20 +77,34 @@ def _openvino(path: Path, spec: ExportSpec) -> tuple[str, Callable[[], Run]]:
     return f"OpenVINO {openvino.__version__.split('-')[0]}", load
 
 
+@contextmanager
+def silent_opencv() -> Iterator[None]:
+    """Without what OpenCV says at length of a file that it cannot read; before 4.12 it cannot be kept from that."""
+    import cv2
+
+    logging = getattr(cv2.utils, "logging", None)
+    if logging is None:
+        yield
+        return
+    level = logging.getLogLevel()
+    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        logging.setLogLevel(level)
+
+
 def _opencv(path: Path, spec: ExportSpec) -> tuple[str, Callable[[], Run]]:
     import cv2
 
     def load() -> Run:
         if spec.layout.picture:
             raise ValueError("it takes no input of bytes whose size is open")
-        level = cv2.utils.logging.getLogLevel()
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it says is in the exception too
         try:
-            net = cv2.dnn.readNetFromONNX(str(path))
+            with silent_opencv():  # what it says is in the exception too
+                net = cv2.dnn.readNetFromONNX(str(path))
         except cv2.error as error:
             raise ExportError(_opencv_reason(error)) from None
-        finally:
-            cv2.utils.logging.setLogLevel(level)
         names = spec.layout.outputs(spec.info.task)
 
         def run(part: np.ndarray) -> Sequence[np.ndarray]:
