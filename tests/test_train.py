@@ -23,7 +23,7 @@ import train
 from data.loader import eval_loader_of
 from data.read import read_splits
 from data.sampler import SAMPLE_ORDER, TrainSampler
-from engine import failure, job, loop
+from engine import failure, finish, job, loop
 from engine.evaluate import evaluate
 from engine.predictions import EvaluationOptions
 from engine.run_log import SHARES
@@ -317,6 +317,25 @@ def test_a_kill_between_checkpoints_costs_no_more_than_the_steps_since(
     assert load_checkpoint(run / "weights" / "last.pt")["step"] == 3
     assert train.main(["--resume", "--project", str(tmp_path / "runs"), *cpu()]) == 0
     assert_same_run(tmp_path / "runs" / "whole", run)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_kill_between_the_small_best_checkpoint_and_the_figures_is_made_good_and_the_run_can_be_lengthened(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "runs" / "exp"
+    best = run / "weights" / "best.pt"
+    with monkeypatch.context() as patch:
+        patch.setattr(finish, "write_results", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert train.main([*command, "--epochs", "1"]) == 130
+    assert "weights" not in load_checkpoint(best)
+    assert not (run / "metrics.json").exists()
+    assert train.main(["--resume", str(run), *cpu()]) == 0
+    assert (run / "metrics.json").is_file()
+    assert load_checkpoint(best)["epoch"] == 1
+    assert train.main(["--resume", str(run), "--epochs", "+1", *cpu()]) == 0
+    assert load_checkpoint(run / "weights" / "last.pt")["epoch"] == 2
+    assert "weights" not in load_checkpoint(best)
 
 
 @pytest.mark.usefixtures("quick")
