@@ -32,6 +32,7 @@ from models.detector import Detector
 from utils import dist, pictures, plots
 from utils.checkpoint import save_checkpoint
 from utils.config import to_plain
+from utils.inference_weights import check_goes_on
 from utils.launch import Stop
 from utils.log import MetricLog, Progress
 from utils.provenance import versions
@@ -55,6 +56,8 @@ def train(
     Args:
         trial: of a search; it hears of each evaluation, and may end the training by raising Pruned.
     """
+    if resumed is not None:
+        check_goes_on(resumed.checkpoint, resumed.last)
     with opened(config, options, device, resumed=resumed) as (job, state, stop):
         if job.run.checkpoint.is_file():
             resume_(job, state)
@@ -71,7 +74,7 @@ def run_epochs(job: Job, state: TrainState, stop: Stop, *, trial: Trial | None =
     lines += describe_classes(images.train, job.sampler.repeats)
     describe_training(job.config, job.run.folder, job.stepper, state, lines)
     if dist.rank() == 0 and state.step == 0:
-        plots.plot_labels(images.train, job.run.folder / "labels.png")
+        plots.plot_labels(images.train, job.run.folder / "labels.jpg")
     guard = Guard(job.run.folder, {"config": job.config, **images.about()}, notes=job.notes)
     with closing(open_log(job, state)) if dist.rank() == 0 else nullcontext() as log:
         for epoch in range(state.epoch, recipe.total_epochs):
@@ -153,7 +156,7 @@ def share_records(job: Job, state: TrainState) -> None:
 
 def plot_first_batch(job: Job, state: TrainState, batch: Batch) -> None:
     """One of the first batches of the training as a picture, with its boxes."""
-    path = job.run.folder / f"train_batch{state.step}.png"
+    path = job.run.folder / f"train_batch{state.step}.jpg"
     pictures.plot_batch(batch.images, batch.targets, job.images.names, path)
 
 

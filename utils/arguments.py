@@ -15,6 +15,7 @@ from utils.torchrun import local_ranks
 
 LARGEST = 1_000_000_000
 """Of what options count: pixels, images, processes; more is a slip of the finger."""
+AUTO = "auto"
 
 
 _HABITS = {
@@ -195,6 +196,14 @@ def seed(text: str) -> int:
         limit = " of at most 18 digits" if text.isdecimal() else ""
         raise argparse.ArgumentTypeError(f"expected a whole number from 0{limit}, found {shorten(text)}")
     return int(text)
+
+
+def share_or_auto(text: str) -> float | str:
+    """A number from 0 to 1, or 'auto'."""
+    try:
+        return AUTO if text == AUTO else share(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, or auto, found {shorten(text)}") from None
 
 
 def share(text: str) -> float:
