@@ -46,7 +46,7 @@ if __name__ == "__main__":
 import argparse
 import os
 
-from utils.arguments import Parser, share, whole_number
+from utils.arguments import Parser, share, share_or_auto, whole_number
 from utils.choices import DETECTOR_RESIZES, NMS_KINDS, RUNTIMES
 from utils.log import setup_logging
 
@@ -83,7 +83,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="image, video, folder, 'glob' in quotes, .txt list, camera number, or rtsp:// or http:// stream",
     )  # fmt: skip
     parser.add_model()
-    parser.add_argument("--conf-thres", type=share, help="detections score more than this, 0 to 1 (default: 0.25)")
+    parser.add_argument(
+        "--conf-thres", type=share_or_auto,
+        help="detections score more than this, 0 to 1, or 'auto', what gave the best F1 on val (default: 0.25)",
+    )  # fmt: skip
     parser.add_argument("--iou-thres", type=share, help="NMS removes overlaps above this IoU, 0 to 1 (default: 0.45)")
     parser.add_argument("--max-det", type=whole_number, help="detections kept in an image (default: 300)")
     parser.add_argument("--nms", choices=NMS_KINDS, help="kind of non-maximum suppression (default: the model's)")

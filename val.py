@@ -21,6 +21,7 @@ from models.config import load_model_config
 from models.predictor import NEED_CFG, check_file, default_weights
 from utils.arguments import Parser, default_workers, share, whole_number
 from utils.choices import BACKENDS, NMS_KINDS, RESIZES
+from utils.config import ConfigError
 from utils.faults import report
 from utils.log import setup_logging
 
@@ -49,6 +50,13 @@ def check(args: argparse.Namespace) -> Path:
     """
     weights = Path(args.weights) if args.weights else default_weights()
     check_file(weights, trust=args.trust)
+    if args.html is not None and (args.html.is_dir() or not args.html.absolute().parent.is_dir()):
+        raise ConfigError(f"--html {args.html}: expected a file in a folder that exists; make the folder first")
+    if args.calibrate and weights.suffix.lower() != ".pt":
+        raise ConfigError(
+            f"--calibrate: stores what it finds in a checkpoint (.pt), and {weights} is none; calibrate the "
+            "checkpoint, and export it again"
+        )
     if args.data not in (None, *EMBEDDED):
         load_data_config(args.data)
     if args.cfg is not None and weights.suffix.lower() in NEED_CFG:
@@ -85,6 +93,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--half", action="store_true", help="fp16, on CUDA")
     parser.add_argument("--workers", type=int, default=default_workers(), help="loader processes")
     parser.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0], help="what counts; the same figures")
+    parser.add_argument(
+        "--calibrate", action="store_true",
+        help="fit a temperature on val and store it in the checkpoint, with the thresholds of best F1",
+    )  # fmt: skip
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write figures, errors and worst pictures to one page"
+    )
     parser.add_argument("--save-json", action="store_true", help="write predictions.json, a COCO results file")
     parser.add_run_folder("val")
     return parser.parse_args(argv)

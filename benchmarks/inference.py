@@ -3,6 +3,8 @@
 Models have random weights with calibrated norms, and one picture at a time, in fp32. Our predictors stand beside the
 bare runtimes, a model fused by hand, and OpenCV on an exported file, whose speed counts as 1. They take turns, so that
 what else the machine does hits all alike. benchmarks/video.py has the stages around the network.
+
+--published measures the networks of the authors' inference table, and --markdown puts that table into a page.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import cv2
@@ -26,6 +29,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from models.benchmark.inference import format_section, with_section
+from models.benchmark.measure import processor
+from models.benchmark.published import load_published
 from models.build import build_model
 from models.config import load_model_config
 from models.detector import Detector
@@ -40,13 +46,18 @@ from models.predictor_torch import ModelPredictor
 from models.runtimes import import_onnxruntime, openvino_core
 from utils.arguments import Parser, whole_number
 from utils.config import ConfigError
+from utils.files import write_atomically
 from utils.launch import run_together
 from utils.log import say
+from utils.opencv import silent_opencv
 from utils.threads import limit_threads
 
 NAMES = tuple(f"class {label}" for label in range(80))
 WARM_UPS = 3
 """Rounds that do not count."""
+OURS = ", ours"
+MISREAD = ("local_avgpool", "dilation=", "maxpool_depth", "weights_type")
+"""What OpenCV's darknet reader does not know or ignores (docs/darknet.md, Measured)."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,22 +68,52 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str] | None) -> int:
     parser = Parser(description="Time of a picture by runtime.")
     parser.add_argument("--cfg", nargs="+", default=["cspdet-n"], help="models")
-    parser.add_argument("--img-size", type=whole_number, default=416, help="pixels")
+    parser.add_argument("--published", action="store_true", help="the models of the authors' inference table instead")
+    parser.add_argument("--img-size", type=whole_number, help="pixels (default: the model's own)")
     parser.add_argument("--rounds", type=whole_number, default=15, help="pictures for each runtime that count")
     parser.add_argument("--threads", type=whole_number, default=2, help="CPU threads of each of them")
     parser.add_argument("--wall", action="store_true", help="time by the clock, not of the process")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="with --published: write the table into this page"
+    )
     args = parser.parse_args(argv)
+    if args.markdown and not (args.published and args.markdown.is_file()):
+        parser.error("--markdown: expected --published beside it, and a page that exists")
     limit_threads(args.threads)
-    for name in args.cfg:
-        with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-            measure(name, Path(folder), args)
+    table = load_published().inference
+    rows = table.rows if args.published else []
+    sides = {row.cfg or "": row.img_size[0] for row in rows if row.img_size} or dict.fromkeys(args.cfg)
+    found = {}
+    for name, side in sides.items():
+        with tempfile.TemporaryDirectory() as folder, torch.inference_mode(), silent_opencv():
+            found[name] = measure(name, Path(folder), args, side=args.img_size or side)
+    if args.markdown:
+        section = format_section(table, found, how=conditions(args))
+        write_atomically(args.markdown, with_section(args.markdown.read_text(encoding="utf-8"), section))
+        say(f"Wrote {args.markdown}")
     return 0
 
 
-def measure(name: str, folder: Path, args: argparse.Namespace) -> None:
-    """Measure a model and print its table."""
+def conditions(args: argparse.Namespace) -> str:
+    """Date, machine, versions and settings in a few words."""
+    clock = "by the clock" if args.wall else "of the process"
+    pixels = f", {args.img_size} px in place of the models' own" if args.img_size else ""
+    versions = [f"{name} {version(name)}" for name in ("torch", "onnxruntime", "openvino")]
+    return (
+        f"{time.strftime('%Y-%m-%d')}, {processor()}, {args.threads} threads; {', '.join(versions)}, "
+        f"OpenCV {cv2.__version__}; fp32, batch 1, medians of {args.rounds} pictures, {clock}{pixels}"
+    )
+
+
+def measure(name: str, folder: Path, args: argparse.Namespace, *, side: int | None = None) -> dict[str, float]:
+    """Measure a model and print its table.
+
+    Returns:
+        The milliseconds of 'OpenCV, FORMAT', if it reads the network, and of our predictors, by the runtime's name.
+    """
     now = time.perf_counter if args.wall else time.process_time
-    size = (args.img_size, args.img_size)
+    config = load_model_config(name)
+    size = (side, side) if side else config.size
     with torch.inference_mode(False):
         model = calibrated(name, size)
     info = ModelInfo(NAMES, tuple(range(1, len(NAMES) + 1)), size, "letterbox", model.stride)
@@ -87,10 +128,18 @@ def measure(name: str, folder: Path, args: argparse.Namespace) -> None:
             contestants[title]()
             rounds[title].append(now() - begin)
     kind = "by the clock" if args.wall else "of the process"
-    say(f"{name}, {args.img_size} px, {args.threads} threads, fp32; medians of {args.rounds}, ms {kind}")
-    middle = {title: statistics.median(times[WARM_UPS:]) for title, times in rounds.items()}
+    pixels = " x ".join(map(str, dict.fromkeys(size)))
+    say(f"{name}, {pixels} px, {args.threads} threads, fp32; medians of {args.rounds}, ms {kind}")
+    middle = {title: 1000 * statistics.median(times[WARM_UPS:]) for title, times in rounds.items()}
     first = next(iter(middle.values()))
-    say("\n".join(f"{title:24}{1000 * seconds:9.2f}{first / seconds:7.2f}" for title, seconds in middle.items()))
+    say("\n".join(f"{title:24}{took:9.2f}{first / took:7.2f}" for title, took in middle.items()))
+    if not next(iter(middle)).startswith("OpenCV"):
+        say("OpenCV does not read this network; the speeds are beside the first line")
+    return {
+        title.removesuffix(OURS).replace(f"OpenCV {cv2.__version__}", "OpenCV"): took
+        for title, took in middle.items()
+        if title.endswith(OURS) or title.startswith("OpenCV")
+    }
 
 
 def calibrated(name: str, size: tuple[int, int]) -> Detector:
@@ -121,14 +170,10 @@ def exported(model: Detector, info: ModelInfo, folder: Path, threads: int) -> di
 def all_of(
     predictors: dict[str, Predictor], model: Detector, images: np.ndarray, folder: Path, threads: int
 ) -> dict[str, Callable[[], object]]:
-    """Every way to run the model, OpenCV first."""
-    opencv, how = read_by_opencv(model, predictors["PyTorch"].info, folder)
-    outputs = opencv.getUnconnectedOutLayersNames()
-
-    def by_opencv() -> object:
-        opencv.setInput(images)
-        return opencv.forward(outputs)
-
+    """Every way to run the model, OpenCV first if it reads it."""
+    opencv: dict[str, Callable[[], object]] = {}
+    if (read := read_by_opencv(model, predictors["PyTorch"].info, folder, images)) is not None:
+        opencv[f"OpenCV {cv2.__version__}, {read[1]}"] = partial(run_opencv, read[0], images)
     fused = copy.deepcopy(model)
     for module in fused.modules():
         if isinstance(module, ConvNormAct) and isinstance(module.norm, nn.BatchNorm2d):
@@ -142,21 +187,48 @@ def all_of(
     hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
     compiled = openvino_core().compile_model(folder / "fixed.onnx", "CPU", hints)
     bare: dict[str, Callable[[], object]] = {
-        f"OpenCV {cv2.__version__}, {how}": by_opencv,
+        **opencv,
         "PyTorch, fused by hand": lambda: fused(tensor),
         "ONNX Runtime, bare": lambda: session.run(None, {"images": images}),
         "OpenVINO, bare": lambda: compiled({"images": images}),
     }
-    return bare | {f"{title}, ours": partial(each.candidates, images, 0.25) for title, each in predictors.items()}
+    return bare | {title + OURS: partial(each.candidates, images, 0.25) for title, each in predictors.items()}
 
 
-def read_by_opencv(model: Detector, info: ModelInfo, folder: Path) -> tuple[cv2.dnn.Net, str]:
-    """The network in OpenCV, and the format that it came in: darknet where that has all its parts."""
-    try:
-        write_darknet(model, folder / "x.weights", ExportSpec(info))
-        return cv2.dnn.readNetFromDarknet(str(folder / "x.cfg"), str(folder / "x.weights")), "darknet"
-    except (ConfigError, cv2.error, AttributeError):  # OpenCV 5 has no darknet reader
-        return cv2.dnn.readNetFromONNX(str(folder / "fixed.onnx")), "ONNX"
+def read_by_opencv(
+    model: Detector, info: ModelInfo, folder: Path, images: np.ndarray
+) -> tuple[cv2.dnn.Net, str] | None:
+    """The network in OpenCV, and the format that it came in: darknet where that has all its parts; None for neither."""
+    for how, read in (
+        ("darknet", read_darknet),
+        ("ONNX", lambda *_: cv2.dnn.readNetFromONNX(str(folder / "fixed.onnx"))),
+    ):
+        try:
+            net = read(model, info, folder)
+            run_opencv(net, images)
+        except (ConfigError, cv2.error, AttributeError):  # OpenCV 5 has no darknet reader
+            continue
+        return net, how
+    return None
+
+
+def read_darknet(model: Detector, info: ModelInfo, folder: Path) -> cv2.dnn.Net:
+    """The network as OpenCV reads our darknet export of it.
+
+    Raises:
+        ConfigError: darknet has no section for a part of it, or OpenCV reads one of them wrongly.
+    """
+    write_darknet(model, folder / "x.weights", ExportSpec(info))
+    text = (folder / "x.cfg").read_text(encoding="utf-8")
+    if any(word in text for word in MISREAD):
+        raise ConfigError("OpenCV would compute another network")
+    return cv2.dnn.readNetFromDarknet(str(folder / "x.cfg"), str(folder / "x.weights"))
+
+
+def run_opencv(net: cv2.dnn.Net, images: np.ndarray) -> object:
+    """The outputs of (B, 3, H, W) float32 images."""
+    net.setInput(images)
+    return net.forward(net.getUnconnectedOutLayersNames())
 
 
 if __name__ == "__main__":

@@ -136,15 +136,15 @@ def read_split(
     *,
     task: Literal["detect", "classify"] = "detect",
     thorough: bool = False,
-    truth: Literal["whole", "boxes", "none"] = "whole",
+    truth: Literal["whole", "file", "boxes", "none"] = "whole",
 ) -> LabelledImages:
     """The images and labels of one split.
 
     Args:
         task: what they are for: boxes, or one class for each image.
         thorough: also list objects that are used but look wrong (tiny, labelled twice).
-        truth: the `ground_truth`: all that a COCO file says, all but outlines, or nothing (it is large; training
-            needs none).
+        truth: the `ground_truth`: all that a COCO file says (with 'file' read from there when it is asked for, see
+            `coco.read`), all but outlines, or nothing (it is large; training needs none).
     Raises:
         ConfigError: the split is not in the YAML or not on disk, it is for another task, nothing in it can be used
             (unless `thorough`), or something is wrong and `labels: error` or `unreadable: run` stops.
@@ -313,7 +313,7 @@ def _find_labels(
             f"another folder as 'labels_dir'{hint}"
         )
     form, places, doubts = max(candidates, key=lambda each: len(each[1].files) + len(each[2].entries))
-    problems.entries += doubts.entries
+    problems.entries.extend(doubts.entries)
     for other, others, _ in candidates:
         if other is form:
             continue

@@ -106,11 +106,15 @@ def groups(count: int, pairs: np.ndarray) -> np.ndarray:
     return np.array([root(index) for index in range(count)], np.int64)
 
 
-def _hashes(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _hashes(small: np.ndarray, chunk: int = 10_000) -> tuple[np.ndarray, np.ndarray]:
     """(N, 8) uint8, a bit for each step to the right that grows brighter, and the contrast (N,) of each picture."""
-    cells = small.reshape(-1, 8, 2, 9, 2).mean(axis=(2, 4))
-    bits = np.diff(cells, axis=2) > 0
-    return np.packbits(bits.reshape(-1, 64), axis=1), small.std(axis=(1, 2))
+    hashes, contrast = np.zeros((len(small), 8), np.uint8), np.zeros(len(small))
+    for start in range(0, len(small), chunk):  # as floats, all of a hundred thousand take 230 MB
+        part = small[start : start + chunk]
+        bits = np.diff(part.reshape(-1, 8, 2, 9, 2).mean(axis=(2, 4)), axis=2) > 0
+        hashes[start : start + chunk] = np.packbits(bits.reshape(-1, 64), axis=1)
+        contrast[start : start + chunk] = part.std(axis=(1, 2))
+    return hashes, contrast
 
 
 def largest_change(small: np.ndarray, pairs: np.ndarray) -> np.ndarray:

@@ -70,7 +70,7 @@ def read_pool(config: DataConfig) -> Pool:
     parts: dict[str, LabelledImages] = {}
     seen: set[Path] = set()
     for split in given:
-        data = read_split(config, split, task=task, truth="whole" if whole else "none")
+        data = read_split(config, split, task=task, truth="file" if whole else "none")
         data = same_classes(next(iter(parts.values()), data), data)
         if data.problems:
             say(f"{split}: {summarize(data.problems)}")

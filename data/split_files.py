@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from data.coco_merge import Merged
 from data.config import DataConfig
 from data.formats import coco
 from data.formats.holdable import check_names
@@ -77,53 +78,19 @@ def _write_json(
 ) -> dict[str, Any]:
     """A COCO JSON file for each split, with all that the source says of its images."""
     paths = [path for data in parts.values() for path in data.samples.paths()]
-    images = common_folder(path.parent for path in paths) or paths[0].parent  # of two drives: absolute names
-    entries, annotations, common = _merged(parts)
+    folders = {os.path.dirname(path) for path in paths}
+    images = common_folder(map(Path, folders)) or paths[0].parent  # of two drives: absolute names
+    merged = Merged.of(list(parts.values()))
     folder.mkdir(parents=True, exist_ok=True)
     values: dict[str, Any] = {}
     for split, positions in splits.items():
-        chosen = [{**entries[index], "file_name": _line(paths[index], images)} for index in positions.tolist()]
-        rows = [entry for index in positions.tolist() for entry in annotations[index]]
-        coco.write_content({**common, "images": chosen, "annotations": rows}, folder / f"{split}.json")
+        names = (_line(paths[index], images) for index in positions.tolist())
+        lists = {"images": merged.images(positions, names), "annotations": merged.annotations(positions)}
+        coco.write_content({**merged.common, **lists}, folder / f"{split}.json")
         values[split] = f"{split}.json"
-    names = {} if config.names is None else {"names": list(config.names)}
+    names_of = {} if config.names is None else {"names": list(config.names)}
     labels = {"labels": config.labels} if config.labels != "warn" else {}
-    return {**values, "images": _seen_from(images, folder), **labels, "unreadable": config.unreadable, **names}
-
-
-def _merged(
-    parts: Mapping[str, LabelledImages],
-) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]], dict[str, Any]]:
-    """Image entries and their annotations in the order of all parts, and the rest of the first part's file.
-
-    Parts of several files get new image and annotation ids where theirs clash, and the first one's category ids.
-    """
-    first = next(iter(parts.values()))
-    entries: list[dict[str, Any]] = []
-    annotations: list[list[dict[str, Any]]] = []
-    for data in parts.values():
-        known = {entry["id"]: entry for entry in data.ground_truth["images"]}
-        rows: dict[int, list[dict[str, Any]]] = {number: [] for number in known}
-        new_id = dict(zip(data.category_ids, first.category_ids, strict=True))
-        for entry in data.ground_truth["annotations"]:
-            number = entry["category_id"]
-            rows[entry["image_id"]].append(
-                entry if new_id[number] == number else {**entry, "category_id": new_id[number]}
-            )
-        for sample_id in data.samples.image_ids.tolist():
-            entries.append(known[sample_id])
-            annotations.append(rows[sample_id])
-    ids = {entry["id"] for entry in entries}
-    numbers = {entry["id"] for each in annotations for entry in each}
-    if len(ids) < len(entries) or len(numbers) < sum(map(len, annotations)):
-        following = iter(range(1, sum(map(len, annotations)) + 1))
-        entries = [{**entry, "id": number} for number, entry in enumerate(entries, start=1)]
-        annotations = [
-            [{**row, "id": next(following), "image_id": entry["id"]} for row in each]
-            for entry, each in zip(entries, annotations, strict=True)
-        ]
-    common = {key: value for key, value in first.ground_truth.items() if key not in ("images", "annotations")}
-    return entries, annotations, common
+    return {**values, "images": _seen_from(images, folder), **labels, "unreadable": config.unreadable, **names_of}
 
 
 def _line(path: Path, root: Path) -> str:

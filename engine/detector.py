@@ -22,6 +22,7 @@ from engine.tiles import grid_of
 from models.info import Predictor, Values
 from models.predictor import check_file, default_weights
 from models.runtime_cache import open_fastest
+from utils.arguments import AUTO
 from utils.choices import DETECTOR_RESIZES, PADDED, RUNTIMES
 from utils.config import ConfigError
 from utils.rgb import as_rgb
@@ -112,6 +113,8 @@ class Detector:
         """'detect' or 'classify'."""
         self.description = predictor.description
         """What runs the model, in one line."""
+        self.thresholds = predictor.info.thresholds
+        """What conf='auto' takes: `conf` of all classes, `by_class` of those that have their own; None if unknown."""
 
     def __repr__(self) -> str:
         height, width = self.image_size
@@ -122,7 +125,7 @@ class Detector:
         self,
         pictures: Picture,
         *,
-        conf: float | None = None,
+        conf: float | str | None = None,
         iou: float | None = None,
         max_det: int | None = None,
         classes: Sequence[int | str] | None = None,
@@ -137,7 +140,7 @@ class Detector:
         self,
         pictures: Sequence[Picture],
         *,
-        conf: float | None = None,
+        conf: float | str | None = None,
         iou: float | None = None,
         max_det: int | None = None,
         classes: Sequence[int | str] | None = None,
@@ -151,7 +154,7 @@ class Detector:
         self,
         pictures: Any,
         *,
-        conf: float | None = None,
+        conf: float | str | None = None,
         iou: float | None = None,
         max_det: int | None = None,
         classes: Sequence[int | str] | None = None,
@@ -164,7 +167,8 @@ class Detector:
 
         Args:
             pictures: a path, a Pillow image, an (H, W, 3) uint8 RGB array, or a list of them.
-            conf: detections score more than this, 0 to 1 (0.25; of a classifier 0).
+            conf: detections score more than this, 0 to 1 (0.25; of a classifier 0), or 'auto': what gave the best F1 on
+                val, as the file has it (`thresholds`).
             iou: NMS removes overlaps above this IoU, 0 to 1 (0.45).
             max_det: detections kept in a picture (300; of a classifier 5).
             classes: look for these alone, by number or name.
@@ -189,7 +193,7 @@ class Detector:
         self,
         source: str | int | os.PathLike[str] | Sequence[str | int | os.PathLike[str]],
         *,
-        conf: float | None = None,
+        conf: float | str | None = None,
         iou: float | None = None,
         max_det: int | None = None,
         classes: Sequence[int | str] | None = None,
@@ -245,7 +249,7 @@ class Detector:
 
     def _options(
         self,
-        conf: float | None,
+        conf: float | str | None,
         iou: float | None,
         max_det: int | None,
         classes: Sequence[int | str] | None,
@@ -262,11 +266,15 @@ class Detector:
         for name, value in (("iou", iou), ("nms", nms)):
             if classify and value is not None:
                 raise ValueError(f"{name}: is for detectors, and this is a classifier; leave it out")
+        if isinstance(conf, str) and conf != AUTO:
+            raise ValueError(f"conf: expected a number from 0 to 1 or 'auto', found {shown(conf)}")
+        thresholds = self._predictor.info.auto_thresholds(where="conf='auto'") if isinstance(conf, str) else None
         side = (0 if tile else None) if isinstance(tile, bool) else tile  # 0: that of the network input
         return DetectOptions(
             image_size=self.image_size,
             resize=self.resize,
-            conf_thres=conf if conf is not None else 0.0 if classify else 0.25,
+            conf_thres=0.0 if classify and conf is None else 0.25 if conf is None or isinstance(conf, str) else conf,
+            thresholds=thresholds,
             iou_thres=0.45 if iou is None else iou,
             max_det=max_det if max_det is not None else 5 if classify else 300,
             nms=nms,

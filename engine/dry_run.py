@@ -242,7 +242,7 @@ def _evaluate(job: Job, state: TrainState, counts: list[int]) -> tuple[float, in
         few = replace(val, samples=val.samples[:count])
         loader = eval_loader_of(few, config, rank=dist.rank(), world_size=dist.world_size())
         metric = build_metric(few, backend=recipe.evaluation.backend, max_det=recipe.evaluation.max_det)
-        short = replace(job, config=replace(config, recipe=recipe), val_loader=loader, metric=metric)
+        short = replace(job, config=replace(config, recipe=recipe), val_loader=loader, metric=metric, sample=None)
         begin = time.perf_counter()
         validate(short, state)
         loader.end()

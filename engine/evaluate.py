@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from engine.evaluation_page import write_page
 from engine.notes import FileNotes
 from engine.predictions import Counted, EvaluationOptions
 from engine.step import StepClock
@@ -23,7 +24,7 @@ from utils.log import Progress, first_few
 from utils.metrics.build import Metric
 from utils.metrics.classification import ClassificationMetric
 from utils.metrics.detection import DetectionMetric
-from utils.plots import plot_figures
+from utils.plots_metric import plot_metric
 from utils.read_ahead import ReadAhead
 from utils.structures import Batch, LabelledImages
 from utils.tiles import Grid
@@ -130,15 +131,32 @@ def training_data(predictor: Predictor, weights: Path) -> str:
 
 
 def write_results(
-    folder: Path, figures: dict[str, Any], metric: Metric, images: LabelledImages, *, save_predictions: bool
+    folder: Path,
+    figures: dict[str, Any],
+    metric: Metric,
+    images: LabelledImages,
+    *,
+    save_predictions: bool,
+    page: Path | None = None,
+    about: tuple[str, ...] = (),
 ) -> None:
-    """Write metrics.json and the pictures of an evaluation, and predictions.json with `save_predictions`."""
+    """Write metrics.json and the pictures of an evaluation.
+
+    Args:
+        save_predictions: predictions.json too, and what the comparison of runs needs beside it.
+        page: where the page of the evaluation goes; None writes none.
+        about: lines below its title.
+    """
     if save_predictions:
         write_json(folder / "predictions.json", prediction_rows(metric, images))
         if isinstance(metric, DetectionMetric):
             write_json(folder / "ground_truth.json", metric.ground_truth)
+    if isinstance(metric, DetectionMetric):
+        figures = {**figures, "errors": metric.errors()}
+    plot_metric(metric, figures, folder)
+    if page is not None or save_predictions:
+        write_page(page, figures, metric, images, folder=folder, about=about, store=save_predictions)
     write_json(folder / "metrics.json", figures, indent=2)  # after the others: it marks a training as finished
-    plot_figures(metric, folder)
 
 
 def prediction_rows(metric: Metric, images: LabelledImages) -> list[dict[str, Any]]:

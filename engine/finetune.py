@@ -56,7 +56,7 @@ def with_start(config: TrainConfig, started: Started | None, model: Detector, *,
     start = StartConfig(known=started.known, new=new, scales=started.scales)
     if recipe.finetune is None:
         return replace(config, start=start)
-    if started.is_darknet:
+    if started.is_darknet and config.model["head"].get("type") == "anchor":
         loss = trained_loss(config.model)
         changed = ", ".join(f"{key} {value}" for key, value in loss.items() if key not in recipe.loss)
         logger.info("Loss: as these weights were trained with in darknet (%s); the recipe's keys go before", changed)

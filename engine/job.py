@@ -27,6 +27,7 @@ from engine.restart import note_launch
 from engine.shared_labels import read_shared
 from engine.state import TrainState, check_precision
 from engine.step import Stepper
+from engine.train_sample import TrainSample, sample_of
 from models.build import task_of
 from models.config import model_config_from
 from models.detector import Detector
@@ -75,6 +76,7 @@ class Job:
         metric: of the validation split.
         about_data: what every checkpoint says of the run and its data.
         lock: of the run folder, on rank 0.
+        sample: of training images, which are evaluated too.
         notes: on image files that are damaged.
         row: of results.csv, with its 'epoch', for the last epoch that has ended; NaN is an empty field. Each checkpoint
             has it, which comes before the table.
@@ -90,6 +92,7 @@ class Job:
     metric: Metric
     about_data: dict[str, Any]
     lock: RunLock
+    sample: TrainSample | None = None
     notes: FileNotes = field(default_factory=FileNotes)
     row: dict[str, float] | None = None
 
@@ -118,6 +121,8 @@ def opened(
                 yield job, state, stop
                 job.loader.end()
                 job.val_loader.end()
+                if job.sample is not None:
+                    job.sample.loader.end()
             finally:
                 end_children()  # while Ctrl-C is still held back; a stopped one would be waited for later
     finally:
@@ -176,12 +181,13 @@ def _assemble(prepared: Prepared, options: RunOptions, resumed: Run | None, lock
         total_steps=sampler.total_steps(recipe.total_epochs),
     )
     val_loader = eval_loader_of(images.val, config, rank=rank, world_size=world_size)
+    sample = sample_of(images.train, config, rank=rank, world_size=world_size)
     metric = build_metric(images.val, backend=recipe.evaluation.backend, max_det=recipe.evaluation.max_det)
     fingerprint = dist.broadcast(images.fingerprint() if rank == 0 else None)
     about = {**images.about(), "resize": config.model["resize"], "fingerprint": fingerprint}
     run = _run_of(config, options, resumed, lock)
     about |= {"run": lock.run, "files": prepared.files, "began_with": numeric_versions(versions())}
-    return Job(config, run, images, stepper, loader, sampler, val_loader, metric, about, lock)
+    return Job(config, run, images, stepper, loader, sampler, val_loader, metric, about, lock, sample)
 
 
 def sampler_of(loader: DataLoader) -> TrainSampler:

@@ -19,6 +19,7 @@ from engine.failure import Guard, saying_what_is_left
 from engine.finetune import keep_held_statistics_
 from engine.finish import finish
 from engine.job import Job, opened
+from engine.judge import certain_part, judge
 from engine.optim import keep_frozen_statistics_
 from engine.options import RunOptions
 from engine.predictions import EvaluationOptions
@@ -28,10 +29,12 @@ from engine.search import Trial
 from engine.start import begin_, is_before_first_step, is_evaluable, say_if_start_is_best
 from engine.state import TrainState
 from engine.step import grouped
+from engine.train_sample import is_due
 from models.detector import Detector
 from utils import dist, pictures, plots
 from utils.checkpoint import save_checkpoint
 from utils.config import to_plain
+from utils.inference_weights import check_goes_on
 from utils.launch import Stop
 from utils.log import MetricLog, Progress
 from utils.provenance import versions
@@ -55,6 +58,8 @@ def train(
     Args:
         trial: of a search; it hears of each evaluation, and may end the training by raising Pruned.
     """
+    if resumed is not None:
+        check_goes_on(resumed.checkpoint, resumed.last)
     with opened(config, options, device, resumed=resumed) as (job, state, stop):
         if job.run.checkpoint.is_file():
             resume_(job, state)
@@ -71,7 +76,7 @@ def run_epochs(job: Job, state: TrainState, stop: Stop, *, trial: Trial | None =
     lines += describe_classes(images.train, job.sampler.repeats)
     describe_training(job.config, job.run.folder, job.stepper, state, lines)
     if dist.rank() == 0 and state.step == 0:
-        plots.plot_labels(images.train, job.run.folder / "labels.png")
+        plots.plot_labels(images.train, job.run.folder / "labels.jpg")
     guard = Guard(job.run.folder, {"config": job.config, **images.about()}, notes=job.notes)
     with closing(open_log(job, state)) if dist.rank() == 0 else nullcontext() as log:
         if is_before_first_step(state):
@@ -91,7 +96,7 @@ def run_epochs(job: Job, state: TrainState, stop: Stop, *, trial: Trial | None =
                 trial.report(state.epoch, figures[job.metric.columns[0]])
         say_if_start_is_best(state, job.metric.columns[0])
         if log is not None:
-            finish(job, log)
+            finish(job, state, log)
     dist.wait_for_first_rank()
     return 0
 
@@ -100,7 +105,8 @@ def open_log(job: Job, state: TrainState) -> EpochLog:
     """The tables of the run, without rows of epochs that are yet to come."""
     table = MetricLog(job.run.folder, finished_epochs=state.epoch, last=job.row)
     epochs, workers = job.config.recipe.total_epochs, job.config.workers
-    return EpochLog(table, epochs=epochs, columns=job.metric.columns, workers=workers)
+    columns, sampled = job.metric.columns, job.sample is not None
+    return EpochLog(table, epochs=epochs, columns=columns, workers=workers, sampled=sampled)
 
 
 def train_one_epoch(job: Job, state: TrainState, guard: Guard, stop: Stop) -> bool:
@@ -156,12 +162,15 @@ def share_records(job: Job, state: TrainState) -> None:
 
 def plot_first_batch(job: Job, state: TrainState, batch: Batch) -> None:
     """One of the first batches of the training as a picture, with its boxes."""
-    path = job.run.folder / f"train_batch{state.step}.png"
+    path = job.run.folder / f"train_batch{state.step}.jpg"
     pictures.plot_batch(batch.images, batch.targets, job.images.names, path)
 
 
 def validate(job: Job, state: TrainState) -> dict[str, Any] | None:
-    """Close the epoch and evaluate the averaged weights; None where the recipe skips this epoch."""
+    """Close the epoch and evaluate the averaged weights; None where the recipe skips this epoch.
+
+    'AP_train' is that of some training images, in the epochs in which they are evaluated.
+    """
     recipe = job.config.recipe
     state.epoch, state.batch = state.epoch + 1, 0
     if state.epoch % recipe.evaluation.interval and state.epoch < recipe.total_epochs:
@@ -189,7 +198,14 @@ def average_figures(job: Job, state: TrainState) -> dict[str, Any]:
     job.metric.reset()
     options = EvaluationOptions.of_training(job.config, job.images.task, job.images.val.tiling)
     over_ranks = dist.is_distributed()
-    return evaluate(predictor, job.val_loader, job.metric, options, over_ranks=over_ranks, notes=job.notes)
+    figures = evaluate(predictor, job.val_loader, job.metric, options, over_ranks=over_ranks, notes=job.notes)
+    if job.sample is not None and state.epoch and is_due(state.epoch, job.config.recipe):
+        loader, metric = job.sample.loader, job.sample.metric
+        metric.reset()
+        options = EvaluationOptions.of_training(job.config, job.images.task)
+        known = evaluate(predictor, loader, metric, options, over_ranks=over_ranks, notes=job.notes)
+        figures["AP_train"] = known["AP"]
+    return figures
 
 
 def record(job: Job, state: TrainState, log: EpochLog | None, figures: dict[str, Any] | None) -> None:
@@ -198,13 +214,16 @@ def record(job: Job, state: TrainState, log: EpochLog | None, figures: dict[str,
     The checkpoint has the row of the table: whatever happens between the two, nothing is lost.
     """
     main = job.metric.columns[0]
-    improved = figures is not None and state.note_result(figures[main])
+    improved = figures is not None and state.note_result(figures[main], certain=certain_part(job, state, figures))
     row = {} if log is None else log.row(state, figures)
     job.row = {"epoch": state.epoch} | {key: math.nan if value is None else value for key, value in row.items()}
-    sums, state.sums = state.sums, {}
+    sums, state.sums, before = state.sums, {}, state.verdict
+    if log is not None and figures is not None:
+        state.verdict = judge(job, state, log, row)
     save(job, state, figures=figures, best=job.run.best if improved else None)
     if log is not None:
         log.write(state, row, sums, evaluated=figures is not None, improved=improved)
+        log.tell(state.verdict, before)
 
 
 def save(job: Job, state: TrainState, *, figures: dict[str, Any] | None = None, best: Path | None = None) -> None:

@@ -99,6 +99,15 @@ def save_replay(
     write_atomically(path, lambda file: torch.save(content, file), needed=size_in_bytes(content))
 
 
+def is_replay(path: Path) -> bool:
+    """Whether this is a replay file, by the format that it names."""
+    try:
+        content = read_torch_file(path)
+    except (pickle.UnpicklingError, ConfigError):
+        return False
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
 def load_replay(path: Path) -> Replay:
     """What `save_replay` wrote; nothing in the file can run code.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.state import TrainState, amp_dtype
 from engine.step import Stepper
+from engine.verdict import verdict_text
 from utils import dist
 from utils.device import uses_tf32
 from utils.log import MetricLog, duration
@@ -42,6 +43,7 @@ class EpochLog:
         epochs: planned.
         columns: figures of an evaluation that are shown.
         workers: loader processes, for the advice.
+        sampled: training images are evaluated too, now and then.
         told: parts of an epoch that an advice was given on.
     """
 
@@ -49,6 +51,7 @@ class EpochLog:
     epochs: int
     columns: tuple[str, ...]
     workers: int
+    sampled: bool = False
     told: set[str] = field(default_factory=set)
 
     def row(self, state: TrainState, figures: Mapping[str, Any] | None) -> dict[str, float | None]:
@@ -59,7 +62,8 @@ class EpochLog:
         """
         sums = state.sums
         losses = {key: value / sums["steps"] for key, value in sums.items() if key.startswith("loss/")}
-        scores = {key: figures[key] if figures else None for key in self.columns}
+        columns = (*self.columns, "AP_train") if self.sampled else self.columns
+        scores = {key: figures.get(key) if figures else None for key in columns}
         seconds = sums["seconds"] + sums.get("time/evaluation", 0.0)
         parts = {part: sum(sums.get(f"time/{lap}", 0.0) for lap in LAPS.get(part, (part,))) for part in SHARES}
         shares = {column: parts[part] / seconds for part, column in SHARES.items()}
@@ -90,6 +94,8 @@ class EpochLog:
         )
         shown_scores = "  ".join(f"{key} {figure_text(row[key])}" for key in self.columns)
         results = shown_scores if evaluated else "not evaluated"
+        known = row.get("AP_train")
+        results += "" if known is None else f"  AP on training images {figure_text(known)}"
         star = " *" if improved else ""
         left = duration((self.epochs - state.epoch) * seconds)
         logger.info(
@@ -105,6 +111,19 @@ class EpochLog:
                 logger.info("  %d %s", sums[key], explanation)
         if state.epoch > 1:
             self._advise({part: shares[column] for part, column in SHARES.items()})
+
+    def rows_with(self, epoch: int, row: Mapping[str, float | None]) -> list[dict[str, str]]:
+        """The rows of the table, and the one that is about to be written."""
+        texts = {key: "" if value is None else repr(float(value)) for key, value in row.items()}
+        return [*self.table.rows, {"epoch": str(epoch), **texts}]
+
+    def tell(self, verdict: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> None:
+        """Log a verdict that has become true, or that no longer is."""
+        kind, old = (each and each["kind"] for each in (verdict, before))
+        if verdict is not None and kind != old:
+            logger.warning("%s", verdict_text(verdict))
+        elif verdict is None and old is not None:
+            logger.info("The verdict '%s' no longer holds", old)
 
     def _advise(self, shares: Mapping[str, float]) -> None:
         """Each advice once a run, and the weightiest first."""

@@ -19,6 +19,9 @@ from utils.faults import is_out_of_memory
 from utils.finetune_config import StartConfig
 from utils.recipe import EmaConfig, RecipeConfig
 
+NOISE = 0.01
+"""AP that val must have for certain before best.pt is chosen by it: what lies below may be an image or two by luck."""
+
 
 class Average(nn.Module):
     """An average of a model's weights that starts as a copy and forgets ever more slowly (see EmaConfig).
@@ -62,6 +65,8 @@ class TrainState:
         best: best AP so far; best_epoch: after which epoch; of several with the same AP, the last.
         better_epoch: after which epoch AP last rose; 0 while it is 0 or there is none. Patience counts from it.
         start: AP of the weights that the training starts from; None where they were not evaluated.
+        told_apart: val can tell epochs apart; until then each epoch that is evaluated becomes best.pt.
+        verdict: on the run so far, as plain values (engine/verdict.py); None while there is none.
         sums: totals of the current epoch for the log (losses, seconds, images).
     """
 
@@ -76,6 +81,8 @@ class TrainState:
     best_epoch: int = 0
     better_epoch: int = 0
     start: float | None = None
+    told_apart: bool = False
+    verdict: dict[str, Any] | None = None
     sums: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -108,14 +115,20 @@ class TrainState:
         has_risen = self.better_epoch > 0 or (self.start or 0) > 0
         return has_risen and self.epoch - self.better_epoch >= recipe.patience
 
-    def note_result(self, figure: float | None) -> bool:
+    def note_result(self, figure: float | None, *, certain: float = math.inf) -> bool:
         """Note the main figure of the epoch that has just ended; returns whether its weights are the best so far.
 
         Of equal figures the later one is the best, and so it is where there is no figure: it has been trained longer.
+        For the same reason it is so as long as no figure was more than noise; from the first one on that is, all
+        choices are those of the figures.
+
+        Args:
+            certain: the lower end of the figure's interval; see `NOISE`.
         """
         value = -math.inf if figure is None else figure
         if value < self.best:
-            return False
+            return not self.told_apart
+        self.told_apart |= certain > NOISE
         if value > max(self.best, 0.0):
             self.better_epoch = self.epoch
         self.best, self.best_epoch = value, self.epoch
@@ -125,6 +138,7 @@ class TrainState:
         """Note the main figure of the weights that the training starts from: they are the best until others are."""
         if figure is not None:
             self.start = self.best = figure
+            self.told_apart |= figure > 0  # no later epoch may be worse
 
     def progress_note(self) -> str:
         """Mean losses and speed of the epoch so far."""
@@ -147,6 +161,8 @@ class TrainState:
             "best_epoch": self.best_epoch,
             "better_epoch": self.better_epoch,
             "start_figure": self.start,
+            "told_apart": self.told_apart,
+            "verdict": self.verdict,
             "sums": dict(self.sums),
             "rng": random_state(),
         }
@@ -165,6 +181,8 @@ class TrainState:
         self.best_epoch, self.sums = state["best_epoch"], dict(state["sums"])
         self.better_epoch = state.get("better_epoch", self.best_epoch if best > 0 else 0)
         self.start = state.get("start_figure")
+        # Runs of older releases go on choosing by AP alone.
+        self.told_apart, self.verdict = state.get("told_apart", True), state.get("verdict")
         set_random_state(state["rng"])
 
     def resume(self, state: dict[str, Any], *, where: str) -> None:

@@ -22,16 +22,18 @@ from data.transforms import resize_image
 from engine.summary import Summary
 from engine.tiles import merge_tiles
 from models.info import ModelInfo, Predictor, Values
-from models.postprocess import postprocess, top_classes
+from models.postprocess import postprocess, top_classes, with_temperature
 from utils.boxes import Letterbox, least_shape, plan_resize
 from utils.config import ConfigError, nearest
 from utils.draw import draw_detections
 from utils.log import Progress
+from utils.metrics.calibration import calibrated
 from utils.program import stop_signals
 from utils.read_ahead import ReadAhead, side_by_side
 from utils.run import new_run_folder
 from utils.structures import Detections
 from utils.text import listed, printable, shorten, shown
+from utils.thresholds import Thresholds
 from utils.tiles import Grid, Tile
 from utils.timings import Timings
 
@@ -63,7 +65,9 @@ class DetectOptions:
         image_size: (height, width) of the network input.
         resize: as in `plan_resize`.
         conf_thres, iou_thres, max_det, nms, classes: as in `postprocess`; nms None takes the model's own kind. A
-            classifier gives the `max_det` likeliest classes.
+            classifier gives the `max_det` likeliest classes. Scores are compared as they are given in the end, with
+            the model's temperature.
+        thresholds: what the scores of each class must be above, in place of `conf_thres`.
         batch_size: frames at a time.
         every_frame: look at every frame of a camera or stream; else at the newest, and late ones are dropped.
         rectangle: letterbox each frame to the smallest input that holds it (`least_shape`), not to all of `image_size`.
@@ -73,6 +77,7 @@ class DetectOptions:
     image_size: tuple[int, int]
     resize: str = "letterbox"
     conf_thres: float = 0.25
+    thresholds: Thresholds | None = None
     iou_thres: float = 0.45
     max_det: int = 300
     nms: str | None = None
@@ -81,6 +86,11 @@ class DetectOptions:
     every_frame: bool = False
     rectangle: bool = False
     grid: Grid | None = None
+
+    def limits(self, temperature: float) -> float | np.ndarray:
+        """What scores must be above before the temperature is applied: one number, or (C,) one for each class."""
+        limits = self.conf_thres if self.thresholds is None else self.thresholds.of_labels()
+        return limits if temperature == 1 else calibrated(np.asarray(limits), 1 / temperature)
 
     def prepare_all(self, image: np.ndarray, stride: int) -> Prepared:
         """An image (H, W, 3) uint8 RGB as the network sees it: whole, or each of its tiles."""
@@ -163,11 +173,13 @@ def find(
     """
     parts = [part for frame in frames for part in zip(frame.letterboxes, frame.inputs, strict=True)]
     found, seconds = list[Detections](), 0.0
+    temperature = predictor.info.temperature
+    least = float(np.min(options.limits(temperature)))
     begin = time.perf_counter()
     for batch in _batches(parts, options.batch_size):
         letterboxes, inputs = zip(*batch, strict=True)
         start = time.perf_counter()
-        raw = predictor.candidates(np.stack(inputs).transpose(0, 3, 1, 2), options.conf_thres)
+        raw = predictor.candidates(np.stack(inputs).transpose(0, 3, 1, 2), least)
         seconds += time.perf_counter() - start
         found += detections_of_frames(raw, letterboxes, predictor.info, options)
     if options.grid is not None:
@@ -181,6 +193,7 @@ def find(
             )
             for frame in frames
         ]
+    found = [with_temperature(each, temperature) for each in found]
     if timings is not None:
         timings.add("inference", seconds, frames=len(frames))
         timings.add("postprocess", time.perf_counter() - begin - seconds, frames=len(frames))
@@ -212,7 +225,7 @@ def detections_of_frames(
     """What a model predicted, as detections in pixels of the original images.
 
     Args:
-        raw: as `Predictor.predict` gives it for B images.
+        raw: as `Predictor.predict` gives it for B images; the detections have these scores, without a temperature.
         letterboxes: B maps from the original images to the network input.
     """
     detections = _in_originals(raw, letterboxes, info, options)
@@ -227,7 +240,7 @@ def _in_originals(
         return top_classes(raw, sizes, most=options.max_det, conf_thres=options.conf_thres, classes=options.classes)
     detections = postprocess(
         *raw,
-        conf_thres=options.conf_thres,
+        conf_thres=options.limits(info.temperature),
         iou_thres=options.iou_thres,
         max_det=options.max_det,
         nms=options.nms or info.nms,

@@ -24,11 +24,13 @@ from models.heads.anchor import AnchorHead
 from models.heads.anchor_free import AnchorFreeHead
 from models.heads.classify import ClassifyHead
 from models.heads.decoupled import DecoupledHead
+from models.heads.region import RegionHead
 from models.info import nearest_multiple
 from models.losses.anchor import AnchorLoss
 from models.losses.anchor_free import AnchorFreeLoss
 from models.losses.classification import ClassificationLoss
 from models.losses.decoupled import DecoupledLoss
+from models.losses.region import RegionLoss
 from models.necks.bifpn import BiFPN
 from models.necks.cem import CEM
 from models.necks.efm import EFM, GFM
@@ -71,12 +73,14 @@ HEADS: dict[str, type[Head]] = {
     "anchor": AnchorHead,
     "anchor_free": AnchorFreeHead,
     "decoupled": DecoupledHead,
+    "region": RegionHead,
     "classify": ClassifyHead,
 }
 CRITERIA: dict[type[Head], type[nn.Module]] = {
     AnchorHead: AnchorLoss,
     AnchorFreeHead: AnchorFreeLoss,
     DecoupledHead: DecoupledLoss,
+    RegionHead: RegionLoss,
     ClassifyHead: ClassificationLoss,
 }
 

@@ -17,6 +17,8 @@ from models.parts import Block
 class CSPConfig:
     """How a stage is made cross-stage-partial; `csp: null` in a model file leaves the plain network.
 
+    A backbone also takes a list of these, one entry a stage, with null for a plain stage (`csp_by_stage`).
+
     Args:
         ratio: the paper's gamma, the share of channels that bypasses the blocks; larger is cheaper.
         fusion: where the two parts meet, in the paper's words. 'both' is CSPNet itself: transition, concatenation,
@@ -37,6 +39,29 @@ class CSPConfig:
     def bypass_of(self, channels: int) -> int:
         """How many of `channels` bypass the blocks: at least one, and at most all but one."""
         return min(max(round(channels * self.ratio), 1), channels - 1)
+
+
+CSPStages = CSPConfig | None | list[CSPConfig | None]
+"""What the key `csp` of a backbone takes: one configuration for all stages, null for none of them, or a list."""
+
+
+def csp_by_stage(csp: CSPStages, count: int) -> list[CSPConfig | None]:
+    """The configuration of each of `count` stages; None is a plain stage.
+
+    Raises:
+        ValueError: a list with another number of entries.
+
+    >>> csp_by_stage(CSPConfig(0.25), 2) == [CSPConfig(0.25), CSPConfig(0.25)]
+    True
+    """
+    if not isinstance(csp, list):
+        return [csp] * count
+    if len(csp) != count:
+        raise ValueError(
+            f"csp: expected one entry for each of the {count} stages (null for a plain one), or one mapping for all, "
+            f"found {len(csp)}"
+        )
+    return csp
 
 
 class CrossStagePartial(Block):

@@ -13,6 +13,7 @@ import numpy as np
 from utils.config import ConfigError
 from utils.saved import check_pairs, wrong_value
 from utils.text import first_line, from_json, to_json
+from utils.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +23,7 @@ Values: TypeAlias = "np.ndarray | Tensor"
 
 _KEYS = ("names", "category_ids", "image_size", "resize", "stride")
 _OPTIONAL = ("nms", "beta_nms", "named", "task", "clip")
+_OF_SCORES = ("thresholds", "temperature")
 OWN_KEY = "cspdet"
 """Of an exported file's metadata, with a JSON object; the other keys are as other programs read them."""
 CALLS = 4
@@ -46,6 +48,8 @@ class ModelInfo:
         task: what it predicts: boxes and scores, or the probabilities of one class for the image.
         clip: whether an evaluation clips boxes to the image; weights of darknet and YOLOX are evaluated on unclipped
             boxes.
+        thresholds: scores of the best F1 on val, once `temperature` is applied; None where the file has none.
+        temperature: by which the log-odds of the scores are divided at the end (`utils.metrics.calibration`).
     """
 
     names: tuple[str, ...]
@@ -60,6 +64,13 @@ class ModelInfo:
     named: bool = True
     task: Literal["detect", "classify"] = "detect"
     clip: bool = True
+    thresholds: Thresholds | None = None
+    temperature: float = 1.0
+
+    def of_scores(self) -> dict[str, Any]:
+        """The keys 'thresholds' and 'temperature' of files, as far as they say anything."""
+        values = {"thresholds": self.thresholds.to_plain()} if self.thresholds else {}
+        return values if self.temperature == 1 else {**values, "temperature": self.temperature}
 
     def check_size(self, size: tuple[int, int], *, where: str) -> None:
         """Refuse a (height, width) that the model cannot take.
@@ -82,13 +93,31 @@ class ModelInfo:
                 f"the nearest is {nearest}"
             )
 
+    def auto_thresholds(self, *, where: str) -> Thresholds:
+        """The thresholds that the model's file has.
+
+        Args:
+            where: the option that asks for them.
+        Raises:
+            ConfigError: it has none; says how to get them.
+        """
+        if self.task == "classify":
+            raise ConfigError(f"{where}: is for detectors, and this is a classifier; name a number")
+        if self.thresholds is None:
+            raise ConfigError(
+                f"{where}: this file has no thresholds. A training stores them at its end, and in an older .pt 'python "
+                "val.py --weights CHECKPOINT --data DATA --calibrate' does; what is exported afterwards has them too. "
+                "Or name a number; 0.25 is the default"
+            )
+        return self.thresholds
+
     def to_metadata(self, **more: object) -> dict[str, str]:
         """Key and text, for the metadata of an exported file: all of ours as JSON under one key, and Ultralytics' keys.
 
         Args:
             more: what else the file should say of itself under our key (`models.layouts.Layout`).
         """
-        ours = {key: getattr(self, key) for key in (*_KEYS, *_OPTIONAL)} | more
+        ours = {key: getattr(self, key) for key in (*_KEYS, *_OPTIONAL)} | self.of_scores() | more
         return {
             OWN_KEY: to_json(ours, allow_nan=True),
             "names": repr(dict(enumerate(self.names))),
@@ -111,11 +140,12 @@ class ModelInfo:
         """
         try:
             found = own_metadata(metadata)
-            values = {key: found[key] for key in (*_KEYS, *_OPTIONAL) if key in _KEYS or key in found}
+            values = {key: found[key] for key in (*_KEYS, *_OPTIONAL, *_OF_SCORES) if key in _KEYS or key in found}
             wrong = wrong_value(values)
             if wrong is not None:
                 raise ValueError(wrong)
             names, ids, size, resize, stride = (values.pop(key) for key in _KEYS)
+            values |= read_of_scores(values, len(names))
             height, width = (own or written for own, written in zip(shape, size, strict=True))
             info = cls(
                 tuple(names), tuple(ids), (height, width), resize, stride, fixed_size=None not in shape, **values
@@ -144,6 +174,22 @@ def own_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{OWN_KEY}: expected a JSON object")
     return values
+
+
+def read_of_scores(values: Mapping[str, Any], classes: int) -> dict[str, Any]:
+    """What a file says of its scores, as arguments of ModelInfo; nothing where it is older.
+
+    Raises:
+        ConfigError: thresholds for another number of classes.
+    """
+    found = {key: values[key] for key in _OF_SCORES if key in values}
+    if "thresholds" in found:
+        found["thresholds"] = thresholds = Thresholds.from_plain(found["thresholds"])
+        if len(thresholds.by_class) != classes:
+            raise ConfigError(
+                f"thresholds: expected one for each of {classes} classes, found {len(thresholds.by_class)}"
+            )
+    return found
 
 
 def nearest_multiple(side: int, stride: int) -> int:

@@ -6,6 +6,7 @@ Arrays are worked on in NumPy, and torch is not even imported; tensors on their 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from models import suppression
 from models.info import Values
 from utils.choices import NMS_KINDS
+from utils.metrics.calibration import calibrated
 from utils.structures import Detections
 
 
@@ -20,7 +22,7 @@ def postprocess(
     boxes: Values,
     scores: Values,
     *,
-    conf_thres: float,
+    conf_thres: float | np.ndarray,
     iou_thres: float,
     max_det: int,
     nms: str = "default",
@@ -37,7 +39,7 @@ def postprocess(
     Args:
         boxes: (B, N, 4) xyxy pixels of the network input.
         scores: (B, N, C) in [0, 1].
-        conf_thres: a (box, class) counts when its score is above this.
+        conf_thres: a (box, class) counts when its score is above this; or such a number for each class, (C,).
         iou_thres: a detection falls when a better one of its class overlaps it by more than this.
         max_det: detections kept in one image.
         nms: the overlap: 'default' is IoU; 'greedynms' and 'diounms' subtract a term that grows with the distance of
@@ -53,7 +55,8 @@ def postprocess(
     """
     if nms not in NMS_KINDS:
         raise ValueError(f"nms: '{nms}' is unknown; expected one of {', '.join(NMS_KINDS)}")
-    if not (0 <= conf_thres <= 1 and 0 <= iou_thres <= 1):
+    limits = np.atleast_1d(conf_thres)
+    if not ((limits >= 0).all() and (limits <= 1).all() and 0 <= iou_thres <= 1):
         raise ValueError(f"conf_thres {conf_thres} and iou_thres {iou_thres}: expected numbers from 0 to 1")
     if max_det < 1 or max_candidates < 1:
         raise ValueError(f"max_det {max_det} and max_candidates {max_candidates}: expected whole numbers from 1")
@@ -65,7 +68,9 @@ def postprocess(
 
         steps = postprocess_torch
     detections = []
-    for candidates in steps.find_candidates(boxes, scores, conf_thres, wanted, limit=max_candidates):
+    for candidates in steps.find_candidates(boxes, scores, float(limits.min()), wanted, limit=max_candidates):
+        if len(limits) > 1:
+            candidates = candidates.select(candidates.scores > limits.astype(np.float32)[candidates.labels])
         if nms == "none":
             kept = np.arange(len(candidates))[:max_det]
         elif beta is None:
@@ -76,6 +81,13 @@ def postprocess(
         best = candidates.select(kept)
         detections.append(steps.vote(best, candidates) if nms == "vote" else best)
     return detections
+
+
+def with_temperature(detections: Detections, temperature: float) -> Detections:
+    """Detections with calibrated scores, in the same order; the same ones at temperature 1."""
+    if temperature == 1:
+        return detections
+    return replace(detections, scores=calibrated(detections.scores, temperature).astype(np.float32))
 
 
 def to_array(values: Values) -> np.ndarray:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from models.darknet.header import read_numbers
 from models.darknet.weights import classes_in_file, load_weights_
 from models.detector import Detector
 from models.fuse import fuse_, pack_
-from models.info import CALLS, ModelInfo, Predictor, Values
+from models.info import CALLS, ModelInfo, Predictor, Values, read_of_scores
 from models.names import known_names, names_beside
 from models.pretrained import fitted
 from models.pretrained_yolox import classes_of_yolox
@@ -156,9 +157,17 @@ def open_checkpoint(path: Path, device: torch.device, *, half: bool, fuse: bool)
         nms=config.nms,
         beta_nms=config.beta_nms,
         task=model.task,
+        **_of_scores(path, state, len(names)),
     )
     info.check_size(info.image_size, where=f"{path}: image_size")
     return ModelPredictor(model, info, device=device, half=half, fuse=fuse)
+
+
+def _of_scores(path: Path, state: dict[str, Any], classes: int) -> dict[str, Any]:
+    try:
+        return read_of_scores(state, classes)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}; the checkpoint was changed") from None
 
 
 def open_darknet(path: Path, cfg: Path | str, device: torch.device, *, half: bool, fuse: bool) -> ModelPredictor:

@@ -223,7 +223,7 @@ def _described(
         metadata, shape=(source[2], source[3]) if not layout.picture else (None, None), where=where
     )
     if layout.final:
-        info = replace(info, nms="none")
+        info = replace(info, nms="none", temperature=1.0)  # both are in the file
     classes, names = layout.classes(shapes, info.task), layout.outputs(info.task)
     missing = [name for name in names if name not in shapes]
     if missing or classes not in (None, len(info.names)):

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train
 from data.loader import train_loader_of, train_set_of
 from data.read import read_splits
+from engine import evaluate as evaluation
 from engine import failure, finish, loop
 from engine import step as step_module
 from engine.optim import keep_frozen_statistics_
@@ -64,8 +65,9 @@ def without_pictures(put: Callable[[object, str, object], None] = setattr) -> No
     """They take most of the time of so small a run."""
     for name in ("plot_batch", "plot_predictions"):
         put(pictures, name, lambda *_, **__: None)
-    for name in ("plot_results", "plot_labels", "plot_figures"):
+    for name in ("plot_results", "plot_labels"):
         put(plots, name, lambda *_, **__: None)
+    put(evaluation, "plot_metric", lambda *_: None)
 
 
 @contextlib.contextmanager

@@ -94,8 +94,8 @@ def evaluate(tmp_path: Path, *arguments: str) -> dict:
 
 def test_a_run_learns_and_leaves_what_the_reference_names(trained: Path) -> None:
     names = {path.name for path in trained.iterdir()}
-    assert {"weights", "config.yaml", "results.csv", "metrics.json", "labels.png", "results.png"} <= names
-    assert {"train_batch0.png", "val_predictions.png", "confusion.png"} <= names
+    assert {"weights", "config.yaml", "results.csv", "metrics.json", "labels.jpg", "results.jpg"} <= names
+    assert {"train_batch0.jpg", "val_predictions.jpg", "confusion.jpg"} <= names
     table = rows(trained)
     assert {"loss/class", "top1", "top5", "lr", "images_per_second"} <= set(table[0])
     assert float(table[-1]["loss/class"]) < 0.7 * float(table[0]["loss/class"])

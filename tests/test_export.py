@@ -230,8 +230,8 @@ def test_a_model_without_suppression_keeps_it_out_and_darknet_refuses_its_head(t
     assert open_predictor(tmp_path / "best.torchscript", trust=True).info.nms == "none"
     capsys.readouterr()
     assert export.main(["--weights", str(path), "--format", "darknet"]) == 2
-    expected = "error: darknet has no section for a head of type AnchorFreeHead; only for anchor and classify heads"
-    assert capsys.readouterr().err.strip() == expected
+    expected = "error: darknet has no section for a head of type AnchorFreeHead; only for anchor, region and classify "
+    assert capsys.readouterr().err.strip() == expected + "heads"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["best.pt", "best.torchscript"]
 
 

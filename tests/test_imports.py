@@ -21,6 +21,8 @@ LAYERS = {
     "data": {"data", "utils"},
     "utils": {"utils"},
 }
+COMMANDS = {"utils/info.py": {"engine"}}
+"""A command that users know under this name, and whose work is on another floor: it parses, and calls one function."""
 UNSAFE = re.compile(
     r"eval|exec|compile|__import__|(builtins|code|pty|marshal|shelve|dill|joblib|cloudpickle|jsonpickle)\..*"
     r"|os\.(system|popen|exec\w+|spawn\w+|posix_spawnp?|startfile)|subprocess\.(getoutput|getstatusoutput)"
@@ -111,7 +113,7 @@ def parsed(path: Path) -> ast.Module:
 def test_arrows_point_one_way(source: tuple[Path, ast.Module]) -> None:
     path, tree = source
     if path.parts[0] in LAYERS:
-        assert imported(tree) & OURS <= LAYERS[path.parts[0]]
+        assert imported(tree) & OURS <= LAYERS[path.parts[0]] | COMMANDS.get(path.as_posix(), set())
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:

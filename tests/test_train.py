@@ -23,7 +23,7 @@ import train
 from data.loader import eval_loader_of
 from data.read import read_splits
 from data.sampler import SAMPLE_ORDER, TrainSampler
-from engine import failure, job, loop
+from engine import failure, finish, job, loop
 from engine.evaluate import evaluate
 from engine.predictions import EvaluationOptions
 from engine.run_log import SHARES
@@ -41,6 +41,9 @@ from utils.weights import load_saved_model
 
 ONE_TO_ONE = "model.head={type: anchor_free, bins: 8, depth: 1, class_channels: 24, one_to_one: true}"
 """A head for `tiny_model` that needs no suppression."""
+
+REGION = "model.head={type: region, anchors: [[12, 12, 20, 32, 32, 20], [24, 24, 40, 40, 60, 60]]}"
+"""YOLOv2's head, whose loss changes after so many images."""
 
 TIMES = ("seconds", "images_per_second", *SHARES.values())
 ALL_AT_ONCE = (
@@ -77,8 +80,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take most of the time of so small a run."""
-    for name in ("plot_labels", "plot_results", "plot_pr_curves"):
+    for name in ("plot_labels", "plot_results"):
         monkeypatch.setattr(plots, name, lambda *_, **__: None)
+    monkeypatch.setattr("engine.evaluate.plot_metric", lambda *_: None)
     for name in ("plot_batch", "plot_predictions"):
         monkeypatch.setattr(pictures, name, lambda *_, **__: None)
 
@@ -141,8 +145,11 @@ def assert_same_run(one: Path, two: Path) -> None:
     """Weights, average, optimizer, generators, records and the table of two runs, to the last bit."""
     for name in ("last.pt", "best.pt"):
         first, second = (load_checkpoint(run / "weights" / name) for run in (one, two))
+        assert first.keys() == second.keys(), name
+        assert ("optimizer" in first) == (name == "last.pt"), "best.pt has what inference needs alone"
         for key in ("weights", "ema", "ema_updates", "optimizer", "scaler", "rng", "metrics", "best", "best_epoch"):
-            assert_same(first[key], second[key], f"{name}: {key}")
+            if key in first:
+                assert_same(first[key], second[key], f"{name}: {key}")
         assert (first["epoch"], first["step"], first["batch"]) == (second["epoch"], second["step"], second["batch"])
     assert without_times(one) == without_times(two)
     figures = [json.loads((run / "metrics.json").read_text()) for run in (one, two)]
@@ -159,8 +166,11 @@ def test_a_run_leaves_everything_that_the_reference_names(
     assert train.main(command) == 0
     run = tmp_path / "runs" / "exp"
     names = {path.name for path in run.iterdir()}
-    assert {"weights", "config.yaml", "results.csv", "metrics.json", "labels.png", "results.png"} <= names
-    assert {"train_batch0.png", "val_predictions.png"} <= names
+    assert {"weights", "config.yaml", "results.csv", "metrics.json", "labels.jpg", "results.jpg"} <= names
+    assert {"train_batch0.jpg", "val_predictions.jpg", "pr_curve.jpg", "f1_curve.jpg", "confusion.jpg"} <= names
+    assert {"report.html", "thumbnails.zip", "predictions.json", "ground_truth.json"} <= names
+    assert not [path.name for path in run.glob("*.jpg") if path.stat().st_size > 1_000_000]
+    assert "<h2>Training</h2>" in (run / "report.html").read_text()
     assert any(name.startswith("events.out.tfevents.") for name in names)
     assert sorted(path.name for path in (run / "weights").iterdir()) == ["best.pt", "last.prev.pt", "last.pt"]
     table = rows(run)
@@ -170,17 +180,20 @@ def test_a_run_leaves_everything_that_the_reference_names(
     assert all(float(value) == float(value) for row in table for value in row.values())
     figures = json.loads((run / "metrics.json").read_text())
     assert {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"} <= figures.keys()
-    assert {"per_class", "images", "speed_ms", "protocol"} <= figures.keys()
+    assert {"per_class", "images", "speed_ms", "protocol", "f1", "calibration"} <= figures.keys()
     assert figures["images"] == 7
     best = torch.load(run / "weights" / "best.pt", weights_only=True)
     assert best["names"] == ["blue", "red"]
     assert best["category_ids"] == [2, 5]
     assert best["image_size"] == [64, 64]
+    assert figures["f1"]["conf"] is None
+    assert "thresholds" not in best, "nothing was found yet"
     assert max(float(row["AP"]) for row in table) == best["best"]
     assert load_yaml(run / "config.yaml")["recipe"]["epochs"] == 2
     out = capsys.readouterr().out
     assert "Average Precision  (AP) @[ IoU=0.50:0.95" in out
     assert f"python detect.py --weights {run / 'weights' / 'best.pt'} --source" in out
+    assert "--conf-thres auto" not in out
 
 
 @pytest.mark.usefixtures("quick")
@@ -265,6 +278,7 @@ def test_a_run_of_a_release_with_another_order_of_images_begins_its_epoch_again_
         ("amp=bf16",),
         ("cache=false",),
         (ONE_TO_ONE,),
+        (REGION, "loss.prior_images=10"),
         ("balance=repeat", "balance_threshold=0.9", "nominal_batch_size=8"),
     ],
 )
@@ -303,6 +317,25 @@ def test_a_kill_between_checkpoints_costs_no_more_than_the_steps_since(
     assert load_checkpoint(run / "weights" / "last.pt")["step"] == 3
     assert train.main(["--resume", "--project", str(tmp_path / "runs"), *cpu()]) == 0
     assert_same_run(tmp_path / "runs" / "whole", run)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_kill_between_the_small_best_checkpoint_and_the_figures_is_made_good_and_the_run_can_be_lengthened(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "runs" / "exp"
+    best = run / "weights" / "best.pt"
+    with monkeypatch.context() as patch:
+        patch.setattr(finish, "write_results", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert train.main([*command, "--epochs", "1"]) == 130
+    assert "weights" not in load_checkpoint(best)
+    assert not (run / "metrics.json").exists()
+    assert train.main(["--resume", str(run), *cpu()]) == 0
+    assert (run / "metrics.json").is_file()
+    assert load_checkpoint(best)["epoch"] == 1
+    assert train.main(["--resume", str(run), "--epochs", "+1", *cpu()]) == 0
+    assert load_checkpoint(run / "weights" / "last.pt")["epoch"] == 2
+    assert "weights" not in load_checkpoint(best)
 
 
 @pytest.mark.usefixtures("quick")
@@ -418,6 +451,12 @@ def test_a_finished_run_says_so_and_stays_as_it_is(
     assert train.main(["--resume", str(run), *cpu()]) == 0
     told = f"{run} is finished, after 1 epochs; python train.py --resume {run} --epochs +N trains it N epochs longer"
     assert told in capsys.readouterr().out
+    best, last = run / "weights" / "best.pt", run / "weights" / "last.pt"
+    assert train.main(["--resume", str(best), *cpu()]) == 2
+    error = capsys.readouterr().err
+    assert f"error: --resume {best}: the training has ended, and this holds what inference needs alone" in error
+    assert f"--resume {last}" in error
+    assert best.stat().st_size < 0.6 * last.stat().st_size
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != "run.lock"} == before
 
 
@@ -483,14 +522,20 @@ def test_sigterm_saves_and_resume_goes_on(command: list[str], tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("quick")
-def test_it_learns_its_training_images_by_heart(command: list[str], tmp_path: Path) -> None:
+def test_it_learns_its_training_images_by_heart(command: list[str], tmp_path: Path, capsys) -> None:
     arguments = [*command, *OVERFIT, "--epochs", "60", "--set", "evaluation.interval=30"]
     assert train.main(arguments) == 0
     table = rows(tmp_path / "runs" / "exp")
     assert [row["epoch"] for row in table if row["AP"]] == ["30", "60"]
-    assert json.loads((tmp_path / "runs" / "exp" / "metrics.json").read_text())["AP50"] > 0.9
+    figures = json.loads((tmp_path / "runs" / "exp" / "metrics.json").read_text())
+    assert figures["AP50"] > 0.9
     for name in ("loss/box", "loss/objectness", "loss/class"):
         assert float(table[-1][name]) < 0.5 * float(table[0][name])
+    shipped = load_checkpoint(tmp_path / "runs" / "exp" / "weights" / "best.pt")["thresholds"]
+    assert shipped == {"conf": figures["f1"]["conf"], "by_class": [None, None]}, "so few objects say little of a class"
+    out = capsys.readouterr().out
+    assert f"Best F1 at IoU 0.5: {figures['f1']['best']:.3f} at scores above {shipped['conf']:.3f}" in out
+    assert out.endswith("--conf-thres auto\n")
 
 
 @pytest.mark.usefixtures("quick")

@@ -107,7 +107,10 @@ def test_command_writes_what_pycocotools_gives(
 ) -> None:
     arguments = ["--weights", str(weights), "--data", str(data), "--device", "cpu", "--save-json", "--workers", "0"]
     arguments += ["--project", str(tmp_path), "--max-det", "300", "--conf-thres", "0"]
-    assert val.main(arguments) == 0
+    assert val.main([*arguments, "--html", str(tmp_path / "none" / "page.html")]) == 2
+    assert "expected a file in a folder that exists" in capsys.readouterr().err
+    assert val.main([*arguments, "--html", str(tmp_path / "page.html")]) == 0
+    assert "Worst pictures" in (tmp_path / "page.html").read_text()
     printed = capsys.readouterr().out
     metrics = json.loads((tmp_path / "exp" / "metrics.json").read_text())
     rows = json.loads((tmp_path / "exp" / "predictions.json").read_text())
@@ -118,7 +121,19 @@ def test_command_writes_what_pycocotools_gives(
         key: None if value is None else pytest.approx(value, rel=0, abs=1e-12) for key, value in at_300.items()
     }
     assert metrics["AR100"] == pytest.approx(expected[8], abs=1e-12)
-    assert set(metrics) == {*FIGURES, "AR300", "per_class", "images", "speed_ms", "protocol"}
+    assert set(metrics) == {
+        *FIGURES,
+        "AR300",
+        "per_class",
+        "images",
+        "speed_ms",
+        "protocol",
+        "errors",
+        "f1",
+        "calibration",
+    }
+    assert metrics["errors"]["AP50"] == pytest.approx(metrics["AP50"], abs=1e-9)
+    assert set(metrics["errors"]["per_class"]) == set(NAMES)
     assert list(metrics["per_class"]) == list(NAMES)
     assert metrics["images"] == 7
     assert metrics["protocol"]["image_size"] == [64, 64]
@@ -126,7 +141,7 @@ def test_command_writes_what_pycocotools_gives(
     assert {row["image_id"] for row in rows} <= {1000 - 7 * number for number in range(7)}
     assert {row["category_id"] for row in rows} <= set(CATEGORY_IDS)
     assert max(sum(row["image_id"] == i for row in rows) for i in {row["image_id"] for row in rows}) > 100
-    assert (tmp_path / "exp" / "pr_curve.png").stat().st_size > 1000
+    assert (tmp_path / "exp" / "pr_curve.jpg").stat().st_size > 1000
     lines = printed.splitlines()
     assert " Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=300 ]" in printed
     assert "Protocol: conf 0, NMS IoU 0.65 (vote), max-det 300, size 64x64, fp32, letterbox" in lines

@@ -15,6 +15,7 @@ from utils.torchrun import local_ranks
 
 LARGEST = 1_000_000_000
 """Of what options count: pixels, images, processes; more is a slip of the finger."""
+AUTO = "auto"
 
 
 _HABITS = {
@@ -80,17 +81,16 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--cfg", help="darknet .cfg or model config, for darknet .weights and YOLOX .pth only")
         self.add_argument("--trust", action="store_true", help="run the code that a .torchscript file contains")
 
-    def add_image_size(self, default: int | None = None) -> None:
+    def add_image_size(self, default: int | None = None, *, usual: str = "the model's") -> None:
         """Add --img-size, one side or height and width; gives (height, width), where it is left out that of `default`.
 
         Args:
-            default: side in pixels; None: the model's own, and the option gives None.
+            default: side in pixels; None: what `usual` says, and the option gives None.
         """
-        usual = default or "the model's"
         self.add_argument(
             "--img-size", nargs="+", type=whole_number, action=_Size, metavar=("N", "W"),
             default=(default, default) if default else None,
-            help=f"side of the network input in pixels, or its height and width (default: {usual})",
+            help=f"side of the network input in pixels, or its height and width (default: {default or usual})",
         )  # fmt: skip
 
     def add_tiles(self) -> None:
@@ -196,6 +196,14 @@ def seed(text: str) -> int:
         limit = " of at most 18 digits" if text.isdecimal() else ""
         raise argparse.ArgumentTypeError(f"expected a whole number from 0{limit}, found {shorten(text)}")
     return int(text)
+
+
+def share_or_auto(text: str) -> float | str:
+    """A number from 0 to 1, or 'auto'."""
+    try:
+        return AUTO if text == AUTO else share(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, or auto, found {shorten(text)}") from None
 
 
 def share(text: str) -> float:

@@ -19,14 +19,20 @@ from torch import Tensor, nn
 
 from utils.config import ConfigError
 from utils.files import link, remove_temporaries, sync_folder, write_atomically
+from utils.pickles import imported_names
 from utils.saved import check_state
-from utils.text import first_line, shown
+from utils.text import first_line, listed, shown
 
 logger = logging.getLogger(__name__)
 
 FORMAT = "cspdet-1"
-_RUN_FILES = ("config.yaml", "results.csv", "metrics.json", "predictions.json", "ground_truth.json")
+_RUN_FILES = (
+    *("config.yaml", "results.csv", "metrics.json", "predictions.json", "ground_truth.json"),
+    *("thumbnails.zip", "report.html"),
+)
 """Of a run's folder, which a killed run may have left half written."""
+TRAINING = ("weights", "ema_updates", "optimizer", "scaler", "rng", "sums", "sample_order", "files")
+"""What a checkpoint holds only for a training to go on from it."""
 
 
 class ForeignFile(ConfigError):
@@ -55,6 +61,17 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, best: Path | None = No
     )
     if best is not None:
         replace_with_link(best, path)
+
+
+def add_to_checkpoint(path: Path, values: dict[str, Any]) -> None:
+    """Give a checkpoint more plain values, in place of those of the same names; it is whole at every instant.
+
+    Raises:
+        ConfigError: there is no whole checkpoint.
+        OSError: it cannot be written; what was there stays.
+    """
+    state = plain({**load_checkpoint(path), **values}, path.name)
+    write_atomically(path, lambda file: torch.save(state, file), needed=size_in_bytes(state))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -128,8 +145,16 @@ def offer(path: Path) -> str:
         except ConfigError:
             continue
         when = f", after epoch {state['epoch']} and step {state['step']}" if {"epoch", "step"} <= state.keys() else ""
+        if "weights" not in state:
+            return f"{other} is whole{when}, for inference alone: name it in place of this file"
         return f"{other} is whole{when}: go on from it with --resume {other}, or name it in place of this file"
     return ""
+
+
+def goes_on(path: Path) -> bool | None:
+    """Whether a training can go on from a checkpoint, by its keys; None where there is no whole one."""
+    state = _mapped(path)
+    return None if state is None else "weights" in state
 
 
 def read_torch_file(path: Path) -> Any:
@@ -144,11 +169,12 @@ def read_torch_file(path: Path) -> Any:
         with warnings.catch_warnings():  # of files of other kinds; the errors below say it
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise
     except Exception as error:  # a damaged file can end in any exception, as the documentation of pickle says
+        if isinstance(error, pickle.UnpicklingError) and imported_names(path):
+            raise
         size = path.stat().st_size
-        reason = first_line(error)
+        refused = isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error)  # with torch's own advice
+        reason = "nothing that torch.save wrote" if refused else first_line(error)
         raise ConfigError(
             f"{path}: cannot be read as a checkpoint ({size:,} bytes; {reason}): "
             "the file is cut off, damaged or of another kind"
@@ -236,7 +262,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         state = read_torch_file(path)
     except pickle.UnpicklingError:
-        raise ForeignFile(f"{path}: not a checkpoint of CSPDet: loading it would run code from the file") from None
+        named = listed(imported_names(path), 120)
+        raise ForeignFile(f"{path}: not a checkpoint of CSPDet: loading it would run code ({named})") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         name = state.get("format") if isinstance(state, dict) else type(state).__name__
         raise ForeignFile(f"{path}: expected a checkpoint with format '{FORMAT}', found {shown(name)}")
@@ -263,13 +290,17 @@ def _about(path: Path) -> dict[str, Any] | None:
 
     No tensor stays: the file would stay open with it, and Windows replaces no open file.
     """
+    state = _mapped(path)
+    return state and {key: value for key, value in state.items() if isinstance(value, int | float | str)}
+
+
+def _mapped(path: Path) -> dict[str, Any] | None:
+    """A checkpoint whose tensors are not read; None where there is no whole one. It is open as long as a tensor is."""
     try:
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception:  # any, as above; whoever needs the file gets the reason
         return None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        return None
-    return {key: value for key, value in state.items() if isinstance(value, int | float | str)}
+    return state if isinstance(state, dict) and state.get("format") == FORMAT else None
 
 
 def _names(last: Path, best: Path | None) -> tuple[str, ...]:

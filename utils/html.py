@@ -1,4 +1,4 @@
-"""The skeleton of all HTML reports. Each is a single file without scripts or external resources."""
+"""The skeleton of all HTML reports. Each is a single file that needs nothing else: no browser lets it load anything."""
 
 from __future__ import annotations
 
@@ -14,20 +14,27 @@ th, td { border-bottom: 1px solid #ddd; padding: .25rem .6rem; vertical-align: t
 """
 
 
-def page(title: str, parts: Iterable[str], *, style: str = "") -> str:
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def page(title: str, parts: Iterable[str], *, style: str = "", script: str = "") -> str:
     """A whole page.
 
     Args:
         title: plain text, for the window.
         parts: HTML of the body, one after another; empty ones are left out.
         style: CSS that is added to the common one.
+        script: JavaScript at the end of the body; without it none can run.
     """
+    policy = f"{_POLICY}; script-src 'unsafe-inline'" if script else _POLICY
     head = (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         f"<title>{escape(title)}</title><style>{_STYLE}{style}</style></head><body>"
     )
-    return printable_lines("\n".join([head, *(part for part in parts if part), "</body></html>\n"]))
+    end = [f"<script>{script}</script>"] if script else []
+    return printable_lines("\n".join([head, *(part for part in parts if part), *end, "</body></html>\n"]))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

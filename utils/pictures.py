@@ -1,4 +1,4 @@
-"""Pictures of a run, each a PNG: images of a batch or a split with their labels and predictions."""
+"""Pictures of a run, each a JPEG: images of a batch or a split with their labels and predictions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from utils.draw import BACKGROUND, draw_detections, image_grid, with_caption
+from utils.jpeg import encoded
 from utils.metrics.build import Metric
 from utils.metrics.classification import ClassificationMetric
 from utils.structures import Detections, Sample, Targets
@@ -64,8 +65,8 @@ def plot_detections(
     """
     pictures = []
     for sample, image, detections in items:
-        truth = _drawn(image, sample.boxes[~sample.crowd], sample.labels[~sample.crowd], None, names, side=560)
-        guess = _drawn(image, detections.boxes, detections.labels, detections.scores, names, side=560)
+        truth = _drawn(image, sample.boxes[~sample.crowd], sample.labels[~sample.crowd], None, names, side=480)
+        guess = _drawn(image, detections.boxes, detections.labels, detections.scores, names, side=480)
         captions = (f"{sample.path.name}: ground truth", f"found: {len(detections)}")
         pictures += [with_caption(truth, captions[0]), with_caption(guess, captions[1])]
     _write_picture(image_grid(pictures, 2 * columns), path)
@@ -122,6 +123,5 @@ def _resized(image: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _write_picture(image: np.ndarray, path: Path) -> None:
-    """Write an (H, W, 3) uint8 RGB image as PNG."""
-    _, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    path.write_bytes(data.tobytes())
+    """Write an (H, W, 3) uint8 RGB image as JPEG."""
+    path.write_bytes(encoded(image, quality=82))

@@ -1,4 +1,4 @@
-"""Diagrams of a run, each a PNG: its labels, its training curves, and its results by class."""
+"""Diagrams of a run, each a JPEG: its labels, its training curves, and its results by class."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import numpy as np
 from utils.draw import class_colour
 from utils.figures import Axes, Figure, FigureCanvasAgg, FontProperties, MaxNLocator, Text
 from utils.fonts import font_for
-from utils.metrics.build import Metric
-from utils.metrics.classification import ClassificationMetric
 from utils.results import columns_of, read_results
 from utils.structures import LabelledImages
 from utils.text import printable
@@ -23,7 +21,7 @@ LINES = ("#2563eb", "#ea580c", "#16a34a", "#c026d3", "#0891b2", "#854d0e")
 _MAX_BARS = 40
 MAX_CONFUSED = 30
 """Classes in a confusion matrix; of more, those that are confused most."""
-SCORES = ("AP", "AP50", "AP75", "top1", "top5")
+SCORES = ("AP", "AP50", "AP75", "AP_train", "top1", "top5")
 """Columns of results.csv that are drawn as curves of a metric; the first that is there decides the best epoch."""
 
 
@@ -64,15 +62,7 @@ def plot_results(table: Path, path: Path) -> None:
     axes[1].set_ylim(
         0, min(1.02, max(0.1, np.nanmax([0.0, *(np.nan_to_num(v).max() for v in scores.values())]) * 1.12))
     )
-    _save_figure(figure, path)
-
-
-def plot_figures(metric: Metric, folder: Path) -> None:
-    """pr_curve.png of a detector, confusion.png of a classifier."""
-    if isinstance(metric, ClassificationMetric):
-        plot_confusion(metric.confusion(), metric.names, folder / "confusion.png")
-    else:
-        plot_pr_curves(*metric.pr_curves(), folder / "pr_curve.png")
+    save_figure(figure, path)
 
 
 def plot_pr_curves(recall: np.ndarray, precision: Mapping[str, np.ndarray], path: Path, *, limit: int = 20) -> None:
@@ -85,7 +75,7 @@ def plot_pr_curves(recall: np.ndarray, precision: Mapping[str, np.ndarray], path
     """
     figure = Figure(figsize=(10, 7), layout="constrained")
     ax = figure.add_subplot()
-    _style(ax, "Precision over recall at IoU 0.5")
+    style(ax, "Precision over recall at IoU 0.5")
     ranked = sorted(precision, key=lambda name: -float(np.mean(precision[name])))
     named = set(ranked if len(ranked) <= limit else ranked[: limit // 2] + ranked[-(limit // 2) :])
     colours = {name: np.array(class_colour(index)) / 255 for index, name in enumerate(precision)}
@@ -99,32 +89,44 @@ def plot_pr_curves(recall: np.ndarray, precision: Mapping[str, np.ndarray], path
     ax.set(xlim=(0, 1.005), ylim=(0, 1.02))
     ax.set_xlabel("recall", color=QUIET)
     ax.set_ylabel("precision", color=QUIET)
-    _save_figure(figure, path)
+    save_figure(figure, path)
 
 
-def plot_confusion(matrix: np.ndarray, names: Sequence[str], path: Path) -> None:
+def plot_confusion(
+    matrix: np.ndarray,
+    names: Sequence[str],
+    path: Path,
+    *,
+    title: str = "True class (row) and class found",
+    background: str = "",
+) -> None:
     """The confusion matrix: shares of each true class (row) that were predicted as each class (column).
 
     Args:
-        matrix: (C, C) counts of images, by true class (row) and predicted class (column).
+        matrix: (C, C) counts by true class (row) and predicted class (column); the rows' sums stand beside the names.
+        background: name of one more row and column, the last of the matrix, that are always shown.
     """
-    wrong = matrix.sum(axis=1) + matrix.sum(axis=0) - 2 * np.diag(matrix)
-    worst = np.sort(np.argsort(-wrong, kind="stable")[:MAX_CONFUSED])
-    shares = matrix[np.ix_(worst, worst)] / matrix.sum(axis=1)[worst, None].clip(min=1)
-    side = max(5.0, 2.5 + 0.34 * len(worst))
+    count = len(names)
+    wrong = (matrix.sum(axis=1) + matrix.sum(axis=0) - 2 * np.diag(matrix))[:count]
+    chosen = np.sort(np.argsort(-wrong, kind="stable")[:MAX_CONFUSED])
+    chosen = np.append(chosen, count) if background else chosen
+    totals = matrix.sum(axis=1)[chosen]
+    shares = matrix[np.ix_(chosen, chosen)] / totals[:, None].clip(min=1)
+    side = max(5.0, 2.5 + 0.34 * len(chosen))
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     ax = figure.add_subplot()
-    many = f", the {MAX_CONFUSED} classes most confused of {len(names)}" if len(names) > MAX_CONFUSED else ""
-    _style(ax, f"True class (row) and class found{many}")
+    many = f"\nThe {MAX_CONFUSED} classes most confused of {count}" if count > MAX_CONFUSED else ""
+    style(ax, f"{title}\nPercent of the row{many}")
     ax.grid(False)
     ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    titles = [_shorten(names[int(label)]) for label in worst]
-    ax.set_xticks(range(len(worst)), titles, rotation=90, color=INK)
-    ax.set_yticks(range(len(worst)), titles, color=INK)
+    titles = [shorten([*names, background][int(label)]) for label in chosen]
+    ax.set_xticks(range(len(chosen)), titles, rotation=90, color=INK)
+    rows = [f"{name} ({total:,})" for name, total in zip(titles, totals, strict=True)]
+    ax.set_yticks(range(len(chosen)), rows, color=INK)
     for y, x in zip(*np.nonzero(shares >= 0.005), strict=True):
         colour = "white" if shares[y, x] > 0.6 else INK
         ax.text(x, y, f"{100 * shares[y, x]:.0f}", ha="center", va="center", fontsize=8, color=colour)
-    _save_figure(figure, path)
+    save_figure(figure, path)
 
 
 def _plot_objects(images: LabelledImages, path: Path) -> None:
@@ -148,7 +150,7 @@ def _plot_objects(images: LabelledImages, path: Path) -> None:
     relative = sizes / sides
     _draw_density(figure.add_subplot(grid[0, 2]), relative, "Sizes", ("width / image width", "height / image height"))
     _draw_areas(figure.add_subplot(areas), np.sqrt(sizes.prod(axis=1)))
-    _save_figure(figure, path)
+    save_figure(figure, path)
 
 
 def _plot_images(images: LabelledImages, path: Path) -> None:
@@ -160,10 +162,10 @@ def _plot_images(images: LabelledImages, path: Path) -> None:
     figure.suptitle(f"{len(labels):,} images of {len(counts)} classes", color=INK, fontsize=14)
     bars, sizes = figure.subplots(1, 2)
     _draw_counts(bars, counts, images.names, counted="Images")
-    _style(sizes, "Shorter side, pixels")
+    style(sizes, "Shorter side, pixels")
     sizes.hist(images.samples.sizes.min(axis=1), bins=40, color=LINES[0])
     sizes.set_ylabel("images", color=QUIET)
-    _save_figure(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_counts(ax: Axes, counts: np.ndarray, names: Sequence[str], *, counted: str) -> None:
@@ -178,11 +180,11 @@ def _draw_counts(ax: Axes, counts: np.ndarray, names: Sequence[str], *, counted:
     if len(counts) > _MAX_BARS:
         order = np.sort(np.argsort(-counts, kind="stable")[:_MAX_BARS])
         title = f"{counted} by class, the {_MAX_BARS} most frequent of {len(counts)}"
-    _style(ax, title)
+    style(ax, title)
     ax.grid(False)
     positions = np.arange(len(order))
     ax.barh(positions, counts[order], color=[np.array(class_colour(int(label))) / 255 for label in order], height=0.72)
-    ax.set_yticks(positions, [_shorten(names[int(label)]) for label in order], color=INK)
+    ax.set_yticks(positions, [shorten(names[int(label)]) for label in order], color=INK)
     ax.set_ylim(max(len(order), 8) - 0.4, -0.6)  # a few bars stay bars
     for position, count in zip(positions, counts[order], strict=True):
         ax.annotate(
@@ -194,7 +196,7 @@ def _draw_counts(ax: Axes, counts: np.ndarray, names: Sequence[str], *, counted:
 
 def _draw_density(ax: Axes, points: np.ndarray, title: str, axis_names: tuple[str, str]) -> None:
     """(N, 2) fractions of the image as a heat map, y downwards as in the image."""
-    _style(ax, title)
+    style(ax, title)
     ax.grid(False)
     counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=40, range=((0, 1), (0, 1)))
     ax.imshow(np.sqrt(counts), extent=(0, 1, 1, 0), cmap="Blues", interpolation="nearest", aspect="equal")
@@ -204,7 +206,7 @@ def _draw_density(ax: Axes, points: np.ndarray, title: str, axis_names: tuple[st
 
 def _draw_areas(ax: Axes, sides: np.ndarray) -> None:
     """Side of the square of an object's area, with COCO's limits of small, medium and large."""
-    _style(ax, "Square root of the box area, pixels of the original image")
+    style(ax, "Square root of the box area, pixels of the original image")
     top = max(float(sides.max(initial=1)), 128.0)
     low = max(float(np.quantile(sides, 0.002)) / 1.3, 1.0) if len(sides) else 1.0
     ax.hist(sides.clip(min=low), bins=np.geomspace(low, top * 1.01, 60).tolist(), color=LINES[0], alpha=0.85)
@@ -228,7 +230,7 @@ def _draw_areas(ax: Axes, sides: np.ndarray) -> None:
 
 
 def _draw_curves(ax: Axes, epochs: np.ndarray, curves: Mapping[str, np.ndarray], title: str) -> None:
-    _style(ax, title)
+    style(ax, title)
     curves = {name: values for name, values in curves.items() if np.isfinite(values).any()}
     for (name, values), colour in zip(curves.items(), LINES * 4, strict=False):
         known = np.isfinite(values)  # epochs without an evaluation are skipped over
@@ -256,7 +258,7 @@ def _draw_wait(ax: Axes, epochs: np.ndarray, share: np.ndarray) -> None:
     ax.set_ylabel("images/s", color=LINES[0])
 
 
-def _style(ax: Axes, title: str) -> None:
+def style(ax: Axes, title: str) -> None:
     """The look that all diagrams share."""
     ax.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold")
     ax.grid(True, color="#e5e7eb", lw=0.8)
@@ -266,18 +268,18 @@ def _style(ax: Axes, title: str) -> None:
     ax.tick_params(colors=QUIET, length=0, labelsize=9)
 
 
-def _shorten(name: str, limit: int = 22) -> str:
+def shorten(name: str, limit: int = 22) -> str:
     """A class name for the edge of a diagram."""
     name = printable(name)
     return name if len(name) <= limit else f"{name[: limit - 1]}…"
 
 
-def _save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG, each text in a font that has its letters."""
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a JPEG, each text in a font that has its letters."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # '$' in a class name is a dollar
         if not text.get_text().isascii():
             text.set_fontproperties(FontProperties(fname=font_for(text.get_text()), size=text.get_fontsize()))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # font_for has said so
-        FigureCanvasAgg(figure).print_png(str(path))
+        FigureCanvasAgg(figure).print_jpg(str(path), pil_kwargs={"quality": 88, "optimize": True})

@@ -128,11 +128,13 @@ class EvaluationConfig:
 
     Args:
         interval: epochs between evaluations; the last epoch is always evaluated.
+        train_images: training images that are evaluated too now and then (train_sample.py); 'auto': 3 % of the time.
         fast: count with faster-coco-eval (the same figures) after each epoch; the final figures are pycocotools'.
         ten_crop: a classifier's probabilities are the mean over ten parts of an image (see data/transforms.py).
     """
 
     interval: int = 1
+    train_images: int | Literal["auto"] = "auto"
     conf_thres: float = 0.001
     iou_thres: float = 0.65
     max_det: int = 100
@@ -141,6 +143,8 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         require(self.interval >= 1, "interval", "a whole number of at least 1", self.interval)
+        several = self.train_images
+        require(several == "auto" or several >= 0, "train_images", "a whole number of at least 0, or auto", several)
         for name in ("conf_thres", "iou_thres"):
             require(0 <= getattr(self, name) <= 1, name, "a share in [0, 1]", getattr(self, name))
         require(self.max_det > 10, "max_det", "more than 10, which AR10 looks at", self.max_det)
@@ -161,8 +165,7 @@ class RecipeConfig:
     """One training recipe.
 
     Args:
-        epochs: passes over the training images; 'auto': as many as their number asks for (train_config.py), fixed when
-            the training starts.
+        epochs: passes over the training images; 'auto': as many as their number asks for (train_config.py).
         balance: 'repeat' shows images of rare classes several times an epoch (data/balance.py).
         balance_threshold: a class in a smaller share of the images is rare; null: in less than the median class.
         batch_size: images in one forward pass, over all processes.
@@ -180,11 +183,9 @@ class RecipeConfig:
         freeze: prefixes of parameter names that stay as they are, for example [backbone].
         patience: stop after this many epochs without a better AP; null: never.
         save_minutes: write last.pt in the middle of an epoch when this many minutes have passed since the last time.
-        anchor_recall: anchors are fitted to the training set where the model's own give a best possible recall below
-            this (see data/anchors.py); null keeps the model's.
+        anchor_recall: anchors are fitted (data/anchors.py) where the model's own recall less than this; null: never.
         deterministic: on CUDA, use only kernels that repeat to the bit (slower); a CPU always repeats.
-        non_finite: what a loss or gradient that is not a finite number does: 'stop', or 'skip' the step (at most
-            ten in a row).
+        non_finite: what a loss or gradient that is not finite does: 'stop', or 'skip' the step (at most ten in a row).
         bad_images: what an image that cannot be read does: 'stop', or 'skip' it: another takes its place in training,
             and in validation its objects count as not found.
         worker_timeout: seconds to wait for loader processes before the run ends; 0: for ever.

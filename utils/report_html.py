@@ -8,9 +8,12 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
 
+from utils.gallery_html import VIEWS
 from utils.html import cell, header, page, table
 from utils.metrics.bootstrap import Comparison
 from utils.metrics.figures import DASH
+from utils.report_pictures import STYLE as PAIRS
+from utils.report_pictures import pictures_section
 from utils.run_records import Group, Spread
 
 _STYLE = """
@@ -29,11 +32,12 @@ def to_html(groups: Sequence[Group], comparisons: Sequence[Comparison | str]) ->
         "<h1>Runs</h1>",
         _figures(groups),
         _verdicts(groups, comparisons),
+        pictures_section(groups),
         _classes(groups),
         _curves(groups),
         _settings(groups),
     ]
-    return page("CSPDet runs", parts, style=_STYLE)
+    return page("CSPDet runs", parts, style=_STYLE + VIEWS + PAIRS)
 
 
 def _figures(groups: Sequence[Group]) -> str:

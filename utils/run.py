@@ -120,11 +120,16 @@ class Run:
             ConfigError: best.pt is there, and no last.pt to go on from.
         """
         if not self.checkpoint.is_file() and self.best.is_file():
+            from utils.checkpoint import goes_on  # torch's imports are for those who need them
+
+            if goes_on(self.best) is False:
+                start = f"a new run starts from the best weights: --weights {self.best}"
+                raise ConfigError(f"{self.last}: is missing; {start}")
             raise ConfigError(f"{self.last}: is missing; to go on from the best checkpoint: --resume {self.best}")
 
     def lengthen(self, config: dict[str, Any]) -> None:
         """Write config.yaml of a longer training, and take away the final figures of the shorter one."""
-        for name in ("metrics.json", "predictions.json", "ground_truth.json"):
+        for name in ("metrics.json", "predictions.json", "ground_truth.json", "thumbnails.zip", "report.html"):
             (self.folder / name).unlink(missing_ok=True)
         self.save_config(config)
 

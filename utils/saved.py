@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from utils.choices import NMS_KINDS, RESIZES
 from utils.config import ConfigError
 from utils.text import shown
+from utils.thresholds import CHECKS as OF_SCORES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -313,31 +314,24 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "stride": (lambda value: _is_whole(value, 1, 65536), "a whole number from 1 to 65536"),
     "nms": _one_of(*NMS_KINDS),
     "beta_nms": (_is_number, "a number"),
-    "named": _FLAG,
-    "clip": _FLAG,
+    **dict.fromkeys(("named", "clip", "is_best", "told_apart"), _FLAG),
     "task": _one_of("detect", "classify"),
     "precision": (_is_name, "a text"),
     "data": (lambda value: value is None or isinstance(value, str), "a text"),
     "ema": _WEIGHTS,
     "weights": _WEIGHTS,
-    "ema_updates": _COUNT,
     "optimizer": (_is_optimizer, "the mappings of an optimizer, state and param_groups"),
     "scaler": (lambda value: isinstance(value, Mapping), "a mapping"),
     "rng": (_is_random_state, "the states of random number generators"),
-    "step": _COUNT,
-    "epoch": _COUNT,
-    "batch": _COUNT,
+    **dict.fromkeys(("ema_updates", "step", "epoch", "batch"), _COUNT),
     "best": (lambda value: value is None or _is_number(value, infinite=True), "a number"),
     "best_epoch": _COUNT,
     "start_figure": (lambda value: value is None or _is_number(value), "a number, or null"),
-    "is_best": _FLAG,
+    "verdict": _GROUP,
     "sample_order": _COUNT,
     **dict.fromkeys(("sums", "row"), (_are_sums, "a mapping of numbers")),
-    "metrics": _GROUP,
+    **dict.fromkeys(("metrics", "fingerprint", "versions", "began_with"), _GROUP),
     "recipe": (_is_recipe, "a mapping of plain values"),
-    "fingerprint": _GROUP,
-    "versions": _GROUP,
-    "began_with": _GROUP,
     "config": (_is_group, "a mapping of plain values"),
     "class_counts": (lambda value: _are_ids(value) and all(map(_is_count, value)), "a list of whole numbers from 0 on"),
     "state": (lambda value: isinstance(value, Mapping), "a mapping, the state of a training"),
@@ -346,5 +340,6 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rank": _COUNT,
     "failure": (_is_failure, "a mapping with what, step, terms and message"),
     "seed": (lambda value: value is None or _is_whole(value), "a whole number"),
+    **OF_SCORES,
 }
 """Key -> whether a value is right, and what is expected of it."""

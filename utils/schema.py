@@ -144,6 +144,9 @@ def check_value(value: Any, hint: Any, *, where: str) -> Any:
         return to_dataclass(target, value, where=where)
     if target is not None and dataclasses.is_dataclass(value):
         return value
+    entries = _entries_of_dataclasses(hint)
+    if entries is not None and isinstance(value, list):
+        return _check_entries(value, entries, where)
     if isinstance(value, bool) and (word := "on" if value else "off") in _words(hint):
         return word  # YAML 1.1 reads these two words as true and false
     if _refuses_bool(hint) and isinstance(value, bool):
@@ -154,6 +157,20 @@ def check_value(value: Any, hint: Any, *, where: str) -> Any:
         first = error.errors()[0]
         inner = "".join(f"[{part}]" for part in first["loc"] if isinstance(part, int))
         raise ConfigError(f"{where}{inner}: expected {_describe(hint)}, found {shown(value)}") from None
+
+
+def _check_entries(values: list, hint: Any, where: str) -> list:
+    """The entries of a list converted to `hint`; every mistake in them at once."""
+    checked: list[Any] = []
+    problems: list[str] = []
+    for index, value in enumerate(values):
+        try:
+            checked.append(check_value(value, hint, where=f"{where}[{index}]"))
+        except ConfigError as error:
+            problems += error.lines
+    if problems:
+        raise ConfigError(*problems[:_MOST])
+    return checked
 
 
 def require(condition: bool, name: str, expected: str, value: object) -> None:
@@ -206,6 +223,12 @@ def _words(hint: Any) -> tuple[Any, ...]:
 
 def _dataclass_in(hint: Any) -> type | None:
     return next((each for each in _options(hint) if isinstance(each, type) and dataclasses.is_dataclass(each)), None)
+
+
+def _entries_of_dataclasses(hint: Any) -> Any:
+    """The hint of a list's entries where they are dataclasses, as in `list[Each | None]`; else None."""
+    lists = [option for option in _options(hint) if typing.get_origin(option) is list]
+    return next((item for each in lists for item in typing.get_args(each) if _dataclass_in(item)), None)
 
 
 def _refuses_bool(hint: Any) -> bool:

@@ -5,7 +5,7 @@ Targets and Batch hold tensors; torch is imported where they need it, so that pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -67,7 +67,7 @@ class LabelledImages:
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
     ground_truth: dict[str, Any]
-    problems: tuple[LabelProblem, ...] = ()
+    problems: Sequence[LabelProblem] = ()
     task: Literal["detect", "classify"] = "detect"
     label_files: Mapping[Path, Path] = field(default_factory=dict)
     tiling: Tiling | None = None

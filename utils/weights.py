@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.checkpoint import FORMAT, ForeignFile, load_checkpoint, read_torch_file
+from utils.checkpoint import FORMAT, TRAINING, ForeignFile, load_checkpoint, read_torch_file
 from utils.config import ConfigError
 from utils.files import write_atomically
+from utils.pickles import imported_names
 from utils.saved import check_state, check_weights, wrong_value
 from utils.text import first_line, from_json, listed, to_json
 
@@ -29,10 +30,7 @@ CONTAINERS = ("ema", "model_ema", "state_dict_ema", "model", "state_dict", "mode
 
 _MARK = "cspdet"
 """Key of the metadata that tells our files from others; its value is the format."""
-_TRAINING = (
-    *("weights", "ema", "ema_updates", "optimizer", "scaler", "rng", "batch", "sums", "sample_order"),
-    *("is_best", "format"),
-)
+_LEFT_OUT = (*TRAINING, "ema", "batch", "is_best", "format")
 """What only going on with a training needs, or is stored otherwise."""
 _WRAPPERS = ("module.", "_orig_mod.")
 """What DistributedDataParallel and torch.compile put before every name."""
@@ -59,7 +57,7 @@ def write_safetensors(path: Path, state: dict[str, Any]) -> None:
     """
     from safetensors.torch import save
 
-    metadata = {key: to_json(value, allow_nan=True) for key, value in state.items() if key not in _TRAINING}
+    metadata = {key: to_json(value, allow_nan=True) for key, value in state.items() if key not in _LEFT_OUT}
     # Copies, because safetensors takes neither channels_last nor two names for one memory.
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state["ema"].items()}
     content = save(tensors, {"format": "pt", _MARK: FORMAT, **metadata})
@@ -159,7 +157,7 @@ def _read_inert(path: Path) -> Any:
     try:
         return read_torch_file(path)
     except pickle.UnpicklingError as error:
-        names = _unsafe_names(path)
+        names = imported_names(path)
         parts = [name.rpartition(".") for name in names]
         placeholders: list[Any] = [type(name, (_Inert,), {"__module__": module}) for module, _, name in parts]
         try:
@@ -200,21 +198,13 @@ def _find_weights(content: Any, depth: int = 0) -> Mapping[str, Tensor]:
 
 
 def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
-    names = _unsafe_names(path) or str(error).partition("Unsupported global: GLOBAL ")[2].split()[:1]
+    names = imported_names(path) or str(error).partition("Unsupported global: GLOBAL ")[2].split()[:1]
     wanted = f" ({', '.join([*names[:5], '...'] if len(names) > 5 else names)})" if names else ""
     return (
         f"{path}: not loaded, because it is a pickle that may run code from the file{wanted}. Save the weights alone "
         "with the program that made it: torch.save(model.state_dict(), 'weights.pth'), and start from that file; or, "
         "if you trust where it comes from, add --trust"
     )
-
-
-def _unsafe_names(path: Path) -> list[str]:
-    """What the pickle would import, as far as torch can tell without doing so; empty where it cannot."""
-    try:
-        return list(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # files of the old format, and pickles that are not torch's, in any exception
-        return []
 
 
 def _bare(name: str) -> str:

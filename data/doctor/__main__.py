@@ -12,6 +12,8 @@ if __name__ == "__main__":
     quiet_start()
 
 import argparse
+import itertools
+import logging
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from data.config import SPLITS, DataConfig, load_data_config, write_data_yaml
 from data.convert import write_class_folders, write_dataset
 from data.doctor.examine import examine
 from data.doctor.predictions import disputes
-from data.doctor.report import Report, count, to_text
+from data.doctor.report import Report, count, json_lines, text_lines
 from data.formats import coco
 from data.formats.rows import CLIPPED, IMAGE_LEFT_OUT, NOTES, REPAIRED, SUMMED
 from data.read import label_format
@@ -28,7 +30,6 @@ from utils.config import ConfigError
 from utils.files import write_atomically
 from utils.log import say, say_error, setup_logging
 from utils.structures import LabelledImages
-from utils.text import to_json
 
 EXIT_STATUS = {"clean": 0, "warnings": 1, "errors": 2}
 
@@ -70,7 +71,7 @@ def what_changed(report: Report) -> list[str]:
             groups["Kept, for you to look at"][title] += len(each.findings)
         else:
             groups["Left out"][title] += len(each.findings)
-    actions = Counter(finding.action for finding in report.findings if finding.action not in NOTES)
+    actions = Counter({action: number for action, number in report.findings.actions.items() if action not in NOTES})
     told = ", ".join(f"{number} {SUMMED.get(action, action)}" for action, number in actions.most_common())
     lines = [f"Findings: {told or 'none'}"]
     for name, counts in groups.items():
@@ -102,12 +103,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", choices=SPLITS, default="val", help="split that they are for (default: val)")
     parser.add_image_size(default=640)
     args = parser.parse_args(argv)
+    level = logging.getLogger().level
     setup_logging(rank=1 if args.json else 0)  # nothing but JSON on standard output
     try:
         report, lines = run(args)
     except (ValueError, OSError) as error:
         say_error(error)
         return EXIT_STATUS["errors"]
+    finally:
+        if args.json:  # who called this goes on to log
+            logging.getLogger().setLevel(level)
     for line in lines:
         say(line, error=args.json)
     return EXIT_STATUS[report.status]
@@ -120,7 +125,9 @@ def run(args: argparse.Namespace) -> tuple[Report, list[str]]:
     report, splits = examine(config, image_size=args.img_size, truth="whole" if args.fix else "none")
     if args.predictions is not None:
         add_disputes(report, splits, args.split, args.predictions)
-    say(to_json(report.as_dict(), indent=1) if args.json else to_text(report, everything=args.all))
+    lines = json_lines(report) if args.json else text_lines(report, everything=args.all)
+    while part := list(itertools.islice(lines, 1000)):
+        say("\n".join(part))
     if args.html is not None:
         from data.doctor.page import to_html  # draws
 

@@ -19,10 +19,14 @@ from data.formats.rows import LEFT_OUT, NEEDED
 from data.read import guess_task, read_split
 from data.tiles import tile_counts
 from utils.config import ConfigError
+from utils.packed import Packed
 from utils.structures import LabelledImages, LabelProblem
 
 _BOX = re.compile(r"box \[(-?[0-9.e+-]+), (-?[0-9.e+-]+), (-?[0-9.e+-]+), (-?[0-9.e+-]+)\]")
 """A box in a message."""
+
+_LINE = re.compile(r"(:[0-9]+)?(: (shape|annotation) .*)?$")
+"""A line, and what is there, behind the name of a file."""
 
 _LEFT_OUT = "the split cannot be used"
 
@@ -55,7 +59,7 @@ def examine(
             spare = split == "test" and absent and bool(splits)
             report.add(split, LabelProblem(str(config.source), message, _LEFT_OUT), "warning" if spare else None)
             continue
-        problems = list(data.problems)
+        problems = Packed(LabelProblem, data.problems)
         pictures[split] = examine_pictures(data.samples, problems, title=f"Examining {split}")
         _add_problems(report, split, problems, data)
         usable = pictures[split].usable
@@ -76,22 +80,29 @@ def examine(
     return report, splits
 
 
-def _add_problems(report: Report, split: str, problems: list[LabelProblem], data: LabelledImages) -> None:
+def _add_problems(report: Report, split: str, problems: Packed[LabelProblem], data: LabelledImages) -> None:
     """What was found while reading, with the picture and the box where the message tells them."""
-    if not problems:  # nothing is to be looked up then: of a million labels, that takes 60 MB
+    places = {_file_of(problem.where) for problem in problems} | {problem.where for problem in problems}
+    if not places:
         return
-    image_of = {str(file): str(image) for image, file in data.label_files.items()}
-    images = {str(path) for path in data.samples.paths()}
-    told = {finding.where for finding in report.findings if finding.what == ORPHAN}  # of labels that splits share
+    image_of = {str(file): str(image) for image, file in data.label_files.items() if str(file) in places}
+    images = {text for index in range(len(data.samples)) if (text := str(data.samples.path(index))) in places}
+    told: set[str] = set()
+    if any(problem.what == ORPHAN for problem in problems):  # of labels that splits share
+        told = {finding.where for finding in report.findings if finding.what == ORPHAN}
     for problem in problems:
         if problem.what == ORPHAN and problem.where in told:
             continue
-        place = re.sub(r"(:[0-9]+)?(: (shape|annotation) .*)?$", "", problem.where)
-        image = problem.where if problem.where in images else image_of.get(place)
+        image = problem.where if problem.where in images else image_of.get(_file_of(problem.where))
         found = _BOX.search(problem.what)
         numbers = [float(number) for number in found.groups()] if found else []
         box = (numbers[0], numbers[1], numbers[2], numbers[3]) if len(numbers) == 4 else None
         report.add(split, problem, image=image, box=box if image else None)
+
+
+def _file_of(where: str) -> str:
+    """The file of a place, without the line and what is there."""
+    return _LINE.sub("", where)
 
 
 def _compare(report: Report, splits: Mapping[str, LabelledImages], pictures: Mapping[str, Pictures]) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from data.doctor.report import SEVERITIES, Box, Finding, KindSum, Report, SplitFacts
+from data.doctor.findings import SEVERITIES, Box, Finding
+from data.doctor.report import KindSum, Report, SplitFacts, rare_hint
 from data.images import read_image
 from utils.html import cell, header, page, table
 from utils.log import tracked
@@ -52,8 +53,7 @@ _PLACES = re.compile(r"( at)? \[[^\]]*\]")
 
 def to_html(report: Report) -> str:
     """The page: the sums of each kind with its worst cases, every finding, and what the splits hold."""
-    totals = {name: sum(finding.severity == name for finding in report.findings) for name in SEVERITIES}
-    counts = ", ".join(f"{number} {name}s" for name, number in totals.items())
+    counts = ", ".join(f"{report.findings.severities[name]} {name}s" for name in SEVERITIES)
     colour = {"errors": "error", "warnings": "warning", "clean": "clean"}[report.status]
     kinds = report.grouped()
     left = MOST_THUMBNAILS
@@ -121,9 +121,11 @@ def _split(split: str, facts: SplitFacts, image_size: tuple[int, int]) -> str:
     parts = "tiles" if facts.tiles else "pictures"
     tallest = max([*facts.sides.values(), 1])
     sides = [[cell(name), cell(number, "number"), _bar(number / tallest)] for name, number in facts.sides.items()]
+    rare = rare_hint(split, facts)
     return (
         f"<h2>{escape(split)}</h2><p>{escape(str(facts))}</p>\n"
         + table([header("class"), header("objects", "number"), header("images", "number"), header("")], rows)
+        + (f"<p>{escape(rare)}</p>" if rare else "")
         + f"<p>Longer side of the objects in pixels, in {parts} fitted into {height} x {width}:</p>"
         + table([header("pixels"), header("objects", "number"), header("")], sides)
     )

@@ -16,6 +16,7 @@ from data.formats.rows import KEPT, LEFT_OUT, SUSPECT
 from data.images import SMALL_SHAPE, read_image, shrink
 from data.similar import SCENE, alike, largest_change
 from utils.log import Progress
+from utils.packed import Packed
 from utils.structures import LabelledImages, LabelProblem, Sample, Samples
 from utils.text import printable
 
@@ -47,7 +48,7 @@ class Pictures:
     small: np.ndarray
 
 
-def examine_pictures(samples: Samples, problems: list[LabelProblem], *, title: str) -> Pictures:
+def examine_pictures(samples: Samples, problems: Packed[LabelProblem], *, title: str) -> Pictures:
     """Decode every image of a split.
 
     Args:
@@ -60,7 +61,7 @@ def examine_pictures(samples: Samples, problems: list[LabelProblem], *, title: s
         for start in range(0, len(samples), CHUNK):
             chunk = range(start, min(start + CHUNK, len(samples)))
             for index, seen in zip(chunk, pool.map(_examine, map(samples.__getitem__, chunk)), strict=True):
-                problems += seen.problems
+                problems.extend(seen.problems)
                 if seen.digest is not None and seen.small is not None:
                     usable[index], small[len(digests)] = True, seen.small
                     digests.append(seen.digest)

@@ -3,44 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from data.balance import rare_classes
-from data.doctor.kinds import kind_of
-from data.formats.rows import (
-    BACKGROUND,
-    CLIPPED,
-    COMPLETED,
-    KEPT,
-    KEYPOINTS,
-    LISTED,
-    MATCHED,
-    NEEDED,
-    NO_CLASS,
-    NOT_USED,
-    OUTLINES,
-    REPAIRED,
-    SUSPECT,
-)
+from data.doctor.findings import SEVERITIES, SEVERITY, Finding, Findings, Severity
 from data.tiles import tile_counts
 from utils.structures import LabelledImages, LabelProblem
-from utils.text import printable, shorten
-
-Box = tuple[float, float, float, float]
-"""xyxy pixels of a picture."""
-Severity = Literal["error", "warning", "note"]
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-
-SEVERITY: dict[str, Severity] = {
-    **dict.fromkeys((CLIPPED, REPAIRED, KEPT, LISTED, BACKGROUND), "warning"),
-    **dict.fromkeys((SUSPECT, OUTLINES, KEYPOINTS, COMPLETED, MATCHED, NO_CLASS, NOT_USED, NEEDED), "note"),
-}
-"""By the action that a run takes; every other action drops or changes something, which is an error."""
+from utils.text import printable, shorten, to_json
 
 SMALL, MEDIUM = 32**2, 96**2
 """COCO's limits of area in pixels, small objects below and medium objects below."""
@@ -65,31 +40,6 @@ class Suspect:
     rank: float = 0.0
     labelled: np.ndarray | None = None
     twin: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One problem: its severity, split and place, what it is, and what a run does about it.
-
-    Args:
-        image: the picture that shows it, where one does; box: the place in it; labelled: the box that `box` disputes.
-        twin: the picture that it is like.
-        rank: the larger, the worse it is among those of its kind; 0 where that is not known.
-    """
-
-    severity: Severity
-    split: str
-    where: str
-    what: str
-    action: str
-    image: str | None = None
-    box: Box | None = None
-    rank: float = 0.0
-    labelled: Box | None = None
-    twin: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.severity}: {self.split}: {LabelProblem(self.where, self.what, self.action)}"
 
 
 @dataclass(frozen=True)
@@ -132,15 +82,15 @@ class Report:
 
     source: str
     splits: dict[str, SplitFacts] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
+    findings: Findings = field(default_factory=Findings)
     image_size: tuple[int, int] = (640, 640)
     root: str = ""
 
     @property
     def status(self) -> str:
         """'errors', 'warnings' or 'clean'; notes do not count."""
-        severities = {finding.severity for finding in self.findings}
-        return "errors" if "error" in severities else "warnings" if "warning" in severities else "clean"
+        severities = self.findings.severities
+        return "errors" if severities["error"] else "warnings" if severities["warning"] else "clean"
 
     def add(self, split: str, problem: LabelProblem, severity: Severity | None = None, **seen: Any) -> None:
         """Add a problem; its severity follows from the action taken. `seen` are further fields of a Finding."""
@@ -157,25 +107,23 @@ class Report:
 
     def grouped(self) -> list[KindSum]:
         """The findings by severity, split and kind: the most severe first, then the most frequent."""
-        groups: dict[tuple[str, str, str, str], list[Finding]] = {}
-        remedies: dict[str, str] = {}
-        for finding in self.findings:
-            kind = kind_of(finding.what, finding.action)
-            remedies[kind.title] = kind.remedy
-            groups.setdefault((finding.severity, finding.split, kind.title, finding.action), []).append(finding)
         sums = [
-            KindSum(
-                *(severity, split, title, remedies[title], action),
-                sorted(each, key=lambda one: -one.rank),
-                self.splits[split].images if split in self.splits else 0,
-            )
-            for (severity, split, title, action), each in groups.items()
+            KindSum(*place, kind.title, kind.remedy, action, findings, self.images(place[1]))
+            for (place, kind, action), findings in self.findings.groups()
         ]
         return sorted(sums, key=lambda one: (SEVERITIES.index(one.severity), -len(one.findings)))
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for --json."""
-        counts = Counter(finding.severity for finding in self.findings)
+    def images(self, split: str) -> int:
+        """The images of a split; 0 where it cannot be used."""
+        return self.splits[split].images if split in self.splits else 0
+
+    def as_dict(self, findings: Iterable[Finding] | None = None) -> dict[str, Any]:
+        """Plain values for --json.
+
+        Args:
+            findings: those that are listed one by one; all of them when None.
+        """
+        counts = self.findings.severities
         return {
             "source": self.source,
             "status": self.status,
@@ -183,7 +131,7 @@ class Report:
             "image_size": list(self.image_size),
             "splits": {split: asdict(facts) for split, facts in self.splits.items()},
             "kinds": [each.as_dict() for each in self.grouped()],
-            "findings": [asdict(finding) for finding in self.findings],
+            "findings": [asdict(finding) for finding in (self.findings if findings is None else findings)],
         }
 
 
@@ -196,7 +144,7 @@ class KindSum:
     title: str
     remedy: str
     action: str
-    findings: list[Finding]
+    findings: Sequence[Finding]
     images: int
 
     def __str__(self) -> str:
@@ -268,22 +216,44 @@ def _tiles(data: LabelledImages) -> dict[str, int]:
 
 def to_text(report: Report, *, everything: bool = False) -> str:
     """The report for a terminal: a line for each kind of finding (or for each), then the classes of each split."""
-    lines = [str(finding) for finding in report.findings]
+    return "\n".join(text_lines(report, everything=everything))
+
+
+def text_lines(report: Report, *, everything: bool = False) -> Iterator[str]:
+    """The lines of `to_text`."""
+    if everything:
+        yield from map(str, report.findings)
+    kinds = report.grouped()
     if not everything:  # places as seen from the set
-        lines = [str(each).replace(f"{printable(report.root)}/", "") for each in report.grouped()]
+        yield from (str(each).replace(f"{printable(report.root)}/", "") for each in kinds)
     for split, facts in report.splits.items():
-        lines.append(f"\n{split}: {facts}")
+        yield f"\n{split}: {facts}"
         width = max(len(shorten(name)) for name in facts.classes)
         for name, counts in facts.classes.items():
             share = counts["objects"] / max(facts.objects, 1)
-            lines.append(
-                f"  {shorten(name):{width}}  {counts['objects']:8} objects {share:6.1%}  in {counts['images']} images"
-            )
-        seen = np.array([counts["images"] for counts in facts.classes.values()])
-        if split == "train" and (rare := rare_classes(list(facts.classes), seen, facts.images)):
-            lines.append(f"  Rare: {rare} images; train.py --set balance=repeat shows them more often")
-    counts = Counter(finding.severity for finding in report.findings)
-    totals = ", ".join(f"{counts[severity]} {severity}s" for severity in SEVERITIES)
-    more = "" if everything or len(report.findings) == len(report.grouped()) else "; --all lists each"
-    lines.append(f"\n{report.source}: {totals}{more}")
-    return "\n".join(lines)
+            yield f"  {shorten(name):{width}}  {counts['objects']:8} objects {share:6.1%}  in {counts['images']} images"
+        if rare := rare_hint(split, facts):
+            yield f"  {rare}"
+    totals = ", ".join(f"{report.findings.severities[severity]} {severity}s" for severity in SEVERITIES)
+    more = "" if everything or len(report.findings) == len(kinds) else "; --all lists each"
+    yield f"\n{report.source}: {totals}{more}"
+
+
+def json_lines(report: Report) -> Iterator[str]:
+    """The text of `Report.as_dict` as JSON, a line or more at a time."""
+    head, tail = to_json(report.as_dict([]), indent=1), '"findings": []\n}'
+    if not report.findings:
+        yield head
+        return
+    yield head.removesuffix(tail) + '"findings": ['
+    for number, finding in enumerate(report.findings, start=1):
+        comma = "," if number < len(report.findings) else ""
+        yield textwrap.indent(to_json(asdict(finding), indent=1), "  ") + comma
+    yield " ]\n}"
+
+
+def rare_hint(split: str, facts: SplitFacts) -> str:
+    """Which classes of the training split are rare, and what helps; empty where none is."""
+    seen = np.array([counts["images"] for counts in facts.classes.values()])
+    rare = rare_classes(list(facts.classes), seen, facts.images) if split == "train" else ""
+    return f"Rare: {rare} images; train.py --set balance=repeat shows them more often" if rare else ""

@@ -89,7 +89,7 @@ def to_labelled_images(
         (boxes[order], rows.labels[order], rows.crowd[order]),
         counts[keep_image],
     )
-    return LabelledImages(samples, tuple(names), tuple(category_ids), {}, tuple(problems.entries))
+    return LabelledImages(samples, tuple(names), tuple(category_ids), {}, problems.entries.settled())
 
 
 def to_coco(data: LabelledImages) -> dict[str, Any]:

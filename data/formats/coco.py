@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ import numpy as np
 
 from data.formats.assemble import to_labelled_images
 from data.formats.coco_annotations import Annotations
-from data.formats.coco_compact import Columns, column
+from data.formats.coco_compact import column, load_compact
 from data.formats.image_files import find_images
 from data.formats.json_file import Lines, as_id, collector_paused, load_coco
 from data.formats.rows import BACKGROUND, MATCHED, NO_CLASS, ImageTable, Problems
@@ -32,7 +33,7 @@ def read(
     *,
     images: Path | None = None,
     names: Sequence[str] | None = None,
-    truth: Literal["whole", "boxes", "none"] = "whole",
+    truth: Literal["whole", "file", "boxes", "none"] = "whole",
     problems: Problems | None = None,
 ) -> LabelledImages:
     """A split in COCO form; class indices follow the ascending category ids, or `names` where they are the same.
@@ -46,13 +47,14 @@ def read(
         images: the folder that file_name is relative to.
         names: names that replace the file's own; as many as it has categories.
         truth: whether `ground_truth` is all of this, all but the outlines of annotations with a bbox, or nothing, for
-            which the memory stays small.
+            which the memory stays small. It does with 'file' too: `ground_truth` is then that of the whole file, images
+            that are left out with it, and its annotations are read from there by `entries_at`.
         problems: where to report; a new list when None.
     Raises:
         ConfigError: no COCO JSON, no categories or no images, or names that do not fit the categories.
     """
     problems = problems or Problems()
-    content = _load(file, truth)
+    content, lines = _load(file, truth)
     category_ids, own_names = _categories(file, content, problems)
     if len(own_names) != len(names or ()):
         category_ids, own_names = _without_group(file, content, (category_ids, own_names), problems)
@@ -60,32 +62,30 @@ def read(
         problems.add(file, "the names in the data YAML stand in another order than the categories", MATCHED)
         category_ids, own_names = [category_ids[own_names.index(name)] for name in names], list(names)
     names = own_names if names is None else _check_names(file, names, own_names)
-    lines = Lines(file)
     entries = _read_images(content["images"], lines, problems)
     given = content.get("annotations")
     source = Annotations(given or [], entries.number, category_ids, lines, problems)
     if given is None:  # as in COCO's image_info_test
         problems.add(file, "the file has no annotations", BACKGROUND)
     table = _find_images(file, root, images, entries, source, problems)
-    annotations = source.complete(renumbered=entries.changed, build=truth != "none")
+    annotations = source.complete(renumbered=entries.changed)
     rows = source.rows({number: position for position, number in enumerate(table.ids)})
     if truth == "none":
         return to_labelled_images(table, rows, names, category_ids, problems)
+    if truth != "file":
+        annotations = list(annotations) if annotations is not given else given
     if entries.changed or annotations is not given:
         categories = [{**entry, "id": as_id(entry["id"])} for entry in content["categories"]]
         content = {**content, "images": entries.images, "annotations": annotations, "categories": categories}
     data = to_labelled_images(table, rows, names, category_ids, problems)
-    return replace(data, ground_truth=_of_samples(content, data.samples))
+    return replace(data, ground_truth=content if truth == "file" else _of_samples(content, data.samples))
 
 
-def _load(file: Path, truth: Literal["whole", "boxes", "none"]) -> dict[str, Any]:
-    """The content of a file; where nobody needs its ground truth, with the numbers of its annotations alone."""
-    if truth == "none":
-        columns = Columns()
-        content = load_coco(file, change=columns.take)
-        if (listed := columns.of(content.get("annotations") or [])) is not None:
-            return {**content, "annotations": listed} if "annotations" in content else content
-    return load_coco(file, outlines=truth == "whole")
+def _load(file: Path, truth: Literal["whole", "file", "boxes", "none"]) -> tuple[dict[str, Any], Lines]:
+    """The content of a file and its lines; with the numbers of its annotations alone where nobody needs the rest."""
+    if truth in ("file", "none") and (compact := load_compact(file, whole=truth == "file")) is not None:
+        return compact.content, Lines(file, compact.lines)
+    return load_coco(file, outlines=truth != "boxes"), Lines(file)
 
 
 def write(data: LabelledImages, file: Path, file_names: Sequence[str]) -> None:
@@ -105,10 +105,27 @@ def write(data: LabelledImages, file: Path, file_names: Sequence[str]) -> None:
     write_content({**truth, "images": images, "annotations": annotations}, file)
 
 
-def write_content(content: dict[str, Any], file: Path) -> None:
-    """Write a COCO dict as it is."""
+def write_content(content: Mapping[str, Any], file: Path) -> None:
+    """Write a COCO dict as it is; iterators in it are lists, of which few entries are in memory at a time."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(to_json(content, allow_nan=True) + "\n", encoding="utf-8")
+    with open(file, "w", encoding="utf-8") as opened:
+        for number, (key, value) in enumerate(content.items()):
+            opened.write(f"{', ' if number else '{'}{to_json(key)}: ")
+            if isinstance(value, Iterator | list):
+                opened.writelines(_list_in_parts(iter(value)))
+            else:
+                opened.write(to_json(value, allow_nan=True))
+        opened.write("}\n" if content else "{}\n")
+
+
+def _list_in_parts(entries: Iterator[Any]) -> Iterator[str]:
+    """A list as JSON, a few entries at a time."""
+    yield "["
+    between = ""
+    while part := list(itertools.islice(entries, 1000)):
+        yield between + to_json(part, allow_nan=True)[1:-1]
+        between = ", "
+    yield "]"
 
 
 def _of_samples(content: dict[str, Any], samples: Samples) -> dict[str, Any]:
@@ -274,7 +291,7 @@ def _find_images(
         if known is None or why is not None:
             problems.add(entries.where(index), str(why))
         else:
-            found.setdefault(known.resolve() if ".." in known.parts else known, []).append(index)
+            found.setdefault(known.resolve() if ".." in str(known) else known, []).append(index)
     twins = [each for each in found.values() if len(each) > 1]
     contents = source.contents([entries.images[index]["id"] for each in twins for index in each])
     others = {index for each in twins for index in _other_twins(each, entries, contents, problems)}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
 
 import numpy as np
 
-from data.formats.coco_compact import CompactAnnotations, column
+from data.formats.coco_compact import CompactAnnotations, StoredEntries, column, entries_at
 from data.formats.json_file import ID_LIMIT, Lines, as_float, as_id
 from data.formats.masks import outline_box
 from data.formats.rows import COMPLETED, KEPT, OUTLINES, REPAIRED, Problems, Rows
@@ -83,18 +85,15 @@ class Annotations:
                 contents[image][(index,) if index in self._unusable else row] += 1
         return contents
 
-    def complete(self, *, renumbered: bool, build: bool = True) -> Sequence[dict[str, Any]]:
-        """The usable annotations with all that pycocotools needs; `listed` itself if it is complete already.
-
-        Args:
-            build: whether they are wanted; else what has to be told of them is told, and nothing is returned.
-        """
+    def complete(self, *, renumbered: bool) -> Sequence[dict[str, Any]]:
+        """The usable annotations with all that pycocotools needs; `listed` itself if it is complete already."""
         unchanged = not renumbered and not self.mended and len(self.good) == len(self.listed)
         if unchanged and _is_complete(self.listed):
             return self.listed
-        result: list[dict[str, Any]] = []
+        numbers, missing = array("q"), array("q")
+        """The ids, and the positions among them of those that are missing."""
+        areas = array("d")
         taken: set[int] = set()
-        no_area = 0
         for index in self.good:
             entry = self.listed[index]
             number, area = as_id(entry.get("id")), entry.get("area")
@@ -102,25 +101,18 @@ class Annotations:
                 if number is not None:
                     reason = "its id is taken" if number in taken else "its id is no whole number"
                     self.problems.add(self.lines.where("annotations", index, entry), reason, KEPT_ANEW)
-                number = None
+                missing.append(len(numbers))
+                number = 0
             else:
                 taken.add(number)
-            if not math.isfinite(as_float(area)):
-                area, no_area = float(self.boxes[index, 2] * self.boxes[index, 3]), no_area + 1
-            if not build:
-                continue
-            label = self.labels[index]
-            assert label is not None  # else the entry would not be among the good ones
-            ids = {"id": number, "image_id": self.images[index], "category_id": self.category_ids[label]}
-            box = {"bbox": self.boxes[index].tolist()} if index in self.mended else {}
-            result.append({**entry, **ids, **box, "area": area, "iscrowd": self.crowd[index]})
-        free = max(taken, default=0) + 1
-        for entry in result:
-            if entry["id"] is None:
-                entry["id"], free = free, free + 1
-        if no_area:
+            numbers.append(number)
+            own = math.isfinite(as_float(area))
+            areas.append(math.nan if own else float(self.boxes[index, 2] * self.boxes[index, 3]))
+        for free, place in enumerate(missing, start=max(taken, default=0) + 1):
+            numbers[place] = free
+        if no_area := sum(not math.isnan(area) for area in areas):
             self.problems.add(self.lines.file, f"{no_area} annotations have no area", COMPLETED)
-        return result
+        return CompletedAnnotations(self, numbers, areas)
 
     def _mend_boxes(self) -> None:
         """Boxes from outlines and from what else is unambiguous, reported."""
@@ -175,6 +167,55 @@ class Annotations:
                 bbox = shown_json(entry.get("bbox"))
                 mistakes[index] = f"bbox is {bbox}, expected [x, y, width, height], finite numbers"
         return mistakes
+
+
+@dataclass(frozen=True, eq=False)
+class CompletedAnnotations(StoredEntries):
+    """The usable annotations of a file with all that pycocotools needs, each made when it is asked for.
+
+    Args:
+        numbers: the id of each.
+        areas: the area of each that has none in the file; NaN for the others.
+    """
+
+    source: Annotations
+    numbers: array[int]
+    areas: array[float]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        """The annotation at a position, or those of a slice."""
+        if isinstance(index, slice):
+            return list(self.entries_at(range(len(self))[index]))
+        return next(self.entries_at([range(len(self))[index]]))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self.entries_at(range(len(self)))
+
+    def entries_at(self, positions: Iterable[int]) -> Iterator[dict[str, Any]]:
+        """The annotations at these positions."""
+        source, ahead = self.source, itertools.tee(positions)
+        for position, entry in zip(
+            ahead[0], entries_at(source.listed, (source.good[each] for each in ahead[1])), strict=True
+        ):
+            index = source.good[position]
+            label = source.labels[index]
+            assert label is not None  # else the entry would not be among the good ones
+            ids = {"id": self.numbers[position], "image_id": source.images[index]}
+            box = {"bbox": source.boxes[index].tolist()} if index in source.mended else {}
+            ids["category_id"] = source.category_ids[label]
+            area = entry["area"] if math.isnan(self.areas[position]) else self.areas[position]
+            yield {**entry, **ids, **box, "area": area, "iscrowd": source.crowd[index]}
+
+    def column(self, key: str) -> list[Any]:
+        """The value of `id` or `image_id` in each annotation."""
+        return self.numbers.tolist() if key == "id" else [self.source.images[index] for index in self.source.good]
 
 
 def _is_complete(listed: Sequence[dict[str, Any]]) -> bool:

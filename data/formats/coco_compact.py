@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from sys import intern
 from typing import Any, overload
 
 import numpy as np
 
-from data.formats.json_file import ID_LIMIT, LARGEST, as_float
+from data.formats.json_file import ID_LIMIT, LARGEST, as_float, as_id
+from data.formats.json_stream import LIST, entries
+from utils.files import open_regular
+from utils.text import from_json
+
+LISTS = ("images", "annotations", "categories")
+IMAGE_KEYS = ("id", "file_name", "height", "width")
+"""What is read of an image."""
 
 _TAKEN = object()
 """Stands for an annotation whose numbers are in the columns."""
@@ -43,19 +53,47 @@ class Columns:
         self.boxes.extend(box)
         return _TAKEN
 
-    def of(self, listed: list[Any]) -> CompactAnnotations | None:
-        """The list `annotations`; None if something else in the file was taken for an annotation."""
-        taken = sum(entry is _TAKEN for entry in listed)
-        return CompactAnnotations(listed, self) if taken == len(self.areas) else None
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where the annotations are in their file: the first byte of each, and the byte behind it."""
+
+    file: Path
+    starts: array[int]
+    ends: array[int]
+
+    def entries(self, positions: Iterable[int]) -> Iterator[Any]:
+        """The annotations at these positions, read from the file."""
+        with open_regular(self.file) as opened:
+            for position in positions:
+                start = self.starts[position]
+                opened.seek(start)
+                yield from_json(opened.read(self.ends[position] - start))
 
 
-class CompactAnnotations(Sequence[Any]):
-    """The list `annotations`, whose usual entries are made from columns when they are asked for, without outlines."""
+class StoredEntries(Sequence[Any]):
+    """A list of a JSON file whose entries are made when they are asked for."""
 
-    def __init__(self, listed: list[Any], columns: Columns) -> None:
+    def entries_at(self, positions: Iterable[int]) -> Iterator[Any]:
+        """The entries at these positions, with all that the file says of them."""
+        raise NotImplementedError
+
+    def column(self, key: str) -> list[Any]:
+        """The value of a key in each entry."""
+        raise NotImplementedError
+
+
+class CompactAnnotations(StoredEntries):
+    """The list `annotations`, whose usual entries are made from columns when they are asked for, without outlines.
+
+    Args:
+        places: where whole entries are read for `entries_at`; without, those of the columns are given.
+    """
+
+    def __init__(self, listed: list[Any], columns: Columns, places: Places | None = None) -> None:
         self._odd = {index: entry for index, entry in enumerate(listed) if entry is not _TAKEN}
         self._odd_at = sorted(self._odd)
-        self._count, self._columns = len(listed), columns
+        self._count, self._columns, self._places = len(listed), columns, places
 
     def __len__(self) -> int:
         return self._count
@@ -75,6 +113,10 @@ class CompactAnnotations(Sequence[Any]):
         entry: dict[str, Any] = {key: column[row] for key, column in self._columns.values.items()}
         area = self._columns.areas[row]
         return {**entry, "bbox": self._columns.boxes[4 * row : 4 * row + 4].tolist(), "area": area}
+
+    def entries_at(self, positions: Iterable[int]) -> Iterator[Any]:
+        """The annotations at these positions, as they are in the file."""
+        return map(self.__getitem__, positions) if self._places is None else self._places.entries(positions)
 
     def column(self, key: str) -> list[Any]:
         """The value of a key (id, image_id, category_id, iscrowd) in each annotation, None where it has none."""
@@ -105,9 +147,70 @@ class CompactAnnotations(Sequence[Any]):
         return not self._odd and finite and len(np.unique(numbers)) == len(numbers)
 
 
+@dataclass(frozen=True, eq=False)
+class Compact:
+    """What a COCO file holds, its annotations in columns.
+
+    Args:
+        content: as `load_coco` gives it.
+        lines: the line of each image and each annotation in the file.
+    """
+
+    content: dict[str, Any]
+    lines: dict[str, array[int]]
+
+
+def load_compact(file: Path, *, whole: bool = False) -> Compact | None:
+    """The content of a COCO JSON file, whose text is never in memory; None where `load_coco` has to say what is wrong.
+
+    Args:
+        whole: whether all of each annotation is read again where it is asked for; else outlines are left out, and what
+            nobody needs of images.
+    """
+    columns, places = Columns(), Places(file, array("q"), array("q"))
+    lines = {"images": array("q"), "annotations": array("q")}
+    content: dict[str, Any] = {}
+    try:
+        for key, value, place in entries(file):
+            if place is None:
+                if key in content and key in LISTS:
+                    return None
+                content[key] = [] if value is LIST else value
+                continue
+            if key == "annotations" and isinstance(value, dict):
+                value = columns.take(value)
+            elif key == "images" and isinstance(value, dict):
+                value = _image(value, whole=whole)
+            content[key].append(value)
+            if key in lines:
+                lines[key].append(place[2])
+            if key == "annotations" and whole:
+                places.starts.append(place[0])
+                places.ends.append(place[1])
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(content.get("images"), list) or not isinstance(content.get("annotations", []), list):
+        return None
+    if "annotations" in content:
+        content["annotations"] = CompactAnnotations(content["annotations"], columns, places if whole else None)
+    return Compact(content, lines)
+
+
+def _image(entry: dict[str, Any], *, whole: bool) -> dict[str, Any]:
+    """An image with its keys as texts that all images share; what is not read only of one that is in order."""
+    if whole or as_id(entry.get("id")) is None or not isinstance(entry.get("file_name"), str):
+        return {intern(key): value for key, value in entry.items()}
+    return {key: entry[key] for key in IMAGE_KEYS if key in entry}
+
+
 def column(listed: Sequence[Any], key: str) -> list[Any]:
     """The value of a key in each entry of a list of a JSON file, None where it has none."""
-    return listed.column(key) if isinstance(listed, CompactAnnotations) else [_get(entry, key) for entry in listed]
+    return listed.column(key) if isinstance(listed, StoredEntries) else [_get(entry, key) for entry in listed]
+
+
+def entries_at(listed: Sequence[Any], positions: Iterable[int]) -> Iterator[Any]:
+    """The whole entries at these positions of a list of a JSON file."""
+    return listed.entries_at(positions) if isinstance(listed, StoredEntries) else map(listed.__getitem__, positions)
 
 
 def _get(entry: Any, key: str) -> Any:

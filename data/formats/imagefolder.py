@@ -80,7 +80,7 @@ def read(target: Path, root: Path, classes: Mapping[str, str], *, problems: Prob
             problems.add(target / folder, f"no image of class '{classes[folder]}'", KEPT)
     ids = tuple(range(1, len(classes) + 1))
     return LabelledImages(
-        Samples.of(samples), tuple(classes.values()), ids, {}, tuple(problems.entries), task="classify"
+        Samples.of(samples), tuple(classes.values()), ids, {}, problems.entries.settled(), task="classify"
     )
 
 

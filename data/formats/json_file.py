@@ -6,7 +6,7 @@ import gc
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,17 +37,16 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def load_coco(file: Path, *, outlines: bool = True, change: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+def load_coco(file: Path, *, outlines: bool = True) -> Any:
     """The content of a COCO JSON file: an object with the list `images` and, if any, the list `annotations`.
 
     Args:
         outlines: whether annotations with a usable bbox keep their segmentation, most of such a file.
-        change: what stands for each object of the file instead.
     Raises:
         ConfigError: the file cannot be read or holds something else.
     """
     text = _read(file)
-    content = _parse(file, text, change or (None if outlines else _without_outline))
+    content = _parse(file, text, None if outlines else _without_outline)
     if isinstance(content, list):
         raise ConfigError(f"{file}: a list, as in COCO results (predictions); expected ground truth with 'images'")
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
@@ -108,11 +107,15 @@ def _without_outline(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 class Lines:
-    """File and line of the entries of a JSON file; it is read again for them only if something is wrong with one."""
+    """File and line of the entries of a JSON file; it is read again for them only if something is wrong with one.
 
-    def __init__(self, file: Path) -> None:
+    Args:
+        known: the lines of the entries of each list, where they are known already.
+    """
+
+    def __init__(self, file: Path, known: Mapping[str, Sequence[int]] | None = None) -> None:
         self.file = file
-        self._lines: dict[str, list[int]] = {}
+        self._lines: dict[str, Sequence[int]] = dict(known or {})
 
     def where(self, key: str, index: int, entry: Any) -> str:
         """`file:line: annotation 7`, for entry `index` of the list `key` (images or annotations)."""

@@ -89,7 +89,7 @@ class Folders:
     def find(self, path: Path) -> Path | None:
         """The file, or the only one whose suffix has other letters; None if there is none."""
         name = self.match(path.parent, path.name)
-        return None if name is None else path.with_name(name)
+        return path if name == path.name else None if name is None else path.with_name(name)
 
     def has(self, path: Path) -> bool:
         """Whether the file exists."""

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from utils.packed import Packed
 from utils.structures import LabelProblem
 from utils.text import shorten
 
@@ -80,7 +81,7 @@ class Problems:
 
     thorough: bool = False
     unreadable: Literal["object", "image", "run"] = "image"
-    entries: list[LabelProblem] = field(default_factory=list)
+    entries: Packed[LabelProblem] = field(default_factory=lambda: Packed(LabelProblem))
 
     def add(self, where: object, what: str, action: str = LEFT_OUT) -> None:
         """One more problem; the arguments are those of LabelProblem."""
@@ -88,7 +89,7 @@ class Problems:
 
     def add_first(self, where: object, what: str, action: str) -> None:
         """A problem that explains those that have been added so far."""
-        self.entries.insert(0, LabelProblem(str(where), what, action))
+        self.entries.put_first(LabelProblem(str(where), what, action))
 
     def lost(self, where: object, what: str, *, image_known: bool = True) -> None:
         """An object that cannot be read: it is left out, alone or with its image, or the run stops.

@@ -16,6 +16,7 @@ import av
 import cv2
 import numpy as np
 
+from utils.opencv import silent_opencv
 from utils.text import can_hold
 
 VIDEO_SUFFIXES = frozenset(
@@ -141,10 +142,7 @@ def exact_fps(value: float) -> Fraction | None:
 
 
 def _open_capture(source: str | int, timeout_s: float) -> cv2.VideoCapture:
-    log = getattr(cv2.utils, "logging", cv2)  # their module depends on the release
-    level = log.getLogLevel()
-    log.setLogLevel(0)  # its messages would duplicate ours and name no file
-    try:
+    with silent_opencv():
         if isinstance(source, int):
             capture = cv2.VideoCapture(min(source, 9999))
         else:
@@ -153,8 +151,6 @@ def _open_capture(source: str | int, timeout_s: float) -> cv2.VideoCapture:
             with _plain_name(source) as name:
                 capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, limits)
         opened = capture.isOpened()
-    finally:
-        log.setLogLevel(level)
     if not opened:
         capture.release()
         if isinstance(source, str) and "://" not in source and not os.path.isfile(source):

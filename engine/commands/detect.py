@@ -16,7 +16,7 @@ from engine.tiles import grid_of
 from models.info import Predictor
 from models.predictor import check_file, default_weights
 from models.runtime_cache import open_fastest
-from utils.arguments import given
+from utils.arguments import AUTO, given
 from utils.choices import PADDED
 from utils.config import ConfigError
 from utils.faults import report
@@ -88,12 +88,18 @@ def open_model(args: argparse.Namespace, weights: Path, source: Source) -> tuple
     options = replace(options, rectangle=least and of_one_shape(source.media))
     if classify:
         options = replace(options, conf_thres=0.0, max_det=5)
-    options = replace(options, **given(args, "conf_thres", "iou_thres", "max_det", "nms"))
+    options = replace(options, **given(args, "iou_thres", "max_det", "nms"))
+    if args.conf_thres == AUTO:
+        options = replace(options, thresholds=predictor.info.auto_thresholds(where="--conf-thres auto"))
+    elif args.conf_thres is not None:
+        options = replace(options, conf_thres=args.conf_thres)
     padding = ", least padding" if options.rectangle else ""
     padding += f", {grid}" if grid else ""
     if why:
         say(f"Runtime: {predictor.runtime}, {why}")
     say(f"Weights: {weights} ({predictor.description}), input {size[0]}x{size[1]} {options.resize}{padding}")
+    if options.thresholds is not None:
+        say(f"Threshold: {options.thresholds.told(predictor.names)}")
     return predictor, options
 
 

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import argparse
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
-from data.config import load_data_config
+from data.config import DataConfig, load_data_config
 from data.formats.rows import summarize
 from data.loader import build_eval_loader
 from data.read import has_objects, read_split
 from data.transforms import ten_crop_size
 from engine.evaluate import evaluate, match_classes, protocol_and_speed, training_data, write_results
 from engine.predictions import EvaluationOptions
+from engine.temperature import calibrate
 from engine.tiles import grid_of
-from models.info import ModelInfo
+from models.info import ModelInfo, Predictor
 from models.predictor import open_predictor
 from utils.arguments import given
 from utils.choices import PADDED
 from utils.config import ConfigError
 from utils.log import say
-from utils.metrics.build import build_metric
+from utils.metrics.build import Metric, build_metric
+from utils.metrics.detection import DetectionMetric
+from utils.metrics.operating import operating_text, with_operating_point
 from utils.run import new_run_folder
+from utils.structures import LabelledImages
 from utils.tiles import Grid, Tiling
 
 logger = logging.getLogger(__name__)
@@ -39,27 +44,17 @@ def run(args: argparse.Namespace, weights: Path) -> Path:
     options = options_of(args, predictor.info, size, config.tiling)
     if args.rect:
         _check_rect(predictor.info, resize, options)
-    images = read_split(config, args.split, task=predictor.info.task, truth="boxes")
-    say(f"Data: {config.source}, {args.split}: {len(images)} images, {len(images.names)} classes")
-    if images.problems:
-        say(summarize(images.problems))
-    if not has_objects(images):
-        say(f"Note: no object in the images of {args.split}: there is no AP to count")
-    category_ids = match_classes(predictor, images)
-    names = predictor.names if predictor.info.named else images.names
-    metric = build_metric(images, category_ids=category_ids, names=names, backend=args.backend, max_det=options.max_det)
-    shown = ten_crop_size(size) if args.ten_crop else size
-    loader = build_eval_loader(
-        images,
-        image_size=shown,
-        resize=resize,
-        batch_size=args.batch_size,
-        workers=args.workers,
-        stride=predictor.info.stride if args.rect else None,
-        grid=options.grid,
-    )
+    setup = Setup(args, predictor, config, options, size, resize)
+    images = setup.images(args.split)
+    of_val = setup.images("val") if args.calibrate and args.split != "val" else None
     folder = new_run_folder(Path(args.project), args.name)
-    figures = evaluate(predictor, loader, metric, options)
+    figures, metric = setup.evaluated(images)
+    if args.calibrate:
+        assert isinstance(metric, DetectionMetric)
+        on_val = metric if of_val is None else cast(DetectionMetric, setup.evaluated(of_val)[1])
+        say(calibrate(on_val, metric, weights, split=args.split))
+    if isinstance(metric, DetectionMetric):
+        figures = with_operating_point(figures, metric)
     figures["protocol"] = {
         **options.protocol(images.task),
         "image_size": list(size),
@@ -69,9 +64,57 @@ def run(args: argparse.Namespace, weights: Path) -> Path:
         "data": str(config.source),
         "split": args.split,
     }
-    write_results(folder, figures, metric, images, save_predictions=args.save_json)
-    say(f"\n{metric.table()}\n\n{protocol_and_speed(figures)}\nResults: {folder}")
+    about = (f"{weights} on {config.source}, {args.split}",)
+    write_results(folder, figures, metric, images, save_predictions=args.save_json, page=args.html, about=about)
+    page = "" if args.html is None else f"\nPage: {args.html}"
+    tables = [metric.table(), *([operating_text(figures)] if isinstance(metric, DetectionMetric) else [])]
+    say("\n" + "\n\n".join([*tables, f"{protocol_and_speed(figures)}\nResults: {folder}{page}"]))
     return folder
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How splits are evaluated; `size` and `resize` are those of the network input."""
+
+    args: argparse.Namespace
+    predictor: Predictor
+    config: DataConfig
+    options: EvaluationOptions
+    size: tuple[int, int]
+    resize: str
+
+    def images(self, split: str) -> LabelledImages:
+        """The images of a split; what is wrong with them is said."""
+        images = read_split(self.config, split, task=self.predictor.info.task, truth="boxes")
+        say(f"Data: {self.config.source}, {split}: {len(images)} images, {len(images.names)} classes")
+        if images.problems:
+            say(summarize(images.problems))
+        if not has_objects(images):
+            say(f"Note: no object in the images of {split}: there is no AP to count")
+        match_classes(self.predictor, images)  # refuses other classes before anything is written
+        return images
+
+    def evaluated(self, images: LabelledImages) -> tuple[dict[str, Any], Metric]:
+        """The figures of a split, and the metric with all that was found."""
+        info, args, options = self.predictor.info, self.args, self.options
+        metric = build_metric(
+            images,
+            category_ids=match_classes(self.predictor, images),
+            names=self.predictor.names if info.named else images.names,
+            backend=args.backend,
+            max_det=options.max_det,
+            temperature=info.temperature,
+        )
+        loader = build_eval_loader(
+            images,
+            image_size=ten_crop_size(self.size) if args.ten_crop else self.size,
+            resize=self.resize,
+            batch_size=args.batch_size,
+            workers=args.workers,
+            stride=info.stride if args.rect else None,
+            grid=options.grid,
+        )
+        return evaluate(self.predictor, loader, metric, options), metric
 
 
 def _check_rect(info: ModelInfo, resize: str, options: EvaluationOptions) -> None:
@@ -101,6 +144,7 @@ def options_of(
     detector = info.task == "detect"
     wrong = [] if detector else [f"--{name.replace('_', '-')}" for name in detector_options]
     wrong += ["--ten-crop"] if detector and args.ten_crop else []
+    wrong += ["--calibrate"] if args.calibrate and not detector else []
     wrong += ["--resize crop"] if detector and args.resize == "crop" else []
     if wrong:
         other = "a classifier" if detector else "a detector"

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import nn
 
 from models.backbones.stages import StagedBackbone, check_lengths
-from models.csp import CrossStagePartial, CSPConfig
+from models.csp import CrossStagePartial, CSPStages, csp_by_stage
 from models.elastic import ElasticBlock
 from models.layers import SPP, Activation, ConvNormAct, ResidualBlock, conv3x3
 from models.parts import Block
@@ -23,7 +23,7 @@ class Darknet(StagedBackbone):
         stem_channels, stem_stride: the convolution before the stages.
         stem_kernel: 3, or 6 with stride 2: the same function as YOLOv5's and YOLOX's Focus, which sorts the pixels of
             each 2x2 square into channels and then convolves 3x3.
-        csp: makes every stage cross-stage-partial; null is the plain network.
+        csp: makes every stage cross-stage-partial; null is the plain network; a list has one entry a stage.
         full_first_stage: with csp, each part of the first stage keeps the stage's full width, as in csdarknet53.cfg;
             otherwise it has half of it, as in the other stages.
         elastic: every block works at two resolutions, each with half of the channels; images must then be multiples of
@@ -44,7 +44,7 @@ class Darknet(StagedBackbone):
         stem_channels: int = 32,
         stem_stride: Literal[1, 2] = 1,
         stem_kernel: Literal[3, 6] = 3,
-        csp: CSPConfig | None = None,
+        csp: CSPStages = None,
         full_first_stage: bool = True,
         elastic: bool = False,
         se: int | None = None,
@@ -58,6 +58,10 @@ class Darknet(StagedBackbone):
             raise ValueError(f"stem_kernel: 6 goes with stem_stride 2 alone, found {stem_stride}")
         if elastic and (depthwise or not last_shortcut):
             raise ValueError("elastic: goes without depthwise, and with last_shortcut")
+
+        partial = csp_by_stage(csp, len(depths))
+        if isinstance(csp, list) and any(entry and not depth for entry, depth in zip(csp, depths, strict=True)):
+            raise ValueError(f"csp: a stage of 0 blocks has nothing to bypass, expected null there (depths {depths})")
 
         def block(width: int, hidden: int, shortcut: bool) -> Block:
             if not elastic:
@@ -77,7 +81,8 @@ class Darknet(StagedBackbone):
             down = [conv3x3(in_channels, width, stride=2, depthwise=depthwise, activation=activation)]
             if last and spp_kernels:
                 down += _pooling(width, spp_kernels, activation)
-            if csp is None or depth == 0:
+            own = partial[index]
+            if own is None or depth == 0:
                 return nn.Sequential(*down, *(block(width, width // 2, shortcut) for _ in range(depth))), width
 
             def blocks(inside: int) -> list[Block]:  # half the channels: no need to squeeze them again
@@ -85,7 +90,7 @@ class Darknet(StagedBackbone):
                 return [block(inside, hidden, shortcut) for _ in range(depth)]
 
             split = 2 * width if full else width
-            cross = CrossStagePartial(width, width, blocks, csp=csp, split_channels=split, activation=activation)
+            cross = CrossStagePartial(width, width, blocks, csp=own, split_channels=split, activation=activation)
             return nn.Sequential(*down, cross), cross.out_channels
 
         padding = 2 if stem_kernel == 6 else None

@@ -10,7 +10,7 @@ from itertools import accumulate
 
 from torch import Tensor, nn
 
-from models.csp import CrossStagePartial, CSPConfig
+from models.csp import CrossStagePartial, CSPConfig, CSPStages, csp_by_stage
 from models.layers import Activation, ConvNormAct, Shortcut, halving_pool, make_excitation, same_pool
 from models.parts import Backbone, Block
 from utils.structures import Features
@@ -27,7 +27,7 @@ class DarknetRef(Backbone):
         shortcut: adds to the last convolution's output the one before it, as yolov3-tiny-prn.cfg does; the pool between
             them has stride 1.
         csp: a cross-stage-partial stage around every convolution except the first, which reads the image; null is the
-            plain network.
+            plain network; a list has one entry a convolution, of which the first is null.
         se: squeeze-and-excitation after every convolution, the reduction of its width; null for none.
     Raises:
         ValueError: pools that do not fit the convolutions, or too few of them for three maps.
@@ -39,7 +39,7 @@ class DarknetRef(Backbone):
         channels: list[int],
         pool_strides: list[int],
         shortcut: bool = False,
-        csp: CSPConfig | None = None,
+        csp: CSPStages = None,
         se: int | None = None,
         activation: Activation = "leaky",
     ) -> None:
@@ -51,10 +51,13 @@ class DarknetRef(Backbone):
             )
         if shortcut and pool_strides[-1] != 1:
             raise ValueError("shortcut: expected a last pool of stride 1, so that both maps have one size")
+        partial = csp_by_stage(csp, len(channels))
+        if isinstance(csp, list) and partial[0] is not None:
+            raise ValueError("csp: the first convolution reads the image, expected null as the first entry")
         self.convs = nn.ModuleList()
         width, widths = 3, []
         for index, out_channels in enumerate(channels):
-            stage = _stage(width, out_channels, csp=csp if index else None, se=se, activation=activation)
+            stage = _stage(width, out_channels, csp=partial[index] if index else None, se=se, activation=activation)
             self.convs.append(stage)
             width = stage.out_channels
             widths.append(width)

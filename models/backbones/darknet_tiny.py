@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones.stages import last_features
-from models.csp import CSPConfig
+from models.csp import CSPConfig, CSPStages, csp_by_stage
 from models.layers import Activation, ConvNormAct, halving_pool, make_excitation
 from models.parts import Backbone
 
@@ -23,7 +23,7 @@ class DarknetTiny(Backbone):
         channels: width of each stage; at least two.
         stem_channels: of the two strided convolutions; half the first stage's width and that width when left out.
         last_channels: of the last convolution; twice the last stage's width when left out.
-        csp: as in `PartialTinyStage`; null is the plain network.
+        csp: as in `PartialTinyStage`; null is the plain network; a list has one entry a stage.
         se: squeeze-and-excitation after each block, the reduction of its width; null for none.
     Raises:
         ValueError: fewer than two stages, or not two stem widths.
@@ -35,7 +35,7 @@ class DarknetTiny(Backbone):
         channels: list[int],
         stem_channels: list[int] | None = None,
         last_channels: int | None = None,
-        csp: CSPConfig | None = None,
+        csp: CSPStages = None,
         se: int | None = None,
         activation: Activation = "leaky",
     ) -> None:
@@ -50,11 +50,11 @@ class DarknetTiny(Backbone):
         )
         self.stages = nn.ModuleList()
         width, taps = stem[-1], []
-        for stage_channels in channels:
-            if csp is None:
+        for stage_channels, own in zip(channels, csp_by_stage(csp, len(channels)), strict=True):
+            if own is None:
                 stage: TinyStage | PartialTinyStage = TinyStage(width, stage_channels, se=se, activation=activation)
             else:
-                stage = PartialTinyStage(width, stage_channels, csp=csp, se=se, activation=activation)
+                stage = PartialTinyStage(width, stage_channels, csp=own, se=se, activation=activation)
             self.stages.append(stage)
             taps.append(stage.block_channels)
             width = stage.out_channels

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from models.backbones.densenet import dense_layers, dense_stage
 from models.backbones.peleenet import TwoWayDenseLayer
 from models.backbones.stages import StagedBackbone, check_lengths
-from models.csp import CSPConfig
+from models.csp import CSPStages, csp_by_stage
 from models.layers import Activation, ConvNormAct, halving_pool, make_excitation
 from models.parts import Block
 
@@ -51,7 +51,7 @@ class DenseRef(StagedBackbone):
             without one.
         transition_ratio: with csp, width of transition 1 as a share of what leaves the layers.
         stem_channels: width of the convolutions before the stages; each is followed by a max pool.
-        csp: makes every stage cross-stage-partial; null is the plain dense network.
+        csp: makes every stage cross-stage-partial; null is the plain dense network; a list has one entry a stage.
         se: squeeze-and-excitation after each layer's first convolution, the reduction of its width; null for none.
     """
 
@@ -65,7 +65,7 @@ class DenseRef(StagedBackbone):
         bottleneck: float | None = None,
         transition_ratio: float = 1.0,
         stem_channels: list[int] | None = None,
-        csp: CSPConfig | None = None,
+        csp: CSPStages = None,
         se: int | None = None,
         activation: Activation = "leaky",
     ) -> None:
@@ -76,6 +76,7 @@ class DenseRef(StagedBackbone):
             raise ValueError(
                 f"transition_ratio {transition_ratio}, bottleneck {bottleneck}: expected shares of a width, above 0"
             )
+        partial = csp_by_stage(csp, len(depths))
         kind = TwoWayDenseLayer if two_way else OneWayDenseLayer
 
         def make_stage(index: int, in_channels: int) -> tuple[nn.Module, int]:
@@ -86,8 +87,9 @@ class DenseRef(StagedBackbone):
                 return kind(width, grow, hidden, se=se, activation=activation)
 
             layers, width = dense_layers(layer, grow, depths[index]), channels[index]
+            own = partial[index]
             return dense_stage(
-                in_channels, width, layers, csp=csp, transition1_ratio=transition_ratio, activation=activation
+                in_channels, width, layers, csp=own, transition1_ratio=transition_ratio, activation=activation
             )
 
         widths = [3, *([16, 32, 64] if stem_channels is None else stem_channels)]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones.stages import StagedBackbone, check_lengths, last_features
-from models.csp import CrossStagePartial, CSPConfig
+from models.csp import CrossStagePartial, CSPConfig, CSPStages, csp_by_stage
 from models.layers import Activation, ConvNormAct, Shortcut, halving_pool, make_excitation
 from models.parts import Block
 
@@ -69,7 +69,7 @@ class DenseNet(DenseBackbone):
         hidden_channels: width of the layers' 1x1 convolutions.
         transition_channels: width between the stages, one number less than stages; half of what the plain stage holds
             when left out.
-        csp: makes every stage cross-stage-partial; null is DenseNet.
+        csp: makes every stage cross-stage-partial; null is DenseNet; a list has one entry a stage.
         elastic: every layer works at two resolutions, each with half of `hidden_channels`, except in the last stage,
             where both have the map's own (Wang et al., arXiv:1812.05262); images must then be multiples of the coarsest
             stride.
@@ -84,7 +84,7 @@ class DenseNet(DenseBackbone):
         hidden_channels: int = 128,
         stem_channels: int = 64,
         transition_channels: list[int] | None = None,
-        csp: CSPConfig | None = None,
+        csp: CSPStages = None,
         elastic: bool = False,
         se: int | None = None,
         activation: Activation = "leaky",
@@ -93,9 +93,10 @@ class DenseNet(DenseBackbone):
             raise ValueError(f"depths {depths}: every stage needs at least one dense layer")
         if transition_channels is not None:
             check_lengths(depths=depths[1:], transition_channels=transition_channels)
+        partial = csp_by_stage(csp, len(depths))
 
         def make_stage(index: int, in_channels: int) -> tuple[nn.Module, int]:
-            last = index == len(depths) - 1
+            last, own = index == len(depths) - 1, partial[index]
 
             def layer(width: int) -> Block:
                 if not elastic:
@@ -106,12 +107,12 @@ class DenseNet(DenseBackbone):
             narrowed: int | None = transition_channels[index] if transition_channels and not last else plain_width // 2
             ratio = 1.0
             if last:
-                narrowed = plain_width if csp else None
-            elif csp is not None and csp.fusion == "last":  # transition 1 is then the one that narrows
-                bypass = csp.bypass_of(in_channels)
+                narrowed = plain_width if own else None
+            elif own is not None and own.fusion == "last":  # transition 1 is then the one that narrows
+                bypass = own.bypass_of(in_channels)
                 ratio = max((narrowed or 0) - bypass, 1) / (plain_width - bypass)
             layers = dense_layers(layer, growth, depths[index])
-            return dense_stage(in_channels, narrowed, layers, csp=csp, transition1_ratio=ratio, activation=activation)
+            return dense_stage(in_channels, narrowed, layers, csp=own, transition1_ratio=ratio, activation=activation)
 
         first = ConvNormAct(3, stem_channels, 7, stride=2, activation=activation)
         stem = nn.Sequential(first, halving_pool())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,10 @@ class Row:
     stride: int
     kernel: int
     expanded: float
+
+    def narrowed(self, csp: CSPConfig | None) -> Row:
+        """The row in a partial stage, which makes only the share of the expansion that does not bypass."""
+        return self if csp is None else replace(self, expanded=(1 - csp.ratio) * self.expanded)
 
 
 def by_resolution(rows: Sequence[Row]) -> list[list[Row]]:
@@ -140,7 +144,9 @@ class PartialStage(nn.Module):
 
     Args:
         csp: with split 'conv' both paths read the whole map, as in the file; with 'slice' each has its own channels.
-        first: the stage on the stem: the depthwise convolution narrows the map to the bypass's share.
+        before: the row whose map is the input; None is the stem's, which the depthwise convolution narrows to the
+            bypass's share.
+        opened: the input is already the first block's expansion, as a partial stage makes it.
     """
 
     def __init__(
@@ -151,17 +157,18 @@ class PartialStage(nn.Module):
         make: BlockMaker,
         *,
         csp: CSPConfig,
-        first: bool,
+        before: Row | None,
+        opened: bool,
     ) -> None:
         super().__init__()
         share = csp.bypass_of(in_channels)
         self.start = share if csp.split == "slice" else 0
         enter = in_channels - self.start
         bypassed = self.start or in_channels
-        bypass = share if first else bypassed
+        bypass = share if before is None else bypassed
         groups = math.gcd(bypassed, bypass)
         self.bypass = ConvNormAct(bypassed, bypass, 3, stride=rows[0].stride, groups=groups, activation=make.activation)
-        self.blocks = nn.Sequential(*make.blocks(enter, rows, before=None, opened=not first))
+        self.blocks = nn.Sequential(*make.blocks(enter, rows, before=before, opened=opened))
         leave = rows[-1].channels
         first_only = csp.fusion == "first"
         self.transition1 = nn.Identity() if first_only else ConvNormAct(leave, leave, activation=make.activation)

@@ -5,13 +5,14 @@ See docs/networks.md, Plain baselines and CSPMobileNet-v2.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, cast
 
 from torch import Tensor, nn
 
 from models.backbones.inverted_residual import BlockMaker, InvertedResidual, PartialStage, Row, by_resolution
 from models.backbones.stages import StagedBackbone, check_lengths
-from models.csp import CSPConfig
+from models.csp import CSPStages, csp_by_stage
 from models.layers import Activation, ConvNormAct
 from utils.structures import Features
 
@@ -28,7 +29,8 @@ class MobileNet(StagedBackbone):
             that does not bypass.
         tap: 'output' gives what the stages end in; 'expansion', the wider maps that open the next strided stages, as
             enet-coco.cfg reads them. With csp the transitions are those maps.
-        csp: cross-stage-partial stages as in csmobilenet-v2.cfg, see `PartialStage`; null is the plain network.
+        csp: cross-stage-partial stages as in csmobilenet-v2.cfg, see `PartialStage`; null is the plain network; a list
+            has one entry for each resolution, of which MobileNet-v2 has five.
         se: squeeze-and-excitation after every depthwise convolution, the reduction of its width; null for none.
         se_channels: the same by the narrow width itself, one number a block.
         dropout: share of values dropped before the shortcuts in training.
@@ -46,7 +48,7 @@ class MobileNet(StagedBackbone):
         stem_channels: int = 32,
         head_channels: int | None = 1280,
         tap: Literal["output", "expansion"] = "output",
-        csp: CSPConfig | None = None,
+        csp: CSPStages = None,
         se: int | None = None,
         se_channels: list[int] | None = None,
         dropout: float = 0.0,
@@ -58,31 +60,38 @@ class MobileNet(StagedBackbone):
         if min(depths) < 1 or any(kernel % 2 == 0 for kernel in kernels):
             raise ValueError(f"depths {depths}, kernels {kernels}: expected at least one block a stage, odd kernels")
         squeezed = _squeezed_widths(se, se_channels, blocks=sum(depths))
-        share = 1 if csp is None else 1 - csp.ratio
-        rows = [Row(*row) for row in zip(depths, channels, strides, kernels, (share * w for w in wide), strict=True)]
-        make = BlockMaker(csp is not None, se, squeezed, dropout, activation)
-        groups = by_resolution(rows)
+        groups = by_resolution([Row(*row) for row in zip(depths, channels, strides, kernels, wide, strict=True)])
         if len(groups) < 3:
             raise ValueError(f"strides {strides}: expected maps of three strides, found {len(groups)}")
+        partial = csp_by_stage(csp, len(groups))
+        if tap == "expansion" and any(partial) and not all(partial):
+            raise ValueError("tap: 'expansion' needs stages that are all plain or all partial, found both in csp")
+        plain = BlockMaker(False, se, squeezed, dropout, activation)
 
         def make_stage(number: int, width: int) -> tuple[nn.Module, int]:
-            group = groups[number]
-            if csp is None:
-                before = groups[number - 1][-1] if number else None
-                return nn.Sequential(*make.blocks(width, group, before=before)), group[-1].channels
-            last = number == len(groups) - 1
-            out = head_channels * share if last and head_channels else group[-1].expanded
-            stage = PartialStage(width, group, round(out), make, csp=csp, first=number == 0)
+            own, last = partial[number], number == len(groups) - 1
+            group = [row.narrowed(own) for row in groups[number]]
+            before = groups[number - 1][-1].narrowed(own) if number else None
+            if own is None:
+                return nn.Sequential(*plain.blocks(width, group, before=before)), group[-1].channels
+            if last:  # transition 2 is also the expansion that opens what follows
+                out = head_channels * (1 - own.ratio) if head_channels else group[-1].expanded
+            else:
+                following = partial[number + 1]
+                out = group[-1].channels if following is None else groups[number][-1].narrowed(following).expanded
+            make = replace(plain, partial=True)
+            opened = number > 0 and partial[number - 1] is not None
+            stage = PartialStage(width, group, round(out), make, csp=own, before=before, opened=opened)
             return stage, stage.out_channels
 
         stem = ConvNormAct(3, stem_channels, 3, stride=2, activation=activation)
         super().__init__(stem, stem_channels, make_stage, count=len(groups), first_stride=2 * groups[0][0].stride)
         widths = list(self.features.channels)
         self.head: nn.Module = nn.Identity()
-        if csp is None and head_channels:
+        if partial[-1] is None and head_channels:
             self.head = ConvNormAct(widths[-1], head_channels, activation=activation)
             widths[-1] = head_channels
-        self.tap_expansions = tap == "expansion" and csp is None
+        self.tap_expansions = tap == "expansion" and not any(partial)
         if self.tap_expansions:
             widths[:-1] = [_first_block(stage).expanded for stage in self.stages[-2:]]
         self.features = Features(tuple(widths), self.features.strides)

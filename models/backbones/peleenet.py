@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.backbones.densenet import DenseBackbone, dense_layers, dense_stage
 from models.backbones.stages import check_lengths
-from models.csp import CSPConfig
+from models.csp import CSPStages, csp_by_stage
 from models.layers import Activation, ConvNormAct, halving_pool, make_excitation
 from models.parts import Block
 
@@ -116,7 +116,7 @@ class PeleeNet(DenseBackbone):
         hidden_channels: width of the dense layers' 1x1 convolutions, per stage.
         growth: channels that each dense layer adds; even.
         csp: makes every stage cross-stage-partial ({split: slice} is the fit to the published CSPPeleeNet); null is
-            PeleeNet.
+            PeleeNet; a list has one entry a stage.
         sparse: layers read only the maps 1, 2, 4, 8, ... layers before them: SparsePeleeNet.
         se: squeeze-and-excitation of the dense layers' 1x1 convolutions, the reduction of their width; null for none.
     """
@@ -128,7 +128,7 @@ class PeleeNet(DenseBackbone):
         hidden_channels: list[int],
         growth: int = 32,
         stem_channels: int = 32,
-        csp: CSPConfig | None = None,
+        csp: CSPStages = None,
         sparse: bool = False,
         se: int | None = None,
         activation: Activation = "leaky",
@@ -136,6 +136,8 @@ class PeleeNet(DenseBackbone):
         check_lengths(depths=depths, hidden_channels=hidden_channels)
         if min(depths) < 1:
             raise ValueError(f"depths {depths}: every stage needs at least one dense layer")
+
+        partial = csp_by_stage(csp, len(depths))
 
         def make_stage(index: int, in_channels: int) -> tuple[nn.Module, int]:
             depth, hidden = depths[index], hidden_channels[index]
@@ -146,7 +148,9 @@ class PeleeNet(DenseBackbone):
                 return TwoWayDenseLayer(width, growth, hidden, se=se, activation=activation)
 
             layers = dense_layers(layer, growth, 1 if sparse else depth)
-            return dense_stage(in_channels, in_channels + depth * growth, layers, csp=csp, activation=activation)
+            return dense_stage(
+                in_channels, in_channels + depth * growth, layers, csp=partial[index], activation=activation
+            )
 
         stem = PeleeStem(stem_channels, activation=activation)
         super().__init__(stem, stem_channels, nn.AvgPool2d(2), make_stage, count=len(depths))

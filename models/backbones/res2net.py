@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones.stages import StagedBackbone, check_lengths
-from models.csp import CrossStagePartial, CSPConfig
+from models.csp import CrossStagePartial, CSPStages, csp_by_stage
 from models.layers import Activation, ConvNormAct, Shortcut, make_excitation
 from models.parts import Block
 
@@ -58,7 +58,8 @@ class Res2Net(StagedBackbone):
         channels: width of each stage.
         scales: groups of channels of the blocks; the bottlenecks are as wide inside as one of them.
         groups: of the 3x3 convolutions after the stem.
-        csp: makes the blocks of every stage cross-stage-partial; null is the plain network.
+        csp: makes the blocks of every stage cross-stage-partial; null is the plain network; a list has one entry a
+            stage.
         se: squeeze-and-excitation in every block, the reduction of its width; null for none.
     """
 
@@ -70,7 +71,7 @@ class Res2Net(StagedBackbone):
         scales: int = 4,
         groups: int = 2,
         stem_channels: int = 32,
-        csp: CSPConfig | None = None,
+        csp: CSPStages = None,
         se: int | None = None,
         activation: Activation = "leaky",
     ) -> None:
@@ -81,6 +82,8 @@ class Res2Net(StagedBackbone):
             raise ValueError(
                 f"channels {channels}: expected multiples of {scales * groups}, for {scales} scales in {groups} groups"
             )
+
+        partial = csp_by_stage(csp, len(depths))
 
         def make_stage(index: int, in_channels: int) -> tuple[nn.Module, int]:
             def blocks(width: int) -> list[Block]:
@@ -95,9 +98,10 @@ class Res2Net(StagedBackbone):
                 ConvNormAct(inside, inside, 3, stride=2, groups=groups, activation=activation),
                 ConvNormAct(inside, width, activation=activation),
             ]
-            if csp is None:
+            own = partial[index]
+            if own is None:
                 return nn.Sequential(*down, *blocks(width)), width
-            cross = CrossStagePartial(width, width, blocks, csp=csp, activation=activation)
+            cross = CrossStagePartial(width, width, blocks, csp=own, activation=activation)
             return nn.Sequential(*down, cross), cross.out_channels
 
         first = ConvNormAct(3, stem_channels, 3, stride=2, activation=activation)

@@ -11,7 +11,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from models.backbones.stages import StagedBackbone, check_lengths
-from models.csp import CrossStagePartial, CSPConfig
+from models.csp import CrossStagePartial, CSPStages, csp_by_stage
 from models.elastic import ElasticBlock
 from models.layers import Activation, ConvNormAct, Shortcut, halving_pool, make_excitation
 from models.parts import Block
@@ -92,7 +92,7 @@ class ResNet(StagedBackbone):
             `channels` when left out.
         linear_splits: with csp, stages (the first is 1) whose split convolutions have no activation; 2 and 3 in the
             darknet files.
-        csp: makes every stage cross-stage-partial; null is the plain network.
+        csp: makes every stage cross-stage-partial; null is the plain network; a list has one entry a stage.
         elastic: blocks that keep width and resolution work at two resolutions, each with half of the channels, hidden
             channels and groups; images must then be multiples of twice the coarsest stride.
         se: squeeze-and-excitation in every block, the reduction of its width; null for none.
@@ -109,7 +109,7 @@ class ResNet(StagedBackbone):
         stem_channels: int = 64,
         transition_channels: list[int] | None = None,
         linear_splits: list[int] | None = None,
-        csp: CSPConfig | None = None,
+        csp: CSPStages = None,
         elastic: bool = False,
         se: int | None = None,
         activation: Activation = "leaky",
@@ -121,16 +121,18 @@ class ResNet(StagedBackbone):
         )
         if min(depths) < 1:
             raise ValueError(f"depths {depths}: every stage needs at least one block")
+        partial = csp_by_stage(csp, len(depths))
         kind = BlockKind(block, groups, elastic, se, activation)
 
         def make_stage(index: int, in_channels: int) -> tuple[nn.Module, int]:
             width, hidden, depth = channels[index], hidden_channels[index], depths[index]
-            if csp is None:
+            own = partial[index]
+            if own is None:
                 stride = 2 if index else 1
                 return nn.Sequential(*kind.blocks(in_channels, hidden, width, depth, stride=stride)), width
             # Part 2 of the first stage keeps the stem's width, so its first shortcut reaches only those channels. The
             # elastic networks have no such stage: their blocks keep the width.
-            keeps = index == 0 and csp.split == "conv" and not elastic
+            keeps = index == 0 and own.split == "conv" and not elastic
 
             def blocks(inside: int) -> list[Block]:
                 return kind.blocks(in_channels if keeps else inside, hidden, inside, depth)
@@ -139,7 +141,7 @@ class ResNet(StagedBackbone):
                 in_channels,
                 transitions[index],
                 blocks,
-                csp=csp,
+                csp=own,
                 split_channels=width,
                 split_activation="linear" if index + 1 in linear else activation,
                 activation=activation,

@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from models.config import load_model_config
+from models.benchmark.selection import load_models
 from utils.arguments import Parser, whole_number
 from utils.config import ConfigError
 from utils.log import say, say_error
@@ -21,8 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     args = parse_args(argv)
     try:
-        for name in args.cfg:
-            load_model_config(name)  # a wrong YAML file is told before torch is imported
+        if args.set and (args.markdown or not args.cfg):
+            raise ConfigError("--set changes the models that are named; name at least one, and leave out --markdown")
+        if args.cfg:
+            load_models(args.cfg, args.set)  # a wrong YAML file is told before torch is imported
     except ConfigError as error:
         say_error(error)
         return 2
@@ -40,11 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = select_device(args.device)
         conditions = Conditions(device, args.num_classes, args.batch_size, latency=not args.no_latency)
         if args.markdown:
-            write_atomically(args.markdown, make_page(conditions))
+            old = args.markdown.read_text(encoding="utf-8") if args.markdown.is_file() else ""
+            write_atomically(args.markdown, make_page(conditions, old))
             say(f"Wrote {args.markdown}")
         else:
             show = print_pairs if args.pairs else print_rows
-            show(args.cfg, conditions, side=args.img_size, as_json=args.json)
+            show(args.cfg, conditions, overrides=args.set, size=args.img_size, as_json=args.json)
     except (ConfigError, OSError) as error:
         say_error(error)
         return 2
@@ -55,12 +58,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Options as in docs/reference.md."""
     parser = Parser(prog="python -m models.benchmark", description=__doc__)
     parser.add_argument("cfg", nargs="*", metavar="CFG", help="models or darknet .cfg files (default: all in cfg/)")
-    parser.add_argument(
-        "--img-size", type=whole_number, metavar="N", help="side in pixels (default: all with published figures)"
-    )
+    parser.add_image_size(usual="all with published figures")
     parser.add_argument("--batch-size", type=whole_number, default=1, metavar="N", help="images per run (default 1)")
     parser.add_argument(
         "--num-classes", type=whole_number, metavar="N", help="default: the .cfg's own, else 80, or 1000 to classify"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the models, as train.py does"
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the fastest there is)")
     parser.add_argument("--threads", type=whole_number, metavar="N", help="CPU threads (default: torch's choice)")

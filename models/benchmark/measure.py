@@ -25,6 +25,8 @@ Row = dict[str, Any]
 """What was measured of one model at one image size; `measure` names its keys."""
 RATIOS = ("params", "bflops", "cio", "activations_mb", "memory_mb", "latency_ms")
 """What a pair of models is compared by."""
+PLAIN = "model.backbone.csp=null"
+"""What makes a partial model its plain twin, as --set takes it."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def measure(config: ModelConfig, conditions: Conditions) -> Row:
         "activations_mb": round(costs.activations_mb, 2),
         "memory_mb": round(costs.memory_mb, 1),
         "published": published,
-        **differences(costs, published, height),
+        **differences(costs, published, height if height == width else 0),
     }
     return row | (run_model(config, conditions) if conditions.latency else {})
 
@@ -120,7 +122,11 @@ def published_at(published: Sequence[dict[str, Any]], side: int) -> dict[str, An
 
 
 def differences(costs: Costs, published: dict[str, Any] | None, side: int) -> dict[str, float | None]:
-    """Percent by which parameters and BFLOPs are above the published figures; None without a figure to compare with."""
+    """Percent by which parameters and BFLOPs are above the published figures; None without a figure to compare with.
+
+    Args:
+        side: of the square images that the costs are of; 0 where they are not square, as no published ones are.
+    """
     percent: dict[str, float | None] = {"params_diff": None, "bflops_diff": None}
     if published is None:
         return percent
@@ -133,10 +139,14 @@ def differences(costs: Costs, published: dict[str, Any] | None, side: int) -> di
 
 
 def compare_rows(csp: Row, plain: Row) -> Row:
-    """The rows of a partial model and a plain one, and the ratios of the first to the second."""
+    """The rows of a partial model and a plain one, and the ratios of the first to the second.
+
+    `twin` names the plain model: its file, or what is set in the same file.
+    """
     names = [name for name in RATIOS if csp[name] is not None]
     ratio = {name: round(csp[name] / plain[name], 3) for name in names}
-    about = {"cfg": csp["cfg"], "twin": plain["cfg"], "img_size": csp["img_size"]}
+    twin = f"--set {PLAIN}" if plain["cfg"] == csp["cfg"] else plain["cfg"]
+    about = {"cfg": csp["cfg"], "twin": twin, "img_size": csp["img_size"]}
     return {**about, "csp": csp, "plain": plain, "ratio": ratio}
 
 
@@ -146,13 +156,13 @@ def describe_conditions(conditions: Conditions) -> str:
         return "nothing, costs were counted alone (--no-latency)"
     device = describe_device(conditions.device)
     if conditions.device.type == "cpu":
-        device = f"{_processor()}, {torch.get_num_threads()} threads"
+        device = f"{processor()}, {torch.get_num_threads()} threads"
     precision = "fp32, convolutions in TF32" if uses_tf32(conditions.device) else "fp32"
     return f"{device}; PyTorch {torch.__version__}, {precision}, batch {conditions.batch_size}"
 
 
 @functools.cache
-def _processor() -> str:
+def processor() -> str:
     """The CPU's name where the system tells it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []

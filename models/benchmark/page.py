@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from models.benchmark.measure import Row
-from models.benchmark.published import Table, TableRow
+from models.benchmark.published import Table, TableRow, set_options
 
 COLUMNS = ("cfg", "img_size", "params", "bflops", "latency_ms", "fps", "memory_mb", "published")
 PAIR_COLUMNS = {
@@ -21,7 +22,8 @@ ALLOWED = 2.0
 _HEAD = """# Benchmark
 
 Made by `python -m models.benchmark --markdown docs/benchmark.md`; the rows are those of the published tables
-(cfg/tables/published.yaml), the published figures those of the model files (`published:` in cfg/*.yaml).
+(cfg/tables/published.yaml), the published figures those of the model files (`published:` in cfg/*.yaml). The commands
+that rebuild each table of the paper are in [paper.md](paper.md).
 
 Measured: {how}.
 
@@ -36,10 +38,10 @@ Measured: {how}.
   none was measured here. A ? marks a figure for which no source was found."""
 
 _PAIRS = """\
-Each partial backbone, as a classifier where there is one, beside a plain one: the same file with `csp: null` in
-its backbone, and where its authors compare with another network (ResNet, ResNeXt: other depths and widths) that one
-too. CIO are the millions of values that convolutions read and write, the paper's measure of memory traffic; MB are the
-most that activations take at once. Ratios are CSP over plain."""
+Each partial backbone, as a classifier where there is one, beside a plain one: the same file with
+`--set model.backbone.csp=null`, and where its authors compare with another network (ResNet, ResNeXt: other depths and
+widths) that one too. CIO are the millions of values that convolutions read and write, the paper's measure of memory
+traffic; MB are the most that activations take at once. Ratios are CSP over plain."""
 
 _HEADERS = ["file", "px", "parameters", "published", "BFLOPs", "published", "", "their fps", "ms", "fps", "MB"]
 
@@ -55,7 +57,12 @@ def format_pairs(pairs: Sequence[Row]) -> str:
 
 
 def format_page(
-    tables: Mapping[str, tuple[Table, list[list[Row]]]], others: Sequence[Row], pairs: Sequence[Row], *, how: str
+    tables: Mapping[str, tuple[Table, list[list[Row]]]],
+    others: Sequence[Row],
+    pairs: Sequence[Row],
+    *,
+    inference: str,
+    how: str,
 ) -> str:
     """docs/benchmark.md.
 
@@ -63,15 +70,17 @@ def format_page(
         tables: by their titles, each with what was measured for each of its rows, one for each image size.
         others: models that stand in no table.
         pairs: partial models beside plain ones.
+        inference: the section of the authors' speeds (models/benchmark/inference.py).
         how: machine and conditions.
     """
     parts = [_HEAD.format(how=how)]
     parts += [_section(table, rows) for table, rows in tables.values()]
+    parts.append(inference)
     if others:
         lines = [["model", *_HEADERS], *([_stem(row["cfg"]), *_cells(row, _stem(row["cfg"]))] for row in others)]
-        parts.append("## Other models of cfg/\n\n" + _markdown(lines))
+        parts.append("## Other models of cfg/\n\n" + markdown(lines))
     if pairs:
-        parts.append("## With and without CSP\n\n" + _PAIRS + "\n\n" + _markdown(_pair_lines(pairs)))
+        parts.append("## With and without CSP\n\n" + _PAIRS + "\n\n" + markdown(_pair_lines(pairs)))
     parts.append(
         _far_off(
             (entry, row)
@@ -96,6 +105,8 @@ def _cell(row: Row, column: str) -> str:
         return "-"
     if isinstance(value, dict):
         return ", ".join(f"{key} {entry}" for key, entry in value.items() if not isinstance(entry, (list, str)))
+    if column == "cfg":
+        return " ".join([value, set_options(row.get("set", []))]).rstrip()
     text = f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)
     off = row.get(f"{column}_diff")
     return text if off is None else f"{text} ({_percent(off)}%)"
@@ -146,7 +157,7 @@ def _section(table: Table, table_rows: Sequence[Sequence[Row]]) -> str:
             if entry.note or (row["published"] or {}).get("note"):
                 notes[entry.name] = entry.note or row["published"]["note"]
     listed = "\n".join(f"- {name}: {note}" for name, note in notes.items())
-    return "\n\n".join([f"## {table.title}", table.source, _markdown(lines), *([listed] if listed else [])])
+    return "\n\n".join([f"## {table.title}", table.source, markdown(lines), *([listed] if listed else [])])
 
 
 def _cells(row: Row, file: str) -> list[str]:
@@ -172,22 +183,23 @@ def _cells(row: Row, file: str) -> list[str]:
 def _accuracy(figures: Row, keys: Sequence[str]) -> str:
     if not any(key in figures for key in keys):
         return ""
-    return ", ".join(_figure(figures, key, ".1f") if key in figures else "-" for key in keys)
+    return ", ".join(figure(figures, key, ".1f") or "-" for key in keys)
 
 
-def _figure(figures: Row, key: str, form: str = "g") -> str:
-    return f"{figures[key]:{form}}" + ("?" if key in figures.get("unverified", []) else "")
+def figure(figures: Mapping[str, Any], key: str, form: str = "g") -> str:
+    """A published figure, with a ? where no source was found for it; empty if there is none."""
+    return f"{figures[key]:{form}}" + ("?" if key in figures.get("unverified", []) else "") if key in figures else ""
 
 
 def _speed(figures: Row) -> str:
     device = figures.get("device")
-    return _figure(figures, "fps") + (f" ({device})" if device else "")
+    return figure(figures, "fps") + (f" ({device})" if device else "")
 
 
 def _published(figures: Row, key: str, off: float | None) -> str:
     if key not in figures:
         return ""
-    text = _figure(figures, key, ".2f") + " M" if key == "params" else _figure(figures, key)
+    text = figure(figures, key, ".2f") + " M" if key == "params" else figure(figures, key)
     return text + ("" if off is None else f" ({_percent(off)} %)")
 
 
@@ -218,9 +230,9 @@ def _far_off(rows: Iterable[tuple[TableRow, Row]]) -> str:
     return f"## Further than {ALLOWED:g} % from the published cost\n\n" + ("\n".join(lines) if lines else "None.")
 
 
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    """A table; columns without any content are left out."""
+def markdown(lines: Sequence[Sequence[str]], *, keep_empty: bool = False) -> str:
+    """A table; columns without any content are left out, unless they are kept for what is to come."""
     header, *body = lines
-    kept = [i for i in range(len(header)) if any(line[i] for line in body)]
+    kept = [i for i in range(len(header)) if keep_empty or any(line[i] for line in body)]
     rows = [header, ["---"] * len(header), *body]
     return "\n".join("| " + " | ".join(str(row[i]) for i in kept) + " |" for row in rows)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from models.config import ModelConfig, load_model_config
-from utils.config import ROOT, load_yaml
+from utils.config import ROOT, ConfigError, load_yaml
 from utils.schema import to_dataclass
 
 TABLES = ROOT / "cfg" / "tables" / "published.yaml"
@@ -20,7 +22,7 @@ class TableRow:
     Args:
         name: as its authors call it.
         cfg: the model file in cfg/; its `published` holds the figures. Without one `missing` says why.
-        overrides: what makes that file the row's model where it takes a key or two, as --set of train.py has it.
+        overrides: what makes that file the row's model where it takes a key or two, as --set takes it (`model.` first).
         img_size: the row's image sizes; every size that the file has figures for when left out.
         num_classes: where the published file is for other classes than COCO's or ImageNet's.
         figures: of a row without a file or with `overrides`, as the keys of `published` in a model file.
@@ -52,9 +54,9 @@ class TableRow:
 
     @property
     def model(self) -> str:
-        """The row's model in a few words."""
-        classes = [f"{self.num_classes} classes"] if self.num_classes else []
-        return ", ".join([self.cfg or "", *self.overrides, *classes])
+        """The row's model as the benchmark takes it: a file, and what is set in it."""
+        classes = [f"--num-classes {self.num_classes}"] if self.num_classes else []
+        return " ".join(filter(None, [self.cfg, set_options(self.overrides), *classes]))
 
     def config(self) -> ModelConfig:
         """The row's model.
@@ -64,7 +66,7 @@ class TableRow:
         """
         if self.cfg is None:
             raise ValueError(f"row '{self.name}' has no model file: {self.missing}")
-        config = load_model_config(self.cfg, self.overrides)
+        config = load_model_config(self.cfg, model_overrides(self.overrides))
         if not self.changed:
             return config
         side = self.img_size[0] if self.img_size else config.size[0]
@@ -72,17 +74,42 @@ class TableRow:
         return dataclasses.replace(config, published=published, image_size=side if self.img_size else config.image_size)
 
 
+def set_options(assignments: Sequence[str]) -> str:
+    """Assignments as a shell takes them.
+
+    >>> set_options(["model.head.pool=last", "model.backbone.csp=[null, {ratio: 0.5}]"])
+    "--set model.head.pool=last --set 'model.backbone.csp=[null, {ratio: 0.5}]'"
+    """
+    return " ".join(f"--set {shlex.quote(text)}" for text in assignments)
+
+
+def model_overrides(assignments: Sequence[str]) -> list[str]:
+    """What --set says of the model, as `load_model_config` takes it.
+
+    Raises:
+        ConfigError: an assignment to something else.
+
+    >>> model_overrides(["model.backbone.csp.ratio=0.25"])
+    ['backbone.csp.ratio=0.25']
+    """
+    for text in assignments:
+        if not text.startswith("model."):
+            raise ConfigError(f"--set {text}: the keys of the model begin with 'model.': --set model.{text}")
+    return [text.removeprefix("model.") for text in assignments]
+
+
 @dataclass(frozen=True)
 class Table:
     """One published table.
 
     Args:
-        kind: 'classify' and 'detect' compare with published figures, 'totals' with what a published cfg amounts to.
+        kind: 'classify' and 'detect' compare with published figures, 'totals' with what a published cfg amounts to;
+            'inference' has speeds.
         source: where the figures are from.
     """
 
     title: str
-    kind: Literal["classify", "detect", "totals"]
+    kind: Literal["classify", "detect", "totals", "inference"]
     source: str
     rows: list[TableRow]
 
@@ -92,12 +119,14 @@ class Published:
     """What was published of the family.
 
     Args:
-        tables: row by row.
+        tables: of costs, row by row.
+        inference: the authors' table of frames a second.
         twins: partial model -> the plain model that its authors compare it with, where that is not the same file with
             `csp: null`.
     """
 
     tables: list[Table]
+    inference: Table
     twins: dict[str, str]
 
 
@@ -108,9 +137,11 @@ def load_published() -> Published:
         ConfigError: a wrong key or value in their file.
     """
     values = load_yaml(TABLES)
-    tables = []
-    for table in values["tables"]:
-        where = f"{TABLES}: {table['title']}"
-        rows = [to_dataclass(TableRow, row, where=f"{where}: {row.get('name')}") for row in table["rows"]]
-        tables.append(to_dataclass(Table, {**table, "rows": rows}, where=where))
-    return Published(tables, values["twins"])
+    *tables, inference = [_table(each) for each in (*values["tables"], values["inference"])]
+    return Published(tables, inference, values["twins"])
+
+
+def _table(values: dict[str, Any]) -> Table:
+    where = f"{TABLES}: {values['title']}"
+    rows = [to_dataclass(TableRow, row, where=f"{where}: {row.get('name')}") for row in values["rows"]]
+    return to_dataclass(Table, {**values, "rows": rows}, where=where)

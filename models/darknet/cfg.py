@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from models.darknet.heads import Level, plan_classifier, plan_levels
+from models.darknet.heads import DETECTORS, END_ACTIVATIONS, REGION, Level, plan_classifier, plan_levels
 from models.darknet.keys import ALIASES, KINDS, REFUSED, convert, known_keys, neutral_keys
 from models.darknet.model_sections import write_sections
 from models.darknet.plan import plan_layers
@@ -168,8 +168,8 @@ def format_cfg(sections: Sequence[Section]) -> str:
 def model_values(sections: Sequence[Section]) -> dict[str, Any]:
     """The configuration of a detector or classifier from its cfg, as plain values: the keys of ModelConfig.
 
-    The convolution before each yolo layer, or a classifier's last one with its pool, becomes part of the head; the rest
-    is the backbone. The values contain the sections, so a checkpoint needs no cfg beside it.
+    The convolution before each yolo or region layer, or a classifier's last one with its pool, becomes part of the
+    head; the rest is the backbone. The values contain the sections, so a checkpoint needs no cfg beside it.
 
     Raises:
         ValueError: layers that do not fit together, or an end of another kind.
@@ -186,29 +186,51 @@ def model_values(sections: Sequence[Section]) -> dict[str, Any]:
         "resize": "letterbox" if net.text("letter_box", "0") == "1" else "stretch",
     }
     if levels:
-        last = levels[-1].yolo
+        last = levels[-1].section
         nms = {"nms": last.text("nms_kind", "default"), "beta_nms": last.number("beta_nms", 0.6)}
-        return {**values, "head": _anchor_head(levels), **nms}
+        return {**values, "head": _anchor_head(levels) if last.kind == "yolo" else _region_head(levels), **nms}
     if classifier is None:
         raise ValueError(
-            "expected at least one [yolo] section; or, of a classifier, at the end an [avgpool] and a [convolutional] "
-            "with size=1 and activation=linear, without batch_normalize; found neither"
+            "expected at least one [yolo] or [region] section; or, of a classifier, at the end an [avgpool] and a "
+            f"[convolutional] with size=1 and activation={' or '.join(END_ACTIVATIONS)}, without batch_normalize; "
+            "found neither"
         )
-    head = {"type": "classify", "pool": classifier.order, "dropout": classifier.dropout}
+    head: dict[str, Any] = {"type": "classify", "pool": classifier.order, "dropout": classifier.dropout}
+    if classifier.activation != "linear":
+        head["activation"] = classifier.activation
     return {**values, "head": head, "resize": "crop"}  # as darknet's test of classifiers
 
 
 def _anchor_head(levels: Sequence[Level]) -> dict[str, Any]:
     """The head's configuration from the yolo sections."""
-    last = levels[-1].yolo
-    anchors = [[int(value) if value.is_integer() else value for value in level.anchors] for level in levels]
+    last = levels[-1].section
     return {
         "type": "anchor",
-        "anchors": anchors,
-        "scale_xy": [level.yolo.number("scale_x_y", 1.0) for level in levels],
+        "anchors": _anchors(levels),
+        "scale_xy": [level.section.number("scale_x_y", 1.0) for level in levels],
         "size": "square" if last.text("new_coords", "0") == "1" else "exp",
         "box_loss": last.text("iou_loss", "mse"),
     }
+
+
+def _region_head(levels: Sequence[Level]) -> dict[str, Any]:
+    """The head's configuration from the region sections."""
+    last = levels[-1].section
+    values = {key: last.number(key, default) for key, default in REGION.items()}
+    softmax, rescore, bias_match = (bool(values.pop(key)) for key in ("softmax", "rescore", "bias_match"))
+    if not softmax:
+        logger.warning(
+            "%s: softmax=0: a class's score is the sigmoid of its value, as in pjreddie's darknet; in AlexeyAB's it is "
+            "the value itself",
+            last.where,
+        )
+    head = {"type": "region", "anchors": _anchors(levels), "softmax": softmax}
+    return {**head, "rescore": rescore, "bias_match": bias_match, **values}
+
+
+def _anchors(levels: Sequence[Level]) -> list[list[float]]:
+    """For each level width, height, ... in pixels, whole numbers as int."""
+    return [[int(value) if float(value).is_integer() else value for value in level.anchors] for level in levels]
 
 
 def declared_classes(backbone: Mapping[str, Any]) -> int | None:
@@ -216,9 +238,9 @@ def declared_classes(backbone: Mapping[str, Any]) -> int | None:
     if backbone.get("type") != "darknet_cfg":
         return None
     sections = [Section.from_plain(values) for values in backbone["sections"]]
-    yolo = next((section for section in sections if section.kind == "yolo"), None)
-    if yolo is not None:
-        return yolo.integer("classes", 20)
+    detector = next((section for section in sections if section.kind in DETECTORS), None)
+    if detector is not None:
+        return detector.integer("classes", 20)
     last = next((section for section in reversed(sections) if section.kind == "convolutional"), None)
     return None if last is None else last.integer("filters", 1)
 
@@ -239,7 +261,7 @@ def cfg_text(
     Args:
         image_size: (height, width) for [net]; by default that of the model's own cfg, else 416 x 416.
         resize: 'letterbox' or 'stretch' for [net]; by default that of the model's own cfg, else stretch.
-        nms: 'nms_kind' and 'beta_nms' for [yolo] sections without them.
+        nms: 'nms_kind' and 'beta_nms' for [yolo] and [region] sections without them.
     Raises:
         ConfigError: the model has a part that no darknet section describes.
     """
@@ -247,7 +269,7 @@ def cfg_text(
     added = {key: str(value) for key, value in (nms or {}).items()}
     return format_cfg(
         [
-            replace(each, options={**each.options, **added, **each.options}) if each.kind == "yolo" else each
+            replace(each, options={**each.options, **added, **each.options}) if each.kind in DETECTORS else each
             for each in sections
         ]
     )

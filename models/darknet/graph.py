@@ -1,4 +1,4 @@
-"""DarknetGraph: the network of a darknet cfg as a backbone, its yolo layers' convolutions being the head's."""
+"""DarknetGraph: the network of a darknet cfg as a backbone, without the convolutions that belong to the head."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from models.darknet.heads import last_value, plan_classifier, plan_levels
+from models.darknet.layers import Grey
 from models.darknet.plan import IMAGE, Layer, plan_layers
 from models.darknet.sections import Section
 from models.parts import Backbone
@@ -16,17 +17,19 @@ from utils.structures import Features
 
 
 class DarknetGraph(Backbone):
-    """The layers of a darknet cfg, in the file's order, up to the convolutions before the yolo layers.
+    """The layers of a darknet cfg, in the file's order, up to the convolutions before the yolo or region layers.
 
     Those convolutions belong to the head, as in our own models, so a cfg can be trained on any number of classes; the
-    graph returns their inputs. A cfg without yolo layers is a classifier: its last pool and convolution belong to the
-    head, and the graph returns the input of the first of them. Otherwise it returns the last layer's output.
+    graph returns their inputs. A cfg without such layers is a classifier: its last pool and convolution belong to the
+    head, and the graph returns the input of the first of them. Otherwise it returns the last layer's output. A network
+    for grey images (channels=1 in [net]) takes RGB all the same, and makes grey of it first.
 
     Args:
         sections: the plain values of `Section.to_plain`, [net] first.
     Attributes:
         layers: one module a section after [net]; `layers[i]` is darknet's layer i.
-        levels: its yolo layers, finest first; `classifier`: how it ends without any, None for an end of another kind.
+        levels: its yolo or region layers, finest first; `classifier`: how it ends without any, None for an end of
+            another kind.
         stride: both sides of an image are multiples of it.
     """
 
@@ -40,8 +43,9 @@ class DarknetGraph(Backbone):
         heads = {index for level in self.levels for index in (level.conv, level.conv + 1)}
         if self.classifier is not None:
             self.outputs = [self.classifier.source]
-            heads = set(range(min(self.classifier.conv, self.classifier.pool), len(plan)))
+            heads = set(range(self.classifier.first, len(plan)))
         self.layers = nn.ModuleList(nn.Identity() if i in heads else layer.module for i, layer in enumerate(plan))
+        self.grey = Grey() if self.sections[0].integer("channels", 3) == 1 else nn.Identity()
         self.sources = [layer.sources for layer in plan]
         for index, layer in enumerate(plan):
             if heads.intersection(layer.sources) and index not in heads:
@@ -71,7 +75,7 @@ class DarknetGraph(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> the maps that `features` names, finest first."""
-        values = {IMAGE: images}
+        values = {IMAGE: self.grey(images)}
         for index, done in self.steps:
             values[index] = self.layers[index](*(values[source] for source in self.sources[index]))
             for source in done:

@@ -1,4 +1,4 @@
-"""Where a network ends: yolo layers with the convolutions before them, or a classifier's pool and convolution."""
+"""Where a network ends: yolo or region layers with the convolutions before them, or a classifier's last layers."""
 
 from __future__ import annotations
 
@@ -10,23 +10,48 @@ from models.darknet.plan import DROPOUT, IMAGE, Layer
 from models.darknet.sections import Section
 from utils.text import shown
 
+DETECTORS = ("yolo", "region")
+"""Kinds of sections that make boxes of a map."""
+
+END_ACTIVATIONS = ("linear", "leaky", "relu")
+"""Of a classifier's last convolution."""
+
 _PLAIN = {"size": 1, "stride": 1, "groups": 1, "batch_normalize": 0, "padding": 0}
 """Options of the 1x1 convolutions that become part of a head."""
+
+REGION: dict[str, float] = {
+    "softmax": 0,
+    "rescore": 0,
+    "bias_match": 0,
+    "thresh": 0.5,
+    "object_scale": 1,
+    "noobject_scale": 1,
+    "coord_scale": 1,
+    "class_scale": 1,
+}
+"""What a [region] section says of all its levels, beside their classes, with darknet's defaults."""
+
+_NMS = {"classes": "20", "nms_kind": "default", "beta_nms": "0.6"}
+_ALIKE: dict[str, dict[str, object]] = {
+    "yolo": {**_NMS, "new_coords": "0", "iou_loss": "mse"},
+    "region": {**_NMS, **REGION},
+}
+"""Options that all levels have in common, with darknet's defaults."""
 
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """One yolo layer.
+    """One yolo or region layer.
 
     Args:
-        yolo: its section.
+        section: its section.
         conv: index of the 1x1 convolution before it, whose output is the raw map.
         source: index of the layer that this convolution reads.
         channels: of that layer; `stride`: pixels per cell.
-        anchors: width, height, width, ... in pixels, those of its mask.
+        anchors: width, height, width, ... in pixels: those of a yolo layer's mask, all of a region layer.
     """
 
-    yolo: Section
+    section: Section
     conv: int
     source: int
     channels: int
@@ -39,32 +64,40 @@ class ClassifierEnd:
     """The layers of a cfg that become a classifier's head.
 
     Args:
-        conv: index of the 1x1 convolution that gives a number for each class; `pool`: of the global pool.
+        conv: index of the 1x1 convolution that gives a number for each class.
+        pool: of the global pool; None where the convolution's map has a single cell.
         source: index of the layer that the first of the two reads.
         dropout: share dropped between them in training.
+        activation: of the convolution.
     """
 
     conv: int
-    pool: int
+    pool: int | None
     source: int
     dropout: float
+    activation: str
+
+    @property
+    def first(self) -> int:
+        """Index of the first layer that belongs to the head."""
+        return self.conv if self.pool is None else min(self.conv, self.pool)
 
     @property
     def order(self) -> Literal["first", "last"]:
         """Whether the pool comes before or after the convolution, as ClassifyHead names it."""
-        return "first" if self.pool < self.conv else "last"
+        return "first" if self.pool is not None and self.pool < self.conv else "last"
 
 
 def plan_levels(sections: Sequence[Section], layers: Sequence[Layer]) -> list[Level]:
-    """The yolo layers of a network, finest first; those of one stride in the file's order.
+    """The yolo or region layers of a network, finest first; those of one stride in the file's order.
 
     Raises:
-        ValueError: a yolo layer without a plain 1x1 convolution before it, or with keys that contradict each other.
+        ValueError: such a layer without a plain 1x1 convolution before it, or with keys that contradict each other.
     """
     height, width = sections[0].integer("height"), sections[0].integer("width")
     levels = []
     for index, layer in enumerate(layers):
-        if layer.section.kind != "yolo":
+        if layer.section.kind not in DETECTORS:
             continue
         anchors = _masked_anchors(layer.section)
         predictor = _predictor(layer.section, layers[index - 1] if index else None, len(anchors) // 2)
@@ -76,7 +109,11 @@ def plan_levels(sections: Sequence[Section], layers: Sequence[Layer]) -> list[Le
                 f"here {' x '.join(map(str, layer.stride))}"
             )
         source = predictor.sources[0]
-        channels = 3 if source == IMAGE else layers[source].output.channels
+        if source == IMAGE:
+            raise predictor.section.error("expected a layer before the head, found the image itself")
+        if layer.section.kind == "region":  # whose anchors are in cells
+            anchors = [value * stride for value in anchors]
+        channels = layers[source].output.channels
         levels.append(Level(layer.section, index - 1, source, channels, stride, anchors))
     _check_alike(levels)
     return sorted(levels, key=lambda level: level.stride)
@@ -85,7 +122,7 @@ def plan_levels(sections: Sequence[Section], layers: Sequence[Layer]) -> list[Le
 def plan_classifier(layers: Sequence[Layer]) -> ClassifierEnd | None:
     """The end of a classifier: [avgpool] and a plain 1x1 [convolutional] in either order, dropout between them or none.
 
-    None where a network ends otherwise.
+    Without [avgpool] the convolution's map must have a single cell. None where a network ends otherwise.
     """
     last: dict[str, int] = {}
     dropout = 0.0
@@ -96,13 +133,25 @@ def plan_classifier(layers: Sequence[Layer]) -> ClassifierEnd | None:
         elif section.kind == "dropout" and last and section.text("dropblock", "0") == "0":
             dropout = section.number("probability", DROPOUT)
         else:
-            return None
+            break
         if len(last) == 2:
             break
-    if len(last) < 2 or _mismatch(layers[last["convolutional"]].section, "linear"):
+    return _classifier_end(layers, last.get("convolutional"), last.get("avgpool"), dropout)
+
+
+def _classifier_end(
+    layers: Sequence[Layer], conv: int | None, pool: int | None, dropout: float
+) -> ClassifierEnd | None:
+    """The end with this convolution and pool, if they are one; `dropout` is the share dropped before either."""
+    if conv is None or (pool is None and layers[conv].output.size != (1, 1)):
         return None
-    source = layers[min(last.values())].sources[0]
-    return None if source == IMAGE else ClassifierEnd(last["convolutional"], last["avgpool"], source, dropout)
+    section = layers[conv].section
+    activation = section.text("activation", "logistic")
+    source = layers[conv if pool is None else min(conv, pool)].sources[0]
+    if activation not in END_ACTIVATIONS or _mismatch(section, activation) or source == IMAGE:
+        return None
+    # Without a pool nothing lies between the two: a dropout before the convolution is the backbone's.
+    return ClassifierEnd(conv, pool, source, 0.0 if pool is None else dropout, activation)
 
 
 def last_value(layers: Sequence[Layer]) -> int:
@@ -111,7 +160,7 @@ def last_value(layers: Sequence[Layer]) -> int:
 
 
 def _masked_anchors(yolo: Section) -> list[float]:
-    """Width, height, ... of the anchors in a yolo layer's mask."""
+    """Width, height, ... of the anchors in a layer's mask, as written; a region layer has no mask."""
     values, count = yolo.numbers("anchors"), yolo.integer("num", 1)
     if count < 1 or len(values) % 2 or len(values) // 2 < count or min(values) <= 0:
         raise yolo.error(f"anchors: expected num={count} pairs of width and height above 0, found {len(values)} values")
@@ -122,7 +171,7 @@ def _masked_anchors(yolo: Section) -> list[float]:
 
 
 def _predictor(yolo: Section, before: Layer | None, anchors: int) -> Layer:
-    """The layer before a yolo layer, which gives its raw map: a plain 1x1 convolution of the right width.
+    """The layer before a yolo or region layer, which gives its raw map: a plain 1x1 convolution of the right width.
 
     Raises:
         ValueError: it is another one.
@@ -131,13 +180,14 @@ def _predictor(yolo: Section, before: Layer | None, anchors: int) -> Layer:
         previous = "nothing" if before is None else before.section.where
         raise yolo.error(f"expected a [convolutional] layer right before it, found {previous}")
     conv = before.section
-    activation = "logistic" if yolo.text("new_coords", "0") == "1" else "linear"
+    coordinates = "0" if yolo.kind == "region" else yolo.text("new_coords", "0")
+    activation = "logistic" if coordinates == "1" else "linear"
     wrong = _mismatch(conv, activation)
     if wrong:
         key, expected, value = wrong
-        new_coords = f" with new_coords={yolo.text('new_coords', '0')}" if key == "activation" else ""
+        new_coords = f" with new_coords={coordinates}" if key == "activation" and yolo.kind == "yolo" else ""
         raise conv.error(
-            f"{key}: expected {expected} in the convolution before a yolo layer{new_coords}, found {value}"
+            f"{key}: expected {expected} in the convolution before a {yolo.kind} layer{new_coords}, found {value}"
         )
     classes = yolo.integer("classes", 20)
     if classes < 1:
@@ -151,13 +201,15 @@ def _predictor(yolo: Section, before: Layer | None, anchors: int) -> Layer:
 
 
 def _check_alike(levels: Sequence[Level]) -> None:
-    """Refuse yolo layers that differ in an option that the head has once for all levels."""
-    defaults = {"classes": "20", "new_coords": "0", "iou_loss": "mse", "nms_kind": "default", "beta_nms": "0.6"}
-    for key, default in defaults.items():
-        for level in levels:
-            first, own = (each.yolo.options.get(key, default) for each in (levels[0], level))
-            if str(first) != str(own):
-                raise level.yolo.error(f"{key}={own}, but {levels[0].yolo.where} has {first}; expected the same")
+    """Refuse layers that differ in an option that the head has once for all levels."""
+    for level in levels:
+        first, own = levels[0].section, level.section
+        if first.kind != own.kind:
+            raise own.error(f"expected all layers of one kind, but {first.where} is another one")
+        for key, default in _ALIKE[own.kind].items():
+            values = str(first.options.get(key, default)), str(own.options.get(key, default))
+            if values[0] != values[1]:
+                raise own.error(f"{key}={values[1]}, but {first.where} has {values[0]}; expected the same")
 
 
 def _mismatch(conv: Section, activation: str) -> tuple[str, object, object] | None:

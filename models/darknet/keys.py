@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from utils.text import shown
 
 ACTIVATIONS = ("leaky", "relu", "mish", "swish", "logistic", "linear", "relu6", "tanh")
+SYNONYMS = {"silu": "swish", "sigmoid": "logistic", "leaky_relu": "leaky", "lrelu": "leaky", "none": "linear"}
+"""Names of other programs -> darknet's, which takes a name that it does not know for relu."""
 YES_NO = ("0", "1")
 
 
@@ -51,7 +53,9 @@ def convert(value: str | float, kind: str | tuple[str, ...]) -> Any:
     """
     if isinstance(kind, tuple):
         if str(value) not in kind:
-            raise ValueError(f"expected one of {', '.join(kind)}, found {shown(value)}")
+            own = SYNONYMS.get(str(value), "")
+            meant = f"; in darknet it is called {own}" if own in kind else ""
+            raise ValueError(f"expected one of {', '.join(kind)}, found {shown(value)}{meant}")
         return str(value)
     if kind == "text":
         return str(value)
@@ -177,6 +181,42 @@ _YOLO = Keys(
     ),
 )
 
+_REGION = Keys(
+    used={
+        "anchors": "floats",
+        "num": "int",
+        "classes": "int",
+        "softmax": YES_NO,
+        # Of the loss, like those that follow: the model's head takes them over, and a recipe may override them.
+        "rescore": "int",
+        "bias_match": "int",
+        "thresh": "float",
+        "object_scale": "float",
+        "noobject_scale": "float",
+        "coord_scale": "float",
+        "class_scale": "float",
+        # Ours, as in [yolo]; darknet does not read them here.
+        "nms_kind": ("default", "greedynms", "diounms", "vote", "none"),
+        "beta_nms": "float",
+    },
+    neutral={
+        "background": Neutral("one of its classes is the background"),
+        "classfix": Neutral("boxes below 0.5 count for nothing, or classes are trained where there is no object"),
+        "coords": Neutral("its predictions have more than a box, a score and classes", 4),
+        "map": Neutral("its classes are numbered by another file", None),
+        "tree": Neutral("its classes form a tree, with probabilities within each branch", None),
+    },
+    training=_words("absolute focal_loss jitter log mask_scale max random resize sqrt"),
+)
+_REORG = Keys(
+    used={"stride": "int"},
+    neutral={
+        "extra": Neutral("it adds numbers at the end of the map"),
+        "flatten": Neutral("it puts the channels of a cell behind each other"),
+        "reverse": Neutral("it turns channels into cells"),
+    },
+)
+
 _POOL: dict[str, str | tuple[str, ...]] = dict.fromkeys(("size", "stride", "stride_x", "stride_y", "padding"), "int")
 _FROM_MAP: dict[str, str | tuple[str, ...]] = {"from": "int", "activation": ACTIVATIONS}
 
@@ -228,6 +268,9 @@ KINDS: dict[str, Keys] = {
     ),
     "cost": Keys(training=("type", "scale", "ratio", "noobj", "thresh")),
     "yolo": _YOLO,
+    "region": _REGION,
+    "reorg": _REORG,
+    "reorg3d": _REORG,
 }
 """Kinds of sections that can be built."""
 
@@ -241,8 +284,8 @@ ALIASES = {
 }
 
 REFUSED = _words(
-    "Gaussian_yolo region detection contrastive connected conn deconvolutional deconv local activation act batchnorm "
-    "lrn normalization reorg reorg3d reorg_old crop empty silence implicit history rnn crnn gru lstm conv_lstm iseg"
+    "Gaussian_yolo detection contrastive connected conn deconvolutional deconv local activation act batchnorm "
+    "lrn normalization crop empty silence implicit history rnn crnn gru lstm conv_lstm iseg"
 )
 """Kinds that darknet knows and this project does not support."""
 

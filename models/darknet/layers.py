@@ -51,6 +51,42 @@ class Upsample(nn.Module):
         return x if self.scale == 1 else x * self.scale
 
 
+class Grey(nn.Module):
+    """RGB to one channel by the weights of Rec. 601, as OpenCV and stb_image (with which darknet reads pictures) do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB -> (B, 1, H, W)."""
+        red, green, blue = x.split(1, dim=1)
+        return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+class SpaceToDepth(nn.Module):
+    """Darknet's [reorg] and [reorg3d]: `stride` x `stride` cells become one, their values channels.
+
+    [reorg3d] puts the cells of a square behind each other, row by row, each with all its channels. [reorg] does so too,
+    but with the map's memory read as (C / stride^2, H * stride, W * stride) and the result's as (C * stride^2, ...):
+    darknet gives its routine the shape of the wrong side, and YOLOv2 was trained so. OpenCV's reorg layer agrees.
+
+    Args:
+        plain: [reorg3d].
+    """
+
+    def __init__(self, stride: int, *, plain: bool = False) -> None:
+        super().__init__()
+        self.stride = stride
+        self.plain = plain
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C * stride^2, H / stride, W / stride); [reorg] needs C to be a multiple of stride^2."""
+        s = self.stride
+        _, channels, height, width = x.shape
+        if self.plain:
+            cells = x.reshape(-1, channels, height // s, s, width // s, s)
+        else:
+            cells = x.reshape(-1, channels // s**2, height, s, width, s)
+        return cells.permute(0, 3, 5, 1, 2, 4).reshape(-1, channels * s**2, height // s, width // s)
+
+
 def max_pool(size: int, stride: tuple[int, int], padding: int) -> nn.Module:
     """Darknet's max pool: `padding` is that of both sides together, the odd one goes right and below."""
     if stride[0] == stride[1]:

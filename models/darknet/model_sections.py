@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from models.darknet.graph import DarknetGraph
+from models.darknet.head_sections import Options, anchor_options
 from models.darknet.sections import Section
 from models.darknet.trace import in_file_order
-from models.darknet.writer import Options, Writer, anchor_options
+from models.darknet.writer import Writer
 from models.detector import Detector
 from models.heads.anchor import AnchorHead
 from models.heads.classify import ClassifyHead
@@ -27,7 +28,8 @@ def write_sections(
     """
     if not isinstance(model.head, (AnchorHead, ClassifyHead)):
         raise ConfigError(
-            f"darknet has no section for a head of type {type(model.head).__name__}; only for anchor and classify heads"
+            f"darknet has no section for a head of type {type(model.head).__name__}; only for anchor, region and "
+            "classify heads"
         )
     if isinstance(model.backbone, DarknetGraph):
         return _rewrite(model.backbone, model.head, image_size, resize)
@@ -72,7 +74,7 @@ def _rewrite(
 ) -> list[Section]:
     """The sections that a cfg had, with the head's current classes and anchors."""
     net, *layers = graph.sections
-    changes = _classifier_changes(graph, head) if isinstance(head, ClassifyHead) else _yolo_changes(graph, head)
+    changes = _classifier_changes(graph, head) if isinstance(head, ClassifyHead) else _detector_changes(graph, head)
     for index, updates in changes.items():
         section = layers[index]
         layers[index] = Section(section.kind, section.line, {**section.options, **updates})
@@ -85,7 +87,7 @@ def _classifier_changes(graph: DarknetGraph, head: ClassifyHead) -> dict[int, Op
     return {graph.classifier.conv: {"filters": head.num_classes}}
 
 
-def _yolo_changes(graph: DarknetGraph, head: AnchorHead) -> dict[int, Options]:
+def _detector_changes(graph: DarknetGraph, head: AnchorHead) -> dict[int, Options]:
     """Options to set, by the layer's index."""
     as_read = [torch.tensor(level.anchors).view(-1, 2) for level in graph.levels]
     moved = not all(torch.equal(old, new.cpu()) for old, new in zip(as_read, head.anchors, strict=True))

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from torch import nn
 
-from models.darknet.layers import Product, Route, Upsample, average_pool, max_pool
+from models.darknet.layers import Product, Route, SpaceToDepth, Upsample, average_pool, max_pool
 from models.darknet.sections import Section
 from models.dropblock import DropBlock
 from models.layers import ConvNormAct, Maxout, Shortcut, WeightedShortcut
@@ -82,8 +82,8 @@ class _Planner:
         self.layers: list[Layer] = []
         self.numbers = 0
         self.image = Map(net.integer("channels", 3), net.integer("height"), net.integer("width"))
-        if self.image.channels != 3:
-            raise net.error(f"channels: expected 3, images are RGB here; found {self.image.channels}")
+        if self.image.channels not in (1, 3):
+            raise net.error(f"channels: expected 3 (RGB) or 1 (grey), found {self.image.channels}")
         if not 1 <= min(self.image.size) <= max(self.image.size) <= MOST_SIDE:
             wanted = f"expected a width and height above 0, and up to {MOST_SIDE:,}"
             raise net.error(f"{wanted}, found {self.image.width} x {self.image.height}")
@@ -113,7 +113,7 @@ class _Planner:
         """(y, x) of a layer's output; that of a product's is its source's."""
         index = sources[-1] if section.kind in ("sam", "scale_channels") else sources[0]
         y, x = (Fraction(1), Fraction(1)) if index == IMAGE else self.layers[index].stride
-        if section.kind in ("convolutional", "maxpool", "local_avgpool"):
+        if section.kind in ("convolutional", "maxpool", "local_avgpool", "reorg", "reorg3d"):
             steps = _strides(section, section.integer("stride", 1))
             return y * steps[0], x * steps[1]
         if section.kind == "upsample":
@@ -254,6 +254,22 @@ def _upsample(planner: _Planner, section: Section) -> Plan:
     return (planner.last,), module, Map(source.channels, source.height * stride, source.width * stride)
 
 
+def _reorg(planner: _Planner, section: Section) -> Plan:
+    """[reorg] and [reorg3d]."""
+    source, stride, plain = planner.shape(planner.last), section.integer("stride", 1), section.kind == "reorg3d"
+    if not 2 <= stride <= MOST_SIDE:
+        raise section.error(
+            f"stride: expected 2 or more, found {stride} (1 if the key is missing, with which it changes nothing); a "
+            "[reorg] without stride belongs to another program, whose weights darknet does not read either"
+        )
+    if source.height % stride or source.width % stride or (source.channels % stride**2 and not plain):
+        wanted = f"a height and width that {stride} divides"
+        wanted += "" if plain else f" and a number of channels that {stride**2} divides"
+        raise section.error(f"expected {wanted}, found {source}")
+    output = Map(source.channels * stride**2, source.height // stride, source.width // stride)
+    return (planner.last,), SpaceToDepth(stride, plain=plain), output
+
+
 def _product(planner: _Planner, section: Section) -> Plan:
     """[sam] and [scale_channels]."""
     current = planner.shape(planner.last)
@@ -287,7 +303,7 @@ def _dropout(planner: _Planner, section: Section) -> Plan:
 
 
 def _unchanged(planner: _Planner, section: Section) -> Plan:
-    """[yolo] belongs to the head; [softmax] and [cost] end a classifier, which returns logits here."""
+    """[yolo] and [region] belong to the head; [softmax] and [cost] end a classifier, which returns logits here."""
     return (planner.last,), nn.Identity(), planner.shape(planner.last)
 
 
@@ -305,4 +321,7 @@ _PLANNERS: dict[str, Callable[[_Planner, Section], Plan]] = {
     "softmax": _unchanged,
     "cost": _unchanged,
     "yolo": _unchanged,
+    "region": _unchanged,
+    "reorg": _reorg,
+    "reorg3d": _reorg,
 }

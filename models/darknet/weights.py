@@ -23,6 +23,7 @@ from models.darknet.trace import file_layers
 from models.detector import Detector
 from models.heads.anchor import AnchorHead
 from models.heads.classify import ClassifyHead
+from models.heads.region import RegionHead
 from models.layers import ConvNormAct, WeightedShortcut
 from models.names import ClassMatch
 from utils.config import ConfigError
@@ -185,8 +186,7 @@ def load_weights_(
     Args:
         partial: accept a file that ends after any of the model's layers, and one of the same network for other classes;
             its convolutions before the yolo layers are then skipped.
-        classes: which classes of the file the model's are: the convolutions before the yolo layers are copied row by
-            row.
+        classes: which classes of the file the model's are: its head's convolutions are copied row by row.
     Raises:
         ConfigError: no such file; one that does not fit: how many numbers were expected and found, and where; or one
             with numbers that no training gives, with the layer's name.
@@ -210,6 +210,8 @@ def load_weights_(
             check_numbers(path, layer, part)
             _fill_rows_(layer, part, classes)
     rest = tuple(tensor for layer in layers if layer not in loaded for tensor in layer.tensors)
+    if len(loaded) + skipped == len(layers) and isinstance(model, Detector) and isinstance(model.head, RegionHead):
+        model.head.seen.fill_(min(header.seen, 2**62))
     if len(loaded) == len(layers) and isinstance(model, Detector):
         model.darknet_header = header
         warn_of_masks(model, path, header, len(numbers))
@@ -324,8 +326,7 @@ def _fill_(layer: StoredLayer, numbers: np.ndarray) -> None:
 def _fill_rows_(layer: StoredLayer, numbers: np.ndarray, classes: ClassMatch) -> None:
     """The rows of a head's convolution that the file has, from its numbers for `classes.of` classes."""
     assert layer.filters is not None
-    groups, beside = layer.filters
-    rows = groups * classes.of + beside
+    (groups, beside), rows = layer.filters, layer.filters[0] * classes.of + layer.filters[1]
     bias, weights = torch.from_numpy(numbers.astype(np.float32)).split((rows, len(numbers) - rows))
     for tensor, source in zip(layer.tensors, (bias, weights.view(rows, *layer.tensors[1].shape[1:])), strict=True):
         copy_rows_(tensor, source, classes, groups=groups, before=beside // groups)

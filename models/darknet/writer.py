@@ -14,15 +14,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from models.darknet.head_sections import Options, level_sections
 from models.darknet.sections import Section
 from models.darknet.trace import Shapes, is_prediction, layer_of, trace
 from models.detector import Detector
 from models.heads.anchor import AnchorHead
 from models.layers import SPP, ConvNormAct, Maxout, Shortcut, WeightedShortcut
 from utils.config import ConfigError
-
-Options = dict[str, str | int]
-"""Keys and values of a section."""
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.Identity: "linear",
@@ -97,28 +95,13 @@ class Writer:
         return _STEPS[key](self, node, module)
 
     def _predict(self, node: fx.Node) -> None:
-        """The head's convolution of one level, and the yolo layer."""
+        """The head's convolution of one level, and the yolo or region layer."""
         head = self.model.head
         assert isinstance(head, AnchorHead)
         level = int(str(node.target).rpartition(".")[2])
         self.reach(_inputs(node)[0])
-        square = head.size == "square"
-        filters = head.anchor_counts[level] * (5 + head.num_classes)
-        activation = "logistic" if square else "linear"
-        self.emit("convolutional", {"filters": filters, "size": 1, "stride": 1, "pad": 1, "activation": activation})
-        options = {**anchor_options(head)[level], "classes": head.num_classes, "scale_x_y": f"{head.scale_xy[level]:g}"}
-        if square:
-            options["new_coords"] = 1
-        self.index_of[node] = self.emit("yolo", {**options, "iou_loss": head.box_loss})
-
-
-def anchor_options(head: AnchorHead) -> list[Options]:
-    """mask, anchors and num of each level's yolo section; every level lists the anchors of all, each anchor once."""
-    levels = [[tuple(pair) for pair in anchors.tolist()] for anchors in head.anchors]
-    every = list(dict.fromkeys(pair for level in levels for pair in level))
-    text = ",".join(f"{width:g},{height:g}" for width, height in every)
-    masks = [",".join(str(every.index(pair)) for pair in level) for level in levels]
-    return [{"mask": mask, "anchors": text, "num": len(every)} for mask in masks]
+        for kind, options in level_sections(head, level):
+            self.index_of[node] = self.emit(kind, options)
 
 
 def _inputs(node: fx.Node) -> list[fx.Node]:

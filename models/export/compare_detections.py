@@ -12,8 +12,9 @@ from models.export.compare import BestClass, Difference, ExportError, compare, m
 from models.export.network import ExportSpec
 from models.info import Predictor, Values
 from models.layouts import Final
-from models.postprocess import postprocess, to_array
+from models.postprocess import postprocess, to_array, with_temperature
 from utils.boxes import clip
+from utils.metrics.calibration import calibrated, uncalibrated
 from utils.structures import Detections
 
 WANTED = 100
@@ -33,7 +34,8 @@ def trial_spec(original: Predictor, spec: ExportSpec, shapes: Sequence[tuple[int
     threshold = float(best[max(place - 1, 0)] + best[place]) / 2
     if not math.isfinite(threshold):
         raise ExportError("the original gives scores that are no finite numbers")
-    final = replace(spec.layout.final, conf_thres=min(max(threshold, 0.0), 1.0))
+    threshold = float(calibrated(np.array(min(max(threshold, 0.0), 1.0)), spec.info.temperature))
+    final = replace(spec.layout.final, conf_thres=threshold)
     return replace(spec, layout=replace(spec.layout, final=final))
 
 
@@ -59,7 +61,7 @@ def compare_detections(
         ExportError: the exported model does not run.
     """
     assert spec.layout.final is not None
-    worst, missed, count = Difference(0.0, 0.0, 0.0), 0, 0
+    worst, missed, count, equal = Difference(0.0, 0.0, 0.0), 0, 0, 0
     for index, shape in enumerate(shapes):
         images = made_up_images(shape, seed=index)
         wanted = expected_detections(original, images, spec.layout.final, spec)
@@ -72,8 +74,10 @@ def compare_detections(
             difference, unmatched = compare_matched(one, other, longest=max(shape[1:]))
             worst = worst.larger(difference)
             missed, count = missed + unmatched, count + len(one)
+            equal += len(one) - len(np.unique(one.scores))
     if missed > max(FLIPS * count, 1) and spec.calibration is None:  # int8 is judged by its AP
-        raise ExportError(f"{missed} of {count} detections are not those of the original")
+        hint = "; most of its scores are equal, as when a model has hardly been trained" if 2 * equal > count else ""
+        raise ExportError(f"{missed} detections are missing or new beside the original's {count}{hint}")
     return worst
 
 
@@ -90,15 +94,16 @@ def expected_detections(original: Predictor, images: object, final: Final, spec:
 
 def final_detections(boxes: Values, scores: Values, final: Final, spec: ExportSpec) -> list[Detections]:
     """`postprocess` with what is built into the file."""
-    return postprocess(
+    found = postprocess(
         boxes,
         scores,
-        conf_thres=final.conf_thres,
+        conf_thres=uncalibrated(final.conf_thres, spec.info.temperature),
         iou_thres=final.iou_thres,
         max_det=final.max_det,
         nms=spec.info.nms,
         beta_nms=spec.info.beta_nms,
     )
+    return [with_temperature(each, spec.info.temperature) for each in found]
 
 
 def detections_of(boxes: np.ndarray, scores: np.ndarray) -> Detections:

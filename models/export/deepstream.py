@@ -8,6 +8,7 @@ from models.export.network import ExportSpec
 from models.layouts import Final
 from utils.choices import PADDED
 from utils.files import write_lines
+from utils.metrics.calibration import uncalibrated
 
 
 def write_deepstream(path: Path, spec: ExportSpec) -> None:
@@ -46,7 +47,7 @@ def config_lines(file: str, spec: ExportSpec) -> list[str]:
         "custom-lib-path=nvdsinfer_custom_impl_Yolo/libnvdsinfer_custom_impl_Yolo.so",
         "",
         "[class-attrs-all]",
-        f"pre-cluster-threshold={final.conf_thres}",
+        f"pre-cluster-threshold={uncalibrated(final.conf_thres, spec.info.temperature):.6g}",
         *([f"nms-iou-threshold={final.iou_thres}"] if suppress else []),
         f"topk={final.max_det}",
     ]

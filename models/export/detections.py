@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from models.export.graph import Nodes
 from models.info import ModelInfo
 from models.layouts import Final
 from models.suppression import VOTE_OVERLAP
+from utils.metrics.calibration import uncalibrated
 
 if TYPE_CHECKING:
     import onnx  # else imported where it is needed
@@ -31,9 +32,10 @@ def add_suppression(graph: onnx.GraphProto, boxes: str, scores: str, final: Fina
     """Append what `postprocess` does; the best `max_det` come first, then rows of zeros.
 
     Args:
-        boxes, scores: names of (B, N, 4) xyxy and (B, N, C) values.
+        boxes, scores: names of (B, N, 4) xyxy and (B, N, C) values, without the temperature.
     """
     nodes = Nodes(graph, "suppression")
+    final = replace(final, conf_thres=uncalibrated(final.conf_thres, info.temperature))
     finite = nodes.cast(nodes("Less", nodes("Abs", boxes), nodes.constant(_HUGE)), "FLOAT")
     finite = nodes.cast(nodes("ReduceMin", finite, axes=[2], keepdims=1), "BOOL")
     scores = nodes("Where", finite, scores, nodes.constant(0.0))
@@ -47,6 +49,19 @@ def add_suppression(graph: onnx.GraphProto, boxes: str, scores: str, final: Fina
     beta = info.beta_nms if info.nms == "diounms" else 0.6
     candidates = _candidates(nodes, boxes, scores, final, max(CANDIDATES, final.max_det))
     return take_best(nodes, _by_distance(nodes, candidates, final.iou_thres, beta), final.max_det)
+
+
+def add_temperature(graph: onnx.GraphProto, rows: Rows, temperature: float) -> Rows:
+    """Append what `utils.metrics.calibration.calibrated` does to the scores; rows of zeros stay."""
+    if temperature == 1:
+        return rows
+    nodes = Nodes(graph, "temperature")
+    zero = nodes.constant(0.0)
+    found = nodes("Greater", rows.scores, zero)
+    scores = nodes("Where", found, rows.scores, nodes.constant(0.5))
+    against = nodes("Log", nodes("Div", nodes("Sub", nodes.constant(1.0), scores), scores))
+    scores = nodes("Sigmoid", nodes("Neg", nodes("Div", against, nodes.constant(temperature))))
+    return Rows(rows.boxes, nodes("Where", found, scores, zero), rows.classes)
 
 
 def take_best(nodes: Nodes, rows: Rows, count: int) -> Rows:

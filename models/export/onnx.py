@@ -12,7 +12,7 @@ import torch
 
 from models.detector import Detector
 from models.export.deepstream import write_deepstream
-from models.export.detections import add_suppression, name_detections
+from models.export.detections import add_suppression, add_temperature, name_detections
 from models.export.graph import fold_constants, rename_value, set_input, set_outputs
 from models.export.network import ExportNetwork, ExportSpec
 from models.export.picture import add_letterbox, cut_to_picture, to_picture
@@ -101,6 +101,7 @@ def _add_ends_(graph: onnx.GraphProto, spec: ExportSpec) -> None:
         most = layout.final.max_det
         if placed:
             rows = cut_to_picture(graph, rows, placed, most)
+        rows = add_temperature(graph, rows, spec.info.temperature)
         name_detections(graph, rows)
         set_outputs(
             graph,

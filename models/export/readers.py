@@ -14,6 +14,7 @@ from models.export.compare_detections import compare_as_layout
 from models.export.network import ExportSpec
 from models.info import Predictor, Values
 from models.runtimes import import_openvino, openvino_core, predict_by
+from utils.opencv import silent_opencv
 from utils.text import first_line
 
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
@@ -82,14 +83,11 @@ def _opencv(path: Path, spec: ExportSpec) -> tuple[str, Callable[[], Run]]:
     def load() -> Run:
         if spec.layout.picture:
             raise ValueError("it takes no input of bytes whose size is open")
-        level = cv2.utils.logging.getLogLevel()
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it says is in the exception too
         try:
-            net = cv2.dnn.readNetFromONNX(str(path))
+            with silent_opencv():  # what it says is in the exception too
+                net = cv2.dnn.readNetFromONNX(str(path))
         except cv2.error as error:
             raise ExportError(_opencv_reason(error)) from None
-        finally:
-            cv2.utils.logging.setLogLevel(level)
         names = spec.layout.outputs(spec.info.task)
 
         def run(part: np.ndarray) -> Sequence[np.ndarray]:

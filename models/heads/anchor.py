@@ -141,13 +141,17 @@ class AnchorHead(Head):
         anchors = self.anchors[level].to(values.dtype).view(1, -1, 1, 1, 2)
         return self.decode_boxes(values[..., :4], cells, anchors, level)
 
+    def decode_scores(self, values: Tensor) -> Tensor:
+        """(..., 1 + C) objectness and classes as in a raw map -> (..., C) scores, at most their objectness."""
+        values = values.sigmoid()
+        return values[..., 1:] * values[..., :1]
+
     def decode(self, raw_maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Raw maps -> boxes (B, N, 4) xyxy pixels, scores (B, N, C); ordered by level, anchor, row, column."""
         boxes, scores = [], []
         for level, raw in enumerate(raw_maps):
-            values = self.split(raw, level)[..., 4:].sigmoid()
             boxes.append(cxcywh_to_xyxy(self.decode_level(raw, level)).flatten(1, 3))
-            scores.append((values[..., 1:] * values[..., :1]).flatten(1, 3))
+            scores.append(self.decode_scores(self.split(raw, level)[..., 4:]).flatten(1, 3))
         return torch.cat(boxes, dim=1), torch.cat(scores, dim=1)
 
     def decode_above(self, raw_maps: list[Tensor], conf_thres: float) -> tuple[Tensor, Tensor]:
@@ -161,5 +165,5 @@ class AnchorHead(Head):
             cells = torch.stack((column, row), dim=1).to(values.dtype)
             anchors = self.anchors[level].to(values.dtype)[anchor]
             boxes.append(cxcywh_to_xyxy(self.decode_boxes(values[..., :4], cells, anchors, level)))
-            scores.append(values[..., 5:].sigmoid() * values[..., 4:5].sigmoid())
+            scores.append(self.decode_scores(values[..., 4:]))
         return torch.cat(boxes, dim=1), torch.cat(scores, dim=1)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from models.layers import make_activation
 from models.parts import Head
 from utils.structures import Features
 
@@ -21,6 +22,7 @@ class ClassifyHead(Head):
         num_classes: classes; an image has exactly one.
         pool: 'first' averages the map before the convolution; 'last' classifies every cell and averages the logits, as
             resnet50.cfg and resnext50.cfg do: the same values, at the cost of one convolution per cell.
+        activation: after the convolution; 'leaky' and 'relu' as in some older darknet cfgs (extraction.cfg).
         dropout: share of the pooled channels (or, with pool 'last', of the cells' values) dropped in training.
     Raises:
         ValueError: no class, or a dropout outside 0 to 1.
@@ -34,6 +36,7 @@ class ClassifyHead(Head):
         features: Features,
         num_classes: int,
         pool: Literal["first", "last"] = "first",
+        activation: Literal["linear", "leaky", "relu"] = "linear",
         dropout: float = 0.0,
     ) -> None:
         super().__init__(num_classes)
@@ -45,6 +48,7 @@ class ClassifyHead(Head):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.conv = nn.Conv2d(features.channels[-1], num_classes, 1)
+        self.act = make_activation(activation)
         nn.init.normal_(self.conv.weight, std=0.01)
         assert self.conv.bias is not None
         nn.init.zeros_(self.conv.bias)
@@ -56,7 +60,9 @@ class ClassifyHead(Head):
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Maps (B, Ci, Hi, Wi), finest first -> [logits (B, num_classes)]."""
         x = maps[-1]
-        x = self.conv(self.dropout(self.pool(x))) if self.pool_first else self.pool(self.conv(self.dropout(x)))
+        x = self.dropout(self.pool(x)) if self.pool_first else self.dropout(x)
+        x = self.act(self.conv(x))
+        x = x if self.pool_first else self.pool(x)
         return [x.flatten(1)]
 
     def decode(self, raw_maps: list[Tensor]) -> Tensor:

@@ -13,6 +13,7 @@ from data.balance import class_factors, class_images, describe_classes, rare_cla
 from data.config import load_data_config
 from data.dataset import Request
 from data.doctor import report as doctor
+from data.doctor.page import to_html
 from data.read import read_split
 from data.sampler import TrainSampler
 from tests.data.test_dataset import make
@@ -184,9 +185,9 @@ def test_without_balance_the_log_names_rare_classes_alone() -> None:
     assert "c in 1 of 17 tiles; " in describe_classes(replace(images, tiling=Tiling(640)), None)[0]
     assert describe_classes(split([0], [1], [0, 1]), None) == []
     splits = {name: doctor.count(images) for name in ("train", "val")}
-    told = doctor.to_text(doctor.Report("data.yaml", splits=splits))
+    found = doctor.Report("data.yaml", splits=splits)
     rare = "Rare: c in 1 of 17 images; train.py --set balance=repeat"
-    assert told.count(rare) == 1, "of the training split alone"
+    assert doctor.to_text(found).count(rare) == to_html(found).count(rare) == 1, "of the training split alone"
     assert rare_classes(("a", "b"), np.array([0, 0]), 0) == ""
     counts = np.array([400, *([1] * 7), *([400] * 9)])
     told = rare_classes([f"n{number}" for number in range(17)], counts, 400)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,10 +14,11 @@ from PIL import Image
 from data.config import DataConfig, load_data_config, read_data_config
 from data.doctor.__main__ import EXIT_STATUS, fix, main
 from data.doctor.examine import examine
-from data.doctor.report import count
+from data.doctor.report import count, to_text
 from data.read import read_split
 from tests.data.tiny_sets import annotation, make_coco, make_config, make_image, make_voc, make_yolo, read, voc_object
 from utils.config import ConfigError
+from utils.text import to_json
 
 GOOD = [annotation(1, [10, 5, 20, 10.5]), annotation(2, [1, 2, 30, 20], image=3, category=5)]
 GOOD += [annotation(3, [1, 2, 9, 9], image=3, category=9)]
@@ -42,6 +44,23 @@ def test_clean_sets_are_clean(tmp_path: Path, capsys: pytest.CaptureFixture) -> 
     assert report["findings"] == []
     assert report["splits"]["val"]["classes"]["cat"] == {"objects": 1, "images": 1}
     assert report["splits"]["val"]["sizes"] == {"small": 3, "medium": 0, "large": 0}
+
+
+def test_many_findings_are_listed_as_few_are(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """They are packed while the set is examined, and written one by one."""
+    rows = [annotation(number, [number % 40, 5, 30 + number / 100, 20]) for number in range(1, 701)]
+    config = make_coco(tmp_path, rows)
+    report, _ = examine(config)
+    assert len(report.findings) > 700
+    assert sum(len(each.findings) for each in report.grouped()) == len(report.findings)
+    level = logging.getLogger().level
+    assert main([str(config.source), "--json"]) == EXIT_STATUS[report.status]
+    assert logging.getLogger().level == level, "for who called this"
+    assert capsys.readouterr().out == to_json(report.as_dict(), indent=1) + "\n"
+    main([str(config.source), "--all"])
+    listed = capsys.readouterr().out
+    assert to_text(report, everything=True) in listed
+    assert listed.count("sticks out of the 60x40 image") == sum("sticks out" in each.what for each in report.findings)
 
 
 def test_shared_data_is_clean(shared: Path) -> None:

@@ -59,8 +59,10 @@ def plant_in_chess(root: Path) -> dict[tuple[str, str], str]:
         "row with decimal commas": "1 0,5 0,5 0,1 0,1",
         "box that stands twice": "1 0.3 0.3 0.1 0.1\n1 0.3 0.3 0.1 0.1",
         "object with two classes": "1 0.3 0.3 0.1 0.1\n2 0.3 0.3 0.1 0.1",
+        "row that cannot be read": "1 0.5 0.5 0.1",
+        "negative width or height": "1 0.5 0.5 -0.1 0.1",
     }
-    for stem, (kind, text) in zip(train[::12], rows.items(), strict=False):
+    for stem, (kind, text) in zip(train[: 12 * len(rows) : 12], rows.items(), strict=True):
         file = labels / f"{stem}.txt"
         file.write_text(file.read_text().rstrip("\n") + f"\n{text}\n")
         planted["train", kind] = stem
@@ -88,6 +90,7 @@ def test_faults_in_chess_are_found(shared: Path, tmp_path: Path) -> None:
     root = copied(shared, "chess", tmp_path)
     before = kinds(examine(load_data_config(str(root / "data_yolo.yaml")), truth="none")[0])
     planted = plant_in_chess(root)
+    assert len({kind for _, kind in planted}) >= 20
     report, _ = examine(load_data_config(str(root / "data_yolo.yaml")), truth="none")
     after = kinds(report)
     for place, name in planted.items():
@@ -147,7 +150,12 @@ def plant_in_hit_uav(root: Path) -> dict[tuple[str, str], str]:
     train["annotations"] = [entry for entry in train["annotations"] if entry["category_id"] != other]
     rows = train["annotations"]
     images = {entry["id"]: entry for entry in train["images"]}
-    chosen = [rows[index] for index in range(0, len(rows), len(rows) // 12)]
+    one_each = list({entry["image_id"]: entry for entry in rows}.values())
+    chosen = one_each[:: len(one_each) // 20]
+    planted = plant_boxes(train, chosen[9:17], images)
+    chosen[17]["id"] = chosen[19]["id"]
+    damaged = root / "images" / images[chosen[18]["image_id"]]["file_name"]
+    damaged.write_bytes(damaged.read_bytes()[:3000])
     chosen[0]["image_id"] = 10**9
     chosen[1]["category_id"] = 77
     chosen[2]["bbox"] = "none"
@@ -182,6 +190,9 @@ def plant_in_hit_uav(root: Path) -> dict[tuple[str, str], str]:
     for split, file in files.items():
         file.write_text(json.dumps(content[split]))
     return {
+        **planted,
+        ("train", "annotation id that cannot be used"): str(chosen[17]["id"]),
+        ("train", "picture that cannot be read"): damaged.name,
         ("train", "annotation of no image"): str(chosen[0]["id"]),
         ("train", "annotation of no category"): str(chosen[1]["id"]),
         ("train", "bbox that cannot be read"): str(chosen[2]["id"]),
@@ -197,9 +208,36 @@ def plant_in_hit_uav(root: Path) -> dict[tuple[str, str], str]:
     }
 
 
+def plant_boxes(
+    content: dict[str, Any], rows: list[dict[str, Any]], images: dict[int, dict[str, Any]]
+) -> dict[tuple[str, str], str]:
+    """Spoil a box in each of eight rows; returns split and kind -> what its finding names."""
+    width, height = (images[rows[0]["image_id"]][key] for key in ("width", "height"))
+    boxes = {
+        "box without area": [20, 20, 0, 9],
+        "box outside the picture": [width + 9, 20, 30, 30],
+        "box that sticks out of the picture": [width - 20, 20, 40, 30],
+        "box of the whole picture": [0, 0, width, height],
+        "sliver, a box far longer than wide": [20, 20, 300, 6],
+        "tiny box": [20, 20, 1, 12],
+    }
+    planted = {}
+    for row, (kind, box) in zip(rows, boxes.items(), strict=False):
+        row["bbox"] = box
+        row.pop("segmentation", None)
+        planted["train", kind] = str(row["id"]) if "box of" not in kind and "sliver" not in kind else ""
+    other = next(entry["id"] for entry in content["categories"] if entry["id"] != rows[7]["category_id"])
+    free = max(entry["id"] for entry in content["annotations"]) + 1
+    content["annotations"] += [{**rows[6], "id": free}, {**rows[7], "id": free + 1, "category_id": other}]
+    planted["train", "box that stands twice"] = str(free)
+    planted["train", "object with two classes"] = str(free + 1)
+    return planted
+
+
 def test_faults_in_hit_uav_are_found(shared: Path, tmp_path: Path) -> None:
     root = copied(shared, "hit_uav_mini", tmp_path)
     planted = plant_in_hit_uav(root)
+    assert len({kind for _, kind in planted}) >= 20
     config = load_data_config(str(root / "data.yaml"))
     report, _ = examine(config, truth="none")
     after = kinds(report)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from data.config import DataConfig, read_data_config
 from data.convert import read_dataset
-from data.similar import DUPLICATE, SCENE, alike, groups, small_pictures
+from data.similar import DUPLICATE, SCENE, _hashes, alike, groups, small_pictures
 from data.split import main
 from data.stratify import stratify
 from tests.data.tiny_sets import (
@@ -110,6 +110,24 @@ def test_pictures_that_look_alike(tmp_path: Path) -> None:
     assert alike(small, DUPLICATE).tolist() == [[3, 30], [4, 31]]
     assert alike(small, SCENE).tolist() == [[3, 30], [4, 31], [5, 32]]
     assert groups(6, np.array([[1, 2], [4, 5], [2, 5]])).tolist() == [0, 1, 1, 3, 1, 1]
+
+
+def test_hashes_in_parts_are_those_of_all() -> None:
+    small = np.random.default_rng(0).integers(0, 256, (25, 16, 18), np.uint8)
+    for whole, part in zip(_hashes(small), _hashes(small, chunk=4), strict=True):
+        assert np.array_equal(whole, part)
+
+
+def test_a_file_is_never_in_memory_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Annotations are read from the file again while they are written, outlines too; what they lack is added."""
+    monkeypatch.setattr("data.formats.coco.load_coco", None)
+    rows = [annotation(n + 1, [n, 5, 2, 9], image=(7, 3)[n % 2], segmentation=[[n, 0.5]]) for n in range(50)]
+    del rows[5]["area"]
+    config = make_coco(tmp_path / "set", rows)
+    assert main([str(config.source), str(tmp_path / "out"), "--val", "0.5"]) == 0
+    written = [json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in ("train", "val")]
+    rows[5]["area"] = 18.0
+    assert sorted((row for each in written for row in each["annotations"]), key=lambda row: row["id"]) == rows
 
 
 def test_the_first_of_equal_pictures_stands_for_all() -> None:

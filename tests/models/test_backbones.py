@@ -11,8 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from models.backbones.darknet_ref import DarknetRef
+from models.backbones.darknet_tiny import PartialTinyStage
+from models.backbones.inverted_residual import PartialStage
 from models.benchmark.costs import count_bflops
 from models.build import BACKBONES
+from models.csp import CrossStagePartial
 from models.layers import SqueezeExcitation
 from utils.config import ConfigError
 from utils.schema import build
@@ -150,6 +154,35 @@ def test_csp_wraps_every_backbone_in_every_form(name: str, csp: dict[str, Any] |
     assert all(p.grad is not None and p.grad.isfinite().all() for p in backbone.parameters())
 
 
+def stages_of(backbone: nn.Module) -> list[nn.Module]:
+    return list(backbone.convs if isinstance(backbone, DarknetRef) else backbone.stages)
+
+
+def state_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_list_makes_each_stage_partial_or_plain_by_its_own_entry(name: str) -> None:
+    count = len(stages_of(on_meta(SMALL[name])))
+    skipped = name == "darknet_ref"  # its first convolution reads the image
+    for csp in (None, CSP):
+        listed = on_meta(SMALL[name], csp=[None if skipped and index == 0 else csp for index in range(count)])
+        assert state_shapes(listed) == state_shapes(on_meta(SMALL[name], csp=csp))
+
+    wrapper = (CrossStagePartial, PartialStage, PartialTinyStage)
+    for odd in (0, 1):
+        entries = [{"ratio": 0.25} if index % 2 == odd else None for index in range(count)]
+        entries[0] = None if skipped else entries[0]
+        backbone = make(SMALL[name], csp=entries)
+        for entry, stage in zip(entries, stages_of(backbone), strict=True):
+            assert any(isinstance(part, wrapper) for part in stage.modules()) == (entry is not None)
+        maps = backbone(torch.randn(2, 3, 64, 96))
+        assert [m.shape for m in maps] == shapes(backbone.features, 2, 64, 96)
+        sum(m.square().mean() for m in maps).backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in backbone.parameters())
+
+
 @pytest.mark.parametrize(("name", "split"), list(zip(SMALL, ["conv", "slice"] * len(SMALL), strict=False)))
 def test_larger_ratio_takes_less(name: str, split: str) -> None:
     def taken(ratio: float) -> float:
@@ -206,6 +239,13 @@ def test_backbones_say_what_sizes_they_take(name: str, stride: int) -> None:
         ("darknet", {"csp": {"ratio": 2}}, "between 0 and 1"),
         ("darknet", {"csp": {"fusion": "early"}}, "one of both, last, first"),
         ("darknet", {"csp": {"gamma": 0.5}}, "csp.gamma: unknown key"),
+        ("darknet", {"csp": [CSP, {"gamma": 0.5}, {"ratio": 2}]}, r"csp\[1\].gamma: unknown key.*\n.*csp\[2\]: ratio:"),
+        ("darknet", {"csp": [CSP, "slice", None]}, r"csp\[1\]: expected a mapping with the keys ratio, fusion"),
+        ("darknet", {"csp": [CSP, None]}, "csp: expected one entry for each of the 3 stages .*, found 2"),
+        ("darknet", {"depths": [0, 2, 1], "csp": [CSP, CSP, None]}, "a stage of 0 blocks has nothing to bypass"),
+        ("darknet_ref", {"csp": [CSP, CSP, CSP, CSP, CSP]}, "first convolution reads the image, expected null"),
+        ("mobilenet", {"csp": [CSP, None, None, CSP]}, "each of the 3 stages"),
+        ("mobilenet", {"csp": [CSP, None, None], "tap": "expansion"}, "all plain or all partial"),
         ("darknet", {"activation": "gelu"}, "activation: expected one of leaky"),
         ("darknet", {"channels": [16, 0, 64]}, "to 0 channels"),
         ("darknet", {"se": 0}, "se: expected a reduction of at least 1"),

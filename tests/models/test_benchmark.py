@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ from torch import nn
 
 from models.benchmark import measure as measure_module
 from models.benchmark import report
-from models.benchmark.__main__ import main
+from models.benchmark.__main__ import main, parse_args
 from models.benchmark.costs import count_bflops, count_conv_values, count_costs, forward_bytes
+from models.benchmark.inference import COMMAND, format_section, section_of, with_section
 from models.benchmark.measure import Conditions, published_at
 from models.benchmark.published import TableRow, load_published
-from models.benchmark.selection import families, row_configs, shipped_models
+from models.benchmark.selection import families, load_models, row_configs, shipped_models
 from models.build import build_model
 from models.config import ModelConfig, load_model_config
 from models.layers import SPP, Maxout, Shortcut, WeightedShortcut, halving_pool
@@ -114,6 +116,18 @@ def test_json_has_the_promised_keys(capsys: pytest.CaptureFixture[str]) -> None:
     assert (pelee["params_diff"], pelee["bflops_diff"]) == (None, None), "of other sizes and of nothing"
 
 
+def test_a_rectangle_costs_its_pixels(capsys: pytest.CaptureFixture[str]) -> None:
+    costs = []
+    for size in (["416"], ["416", "192"], ["416", "416"]):
+        assert main(["csppeleenet-prn", "--no-latency", "--device", "cpu", "--json", "--img-size", *size]) == 0
+        costs += json.loads(capsys.readouterr().out)
+    square, half, again = costs
+    assert (square["img_size"], half["img_size"]) == (416, [416, 192])
+    assert again == square
+    assert half["bflops"] == pytest.approx(square["bflops"] * 192 / 416, rel=0.01)
+    assert half["bflops_diff"] is None, "nobody published a rectangle"
+
+
 def test_table_has_a_row_a_model_and_size(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["cspdet-n", "peleenet-prn", "csppeleenet", "--no-latency", "--device", "cpu", "--batch-size", "2"]
     assert main(arguments) == 0
@@ -132,12 +146,43 @@ def test_pairs_stand_beside_their_plain_twins(capsys: pytest.CaptureFixture[str]
     assert main([*arguments, "cspresnet50", "--json"]) == 0
     pelee, same, published = json.loads(capsys.readouterr().out)
     assert (pelee["plain"]["bflops"], pelee["csp"]["bflops"], pelee["ratio"]["bflops"]) == (1.017, 0.893, 0.878)
-    assert (same["twin"], published["twin"]) == ("csp: null.yaml", "resnet50.yaml")
+    assert (same["twin"], published["twin"]) == ("--set model.backbone.csp=null", "resnet50.yaml")
     assert published["plain"]["bflops"] == 9.749
     assert main(arguments) == 0
     assert "CIO, M ratio" in capsys.readouterr().out
     assert main(["--pairs", "yolov3"]) == 2
     assert "has no plain twin" in capsys.readouterr().err
+
+
+def test_a_changed_model_is_printed_as_it_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the figures published for that change, and without those of the file, which are another model's."""
+    common = ["csppeleenet", "--no-latency", "--device", "cpu"]
+    last, ratio = "model.backbone.csp.fusion=last", "model.backbone.csp.ratio=0.25"
+    assert main([*common, "--set", ratio, "--set", last, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["cfg"], row["set"], row["bflops"]) == ("csppeleenet.yaml", [ratio, last], 0.887)
+    assert (row["published"]["bflops"], row["published"]["top1"]) == (0.905, 70.8)
+    stages = "model.backbone.csp=[null, {ratio: 0.5, split: slice}, {ratio: 0.5, split: slice}, null]"
+    assert main([*common, "--set", stages]) == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line.startswith(f"csppeleenet.yaml --set '{stages}'  224  ")
+    assert line.endswith("  -")
+    assert main([*common, "--set", stages, "--pairs", "--json"]) == 0
+    (pair,) = json.loads(capsys.readouterr().out)
+    assert pair["plain"]["bflops"] == 1.017
+    assert main([*common, "--set", "backbone.csp=null"]) == 2
+    assert "--set model.backbone.csp=null" in capsys.readouterr().err
+    assert main(["--set", ratio]) == 2
+    assert "name at least one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("row", [row for _, row in ROWS if row.cfg and row.changed], ids=lambda row: row.name)
+def test_the_model_of_a_changed_row_is_what_the_benchmark_takes(row: TableRow) -> None:
+    args = parse_args(shlex.split(row.model))
+    (config,) = load_models(args.cfg, args.set)
+    assert args.num_classes == row.num_classes
+    assert config.backbone == row.config().backbone
+    assert config.head == row.config().head
 
 
 def test_every_family_is_paired_once() -> None:
@@ -223,10 +268,14 @@ def test_the_page_has_every_table_and_names_what_is_far_off(
         return {**about, **numbers, **found, "latency_ms": 4.0, "fps": 250.0}
 
     monkeypatch.setattr(report, "measure", made_up)
+    times = "## Inference, then and now\n\nmeasured before"
+    (tmp_path / "page.md").write_text(f"# Benchmark\n\n{times}\n\n## Gone\n")
     assert main(["--markdown", str(tmp_path / "page.md"), "--device", "cpu"]) == 0
     assert "Wrote" in capsys.readouterr().out
     page = (tmp_path / "page.md").read_text()
     assert all(f"## {table.title}\n" in page for table, _ in ROWS)
+    assert f"{times}\n\n## Other models of cfg/\n" in page
+    assert "## Gone" not in page
     assert "| HarDNet-138s |" in page
     assert "- HarDNet-138s: not built: a network of others" in page
     assert (
@@ -236,6 +285,34 @@ def test_the_page_has_every_table_and_names_what_is_far_off(
     assert "| darknet | darknet-ref | 256 | 1,000,000 (published: 7,319,416) |" in page
     assert "| cspresnet50 | resnet50 | 256 | 1.00 M | 1.00 M | 1.00 |" in page
     assert "| cspdet-n | cspdet-n | 416 |" in page
+
+
+def test_measured_times_go_into_the_page_and_stay_there() -> None:
+    table = load_published().inference
+    empty = format_section(table, {}, how="")
+    assert "Not measured yet." in empty
+    assert COMMAND in empty
+    assert "| YOLOv3-tiny | yolov3-tiny | 416 | 33.1 | 330 | 37? | 54 (i9-9900K) |  |  |  |  |" in empty
+    assert "| Pelee |  | 304 | 38.3 | 106 |  | 7 (i7-6700) |  |  |  |  |" in empty
+
+    times = {"OpenCV, darknet": 20.0, "PyTorch": 16.0, "ONNX Runtime": 10.0, "OpenVINO": 40.0}
+    found = {"yolov3-tiny": times, "cspdensenetb-ref-prn": {"PyTorch": 1.0}}
+    section = format_section(table, found, how="a machine")
+    assert "Measured: a machine." in section
+    assert "| 330 | 37? | 54 (i9-9900K) | 20.0 ms, 50 fps (darknet) | 1.25 | 2.00 | 0.50 |" in section
+    assert (
+        "| CSPDenseNetb Ref.-PRN | cspdensenetb-ref-prn | 320 | 34.2 | 400 | 73 | 102 (i9-9900K) |  |  |  |  |"
+        in section
+    )
+
+    page = f"# Page\n\n## One\n\nx\n\n{empty}\n\n## Two\n\ny\n"
+    filled = with_section(page, section)
+    assert filled == page.replace(empty, section)
+    assert section_of(filled, table.title) == section
+    assert section_of(filled, "Two") == "## Two\n\ny"
+    assert with_section(filled, empty) == page
+    with pytest.raises(ValueError, match="expected a section '## Inference, then and now'"):
+        with_section("# Page\n", section)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +327,7 @@ def test_the_page_has_every_table_and_names_what_is_far_off(
 def test_mistakes_end_in_one_message(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "make_page", lambda conditions: "")
+    monkeypatch.setattr(report, "make_page", lambda conditions, old: "")
     assert main(arguments) == 2
     output = capsys.readouterr()
     assert output.out == ""

@@ -38,6 +38,12 @@ def test_plain_values_round_trip() -> None:
     assert model_config_from(to_plain(config), where="checkpoint") == config
 
 
+def test_csp_may_have_an_entry_for_each_stage() -> None:
+    config = load_model_config("csppeleenet", ["backbone.csp=[null, {ratio: 0.25}, null, {fusion: last}]"])
+    assert config.backbone["csp"] == [None, {"ratio": 0.25}, None, {"fusion": "last"}]
+    assert model_config_from(to_plain(config), where="checkpoint") == config
+
+
 def test_overrides_come_last(tmp_path: Path) -> None:
     path = write(tmp_path / "m.yaml", BODY + "image_size: 320\n")
     config = load_model_config(path, ["image_size=352", "backbone.depths=[3]"])

@@ -20,7 +20,7 @@ from tests.models.export.models import SMALL, predictor_of, small_model
 from utils.boxes import plan_resize
 
 
-@pytest.mark.parametrize("name", [*SMALL, "darknet"])
+@pytest.mark.parametrize("name", [*SMALL, "darknet", "region"])
 def test_a_fused_model_gives_the_same_in_evaluation_mode(name: str) -> None:
     model = small_model(name)
     fused = copy.deepcopy(model).train()
@@ -75,7 +75,7 @@ def test_raw_maps_of_real_weights_agree(shared: Path, name: str) -> None:
             assert (found - wanted).abs().max() <= 1e-4 * wanted.abs().max()
 
 
-@pytest.mark.parametrize("name", [*SMALL, "darknet"])
+@pytest.mark.parametrize("name", [*SMALL, "darknet", "region"])
 @pytest.mark.parametrize("conf_thres", [0.0, 0.001, 0.3, 0.9, 1.0])
 def test_candidates_are_the_boxes_above_the_threshold_in_their_order(name: str, conf_thres: float) -> None:
     model = small_model(name)

@@ -14,6 +14,7 @@ from models.detector import Detector
 from utils.structures import Targets
 
 HEADS = [
+    ("{type: region, anchors: [[12, 20, 30, 14], [40, 24, 30, 60]]}", None),
     ("{type: anchor, anchors: [[12, 20, 30, 14], [40, 24, 30, 60]], scale_xy: 2.0, size: square}", None),
     ("{type: anchor, anchors: [[12, 20, 30, 14], [40, 24, 30, 60]], scale_xy: 1.1, size: exp}", "anchor_iou"),
     ("{type: anchor_free, bins: 8, depth: 1, box_channels: 16, class_channels: 16}", "task_aligned"),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from utils.arguments import Parser, default_workers, given, seed, share, whole_number
+from utils.arguments import Parser, default_workers, given, seed, share, share_or_auto, whole_number
 
 
 def test_values_in_range_pass() -> None:
@@ -25,6 +25,12 @@ def test_values_in_range_pass() -> None:
 def test_others_are_refused_by_name(kind: object, text: str, extra: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="found"):
         kind(text + extra)
+
+
+def test_a_share_may_be_auto() -> None:
+    assert (share_or_auto("auto"), share_or_auto("0.3")) == ("auto", 0.3)
+    with pytest.raises(argparse.ArgumentTypeError, match="expected a number from 0 to 1, or auto, found best"):
+        share_or_auto("best")
 
 
 def test_not_a_number_is_no_share() -> None:

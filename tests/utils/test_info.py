@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
+import export
+from engine.commands.info import is_parameter
 from models.build import build_model
 from models.config import load_model_config
 from tests.conftest import TINY_MODEL
 from utils import info
 from utils.checkpoint import save_checkpoint
 from utils.config import to_plain
+from utils.inference_weights import keep_inference_
 from utils.weights import load_saved_model
 
 
@@ -56,7 +59,7 @@ def test_text(state: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     count = f"{sum(p.numel() for p in build_model(load_model_config(_model(tmp_path)), 2).parameters()):,}"
     for text in (
         f"{path}, 0.",
-        "checkpoint of train.py",
+        "checkpoint of train.py, with what --resume needs",
         "tiny: backbone darknet, neck panet, head anchor",
         "64 x 96, letterbox",
         f"{count} in ",
@@ -102,6 +105,16 @@ def test_a_run_that_was_not_evaluated_yet_is_json_too(
     assert json.loads(text)["best"] is None
 
 
+def test_thresholds_and_temperature_are_told(state: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = {"thresholds": {"conf": 0.25, "by_class": [None, 0.5]}, "temperature": 0.8}
+    save_checkpoint(tmp_path / "last.pt", state | values)
+    assert info.main([str(tmp_path / "last.pt")]) == 0
+    out = capsys.readouterr().out
+    assert "threshold    0.250 (best F1 on val); red 0.500\ntemperature  0.8\n" in out
+    assert info.main([str(tmp_path / "last.pt"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out).items() >= values.items()
+
+
 def test_safetensors_say_the_same(state: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "last.pt"
     save_checkpoint(path, state)
@@ -129,6 +142,61 @@ def test_a_checkpoint_that_says_little_is_told_all_the_same(tmp_path: Path, caps
     assert "holds no averaged weights" in capsys.readouterr().err
 
 
+def test_every_file_that_the_project_writes_is_told(
+    state: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best, out = tmp_path / "best.pt", tmp_path / "out"
+    save_checkpoint(best, state)
+    keep_inference_(best)
+    out.mkdir()
+    for kind, name in (("onnx", "a.onnx"), ("torchscript", "b.torchscript"), ("darknet", "c.weights")):
+        arguments = ["--weights", str(best), "--format", kind, "--output", str(out / name)]
+        assert export.main(arguments) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    told = {}
+    for path in (best, *sorted(out.iterdir())):
+        if path.suffix not in (".cfg", ".names"):
+            assert info.main([str(path), "--json"]) == 0
+            told[path.name] = json.loads(capsys.readouterr().out)
+            assert info.main([str(path)]) == 0
+            assert "2: blue, red" in capsys.readouterr().out
+    assert {name: about["kind"] for name, about in told.items()} == {
+        "best.pt": "inference checkpoint",
+        "a.onnx": "ONNX",
+        "b.torchscript": "TorchScript",
+        "c.weights": "darknet weights",
+    }
+    assert told["b.torchscript"]["image_size"] == told["a.onnx"]["image_size"] == [64, 96]
+    assert told["b.torchscript"]["category_ids"] == [2, 5]
+    assert told["c.weights"]["cfg"] == str(out / "c.cfg")
+    assert info.main([str(out)]) == 2
+    assert "name a file in it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"<!doctype html><html>not found</html>", b'{"a": 1}', b"version https://git-lfs.github.com/spec/v1\n", b"\x80"],
+)
+def test_a_file_that_holds_no_code_is_not_said_to_run_any(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.pt").write_bytes(content)
+    assert info.main([str(tmp_path / "x.pt")]) == 2
+    text = capsys.readouterr().err
+    assert "cut off, damaged or of another kind" in text
+    assert "run code" not in text
+
+
+@pytest.mark.parametrize("old_form", [False, True])
+def test_a_pickle_that_names_code_is_told_with_what_it_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], old_form: bool
+) -> None:
+    path = tmp_path / "x.pt"
+    torch.save({"a": tmp_path}, path, _use_new_zipfile_serialization=not old_form)
+    assert info.main([str(path)]) == 2
+    assert "would run code (pathlib" in capsys.readouterr().err
+
+
 def test_bad_files_and_options_end_in_one_message(
     state: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,7 +208,7 @@ def test_bad_files_and_options_end_in_one_message(
     cases = {
         str(tmp_path / "none.pt"): "no such checkpoint",
         str(tmp_path / "cut.pt"): "cannot be read as a checkpoint",
-        str(tmp_path / "other.pt"): "would run code",
+        str(tmp_path / "other.pt"): "would run code (torch.nn.modules.linear.Linear",
         str(tmp_path / "x.safetensors"): "cannot be read as safetensors",
     }
     for name, message in cases.items():
@@ -160,5 +228,5 @@ def test_bad_files_and_options_end_in_one_message(
 def test_parameters_are_counted_as_the_model_counts_them(name: str) -> None:
     with torch.device("meta"):
         model = build_model(load_model_config(name), 3)
-    counted = sum(value.numel() for key, value in model.state_dict().items() if info.is_parameter(key, value))
+    counted = sum(value.numel() for key, value in model.state_dict().items() if is_parameter(key, value))
     assert counted == sum(parameter.numel() for parameter in model.parameters())

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from utils import log as log_module
 from utils.config import ConfigError
 from utils.files import FileHeld
+from utils.jpeg import encoded
 from utils.log import MetricLog, Progress, duration, say, say_error, setup_logging
 from utils.results import columns_of, read_results
 
@@ -62,6 +64,18 @@ def test_only_tensorboards_disk_errors_are_told_elsewhere(
     assert "full" not in told
     assert "Exception in thread writer" in told
     assert "Exception in thread mine" in told
+
+
+def test_pictures_are_in_tensorboard_as_the_files_that_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "labels.jpg"
+    path.write_bytes(encoded(np.full((30, 50, 3), 90, np.uint8), quality=80))
+    log = MetricLog(tmp_path)
+    log.pictures([path])
+    log.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    (image,) = events.Images("labels")
+    assert (image.encoded_image_string, image.height, image.width) == (path.read_bytes(), 30, 50)
 
 
 def test_rows_of_epochs_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Diagrams of a run: every function writes a readable PNG, with nothing to show too, and leaves matplotlib alone."""
+"""Diagrams of a run: every function writes a readable JPEG, with nothing to show too, and leaves matplotlib alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 
 from tests.utils.samples import metric_of, picture, sample, whole_images
 from utils import plots
-from utils.plots import plot_figures, plot_labels, plot_pr_curves, plot_results
+from utils.plots import plot_labels, plot_pr_curves, plot_results
+from utils.plots_metric import plot_metric
 from utils.structures import LabelledImages
 
 NAMES = ("cat", "狗", "owl")
@@ -22,33 +23,33 @@ NAMES = ("cat", "狗", "owl")
 @pytest.mark.parametrize("names", [NAMES, tuple(f"class {i}" for i in range(60))])
 def test_labels(tmp_path: Path, boxes: list[list[float]], names: tuple[str, ...]) -> None:
     images = LabelledImages((sample(boxes, [0, 1, 0][: len(boxes)]),), names, tuple(range(1, len(names) + 1)), {})
-    plot_labels(images, tmp_path / "labels.png")
-    picture(tmp_path / "labels.png")
+    plot_labels(images, tmp_path / "labels.jpg")
+    picture(tmp_path / "labels.jpg")
 
 
 def test_labels_of_no_images(tmp_path: Path) -> None:
-    plot_labels(LabelledImages((), NAMES, (1, 2), {}), tmp_path / "labels.png")
-    picture(tmp_path / "labels.png")
+    plot_labels(LabelledImages((), NAMES, (1, 2), {}), tmp_path / "labels.jpg")
+    picture(tmp_path / "labels.jpg")
 
 
 @pytest.mark.parametrize("labels", [[], [0, 1, 1, 2]])
 def test_a_classifiers_diagrams_are_drawn_of_nothing_too(tmp_path: Path, labels: list[int]) -> None:
     images = whole_images(labels, names=NAMES)
-    plot_labels(images, tmp_path / "labels.png")
-    plot_figures(metric_of(images, labels[::-1]), tmp_path)
+    plot_labels(images, tmp_path / "labels.jpg")
+    plot_metric(metric_of(images, labels[::-1]), {}, tmp_path)
     for name in ("labels", "confusion"):
-        picture(tmp_path / f"{name}.png")
+        picture(tmp_path / f"{name}.jpg")
 
 
 def test_of_many_classes_the_most_confused_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     count, saved = 2 * plots.MAX_CONFUSED, []
     matrix = np.diag(np.full(count, 5))
     matrix[3, 40] = 9
-    monkeypatch.setattr(plots, "_save_figure", lambda figure, _: saved.append(figure))
-    plots.plot_confusion(matrix, [f"c{label}" for label in range(count)], tmp_path / "confusion.png")
+    monkeypatch.setattr(plots, "save_figure", lambda figure, _: saved.append(figure))
+    plots.plot_confusion(matrix, [f"c{label}" for label in range(count)], tmp_path / "confusion.jpg")
     labels = [text.get_text() for text in saved[0].axes[0].get_yticklabels()]
     assert len(labels) == plots.MAX_CONFUSED
-    assert {"c3", "c40"} <= set(labels)
+    assert {"c3 (14)", "c40 (5)"} <= set(labels)
 
 
 ROWS = (
@@ -65,8 +66,8 @@ def test_results(tmp_path: Path, rows: list[dict[str, object]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]) if rows else ["epoch"])
         writer.writeheader()
         writer.writerows(rows)
-    plot_results(tmp_path / "results.csv", tmp_path / "results.png")
-    picture(tmp_path / "results.png")
+    plot_results(tmp_path / "results.csv", tmp_path / "results.jpg")
+    picture(tmp_path / "results.jpg")
 
 
 def test_results_of_a_classifier_have_its_curves(tmp_path: Path) -> None:
@@ -74,19 +75,19 @@ def test_results_of_a_classifier_have_its_curves(tmp_path: Path) -> None:
         "epoch,loss/class,top1,top5,lr,images_per_second\n1,2.3,0.1,0.5,0.01,9\n2,1.1,,,0.01,9\n3,0.9,0.6,0.9,0.01,9\n"
     )
     (tmp_path / "results.csv").write_text(rows)
-    plot_results(tmp_path / "results.csv", tmp_path / "results.png")
-    picture(tmp_path / "results.png")
+    plot_results(tmp_path / "results.csv", tmp_path / "results.jpg")
+    picture(tmp_path / "results.jpg")
 
 
 @pytest.mark.parametrize("count", [0, 2, 50])
 def test_pr_curves(tmp_path: Path, count: int) -> None:
     recall = np.linspace(0, 1, 101)
-    plot_pr_curves(recall, {f"class {i}": 1 - recall ** (i + 1) for i in range(count)}, tmp_path / "pr.png")
-    picture(tmp_path / "pr.png")
+    plot_pr_curves(recall, {f"class {i}": 1 - recall ** (i + 1) for i in range(count)}, tmp_path / "pr.jpg")
+    picture(tmp_path / "pr.jpg")
 
 
 def test_matplotlib_is_left_as_it_was(tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
-    plot_pr_curves(np.linspace(0, 1, 101), {"cat": np.linspace(1, 0, 101)}, tmp_path / "pr.png")
+    plot_pr_curves(np.linspace(0, 1, 101), {"cat": np.linspace(1, 0, 101)}, tmp_path / "pr.jpg")
     assert dict(matplotlib.rcParams) == before
     assert "pyplot" not in inspect.getsource(plots)

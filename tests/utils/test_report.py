@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.utils.metrics.test_bootstrap import predictions, split
 from utils import report
 from utils.config import dump_yaml
 from utils.files import write_atomically
+from utils.thumbnails import FILE, thumbnail, write_thumbnails
 
 
 def make_run(
@@ -124,6 +127,29 @@ def test_the_better_run_is_named_and_the_page_needs_nothing_else(
     assert "&lt;b&gt;" in text, "names are escaped"
     assert "recipe.lr" in text
     assert "src=" not in text and "<script" not in text
+
+
+def test_the_pictures_on_which_two_runs_differ_most_are_shown(tmp_path: Path) -> None:
+    one, two = (make_run(tmp_path / name, ap=0.5, noise=1) for name in ("one", "two"))
+    truth, rows = split(), predictions(split(), noise=1)
+    ids = [image["id"] for image in truth["images"]]
+    worse, better = sorted(ids, key=lambda number: -sum(row["image_id"] == number for row in rows))[:2]
+    spoilt = [row for row in rows if row["image_id"] != worse]
+    write_atomically(two / "predictions.json", json.dumps(spoilt))
+    spoilt = [row for row in rows if row["image_id"] != better]
+    write_atomically(one / "predictions.json", json.dumps(spoilt))
+    page = tmp_path / "page.html"
+    arguments = [str(one), str(two), "--samples", "5", "--html", str(page)]
+    assert report.main(arguments) == 0
+    assert "have no thumbnails.zip" in page.read_text()
+    small = np.zeros((64, 64, 3), np.uint8)
+    write_thumbnails(two / FILE, [(number, thumbnail(small, f"<{number}>.jpg")) for number in ids])
+    assert report.main(arguments) == 0
+    text = page.read_text()
+    fewer, more = text.partition("B makes fewer errors")[2].split("B makes more errors")
+    assert re.findall(r"&lt;(\d+)&gt;.jpg: A", fewer) == [str(better)]
+    assert re.findall(r"&lt;(\d+)&gt;.jpg: A", more) == [str(worse)]
+    assert "<script" not in text
 
 
 def test_runs_on_other_images_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from utils.checkpoint import save_checkpoint
 from utils.config import ConfigError, load_yaml
 from utils.run import Run, new_run_folder
 
@@ -78,3 +79,10 @@ def test_a_run_is_not_begun_anew_over_its_best_checkpoint(tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match=r"last\.pt: is missing; .* --resume .*best\.pt"):
         run.check_start()
     Run(run.folder, run.best).check_start()
+
+
+def test_weights_for_inference_alone_are_no_start_of_a_run_that_has_lost_its_last_checkpoint(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "exp", {"a": 1})
+    save_checkpoint(run.best, {"ema": {}})
+    with pytest.raises(ConfigError, match=r"last\.pt: is missing; a new run starts .* --weights .*best\.pt"):
+        run.check_start()

@@ -58,6 +58,41 @@ class ResampledAP:
         return float(valid.mean()) if len(valid) else -1.0
 
 
+def ap_interval(
+    ground_truth: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    max_det: int = COCO_LIMIT,
+    samples: int = 100,
+    images: int = 500,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """The middle 95 % of AP over resamples of the images; 0 to 1 where no resample has an object.
+
+    Args:
+        ground_truth: the split as a COCO dict.
+        rows: a COCO results list.
+        samples: resamples; those without an object do not count.
+        images: of a larger split so many are looked at, which takes less time and widens the interval.
+    """
+    rng = np.random.default_rng(seed)
+    ids = [image["id"] for image in ground_truth["images"]]
+    if len(ids) > images:
+        kept = {ids[position] for position in rng.permutation(len(ids))[:images]}
+        parts = {key: [each for each in ground_truth[key] if each[name] in kept] for key, name in _KEYS.items()}
+        ground_truth, rows = {**ground_truth, **parts}, [row for row in rows if row["image_id"] in kept]
+    resampled = ResampledAP(ground_truth, rows, max_det=max_det)
+    count = len(resampled.image_ids)
+    draws = np.array([resampled(rng.integers(count, size=count)) for _ in range(samples)] if count else [])
+    draws = draws[draws >= 0]
+    low, high = np.quantile(draws, (0.025, 0.975)).tolist() if draws.size else (0.0, 1.0)
+    return low, high
+
+
+_KEYS = {"images": "id", "annotations": "image_id"}
+"""List of a COCO dict -> where its entries have the id of their image."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """AP of B less AP of A on the same images.

@@ -7,6 +7,7 @@ import math
 import os
 import tracemalloc
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from pycocotools.coco import COCO
 from data.config import DataConfig, load_data_config, read_data_config
 from data.convert import main as convert
 from data.formats import coco
+from data.formats.coco_compact import entries_at
 from data.read import read_split, read_splits
 from tests.data.formats.test_formats import same_boxes
 from tests.data.tiny_sets import (
@@ -456,11 +458,16 @@ def test_what_is_read_does_not_depend_on_whether_the_truth_is_wanted(tmp_path: P
     """Its annotations are read into columns then. The last set has what looks like an annotation inside of one."""
     listed = ODD[:count] if count >= 0 else [GOOD, annotation(2, [1, 2, 3, 4], deep=annotation(3, [3, 2, 3, 4]))]
     config = make_coco(tmp_path, listed, indent=1, options=options)
-    first, *others = (read_split(config, "val", thorough=True, truth=truth) for truth in ("whole", "boxes", "none"))
+    truths: tuple[Literal["whole", "file", "boxes", "none"], ...] = ("whole", "file", "boxes", "none")
+    first, *others = (read_split(config, "val", thorough=True, truth=truth) for truth in truths)
     for other in others:
         assert list(map(str, first.problems)) == list(map(str, other.problems))
         same_boxes(first, other, crowd=True)
     assert others[-1].ground_truth == {}
+    used = {entry["id"] for entry in first.ground_truth["images"]}
+    listed = others[0].ground_truth["annotations"]
+    again = [entry for entry in entries_at(listed, range(len(listed))) if entry["image_id"] in used]
+    assert list(map(repr, again)) == list(map(repr, first.ground_truth["annotations"]))
     assert first.ground_truth.keys() >= {"images", "annotations"}
 
 

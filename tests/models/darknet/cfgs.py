@@ -12,6 +12,8 @@ from functools import partial
 ANCHORS_A = "10,13, 16,30, 33,23, 30,61, 62,45, 59,119, 116,90, 156,198, 373,326"
 ANCHORS_B = "12,16, 19,36, 40,28, 36,75, 76,55, 72,146, 142,110, 192,243, 459,401"
 ANCHORS_C = "10,14, 23,27, 37,58, 81,82, 135,169, 344,319"
+ANCHORS_V2 = "0.57273,0.677385, 1.87446,2.06253, 3.33843,5.47434, 7.88282,3.52778, 9.77052,9.16828"
+"""In cells of 32 pixels."""
 
 
 @dataclass
@@ -66,6 +68,15 @@ class Cfg:
         conv = self.plain_conv(len(mask.split(",")) * (5 + classes))
         num = len(anchors.split(",")) // 2
         self.add("yolo", mask=mask, anchors=anchors, classes=classes, num=num, **options)
+        return conv
+
+    def region(self, anchors: str, *, classes: int = 80, **options: object) -> int:
+        """The 1x1 convolution and the region layer with YOLOv2's options; returns the convolution."""
+        num = len(anchors.split(",")) // 2
+        conv = self.plain_conv(num * (5 + classes))
+        scales = {"object_scale": 5, "noobject_scale": 1, "class_scale": 1, "coord_scale": 1}
+        own = {"anchors": anchors, "bias_match": 1, "classes": classes, "coords": 4, "num": num, "softmax": 1}
+        self.add("region", **{**own, "jitter": 0.3, "rescore": 1, **scales, "absolute": 1, "thresh": 0.6, **options})
         return conv
 
     def classify(self, classes: int = 1000, *, before_pool: bool = False) -> None:
@@ -430,6 +441,32 @@ def yolov3_tiny_prn(cfg: Cfg) -> None:
     cfg.yolo("1,2,3", ANCHORS_C)
 
 
+def yolov2(cfg: Cfg) -> None:
+    """Darknet-19 with its finer map folded into the coarser one by [reorg]."""
+    for stage, (width, depth) in enumerate(((32, 1), (64, 1), (128, 3), (256, 3), (512, 5), (1024, 5))):
+        if stage:
+            cfg.maxpool()
+        for index in range(depth):
+            cfg.conv(width if index % 2 == 0 else width // 2, 1 if index % 2 else 3)
+        if stage == 4:
+            tap = cfg.last
+    cfg.conv(1024, 3)
+    coarse = cfg.conv(1024, 3)
+    cfg.route(tap)
+    cfg.conv(64)
+    folded = cfg.add("reorg", stride=2)
+    cfg.route(folded, coarse)
+    cfg.conv(1024, 3)
+    cfg.region(ANCHORS_V2)
+
+
+def yolov2_tiny(cfg: Cfg) -> None:
+    yolov3_tiny_stem(cfg)
+    cfg.conv(1024, 3)
+    cfg.conv(512, 3)
+    cfg.region(ANCHORS_V2, jitter=0.2, rescore=0)
+
+
 @dataclass(frozen=True)
 class Network:
     """A published network and its check totals (docs/networks.md, Check totals).
@@ -493,6 +530,9 @@ NETWORKS = {
     "yolov3": Network(_yolov3(with_spp=False), 107, 62001757, 65.879, 416, yaml="yolov3"),
     "yolov3-spp": Network(_yolov3(with_spp=True), 114, 63052381, 141.531, 608, yaml="yolov3-spp"),
     "yolov3-tiny": Network(yolov3_tiny, 24, 8858734, 5.571, 416, yaml="yolov3-tiny"),
+    # Floats by the sizes of the authors' files; BFLOPs are ours, their page has 62.94 and 5.41.
+    "yolov2": Network(yolov2, 32, 50983561, 62.961, 608),
+    "yolov2-tiny": Network(yolov2_tiny, 16, 11237145, 5.412, 416),
     "yolov3-tiny-prn": Network(yolov3_tiny_prn, 28, 4939758, 3.467, 416, yaml="yolov3-tiny-prn"),
     "csresnext50-elastic-panet-spp": Network(
         _panet(csresnext50_elastic), 242, 53389757, 61.420, 512, yaml="cspresnext50-elastic-panet-spp"

@@ -15,6 +15,7 @@ from models.build import build_model
 from models.config import ModelConfig
 from models.darknet.cfg import declared_classes, model_values, parse_cfg
 from models.darknet.graph import DarknetGraph
+from models.darknet.heads import DETECTORS
 from models.darknet.weights import save_weights, stored_layers
 from models.detector import Detector
 from utils.config import ConfigError
@@ -64,7 +65,9 @@ def count_floats(model: Model) -> int:
 def build_text(text: str, *, num_classes: int | None = None) -> Model:
     """The detector or classifier of a cfg text; of a text without an end the graph alone."""
     sections = parse_cfg(text, where="test.cfg")
-    if not {"yolo", "softmax"} & {section.kind for section in sections}:  # some layers, to be looked at by themselves
+    if not {"yolo", "region", "softmax"} & {
+        section.kind for section in sections
+    }:  # some layers, to be looked at by themselves
         return DarknetGraph(sections=[section.to_plain() for section in sections])
     config = ModelConfig(**model_values(sections), name="test")
     return build_model(config, num_classes or declared_classes(config.backbone))
@@ -87,13 +90,13 @@ def randomise_(model: nn.Module, *, seed: int = 0) -> None:
 
 
 def opencv_maps(text: str, weights: Path, images: Tensor) -> list[np.ndarray]:
-    """What OpenCV computes for the convolutions before the yolo layers in the file's order, or for the logits."""
+    """What OpenCV computes for the convolutions before the last layers in the file's order, or for the logits."""
     if not hasattr(cv2.dnn, "readNetFromDarknet"):
         pytest.skip("this OpenCV has no darknet reader (OpenCV 5); the comparison needs OpenCV 4")
     net = cv2.dnn.readNetFromDarknet(np.frombuffer(text.encode(), np.uint8), np.fromfile(weights, np.uint8))
     net.setInput(np.ascontiguousarray(images.numpy()))
     kinds = [section.kind for section in parse_cfg(text, where="test.cfg")[1:]]
-    yolos = [f"conv_{index - 1}" for index, kind in enumerate(kinds) if kind == "yolo"]
+    yolos = [f"conv_{index - 1}" for index, kind in enumerate(kinds) if kind in DETECTORS]
     before = len(kinds) - 2  # of a classifier: the layer before the softmax
     return list(net.forward(yolos or [f"{'conv' if kinds[before] == 'convolutional' else 'avgpool'}_{before}"]))
 

@@ -6,13 +6,14 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 
 from models.build import build_model
 from models.config import ModelConfig, load_model_config, model_config_from
 from models.darknet.cfg import declared_classes, format_cfg, model_values, parse_cfg, read_cfg
 from models.darknet.sections import Section
 from tests.models.darknet.cfgs import NETWORKS
-from tests.models.darknet.common import TINY, wrong
+from tests.models.darknet.common import TINY, build_text, wrong
 from utils.config import ROOT, ConfigError, dump_yaml, parse_yaml, to_plain
 
 SHIPPED = sorted((ROOT / "cfg" / "darknet").glob("*.cfg"))
@@ -60,7 +61,7 @@ def test_text_and_plain_values_round_trip() -> None:
         ("[maxpool]", "[net]", "line 14: expected [net] once, at the top"),
         ("[maxpool]", "[maxpol]", "line 14: [maxpol] is no section of darknet. Did you mean [maxpool]?"),
         ("[yolo]", "[Gaussian_yolo]", "line 20: [Gaussian_yolo] is a section of darknet that is not supported here"),
-        ("[maxpool]", "[reorg3d]", "line 14: [reorg3d] is a section of darknet that is not supported"),
+        ("[maxpool]", "[local]", "line 14: [local] is a section of darknet that is not supported"),
         ("[maxpool]", "[maxpool", "line 14: expected a section like [convolutional], found '[maxpool'"),
         ("size=3", "size", "line 9: expected key=value or [section], found 'size'"),
         ("size=3", "size=three", "line 9: [convolutional] size: expected a whole number, found 'three'"),
@@ -149,7 +150,7 @@ def test_levels_are_finest_first_whatever_the_file_has() -> None:
         ("[maxpool]", "[shortcut]\nfrom=-2", "from=-2 from layer 1 is layer -1"),
         ("filters=8", "filters=8\ngroups=3", "groups=3 does not divide the 8 filters"),
         ("height = 32", "height = 0", "expected a width and height above 0"),
-        ("letter_box=1", "channels=1", "channels: expected 3"),
+        ("letter_box=1", "channels=4", "channels: expected 3"),
         (
             "[yolo]",
             "[dropout]\n[yolo]",
@@ -187,7 +188,7 @@ def test_a_classifier_is_a_model_too(name: str, head: dict[str, object], tmp_pat
         ("[avgpool]", "[dropout]\n\n[route]\nlayers=-1"),
         ("filters=1000\nsize=1", "filters=1000\nsize=3"),
         ("filters=1000\n", "batch_normalize=1\nfilters=1000\n"),
-        ("pad=1\nactivation=linear", "pad=1\nactivation=leaky"),
+        ("pad=1\nactivation=linear", "pad=1\nactivation=logistic"),
     ],
 )
 def test_networks_that_end_otherwise_are_refused(old: str, new: str, tmp_path: Path) -> None:
@@ -195,7 +196,7 @@ def test_networks_that_end_otherwise_are_refused(old: str, new: str, tmp_path: P
     assert old in text
     path = tmp_path / "c.cfg"
     path.write_text(text.replace(old, new))
-    with pytest.raises(ConfigError, match=r"c\.cfg: expected at least one \[yolo\] section; or, of a classifier"):
+    with pytest.raises(ConfigError, match=r"c\.cfg: expected at least one \[yolo\] or \[region\] section; or, of a"):
         load_model_config(path)
 
 
@@ -228,3 +229,19 @@ def test_files_of_ours_are_the_published_networks(path: Path) -> None:
         mask = {"mask": theirs.options["mask"]} if path.stem == "yolov3-tiny" and ours.kind == "yolo" else {}
         assert (ours.kind, {**ours.options, **mask}) == (theirs.kind, theirs.options)
     assert load_model_config(path.name).name == path.stem
+
+
+def test_a_cfg_can_say_how_pytorch_yolov4_decodes() -> None:
+    """What docs/darknet.md tells to set for its weights."""
+    text = TINY.replace("size=1\nactivation=linear", "size=1\nactivation=logistic")
+    text = text.replace("scale_x_y=1.05", "scale_x_y=2.0\nnew_coords=1")
+    model = build_text(text)
+    raw = torch.randn(1, 14, 4, 8)
+    boxes, scores = model.head.decode([raw])
+    values = raw.view(2, 7, 4, 8).sigmoid()
+    rows, columns = torch.meshgrid(torch.arange(4), torch.arange(8), indexing="ij")
+    centres = (values[:, :2] * 2 - 0.5 + torch.stack((columns, rows))) * 2
+    sizes = (values[:, 2:4] * 2) ** 2 * torch.tensor([[30.0, 40], [10, 20]])[:, :, None, None]
+    expected = torch.cat((centres - sizes / 2, centres + sizes / 2), dim=1).permute(0, 2, 3, 1).reshape(1, 64, 4)
+    torch.testing.assert_close(boxes, expected)
+    torch.testing.assert_close(scores[0], (values[:, 5:] * values[:, 4:5]).permute(0, 2, 3, 1).reshape(64, 2))

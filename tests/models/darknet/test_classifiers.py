@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ from models.darknet.weights import classes_in_file, count_floats_in, load_weight
 from models.detector import Detector
 from models.predictor import open_predictor
 from models.pretrained import start_from_
-from tests.models.darknet.cfgs import NETWORKS
+from tests.models.darknet.cfgs import NETWORKS, Cfg
 from tests.models.darknet.common import build_text, randomise_, saved
 from utils.checkpoint import save_checkpoint
 from utils.config import ConfigError, to_plain
@@ -117,3 +119,44 @@ def test_a_part_that_is_no_number_is_refused(checkpoint: Path, capsys: pytest.Ca
     assert "x.conv.N for its first N layers" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="start a training from it"):
         open_predictor(checkpoint.with_name("x.conv.3"))
+
+
+@pytest.mark.parametrize("end", ["pool", "convolution", "convolution alone"])
+def test_a_classifier_may_end_in_a_leaky_convolution(end: str, tmp_path: Path) -> None:
+    """As extraction.cfg and cifar.cfg do; also with nothing after it, and without a pool where there is one cell."""
+    if not hasattr(cv2.dnn, "readNetFromDarknet"):
+        pytest.skip("this OpenCV has no darknet reader (OpenCV 5)")
+    cfg = Cfg(32)
+    cfg.conv(8, 3, 2)
+    if end == "convolution":
+        cfg.add("avgpool")
+    elif end == "convolution alone":
+        cfg.maxpool(16, 16)
+    cfg.plain_conv(5, "leaky")
+    if end == "pool":
+        cfg.add("avgpool")
+        cfg.add("softmax", groups=1)
+    (tmp_path / "c.cfg").write_text(cfg.text())
+    config = load_model_config(tmp_path / "c.cfg")
+    order = "first" if end == "convolution" else "last"
+    assert config.head == {"type": "classify", "pool": order, "dropout": 0.0, "activation": "leaky"}
+    model = build_model(config, 5).eval()
+    randomise_(model)
+    weights, image = saved(model, tmp_path), torch.rand(1, 3, 32, 32)
+    net = cv2.dnn.readNetFromDarknet(np.frombuffer(cfg.text().encode(), np.uint8), np.fromfile(weights, np.uint8))
+    net.setInput(image.numpy())
+    with torch.no_grad():
+        (logits,) = model(image)
+        found = model.predict(image) if end == "pool" else logits
+    assert end == "pool" or (logits < 0).any(), "else leaky would be nothing"
+    np.testing.assert_allclose(found.numpy(), net.forward().reshape(1, 5), rtol=1e-3, atol=1e-5)
+    other = parse_cfg(cfg_text(build_model(config, 3)), where="x")
+    assert [each.kind for each in other] == [each.kind for each in parse_cfg(cfg.text(), where="x")]
+    assert [each for each in other if each.kind == "convolutional"][-1].options["filters"] == 3
+
+
+def test_a_head_with_an_activation_is_written_with_it() -> None:
+    head = {"type": "classify", "activation": "leaky", "pool": "last"}
+    text = cfg_text(build_model(replace(CLASSIFIER, head=head), 7), image_size=(64, 64))
+    assert build_text(text).head.act.negative_slope == 0.1
+    assert "filters=7\nsize=1\nstride=1\npad=1\nactivation=leaky\n\n[avgpool]" in text

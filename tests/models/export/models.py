@@ -73,18 +73,31 @@ letter_box=1
 """
 """The layers that only darknet's cfgs have."""
 
+REGION = """
+[net] width=96 height=64 channels=1
+{conv} filters=8 size=3 stride=4 pad=1 activation=leaky
+[maxpool] size=2 stride=2
+[reorg3d] stride=2
+{conv} filters=8 size=3 pad=1 activation=leaky
+[reorg] stride=2
+[convolutional] filters=16 size=1 activation=linear
+[region] anchors=0.5,0.8,1.5,1.2 classes=3 num=2 softmax=1
+"""
+"""The layers of YOLOv2, on grey pictures."""
 
-def darknet_config() -> ModelConfig:
-    """The model of CFG, one section a line spread over lines."""
+
+def darknet_config(text: str) -> ModelConfig:
+    """The model of CFG or REGION, one section a line spread over lines."""
     conv = "[convolutional] batch_normalize=1"
-    lines = CFG.replace("{conv}", conv).replace(" ", "\n")
+    lines = text.replace("{conv}", conv).replace(" ", "\n")
     return ModelConfig(**model_values(parse_cfg(lines, where="test.cfg")), name="test")
 
 
 def small_model(name: str) -> Detector:
-    """A model of SMALL, or 'darknet'; lively weights, and norms that are not the identity."""
+    """A model of SMALL, 'darknet' or 'region'; lively weights, and norms that are not the identity."""
     torch.manual_seed(1)
-    config = darknet_config() if name == "darknet" else load_model_config(name, SMALL[name])
+    texts = {"darknet": CFG, "region": REGION}
+    config = darknet_config(texts[name]) if name in texts else load_model_config(name, SMALL[name])
     model = build_model(config, len(NAMES))
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from models.export.compare import Difference, ExportError, compare, made_up_images, own_rounding
+from models.export.compare_detections import compare_detections
+from models.export.network import ExportSpec
 from models.info import Predictor
+from models.layouts import Final, Layout
 from tests.models.export.models import INFO, small_model
 
 SHAPES = [(1, 64, 96), (3, 32, 64)]
@@ -89,3 +92,18 @@ def test_images_differ_within_a_batch_and_between_seeds_and_are_made_again() -> 
     assert not torch.equal(images[0], images[1])
     assert torch.equal(images, made_up_images((2, 64, 96), seed=0))
     assert not torch.equal(images, made_up_images((2, 64, 96), seed=1))
+
+
+def test_detections_that_have_no_partner_are_counted_and_equal_scores_explained() -> None:
+    """A model that has hardly been trained gives the same score everywhere, and which boxes stay is chance."""
+    spec = ExportSpec(INFO, layout=Layout(final=Final(0.25, 0.45, 300)))
+    left = 10.0 * torch.arange(8)[:, None] + torch.tensor([0.0, 0, 8, 8])
+    boxes, scores = left[None], torch.zeros(1, 8, 3)
+    scores[..., 0] = torch.linspace(0.5, 0.9, 8)
+    assert compare_detections(Fixed(boxes, scores), Fixed(boxes, scores), spec, SHAPES) == Difference(0, 0, 0)
+    moved = Fixed(boxes + 40 * (torch.arange(8) % 2)[None, :, None], scores)
+    with pytest.raises(ExportError, match=r"^32 detections are missing or new beside the original's 32$"):
+        compare_detections(Fixed(boxes, scores), moved, spec, SHAPES)
+    scores[..., 0] = 1.0
+    with pytest.raises(ExportError, match="hardly been trained"):
+        compare_detections(Fixed(boxes, scores), moved, spec, SHAPES)

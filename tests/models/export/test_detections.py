@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from models.export.detections import add_suppression, name_detections
+from models.export.detections import add_suppression, add_temperature, name_detections
 from models.export.graph import set_outputs
 from models.info import ModelInfo
 from models.layouts import FINAL, Final, Layout
 from models.postprocess import postprocess
 from models.runtimes import openvino_core
 from utils.choices import NMS_KINDS
+from utils.metrics.calibration import calibrated, uncalibrated
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -21,7 +23,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 CLASSES = 3
 
 
-def make_graph(nms: str, final: Final) -> object:
+def make_graph(nms: str, final: Final, temperature: float = 1.0) -> object:
     """A file that is nothing but the end of a graph: candidates in, detections out."""
     helper, real = onnx.helper, onnx.TensorProto.FLOAT
     inputs = [
@@ -30,7 +32,9 @@ def make_graph(nms: str, final: Final) -> object:
     ]
     graph = helper.make_graph([], "end", inputs, [])
     info = ModelInfo(("a", "b", "c"), (1, 2, 3), (64, 64), "letterbox", 32, nms=nms, beta_nms=0.8)
-    name_detections(graph, add_suppression(graph, "candidates.boxes", "candidates.scores", final, info))
+    info = replace(info, temperature=temperature)
+    rows = add_suppression(graph, "candidates.boxes", "candidates.scores", final, info)
+    name_detections(graph, add_temperature(graph, rows, temperature))
     most = final.max_det
     shapes = {"boxes": ("batch", most, 4), "scores": ("batch", most), "classes": ("batch", most), "count": ("batch",)}
     set_outputs(graph, {name: ("INT64" if name in FINAL[2:] else "FLOAT", shape) for name, shape in shapes.items()})
@@ -67,6 +71,22 @@ def check(found: dict[str, np.ndarray], boxes: np.ndarray, scores: np.ndarray, n
         np.testing.assert_allclose(found["boxes"][image, :count], detections.boxes, rtol=0, atol=1e-4)
         assert not any(found[name][image, count:].any() for name in FINAL[:3])
     return sum(map(len, wanted))
+
+
+@pytest.mark.parametrize("nms", NMS_KINDS)
+@pytest.mark.parametrize("temperature", [0.4, 2.5])
+def test_scores_have_the_temperature_and_the_threshold_is_theirs(nms: str, temperature: float) -> None:
+    boxes, scores = make_candidates(3, batch=2, count=40)
+    scores[0, 0, 0] = 1.0
+    final = Final(0.3, 0.45, 30)
+    found = run(make_graph(nms, final, temperature), boxes, scores)
+    conf = uncalibrated(final.conf_thres, temperature)
+    plain = run(make_graph(nms, replace(final, conf_thres=conf)), boxes, scores)
+    assert check(plain, boxes, scores, nms, replace(final, conf_thres=conf)) > 20
+    for name in ("boxes", "classes", "count"):
+        assert np.array_equal(found[name], plain[name])
+    np.testing.assert_allclose(found["scores"], calibrated(plain["scores"], temperature), rtol=1e-5)
+    assert found["scores"][found["scores"] > 0].min() > final.conf_thres
 
 
 @pytest.mark.parametrize("nms", NMS_KINDS)

@@ -12,7 +12,7 @@ from models.export.network import ExportNetwork
 from tests.models.export.models import SMALL, small_model
 
 
-@pytest.mark.parametrize("name", [*SMALL, "darknet"])
+@pytest.mark.parametrize("name", [*SMALL, "darknet", "region"])
 def test_merged_norms_change_nothing_but_the_original_keeps_its_own(name: str) -> None:
     model = small_model(name)
     state = copy.deepcopy(model.state_dict())

@@ -43,7 +43,7 @@ def file_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return written
 
 
-@pytest.mark.parametrize("name", [*SMALL, "darknet"])
+@pytest.mark.parametrize("name", [*SMALL, "darknet", "region"])
 def test_open_sizes_give_what_pytorch_gives(name: str, file_of: Callable[[str], Path]) -> None:
     model = small_model(name)
     spec = spec_of(model, dynamic=True)

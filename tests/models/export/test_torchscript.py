@@ -39,7 +39,7 @@ def file_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return written
 
 
-@pytest.mark.parametrize("name", ["cspdet-n", "cspdet-n-e2e", "csppeleenet-prn", "darknet"])
+@pytest.mark.parametrize("name", ["cspdet-n", "cspdet-n-e2e", "csppeleenet-prn", "darknet", "region"])
 def test_any_batch_and_size_give_what_pytorch_gives(name: str, file_of: Callable[[str], Path]) -> None:
     model = small_model(name)
     spec = spec_of(model)

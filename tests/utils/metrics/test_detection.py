@@ -249,8 +249,9 @@ def test_table_prints_what_pycocotools_prints(tmp_path: Path, capsys: pytest.Cap
         evaluation.summarize()
     lines = table.splitlines()
     assert lines[:12] == printed.getvalue().splitlines()
-    assert len(lines) == 12 + 2 + 4
-    assert lines[-1].split() == ["thing11", "–", "–"], "a class without objects"
+    assert len(lines) == 12 + 2 + 4 + 2
+    assert lines[-3].split() == ["thing11", "–", "–"], "a class without objects"
+    assert lines[-1].split()[:5] == ["AP50", "lost", "to:", "class", f"{metric.errors()['class']:.3f}"]
 
 
 def test_with_another_limit_the_figures_are_those_of_pycocotools_at_that_limit() -> None:
