@@ -35,10 +35,10 @@ class ColourPredictor(Predictor):
     def __init__(self, size: tuple[int, int], resize: str) -> None:
         info = ModelInfo(NAMES, CATEGORY_IDS, size, resize, stride=32)
         super().__init__(info, device="cpu", precision="fp32", runtime="test")
-        self.calls: list[int] = []
+        self.sizes: list[int] = []
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        self.calls.append(len(images))
+        self.sizes.append(len(images))
         boxes, scores = torch.zeros(len(images), 3, 4), torch.zeros(len(images), 3, 3)
         for index, image in enumerate(images):
             for label in range(3):
@@ -109,7 +109,7 @@ def test_pixels_of_the_input_map_back_to_the_original_boxes(images: LabelledImag
 def test_least_padding_gives_the_figures_of_the_square_on_fewer_pixels(images: LabelledImages, batch_size: int) -> None:
     square, whole, _ = evaluate_colours(images, batch_size=batch_size)
     figures, metric, predictor = evaluate_colours(images, batch_size=batch_size, stride=32)
-    assert sum(predictor.calls) == len(images)
+    assert sum(predictor.sizes) == len(images)
     rows = [sorted((row["image_id"], row["category_id"]) for row in each.predictions()) for each in (metric, whole)]
     assert rows[0] == rows[1]
     assert figures["AP50"] == square["AP50"] == pytest.approx(1.0)
@@ -142,7 +142,7 @@ def test_batch_size_changes_nothing_and_each_image_counts_once(images: LabelledI
     reference = results[0][1].predictions()
     assert len(reference) == len(images.ground_truth["annotations"])
     for figures, metric, predictor in results:
-        assert sum(predictor.calls) == len(images)
+        assert sum(predictor.sizes) == len(images)
         assert metric.predictions() == reference
         assert {key: figures[key] for key in FIGURES} == {key: results[0][0][key] for key in FIGURES}
         assert figures["images"] == len(images)
@@ -184,7 +184,7 @@ class Small(ColourPredictor):
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if len(images) > self.room:
-            self.calls.append(len(images))
+            self.sizes.append(len(images))
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return super().predict(images)
 
@@ -193,7 +193,7 @@ def evaluate_small(images: LabelledImages, room: int, *, batch_size: int = 7) ->
     predictor, metric = Small((128, 192), "letterbox"), new_metric(images)
     predictor.room = room
     loader = build_eval_loader(images, image_size=(128, 192), resize="letterbox", batch_size=batch_size, workers=0)
-    return evaluate(predictor, loader, metric, OPTIONS), metric.predictions(), predictor.calls
+    return evaluate(predictor, loader, metric, OPTIONS), metric.predictions(), predictor.sizes
 
 
 @pytest.mark.parametrize(("room", "told"), [(7, 0), (3, 1), (2, 2), (1, 2)])

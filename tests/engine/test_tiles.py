@@ -101,14 +101,14 @@ class Blobs(Predictor):
     def __init__(self, size: tuple[int, int] = (96, 96), nms: str = "default") -> None:
         info = ModelInfo(NAMES, CATEGORY_IDS, size, "letterbox", stride=32, nms=nms)
         super().__init__(info, device="cpu", precision="fp32", runtime="test")
-        self.calls: list[int] = []
+        self.sizes: list[int] = []
 
     def predict(self, images: np.ndarray | torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         import cv2
 
         values = np.asarray(images).astype(np.float32)
         values = values / 255 if images.dtype in (np.uint8, torch.uint8) else values
-        self.calls.append(len(values))
+        self.sizes.append(len(values))
         boxes, scores = np.zeros((len(values), 200, 4), np.float32), np.zeros((len(values), 200, 3), np.float32)
         for index, image in enumerate(values):
             row = 0
@@ -175,8 +175,8 @@ def test_the_stream_and_a_call_give_the_same_tiles(tmp_path: Path) -> None:
             assert len(found_in) == len(scattered(*shape)[1])
             alone = Detector(predictor, image_size=(96, 96), resize="letterbox", square=True)(frame.image, tile=96)
             assert np.array_equal(alone.boxes, found_in.boxes)
-        assert max(predictor.calls) <= max(batch_size, 1)
-        predictor.calls.clear()
+        assert max(predictor.sizes) <= max(batch_size, 1)
+        predictor.sizes.clear()
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ def test_an_evaluation_by_tiles_finds_what_whole_pictures_hide(large: Path, tmp_
             images, image_size=(96, 96), resize="letterbox", batch_size=batch_size, workers=0, grid=grid
         )
         figures[grid] = evaluate(predictor, loader, metric, EvaluationOptions(max_det=300, grid=grid))
-        assert sum(predictor.calls) == (3 if grid is None else 12 + 1 + 2)
+        assert sum(predictor.sizes) == (3 if grid is None else 12 + 1 + 2)
         assert figures[grid]["images"] == 3
     assert figures[grid]["AP50"] == pytest.approx(1.0)
     assert figures[grid]["AP"] > 0.99, "the picture that is smaller than a tile is enlarged"
