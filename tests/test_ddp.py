@@ -289,14 +289,16 @@ def test_nothing_but_rounding_differs(compared: Runs, kind: str, bound: float, p
     [("frozen2", 2), *(pytest.param(name, 3, marks=pytest.mark.slow) for name in ("synced3", "few3"))],
 )
 def test_an_evaluation_counts_each_image_once(compared: Runs, name: str, tiny_coco: Path, few: Path) -> None:
-    """7 images over 2 and 3 processes, 2 images over 3; the last evaluation of all is rank 0's alone."""
+    """7 images over 2 and 3 processes, 2 images over 3: of the start, and after training; the last is rank 0's alone."""
     split = few.parent / "few.json" if name == "few3" else tiny_coco.parent / "val.json"
     expected = sorted(image["id"] for image in json.loads(split.read_text())["images"])
     ranks = [rank["evaluations"] for rank in compared.found[name]]
-    together, *alone = [[image for rank in ranks for image in rank[0]], *ranks[0][1:]]
-    assert sorted(together) == expected
-    assert [sorted(images) for images in alone] == [expected]
-    assert all(len(rank) == 1 for rank in ranks[1:])
+    *shared, alone = ranks[0]
+    assert len(shared) == 2
+    assert all(len(rank) == len(shared) for rank in ranks[1:])
+    for parts in zip(shared, *ranks[1:], strict=True):
+        assert sorted(image for part in parts for image in part) == expected
+    assert sorted(alone) == expected
     figures = json.loads((compared.folder / name / "metrics.json").read_text())
     assert figures["images"] == len(expected)
     # Rank 0 alone, with the best weights, gets what all ranks together got.
@@ -333,7 +335,7 @@ def test_damaged_images_of_all_ranks_are_told_and_counted(runs: Runs, damaged: P
         assert logs[name].count(f"{damaged.parent / 'images' / '3.png'}: the file is cut off") == 1
         evaluations = re.findall(r"Evaluation without (\d+) images that cannot be read: (\S+):", logs[name])
         first = bad[0] if name == "damaged1" else bad[1]  # images 1 and 5 are those of rank 1, 2 and 4 those of rank 0
-        assert evaluations == [("4", first), ("4", first), ("4", bad[0])], "the last is of rank 0 alone"
+        assert evaluations == [*[("4", first)] * 3, ("4", bad[0])], "of the start, two epochs, and by rank 0 alone"
 
 
 def test_one_rank_writes(runs: Runs) -> None:
