@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from types import ModuleType
+from typing import cast
 
 import numpy as np
 
@@ -32,9 +33,8 @@ def postprocess(
 ) -> list[Detections]:
     """The detections of a batch, best score first.
 
-    Every class of a box counts by itself, as in darknet and in COCO's evaluation. Equal scores keep the order of boxes,
-    then classes. A box that is not finite is left out. Arrays and tensors give the same, but for the rounding of the
-    means of 'vote'.
+    Every class of a box counts by itself, as in darknet and COCO. Equal scores keep the order of boxes, then classes. A
+    box that is not finite is left out. Arrays and tensors give the same, except for rounding of the means of 'vote'.
 
     Args:
         boxes: (B, N, 4) xyxy pixels of the network input.
@@ -56,13 +56,12 @@ def postprocess(
     if nms not in NMS_KINDS:
         raise ValueError(f"nms: '{nms}' is unknown; expected one of {', '.join(NMS_KINDS)}")
     limits = np.atleast_1d(conf_thres)
-    if not ((limits >= 0).all() and (limits <= 1).all() and 0 <= iou_thres <= 1):
+    if not all(0 <= limit <= 1 for limit in (limits.min(), limits.max(), iou_thres)):
         raise ValueError(f"conf_thres {conf_thres} and iou_thres {iou_thres}: expected numbers from 0 to 1")
     if max_det < 1 or max_candidates < 1:
         raise ValueError(f"max_det {max_det} and max_candidates {max_candidates}: expected whole numbers from 1")
-    beta = {"greedynms": 0.6, "diounms": beta_nms}.get(nms)
+    beta, steps = {"greedynms": 0.6, "diounms": beta_nms}.get(nms), cast(ModuleType, suppression)
     wanted = None if classes is None else np.array(sorted(set(classes)), np.int64)
-    steps: ModuleType = suppression
     if not isinstance(boxes, np.ndarray):
         from models import postprocess_torch
 

@@ -58,7 +58,6 @@ class Darknet(StagedBackbone):
             raise ValueError(f"stem_kernel: 6 goes with stem_stride 2 alone, found {stem_stride}")
         if elastic and (depthwise or not last_shortcut):
             raise ValueError("elastic: goes without depthwise, and with last_shortcut")
-
         partial = csp_by_stage(csp, len(depths))
         if isinstance(csp, list) and any(entry and not depth for entry, depth in zip(csp, depths, strict=True)):
             raise ValueError(f"csp: a stage of 0 blocks has nothing to bypass, expected null there (depths {depths})")
