@@ -159,8 +159,12 @@ def detect(
 
 def _many(source: Source) -> bool:
     """Whether a source has so many frames that their number a second counts, not the time of each."""
+    if any(media.kind == "live" for media in source.media):
+        return False
+    if len(source.media) >= MANY:  # so their headers need not be read once more
+        return True
     frames = source.expected_frames()
-    return all(media.kind != "live" for media in source.media) and (frames is None or frames >= MANY)
+    return frames is None or frames >= MANY
 
 
 def find(
