@@ -55,6 +55,8 @@ from utils.threads import limit_threads
 NAMES = tuple(f"class {label}" for label in range(80))
 WARM_UPS = 3
 """Rounds that do not count."""
+PAUSE = 0.02
+"""Seconds before a turn: the threads of the one before spin while they wait for work, and would take the cores."""
 OURS = ", ours"
 MISREAD = ("local_avgpool", "dilation=", "maxpool_depth", "weights_type")
 """What OpenCV's darknet reader does not know or ignores (docs/darknet.md, Measured)."""
@@ -123,7 +125,9 @@ def measure(name: str, folder: Path, args: argparse.Namespace, *, side: int | No
     order = random.Random(0)
     rounds: dict[str, list[float]] = {title: [] for title in contestants}
     for _ in range(WARM_UPS + args.rounds):
-        for title in order.sample(list(contestants), len(contestants)):  # threads of the one before may still spin
+        for title in order.sample(list(contestants), len(contestants)):
+            time.sleep(PAUSE)
+            contestants[title]()  # the caches hold what the one before left there
             begin = now()
             contestants[title]()
             rounds[title].append(now() - begin)

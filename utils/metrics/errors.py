@@ -14,7 +14,8 @@ import numpy as np
 
 from utils.metrics.coco import COCO_LIMIT
 from utils.metrics.figures import figure_text
-from utils.metrics.matching import ERRORS, Boxes, Marks, mark_image, rank_in_class
+from utils.metrics.matches import rank_in_group
+from utils.metrics.matching import ERRORS, Boxes, Marks, mark_image
 
 KINDS = ("correct", "class", "location", "both", "duplicate", "background", "ignored")
 """What a detection may be; `DetectionErrors.kinds` has positions in it. An ignored one counts neither way: it lies in a
@@ -176,7 +177,8 @@ def match_errors(
     crowd = np.array([bool(each["iscrowd"]) for each in annotations], bool)
     scores = np.array([row["score"] for row in rows], np.float64)
     order = np.lexsort((-scores, found.images))  # image by image, the best score first
-    order = order[rank_in_class(found, order) < max_det]
+    groups = found.images * (1 + found.classes.max(initial=0)) + found.classes
+    order = order[rank_in_group(groups[order]) < max_det]
     objects = np.argsort(truth.images, kind="stable")
     marks = Marks.empty(len(rows), len(annotations))
     edges = np.arange(len(images) + 1)

@@ -84,7 +84,7 @@ def match(
     object_images, object_labels, crowd, object_boxes = _columns(objects)
     images, labels, scores, boxes = _columns(found)
     order = np.argsort(-scores, kind="stable")
-    order = order[_rank_in_group(images[order] * len(label_of) + labels[order]) < max_det]
+    order = order[rank_in_group(images[order] * len(label_of) + labels[order]) < max_det]
     images, labels, scores, boxes = images[order], labels[order], scores[order], boxes[order]
     real = crowd == 0
     groups, object_groups = images * len(label_of) + labels, object_images * len(label_of) + object_labels
@@ -163,7 +163,7 @@ def _columns(rows: Sequence[tuple[int, int, float, Sequence[float]]]) -> tuple[n
     return (*columns, np.array(boxes, np.float64).reshape(-1, 4))
 
 
-def _rank_in_group(groups: np.ndarray) -> np.ndarray:
+def rank_in_group(groups: np.ndarray) -> np.ndarray:
     """(N,) groups -> (N,) how many of its group come before each."""
     order = np.argsort(groups, kind="stable")
     ordered = groups[order]

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from utils.metrics.matches import MATCH_IOU, assign
+
 ERRORS = ("class", "location", "both", "duplicate", "background", "missed")
 """What AP is lost to, in the order of TIDE."""
 
-FOREGROUND, BACKGROUND = 0.5, 0.1
+FOREGROUND, BACKGROUND = MATCH_IOU, 0.1
 """TIDE's t_f and t_b: IoU from which a detection has found an object, and up to which it lies on none."""
 
 
@@ -64,7 +66,8 @@ def mark_image(
     """Note the detections `chosen` of an image, best score first, against its objects and its crowd regions."""
     same = found.classes[chosen][:, None] == truth.classes[objects]
     iou = _iou(found.boxes[chosen], truth.boxes[objects], crowd=False)
-    matched = _match(np.where(same, iou, 0.0))
+    pairs = np.nonzero(same & (iou >= FOREGROUND))
+    matched = assign(*pairs, iou[pairs], len(chosen))
     correct = matched >= 0
     marks.found[objects[matched[correct]]] = True
     in_crowd = (_iou(found.boxes[chosen], truth.boxes[crowds], crowd=True) >= FOREGROUND) & (
@@ -83,22 +86,6 @@ def mark_image(
     reached, first = np.unique(near[wrong], return_index=True)  # of several for one object the best score is mended
     marks.mended[chosen[wrong[first]]] = True
     marks.within_reach[objects[reached]] = True
-
-
-def _match(iou: np.ndarray) -> np.ndarray:
-    """(D,) position of the object that each detection finds, best score first, or -1; of equal IoUs the last, as COCO.
-
-    Args:
-        iou: (D, G) with the objects of the detection's class; 0 with others.
-    """
-    matched = np.full(len(iou), -1)
-    free = np.ones(iou.shape[1], bool)
-    for row in np.flatnonzero((iou >= FOREGROUND).any(axis=1)):
-        left = np.where(free, iou[row], 0.0)
-        best = len(left) - 1 - int(left[::-1].argmax())
-        if left[best] >= FOREGROUND:
-            matched[row], free[best] = best, False
-    return matched
 
 
 def _errors_of(iou: np.ndarray, same: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -129,15 +116,3 @@ def _iou(boxes: np.ndarray, others: np.ndarray, *, crowd: bool) -> np.ndarray:
     if not (len(boxes) and len(others)):
         return np.zeros((len(boxes), len(others)))
     return mask.iou(boxes, others, [crowd] * len(others))
-
-
-def rank_in_class(found: Boxes, order: np.ndarray) -> np.ndarray:
-    """(N,) how many detections of the same image and class come before, for detections in an order by image."""
-    grouped = np.lexsort((found.classes[order], found.images[order]))
-    keys = np.stack((found.images[order][grouped], found.classes[order][grouped]))
-    first = np.ones(len(grouped), bool)
-    first[1:] = (keys[:, 1:] != keys[:, :-1]).any(axis=0)
-    places = np.arange(len(grouped))
-    ranks = np.empty(len(grouped), np.int64)
-    ranks[grouped] = places - np.maximum.accumulate(np.where(first, places, 0))
-    return ranks
