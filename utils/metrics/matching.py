@@ -66,8 +66,8 @@ def mark_image(
     """Note the detections `chosen` of an image, best score first, against its objects and its crowd regions."""
     same = found.classes[chosen][:, None] == truth.classes[objects]
     iou = _iou(found.boxes[chosen], truth.boxes[objects], crowd=False)
-    pairs = np.nonzero(same & (iou >= FOREGROUND))
-    matched = assign(*pairs, iou[pairs], len(chosen))
+    rows, columns = np.nonzero(same & (iou >= FOREGROUND))
+    matched = assign(rows, columns, iou[rows, columns], len(chosen))
     correct = matched >= 0
     marks.found[objects[matched[correct]]] = True
     in_crowd = (_iou(found.boxes[chosen], truth.boxes[crowds], crowd=True) >= FOREGROUND) & (
