@@ -83,3 +83,16 @@ def test_names_are_escaped_where_the_console_cannot_show_them(
     status, text = printed(info.main, [str(weights)])
     assert status == 0, text
     assert all(escaped(name) in text for name in (*CLASSES, FOLDER, weights.name))
+
+
+def test_where_python_finds_only_names_in_ascii_the_remedy_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = ["--cfg", "cspdet-n", "--data", str(tmp_path / FOLDER)]
+    assert train.main(missing) == 2
+    assert "PYTHONUTF8" not in capsys.readouterr().err
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    assert train.main(missing) == 2
+    assert "PYTHONUTF8=1" in capsys.readouterr().err
+    assert train.main(["--cfg", "cspdet-n", "--data", str(tmp_path / "nothing")]) == 2
+    assert "PYTHONUTF8" not in capsys.readouterr().err

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from utils.config import ConfigError
 from utils.files import FileHeld, write_atomically
 from utils.results import read_results
-from utils.text import printable, printable_lines, shorten_message
+from utils.text import can_hold, printable, printable_lines, shorten_message
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +56,9 @@ def say_error(error: object) -> None:
         error: a text or an exception. Python's own are one line, whatever the names in them hold.
     """
     text = printable(error) if isinstance(error, OSError) or type(error) is ValueError else str(error)
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8" and not can_hold(encoding, text):
+        text += f"\nHere Python finds only files whose names are {encoding}; with PYTHONUTF8=1 in the environment, all files"
     say(f"error: {shorten_message(text)}", error=True)
 
 
