@@ -58,7 +58,7 @@ def say_error(error: object) -> None:
     text = printable(error) if isinstance(error, OSError) or type(error) is ValueError else str(error)
     encoding = sys.getfilesystemencoding()
     if encoding != "utf-8" and not can_hold(encoding, text):
-        text += f"\nHere Python finds only files whose names are {encoding}; with PYTHONUTF8=1 in the environment, all files"
+        text += f"\nHere Python finds only files whose names are {encoding}; with PYTHONUTF8=1 it finds all"
     say(f"error: {shorten_message(text)}", error=True)
 
 
