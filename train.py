@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Options as in docs/reference.md."""
     parser = Parser(prog="train.py", description="Train a detector.")
-    parser.add_argument("--cfg", help="model: a path, or a name in cfg/; or a darknet .cfg")
+    parser.add_argument("--cfg", help="model: a path, or a name in cfg/ (default: cspdet-n); or a darknet .cfg")
     parser.add_argument(
         "--data", nargs="?", const="shapes", help="data YAML or folder (default: shapes, the embedded set)"
     )

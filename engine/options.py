@@ -20,6 +20,9 @@ FIXED_BY_A_RUN = (
 )
 """Options that --resume takes from the run, so that it continues as it began."""
 
+MODEL = "cspdet-n"
+"""Trained on --data where nothing else is said."""
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -68,7 +71,7 @@ def resolve(args: argparse.Namespace) -> tuple[TrainConfig, Run | None]:
     if args.resume is not None:
         return _resumed(args)
     _check_several(args)
-    if args.cfg is None:
+    if args.cfg is None and (args.data in (None, "shapes") or args.weights):
         known = ", ".join(sorted(path.name for path in (ROOT / "cfg").glob("*.yaml")))
         raise ConfigError(f"--cfg is missing: name a model, for example --cfg csppeleenet-prn.yaml. Known: {known}")
     if args.weights is not None:
@@ -76,7 +79,7 @@ def resolve(args: argparse.Namespace) -> tuple[TrainConfig, Run | None]:
     data = "shapes" if args.data in (None, "shapes") else _data_source(args)
     for_model = [text.removeprefix("model.") for text in args.set if text.startswith("model.")]
     for_recipe = [text for text in args.set if not text.startswith("model.")]
-    model = load_model_config(args.cfg, for_model)
+    model = load_model_config(args.cfg or MODEL, for_model)
     usual = "imagenet-small" if model.head.get("type") == "classify" else "shapes" if data == "shapes" else "default"
     recipe = load_recipe(args.hyp or usual, for_recipe)
     recipe = replace(

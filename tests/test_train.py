@@ -786,8 +786,9 @@ def test_a_mistake_is_told_before_a_run_folder_is_made(command: list[str], tmp_p
 
 
 def test_missing_arguments_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train.main(["--data", "shapes"]) == 2
-    assert "--cfg is missing" in capsys.readouterr().err
+    for arguments in ([], ["--data", "shapes"], ["--data", "my.yaml", "--weights", "best.pt"]):
+        assert train.main(arguments) == 2
+        assert "--cfg is missing" in capsys.readouterr().err
     assert train.main(["--resume", "--project", str(tmp_path)]) == 2
     assert "no run in" in capsys.readouterr().err
     assert train.main(["--resume", str(tmp_path)]) == 2

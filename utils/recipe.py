@@ -193,7 +193,7 @@ class RecipeConfig:
         loss: arguments of the head's loss (models/losses/).
     """
 
-    epochs: int | Literal["auto"] = 100
+    epochs: int | Literal["auto"] = "auto"
     balance: Literal["none", "repeat"] = "none"
     balance_threshold: float | None = None
     batch_size: int = 16

@@ -18,7 +18,8 @@ SIDE = 64
 
 
 PLAIN = AugmentConfig(mosaic=0, mixup=0, scale=0, translate=0, flip_lr=0, multi_scale=0)
-CONFIG = TrainConfig({"resize": "letterbox"}, RecipeConfig(batch_size=2, augment=PLAIN), "", (SIDE, SIDE), None, 0, 0)
+RECIPE = RecipeConfig(epochs=1, batch_size=2, augment=PLAIN)
+CONFIG = TrainConfig({"resize": "letterbox"}, RECIPE, "", (SIDE, SIDE), None, 0, 0)
 
 
 @pytest.mark.parametrize("name", EXPORTS)

@@ -30,7 +30,7 @@ MOST = 3
 
 SMALL = ["backbone.channels=[8, 16, 24, 32]", "backbone.depths=[0, 1, 1, 1]", "neck.channels=[8, 16, 24]"]
 SMALL.append("neck.out_channels=[8, 8, 8]")
-DETECT = ("coco", "default", "finetune", "scratch", "shapes")
+DETECT = ("coco", "default", "finetune", "shapes")
 DARKNET = ("paper", "paper-optimal")
 CLASSIFY = ("imagenet", "imagenet-gamma", "imagenet-small")
 
@@ -99,6 +99,7 @@ def stepper_of(name: str, recipe: RecipeConfig, overrides: list[str]) -> tuple[S
     regularize_(model, recipe)
     model = model.train().to(META)
     criterion = build_criterion(model, recipe.loss, where="loss", class_counts=[1, 2, 3, 4, 5])
+    recipe = replace(recipe, epochs=10)
     stepper = Stepper(model, criterion.to(META), recipe, 100, 0, META, StepClock(META))
     state = TrainState.create(model, recipe, META)
     state.step = 50
@@ -139,14 +140,14 @@ def assert_rarely_waits(stepper: Stepper, state: TrainState, batches: list[Batch
 @pytest.mark.parametrize("recipe", DETECT)
 @pytest.mark.parametrize("name", ["cspdet-n", "cspdet-n-af", "cspdet-n-e2e"])
 def test_a_step_of_a_detector(name: str, recipe: str) -> None:
-    stepper, state = stepper_of(name, replace(load_recipe(recipe), amp="off", epochs=10), SMALL)
+    stepper, state = stepper_of(name, replace(load_recipe(recipe), amp="off"), SMALL)
     for batches in batches_of_every_kind() if recipe == "default" else [EVERYTHING]:
         assert_rarely_waits(stepper, state, batches)
 
 
 @pytest.mark.parametrize("recipe", DARKNET)
 def test_a_step_of_the_authors_recipes(recipe: str) -> None:
-    stepper, state = stepper_of("yolov3-tiny", replace(load_recipe(recipe), amp="off", epochs=10), [])
+    stepper, state = stepper_of("yolov3-tiny", replace(load_recipe(recipe), amp="off"), [])
     assert stepper.criterion.ignore_thresh is not None
     assert_rarely_waits(stepper, state, EVERYTHING)
 
@@ -182,7 +183,7 @@ def test_every_optimizer(optimizer: str) -> None:
 @pytest.mark.parametrize("recipe", CLASSIFY)
 @pytest.mark.parametrize("mixed", [True, False])
 def test_a_step_of_a_classifier(recipe: str, mixed: bool) -> None:
-    stepper, state = stepper_of("peleenet", replace(load_recipe(recipe), amp="off", epochs=10), [])
+    stepper, state = stepper_of("peleenet", replace(load_recipe(recipe), amp="off"), [])
     index = torch.tensor([0, 0, 1, 2]) if mixed else torch.arange(3)
     weights = torch.tensor([0.3, 0.7, 1.0, 1.0]) if mixed else None
     targets = Targets(torch.zeros(len(index), 4), index % 5, index, torch.zeros(len(index)).bool(), weights)

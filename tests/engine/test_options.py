@@ -36,3 +36,10 @@ def test_a_batch_size_may_be_found_by_trial() -> None:
 def test_a_seed_of_zero_is_given_too(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"leave out --seed$"):
         resolve(parse_args(["--resume", str(tmp_path), "--seed", "0"]))
+
+
+def test_data_alone_is_enough(tiny_coco: Path) -> None:
+    config, _ = resolve(parse_args(["--data", str(tiny_coco)]))
+    assert config.recipe.epochs == "auto"
+    named, _ = resolve(parse_args(["--data", str(tiny_coco), "--cfg", "cspdet-n", "--hyp", "default"]))
+    assert config == named

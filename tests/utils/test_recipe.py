@@ -13,7 +13,7 @@ from utils.recipe import OptimizerConfig, RecipeConfig, check_task, load_recipe,
 def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
     assert recipe_from({}, where="r") == RecipeConfig()
     path = tmp_path / "small.yaml"
-    path.write_text("epochs: 100\n")
+    path.write_text("epochs: auto\n")
     assert load_recipe(str(path)) == RecipeConfig()
 
 

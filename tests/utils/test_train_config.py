@@ -19,7 +19,7 @@ def test_a_handful_of_images_is_seen_often_enough_for_a_thousand_steps() -> None
 
 
 def test_only_auto_is_settled() -> None:
-    config = TrainConfig({}, load_recipe("scratch"), "shapes", (64, 64), None, 0, 0)
+    config = TrainConfig({}, load_recipe("default"), "shapes", (64, 64), None, 0, 0)
     assert config.recipe.epochs == "auto"
     with pytest.raises(ValueError, match="epochs: expected a number, found 'auto'"):
         _ = config.recipe.total_epochs
