@@ -118,6 +118,7 @@ def breaks_off(path: str, end: float) -> bool:
 
     FFmpeg itself is asked, from the last key frame before: OpenCV does not tell damage from the end.
     """
+    av.logging.set_level(None)  # the errors are expected here; older releases of torchvision have them logged
     try:
         with _plain_name(path) as name, av.open(name) as container:
             stream = container.streams.video[0]
