@@ -163,7 +163,7 @@ def assert_same_run(one: Path, two: Path) -> None:
 def test_a_run_leaves_everything_that_the_reference_names(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train.main(command) == 0
+    assert train.main([*command, "--set", "optimizer.lr_batch=null"]) == 0
     run = tmp_path / "runs" / "exp"
     names = {path.name for path in run.iterdir()}
     assert {"weights", "config.yaml", "results.csv", "metrics.json", "labels.jpg", "results.jpg"} <= names
@@ -574,7 +574,7 @@ def test_one_to_one_branches_learn_to_find_each_object_once(command: list[str], 
 @pytest.mark.parametrize(
     "settings",
     [
-        ("optimizer.type=sgd", "optimizer.lr=0.05", "optimizer.clip_norm=5"),
+        ("optimizer.type=sgd", "optimizer.lr=0.2", "optimizer.clip_norm=5"),
         ("schedule.type=step", "schedule.milestones=[0.8]", "channels_last=false", "optimizer.clip_norm=null"),
         ("loss.assigner={type: anchor_iou}", "loss.box=mse", "loss.ignore_thresh=0.7"),
         ("amp=bf16", "loss.box=giou", "loss.objectness_target=one", "loss.label_smoothing=0.05"),
@@ -591,7 +591,7 @@ def test_every_kind_of_recipe_lowers_the_loss(command: list[str], tmp_path: Path
 def test_the_step_schedule_is_in_the_table(command: list[str], tmp_path: Path) -> None:
     settings = ("type=step", "milestones=[0.5]", "warmup_epochs=0", "warmup_steps=0")
     overrides = [part for text in settings for part in ("--set", f"schedule.{text}")]
-    assert train.main([*command, *overrides, "--epochs", "4", "--set", "optimizer.lr=0.001"]) == 0
+    assert train.main([*command, *overrides, "--epochs", "4", "--set", "optimizer={lr: 0.001, lr_batch: null}"]) == 0
     assert [float(row["lr"]) for row in rows(tmp_path / "runs" / "exp")] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4])
 
 
