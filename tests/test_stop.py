@@ -141,7 +141,7 @@ def test_loader_processes_that_are_stopped_end_the_run_in_bounded_time(
     assert not any(map(alive, loaders))
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_a_loader_process_that_is_killed_at_any_time_is_named(
     running: subprocess.Popen, tmp_path: Path, number: int
 ) -> None:
@@ -267,7 +267,9 @@ def test_ctrl_c_twice_ends_a_training_that_waits_and_says_what_is_left(
     assert "Traceback" not in text
 
 
-@pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow), "SIGHUP"])
+@pytest.mark.parametrize(
+    "name", ["SIGINT", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGTERM", "SIGHUP"))]
+)
 def test_a_signal_to_every_process_saves_and_ends(running: subprocess.Popen, tmp_path: Path, name: str) -> None:
     """Ctrl-C, a cluster, and a terminal that is closed."""
     number = getattr(signal, name)

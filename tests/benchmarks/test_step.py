@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from pathlib import Path
 
-from utils.config import ROOT
+from tests.benchmarks.conftest import Run
 
 
-def test_each_model_has_a_line_with_the_time_of_each_part() -> None:
-    command = [sys.executable, "benchmarks/step.py", "--cfg", "cspdet-n", "cspdet-n-af", "--rounds", "1"]
-    command += ["--img-size", "64", "--batch-size", "2", "--threads", "1", "--device", "cpu", "--set", "amp=off"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    title, header, *lines = done.stdout.splitlines()
+def test_each_model_has_a_line_with_the_time_of_each_part(run: Run) -> None:
+    small = ["--rounds", "1", "--img-size", "64", "--batch-size", "2", "--threads", "1", "--set", "amp=off"]
+    status, (title, header, *lines), _ = run("step", "--cfg", "cspdet-n", "cspdet-n-af", "--device", "cpu", *small)
+    assert status == 0
     assert "64 px, batch 2" in title
     parts = ["forward", "loss", "backward", "clip", "optimizer", "average", "all"]
     assert header.split() == ["images/s", "ratio", "TFLOP/s", *parts]
@@ -26,9 +23,16 @@ def test_each_model_has_a_line_with_the_time_of_each_part() -> None:
         assert float(ratio) > 0 if name != "cspdet-n" else float(ratio) == 1
 
 
-def test_a_model_that_is_none_is_one_message() -> None:
-    command = [sys.executable, "benchmarks/step.py", "--cfg", "cspdet-nn"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "cspdet-nn" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_model_that_is_none_is_one_message(run: Run) -> None:
+    status, _, error = run("step", "--cfg", "cspdet-nn")
+    assert status == 2
+    assert "cspdet-nn" in error
+    assert "Traceback" not in error
+
+
+def test_images_come_from_a_set_by_its_loader(run: Run, tiny_coco: Path) -> None:
+    small = ["--rounds", "1", "--img-size", "64", "--batch-size", "2", "--threads", "1", "--set", "amp=off"]
+    status, (*_, header, line), _ = run("step", "--cfg", "cspdet-n", "--device", "cpu", "--data", tiny_coco, *small)
+    assert status == 0
+    assert header.split()[3] == "data"
+    assert all(float(number) > 0 for number in line.split()[1:])

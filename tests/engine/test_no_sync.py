@@ -137,8 +137,10 @@ def assert_rarely_waits(stepper: Stepper, state: TrainState, batches: list[Batch
     assert waits.doubles == []
 
 
-@pytest.mark.parametrize("recipe", DETECT)
-@pytest.mark.parametrize("name", ["cspdet-n", "cspdet-n-af", "cspdet-n-e2e"])
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [*(("cspdet-n", recipe) for recipe in DETECT), ("cspdet-n-af", "default"), ("cspdet-n-e2e", "default")],
+)
 def test_a_step_of_a_detector(name: str, recipe: str) -> None:
     stepper, state = stepper_of(name, replace(load_recipe(recipe), amp="off"), SMALL)
     for batches in batches_of_every_kind() if recipe == "default" else [EVERYTHING]:
@@ -180,8 +182,7 @@ def test_every_optimizer(optimizer: str) -> None:
     assert_rarely_waits(stepper, state, [detections(1)])
 
 
-@pytest.mark.parametrize("recipe", CLASSIFY)
-@pytest.mark.parametrize("mixed", [True, False])
+@pytest.mark.parametrize(("recipe", "mixed"), [*((recipe, True) for recipe in CLASSIFY), (CLASSIFY[0], False)])
 def test_a_step_of_a_classifier(recipe: str, mixed: bool) -> None:
     stepper, state = stepper_of("peleenet", replace(load_recipe(recipe), amp="off"), [])
     index = torch.tensor([0, 0, 1, 2]) if mixed else torch.arange(3)
