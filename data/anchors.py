@@ -76,7 +76,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m data.anchors", description="Fit anchors to a data set.")
     parser.add_argument("data", nargs="?", default="shapes", help="data YAML: a path, or a name in cfg/data/")
     parser.add_image_size(default=416)
-    parser.add_argument("--num", type=whole_number, default=9, help="anchors over all levels")
+    parser.add_argument("--num", type=whole_number, help="anchors over all levels; three a level if left out")
     parser.add_argument("--levels", type=whole_number, default=3, help="levels of the model, finest first")
     parser.add_argument("--split", choices=("train", "val", "test"), default="train", help="part of the data")
     parser.add_argument("--resize", choices=DETECTOR_RESIZES, default="letterbox", help="as the model does it")
@@ -87,21 +87,22 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> str:
     """What the command prints."""
-    if args.num % args.levels:
-        raise ConfigError(f"--num {args.num} anchors cannot be shared equally by --levels {args.levels}")
+    count = 3 * args.levels if args.num is None else args.num
+    if count % args.levels:
+        raise ConfigError(f"--num {count} anchors cannot be shared equally by --levels {args.levels}")
     whole = read_split(load_data_config(args.data), args.split, truth="none")
     images, tiles = training_tiles(whole, seed=args.seed)
     height, width = args.img_size
     sizes = box_sizes(images, (height, width), args.resize)
-    anchors = rounded(fit_anchors(sizes, args.num, seed=args.seed))
+    anchors = rounded(fit_anchors(sizes, count, seed=args.seed))
     coverage = cover(sizes, anchors)
-    levels = by_level(anchors, [args.num // args.levels] * args.levels)
+    levels = by_level(anchors, [count // args.levels] * args.levels)
     if args.json:
         about = {} if tiles is None else {"tiles": tiles.kept}
         return json.dumps({"anchors": levels, "boxes": len(sizes), **about, **coverage._asdict()})
     text = ", ".join(str(level) for level in levels)
     different = len(_distinct(sizes))
-    note = f"only {different} different sizes; the other anchors are scaled copies\n" if different < args.num else ""
+    note = f"only {different} different sizes; the other anchors are scaled copies\n" if different < count else ""
     of = tiles or f"{len(images)} images"
     return (
         f"{len(sizes)} boxes of {of} at {height} x {width} px: best possible recall {coverage.recall:.4f} "

@@ -15,7 +15,7 @@ from models.parts import Block
 
 
 class Darknet(StagedBackbone):
-    """A stem, then stages of one strided 3x3 convolution and residual blocks; returns the last three stages' maps.
+    """A stem, then stages of one strided 3x3 convolution and residual blocks; gives the last stages' maps.
 
     Args:
         depths: blocks per stage; a stage of 0 blocks is its strided convolution alone.
@@ -33,6 +33,7 @@ class Darknet(StagedBackbone):
             convolution (YOLOX); null for none.
         last_shortcut: whether the blocks of the last stage have shortcuts.
         depthwise: build the 3x3 convolutions of the stages depthwise-separable.
+        levels: how many maps it gives, the coarsest; three when left out.
         activation: of every convolution; the shortcuts have none.
     """
 
@@ -51,6 +52,7 @@ class Darknet(StagedBackbone):
         spp_kernels: list[int] | None = None,
         last_shortcut: bool = True,
         depthwise: bool = False,
+        levels: int | None = None,
         activation: Activation = "leaky",
     ) -> None:
         check_lengths(depths=depths, channels=channels)
@@ -94,7 +96,8 @@ class Darknet(StagedBackbone):
 
         padding = 2 if stem_kernel == 6 else None
         stem = ConvNormAct(3, stem_channels, stem_kernel, stride=stem_stride, padding=padding, activation=activation)
-        super().__init__(stem, stem_channels, make_stage, count=len(depths), first_stride=2 * stem_stride)
+        first_stride = 2 * stem_stride
+        super().__init__(stem, stem_channels, make_stage, count=len(depths), first_stride=first_stride, levels=levels)
         if elastic:
             self.stride = 2 * self.features.strides[-1]
 

@@ -10,6 +10,7 @@ from itertools import accumulate
 
 from torch import Tensor, nn
 
+from models.backbones.stages import count_of_levels
 from models.csp import CrossStagePartial, CSPConfig, CSPStages, csp_by_stage
 from models.layers import Activation, ConvNormAct, Shortcut, halving_pool, make_excitation, same_pool
 from models.parts import Backbone, Block
@@ -17,7 +18,7 @@ from utils.structures import Features
 
 
 class DarknetRef(Backbone):
-    """3x3 convolutions with max pools between them; gives the last map of each of the three coarsest strides.
+    """3x3 convolutions with max pools between them; gives the last map of each of the coarsest strides.
 
     A map is taken before the pool that follows it.
 
@@ -29,6 +30,7 @@ class DarknetRef(Backbone):
         csp: a cross-stage-partial stage around every convolution except the first, which reads the image; null is the
             plain network; a list has one entry a convolution, of which the first is null.
         se: squeeze-and-excitation after every convolution, the reduction of its width; null for none.
+        levels: how many maps it gives, the coarsest; three when left out.
     Raises:
         ValueError: pools that do not fit the convolutions, or too few of them for three maps.
     """
@@ -41,6 +43,7 @@ class DarknetRef(Backbone):
         shortcut: bool = False,
         csp: CSPStages = None,
         se: int | None = None,
+        levels: int | None = None,
         activation: Activation = "leaky",
     ) -> None:
         super().__init__()
@@ -65,7 +68,7 @@ class DarknetRef(Backbone):
         self.pools = nn.ModuleList(halving_pool() if stride == 2 else same_pool() for stride in pool_strides)
         self.shortcut = Shortcut(widths[-1], widths[-2], activation=activation) if shortcut else None
         last_at = {stride: index for index, stride in enumerate(strides)}
-        self.taps = tuple(last_at.values())[-3:]
+        self.taps = tuple(last_at.values())[-count_of_levels(levels, list(last_at)) :]
         self.features = Features(tuple(widths[i] for i in self.taps), tuple(strides[i] for i in self.taps))
 
     def forward(self, images: Tensor) -> list[Tensor]:

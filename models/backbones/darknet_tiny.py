@@ -16,8 +16,8 @@ from models.parts import Backbone
 class DarknetTiny(Backbone):
     """Two strided 3x3 convolutions, stages with max pools between them, and a last 3x3 convolution.
 
-    Returns the maps of the last two stages' blocks, before they join the map that bypasses them (256 channels for the
-    finer level of yolov4-tiny), and of the last convolution.
+    Gives the map of the last convolution, and before it those of the last stages' blocks, before they join the map that
+    bypasses them (256 channels for the finer level of yolov4-tiny).
 
     Args:
         channels: width of each stage; at least two.
@@ -25,6 +25,7 @@ class DarknetTiny(Backbone):
         last_channels: of the last convolution; twice the last stage's width when left out.
         csp: as in `PartialTinyStage`; null is the plain network; a list has one entry a stage.
         se: squeeze-and-excitation after each block, the reduction of its width; null for none.
+        levels: how many maps it gives, the coarsest; three when left out.
     Raises:
         ValueError: fewer than two stages, or not two stem widths.
     """
@@ -37,6 +38,7 @@ class DarknetTiny(Backbone):
         last_channels: int | None = None,
         csp: CSPStages = None,
         se: int | None = None,
+        levels: int | None = None,
         activation: Activation = "leaky",
     ) -> None:
         super().__init__()
@@ -61,7 +63,7 @@ class DarknetTiny(Backbone):
         self.pool = halving_pool()
         last = last_channels or 2 * channels[-1]
         self.last = ConvNormAct(width, last, 3, activation=activation)
-        self.features = last_features([*taps, last], 4)
+        self.features = last_features([*taps, last], 4, levels)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> the maps that `features` names, finest first."""
@@ -70,7 +72,7 @@ class DarknetTiny(Backbone):
             block, joined = stage(x)
             maps.append(block)
             x = self.pool(joined)
-        return [*maps[-2:], self.last(x)]
+        return [*maps, self.last(x)][-len(self.features.strides) :]
 
 
 class TinyStage(nn.Module):

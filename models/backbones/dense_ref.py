@@ -40,7 +40,7 @@ class OneWayDenseLayer(Block):
 
 
 class DenseRef(StagedBackbone):
-    """3x3 convolutions with max pools, then dense stages with max pools between; gives the last three stages' maps.
+    """3x3 convolutions with max pools, then dense stages with max pools between; gives the last stages' maps.
 
     Args:
         depths: dense layers per stage.
@@ -53,6 +53,7 @@ class DenseRef(StagedBackbone):
         stem_channels: width of the convolutions before the stages; each is followed by a max pool.
         csp: makes every stage cross-stage-partial; null is the plain dense network; a list has one entry a stage.
         se: squeeze-and-excitation after each layer's first convolution, the reduction of its width; null for none.
+        levels: how many maps it gives, the coarsest; three when left out.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class DenseRef(StagedBackbone):
         stem_channels: list[int] | None = None,
         csp: CSPStages = None,
         se: int | None = None,
+        levels: int | None = None,
         activation: Activation = "leaky",
     ) -> None:
         check_lengths(depths=depths, growth=growth, channels=channels)
@@ -97,7 +99,9 @@ class DenseRef(StagedBackbone):
         for before, after in pairwise(widths):
             stem += [ConvNormAct(before, after, 3, activation=activation), halving_pool()]
         finest = 2 ** (len(widths) - 1)
-        super().__init__(nn.Sequential(*stem), widths[-1], make_stage, count=len(depths), first_stride=finest)
+        super().__init__(
+            nn.Sequential(*stem), widths[-1], make_stage, count=len(depths), first_stride=finest, levels=levels
+        )
         self.pool = halving_pool()
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -106,4 +110,4 @@ class DenseRef(StagedBackbone):
         for index, stage in enumerate(self.stages):
             x = stage(self.pool(x) if index else x)
             maps.append(x)
-        return maps[-3:]
+        return maps[-len(self.features.strides) :]

@@ -18,7 +18,7 @@ from models.parts import Block
 
 
 class DenseBackbone(StagedBackbone):
-    """A stem, then dense stages with pools between; gives the last three stages' maps.
+    """A stem, then dense stages with pools between; gives the last stages' maps.
 
     The tap of a stage is its map before the pool: plain, that of its transition; with csp, the concatenation, and
     transition 2 runs after the pool, which makes it cheaper. The last stage gives its output.
@@ -28,6 +28,7 @@ class DenseBackbone(StagedBackbone):
         pool: halves a map.
         make_stage: (index, in_channels) -> what `dense_stage` gives.
         count: stages.
+        levels: as in `last_features`.
     """
 
     def __init__(
@@ -38,11 +39,12 @@ class DenseBackbone(StagedBackbone):
         make_stage: Callable[[int, int], tuple[nn.Module, int]],
         *,
         count: int,
+        levels: int | None,
     ) -> None:
-        super().__init__(stem, stem_channels, make_stage, count=count, first_stride=4)
+        super().__init__(stem, stem_channels, make_stage, count=count, first_stride=4, levels=levels)
         self.pool = pool
         *inner, last = self._dense_stages()
-        self.features = last_features([*(stage.fused_channels for stage in inner), last.out_channels], 4)
+        self.features = last_features([*(stage.fused_channels for stage in inner), last.out_channels], 4, levels)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> the maps that `features` names, finest first."""
@@ -51,7 +53,7 @@ class DenseBackbone(StagedBackbone):
         for stage in inner:
             maps.append(stage.fuse(x))
             x = stage.transition2(self.pool(maps[-1]))
-        return [*maps, last(x)][-3:]
+        return [*maps, last(x)][-len(self.features.strides) :]
 
     def _dense_stages(self) -> list[DenseStage | CrossStagePartial]:
         return cast("list[DenseStage | CrossStagePartial]", list(self.stages))
@@ -74,6 +76,7 @@ class DenseNet(DenseBackbone):
             where both have the map's own (Wang et al., arXiv:1812.05262); images must then be multiples of the coarsest
             stride.
         se: squeeze-and-excitation of each layer's new channels, the reduction of their width; null for none.
+        levels: how many maps it gives, the coarsest; three when left out.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class DenseNet(DenseBackbone):
         csp: CSPStages = None,
         elastic: bool = False,
         se: int | None = None,
+        levels: int | None = None,
         activation: Activation = "leaky",
     ) -> None:
         if not depths or min(depths) < 1:
@@ -116,7 +120,7 @@ class DenseNet(DenseBackbone):
 
         first = ConvNormAct(3, stem_channels, 7, stride=2, activation=activation)
         stem = nn.Sequential(first, halving_pool())
-        super().__init__(stem, stem_channels, halving_pool(), make_stage, count=len(depths))
+        super().__init__(stem, stem_channels, halving_pool(), make_stage, count=len(depths), levels=levels)
         if elastic:
             self.stride = self.features.strides[-1]
 

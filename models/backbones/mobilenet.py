@@ -18,7 +18,7 @@ from utils.structures import Features
 
 
 class MobileNet(StagedBackbone):
-    """A strided stem, stages of inverted residuals and a last 1x1 convolution; gives the last three strides' maps.
+    """A strided stem, stages of inverted residuals and a last 1x1 convolution; gives the last strides' maps.
 
     Args:
         depths, channels, strides: blocks of each stage, their width, and the stride of the first.
@@ -34,6 +34,7 @@ class MobileNet(StagedBackbone):
         se: squeeze-and-excitation after every depthwise convolution, the reduction of its width; null for none.
         se_channels: the same by the narrow width itself, one number a block.
         dropout: share of values dropped before the shortcuts in training.
+        levels: how many maps it gives, the coarsest; three when left out.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class MobileNet(StagedBackbone):
         se: int | None = None,
         se_channels: list[int] | None = None,
         dropout: float = 0.0,
+        levels: int | None = None,
         activation: Activation = "relu",
     ) -> None:
         kernels = [3] * len(depths) if kernels is None else kernels
@@ -85,7 +87,8 @@ class MobileNet(StagedBackbone):
             return stage, stage.out_channels
 
         stem = ConvNormAct(3, stem_channels, 3, stride=2, activation=activation)
-        super().__init__(stem, stem_channels, make_stage, count=len(groups), first_stride=2 * groups[0][0].stride)
+        first_stride = 2 * groups[0][0].stride
+        super().__init__(stem, stem_channels, make_stage, count=len(groups), first_stride=first_stride, levels=levels)
         widths = list(self.features.channels)
         self.head: nn.Module = nn.Identity()
         if partial[-1] is None and head_channels:
@@ -93,7 +96,7 @@ class MobileNet(StagedBackbone):
             widths[-1] = head_channels
         self.tap_expansions = tap == "expansion" and not any(partial)
         if self.tap_expansions:
-            widths[:-1] = [_first_block(stage).expanded for stage in self.stages[-2:]]
+            widths[:-1] = [_first_block(stage).expanded for stage in self.stages[len(groups) - len(widths) + 1 :]]
         self.features = Features(tuple(widths), self.features.strides)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -110,7 +113,7 @@ class MobileNet(StagedBackbone):
             else:
                 x = stage(x)
             maps.append(x)
-        return [*maps[-3:-1], self.head(maps[-1])]
+        return [*maps[-len(self.features.strides) : -1], self.head(maps[-1])]
 
 
 def _squeezed_widths(se: int | None, se_channels: list[int] | None, *, blocks: int) -> list[int]:

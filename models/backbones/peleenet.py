@@ -119,6 +119,7 @@ class PeleeNet(DenseBackbone):
             PeleeNet; a list has one entry a stage.
         sparse: layers read only the maps 1, 2, 4, 8, ... layers before them: SparsePeleeNet.
         se: squeeze-and-excitation of the dense layers' 1x1 convolutions, the reduction of their width; null for none.
+        levels: how many maps it gives, the coarsest; three when left out.
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class PeleeNet(DenseBackbone):
         csp: CSPStages = None,
         sparse: bool = False,
         se: int | None = None,
+        levels: int | None = None,
         activation: Activation = "leaky",
     ) -> None:
         check_lengths(depths=depths, hidden_channels=hidden_channels)
@@ -153,4 +155,4 @@ class PeleeNet(DenseBackbone):
             )
 
         stem = PeleeStem(stem_channels, activation=activation)
-        super().__init__(stem, stem_channels, nn.AvgPool2d(2), make_stage, count=len(depths))
+        super().__init__(stem, stem_channels, nn.AvgPool2d(2), make_stage, count=len(depths), levels=levels)

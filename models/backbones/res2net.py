@@ -51,7 +51,7 @@ class Res2Block(Block):
 
 
 class Res2Net(StagedBackbone):
-    """A strided stem, max pool, stages of a strided bottleneck and Res2 blocks; gives the last three stages' maps.
+    """A strided stem, max pool, stages of a strided bottleneck and Res2 blocks; gives the last stages' maps.
 
     Args:
         depths: Res2 blocks per stage.
@@ -61,6 +61,7 @@ class Res2Net(StagedBackbone):
         csp: makes the blocks of every stage cross-stage-partial; null is the plain network; a list has one entry a
             stage.
         se: squeeze-and-excitation in every block, the reduction of its width; null for none.
+        levels: how many maps it gives, the coarsest; three when left out.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Res2Net(StagedBackbone):
         stem_channels: int = 32,
         csp: CSPStages = None,
         se: int | None = None,
+        levels: int | None = None,
         activation: Activation = "leaky",
     ) -> None:
         check_lengths(depths=depths, channels=channels)
@@ -106,4 +108,4 @@ class Res2Net(StagedBackbone):
 
         first = ConvNormAct(3, stem_channels, 3, stride=2, activation=activation)
         stem = nn.Sequential(first, nn.MaxPool2d(3, 2, padding=1))
-        super().__init__(stem, stem_channels, make_stage, count=len(depths), first_stride=8)
+        super().__init__(stem, stem_channels, make_stage, count=len(depths), first_stride=8, levels=levels)

@@ -78,7 +78,7 @@ class Residual(Block):
 
 
 class ResNet(StagedBackbone):
-    """7x7 stem, max pool, stages of residual blocks without projections; gives the last three stages' maps.
+    """7x7 stem, max pool, stages of residual blocks without projections; gives the last stages' maps.
 
     The plain network strides inside the first block of stages 2, 3, ...; the CSP one by a 3x3 convolution before them.
 
@@ -96,6 +96,7 @@ class ResNet(StagedBackbone):
         elastic: blocks that keep width and resolution work at two resolutions, each with half of the channels, hidden
             channels and groups; images must then be multiples of twice the coarsest stride.
         se: squeeze-and-excitation in every block, the reduction of its width; null for none.
+        levels: how many maps it gives, the coarsest; three when left out.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class ResNet(StagedBackbone):
         csp: CSPStages = None,
         elastic: bool = False,
         se: int | None = None,
+        levels: int | None = None,
         activation: Activation = "leaky",
     ) -> None:
         transitions = transition_channels or channels
@@ -152,6 +154,6 @@ class ResNet(StagedBackbone):
             return nn.Sequential(down, cross), cross.out_channels
 
         stem = nn.Sequential(ConvNormAct(3, stem_channels, 7, stride=2, activation=activation), halving_pool())
-        super().__init__(stem, stem_channels, make_stage, count=len(depths), first_stride=4)
+        super().__init__(stem, stem_channels, make_stage, count=len(depths), first_stride=4, levels=levels)
         if elastic:
             self.stride = 2 * self.features.strides[-1]

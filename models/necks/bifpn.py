@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from models.layers import Activation, Attention, ConvNormAct, WeightedShortcut, halving_pool
-from models.necks.stack import Stack
+from models.necks.stack import MORE_LEVELS, Stack
 from models.parts import Neck
 from utils.structures import Features
 
@@ -39,7 +39,8 @@ class BiFPN(Neck):
         super().__init__()
         if not 2 <= levels <= len(features.channels) or repeats < 1:
             raise ValueError(
-                f"levels {levels}, repeats {repeats}: expected 2 to {len(features.channels)} levels and 1 pass or more"
+                f"levels {levels}, repeats {repeats}: expected 2 to {len(features.channels)} levels, 1 pass or more; "
+                f"the backbone gives strides {list(features.strides)}{MORE_LEVELS}"
             )
         widths = out_channels or []
         if widths and len(widths) != levels:

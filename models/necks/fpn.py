@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from models.csp import CSPConfig
 from models.layers import Activation, Attention, Shortcut
-from models.necks.stack import Stack, TopDown, coarsest, output_widths
+from models.necks.stack import MORE_LEVELS, Stack, TopDown, coarsest, output_widths
 from models.parts import Neck
 from utils.structures import Features
 
@@ -81,7 +81,7 @@ class AdditiveFPN(Neck):
     ) -> None:
         super().__init__()
         if not 1 <= levels <= len(features.channels):
-            raise ValueError(f"levels {levels}: the backbone gives {len(features.channels)} maps")
+            raise ValueError(f"levels {levels}: the backbone gives {len(features.channels)} maps{MORE_LEVELS}")
         stack = Stack(None, 1, activation, sam)
         self.levels = levels
         self.laterals = nn.ModuleList(stack.conv(tap, channels) for tap in features.channels[-levels:])

@@ -13,6 +13,9 @@ from models.layers import SPP, Activation, Attention, ConvNormAct, ResidualBlock
 from models.parts import Block
 from utils.structures import Features
 
+MORE_LEVELS = ", and more with its key 'levels' (of timm: 'strides')"
+"""What to do about a backbone with fewer maps than a neck has levels, after what it gives."""
+
 
 def coarsest(features: Features, levels: int, *, named: str) -> Features:
     """The last `levels` maps of a backbone.
@@ -25,7 +28,7 @@ def coarsest(features: Features, levels: int, *, named: str) -> Features:
     if not 1 <= levels <= len(features.channels):
         raise ValueError(
             f"{named}: expected 1 to {len(features.channels)} entries, "
-            f"one per level; the backbone gives strides {list(features.strides)}"
+            f"one per level; the backbone gives strides {list(features.strides)}{MORE_LEVELS}"
         )
     return Features(features.channels[-levels:], features.strides[-levels:])
 

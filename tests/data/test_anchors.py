@@ -153,6 +153,8 @@ def test_the_command_prints_what_a_model_file_takes(tiny_coco: Path, capsys: pyt
     assert f"anchors: [{', '.join(map(str, found['anchors']))}]" in capsys.readouterr().out
     assert anchors.main([*command, "--num", "5"]) == 2
     assert "--num 5 anchors cannot be shared equally by --levels 2" in capsys.readouterr().err
+    assert anchors.main([str(tiny_coco), "--levels", "4", "--json"]) == 0
+    assert [len(level) for level in json.loads(capsys.readouterr().out)["anchors"]] == [6] * 4, "three anchors a level"
     assert anchors.main([*command, "--num", "80"]) == 0
     assert "different sizes; the other anchors are scaled copies" in capsys.readouterr().out
     with pytest.raises(SystemExit):

@@ -223,6 +223,24 @@ def test_activation_reaches_every_layer(name: str, activation: str) -> None:
         assert found & set(kinds.values()) == {kinds[activation]}
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_levels_are_the_coarsest_maps_of_the_same_network(name: str) -> None:
+    images, found = torch.rand(1, 3, 64, 64), {}
+    most = len(on_meta(SMALL[name]).features.strides) + (name in ("darknet_ref", "darknet_tiny"))
+    for levels in (1, most, None):
+        torch.manual_seed(0)
+        backbone = make(SMALL[name], csp=None, levels=levels).eval()
+        maps = backbone(images)
+        assert [m.shape for m in maps] == shapes(backbone.features, 1, 64, 64)
+        assert len(maps) == (levels or 3)
+        found[levels] = maps
+    for maps in found.values():
+        for one, two in zip(maps[::-1], found[most][::-1], strict=False):
+            assert torch.equal(one, two)
+    with pytest.raises(ConfigError, match=f"levels: expected 1 to {most}, the maps of strides .*, found {most + 1}"):
+        on_meta(SMALL[name], levels=most + 1)
+
+
 @pytest.mark.parametrize(
     ("name", "stride"), [("darknet-elastic", 16), ("resnet-elastic", 32), ("densenet-elastic", 16), ("darknet", 1)]
 )
@@ -248,6 +266,7 @@ def test_backbones_say_what_sizes_they_take(name: str, stride: int) -> None:
         ("mobilenet", {"csp": [CSP, None, None], "tap": "expansion"}, "all plain or all partial"),
         ("darknet", {"activation": "gelu"}, "activation: expected one of leaky"),
         ("darknet", {"channels": [16, 0, 64]}, "to 0 channels"),
+        ("darknet", {"levels": 0}, "levels: expected 1 to 3, the maps of strides .4, 8, 16., found 0"),
         ("darknet", {"se": 0}, "se: expected a reduction of at least 1"),
         ("darknet_ref", {"pool_strides": [2, 2, 2]}, "expected 1 or 2 after each convolution but the last, 4 numbers"),
         ("darknet_ref", {"pool_strides": [2, 1, 1, 1]}, "at least two of them 2"),

@@ -35,6 +35,12 @@ def test_the_smallest_needs_no_more_operations(name: str) -> None:
     assert costs(name)[1] <= NANO_GFLOPS
 
 
+def test_a_level_for_small_objects_costs_a_quarter_more() -> None:
+    fine, plain = costs("cspdet-n-p2"), costs("cspdet-n")
+    assert fine[0] < 1.03 * plain[0]
+    assert fine[1] < 1.25 * plain[1]
+
+
 def test_sizes_are_in_order_and_their_widths_fill_vectors() -> None:
     assert (found := [costs(f"cspdet-{size}") for size in "nsmlx"]) == sorted(found)
     for size in "nsmlx":

@@ -18,6 +18,11 @@ INFO = ModelInfo(NAMES, (1, 7, 90), (64, 96), "stretch", 32)
 
 SMALL = {
     "cspdet-n": ["backbone.channels=[8, 16, 24, 32]", "neck.channels=[8, 16, 24]", "neck.out_channels=[8, 8, 8]"],
+    "cspdet-n-p2": [
+        "backbone.channels=[8, 16, 24, 32]",
+        "neck.channels=[8, 8, 16, 24]",
+        "neck.out_channels=[8, 8, 8, 8]",
+    ],
     "cspdet-n-e2e": [
         "backbone.channels=[8, 16, 24, 32]",
         "neck.channels=[8, 16, 24]",

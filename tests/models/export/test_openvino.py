@@ -27,7 +27,7 @@ def openvino():
         pytest.skip("openvino is not installed")
 
 
-@pytest.mark.parametrize("name", ["cspdet-n", "cspdet-n-e2e", "darknet", "region"])
+@pytest.mark.parametrize("name", ["cspdet-n", "cspdet-n-p2", "cspdet-n-e2e", "darknet", "region"])
 def test_open_sizes_give_what_pytorch_gives(name: str, tmp_path: Path) -> None:
     model = small_model(name)
     spec = spec_of(model, dynamic=True)
