@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.parts import Block
-
 Activation = Literal["leaky", "leaky_relu", "relu", "mish", "swish", "linear"]
 Attention = Literal["pointwise", "cbam"]
 
@@ -94,19 +92,6 @@ class ConvNormAct(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), rounded up with the default padding."""
         return self.act(self.norm(self.conv(x)))
-
-
-def conv3x3(
-    in_channels: int, out_channels: int, *, stride: int = 1, depthwise: bool = False, activation: str = "leaky"
-) -> nn.Module:
-    """A 3x3 convolution with norm and activation, or the depthwise-separable pair in its place (MobileNet, YOLOX).
-
-    The pair is a 3x3 convolution of each channel by itself and a 1x1 convolution, both with norm and activation.
-    """
-    if not depthwise:
-        return ConvNormAct(in_channels, out_channels, 3, stride=stride, activation=activation)
-    each = ConvNormAct(in_channels, in_channels, 3, stride=stride, groups=in_channels, activation=activation)
-    return nn.Sequential(each, ConvNormAct(in_channels, out_channels, activation=activation))
 
 
 class Shortcut(nn.Module):
@@ -204,36 +189,6 @@ class Maxout(nn.Module):
             x = F.pad(x, (0, 0, 0, 0, 0, self.missing), value=-math.inf)
         batch, _, height, width = x.shape
         return x.view(batch, self.rounds, self.out_channels, height, width).amax(dim=1)
-
-
-class ResidualBlock(Block):
-    """Darknet's block: 1x1 to `hidden_channels`, 3x3 back to `channels`, and a shortcut without activation.
-
-    Args:
-        se: squeeze-and-excitation before the shortcut, the reduction of its width; null for none.
-        depthwise: build the 3x3 convolution of a depthwise and a 1x1 one.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        hidden_channels: int,
-        *,
-        shortcut: bool = True,
-        se: int | None = None,
-        depthwise: bool = False,
-        activation: Activation = "leaky",
-    ) -> None:
-        super().__init__(channels, channels)
-        self.reduce = ConvNormAct(channels, hidden_channels, activation=activation)
-        self.expand = conv3x3(hidden_channels, channels, depthwise=depthwise, activation=activation)
-        self.se = make_excitation(channels, se, activation=activation)
-        self.shortcut = Shortcut(channels, channels) if shortcut else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) -> the same shape."""
-        out = self.se(self.expand(self.reduce(x)))
-        return out if self.shortcut is None else self.shortcut(out, x)
 
 
 class SqueezeExcitation(nn.Module):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from torch import nn
 
 from models.backbones.stages import StagedBackbone, check_lengths
-from models.csp import CrossStagePartial, CSPStages, csp_by_stage
+from models.blocks import ResidualBlock, conv3x3
+from models.csp import CrossStagePartial, CSPConfig, CSPStages, csp_by_stage
 from models.elastic import ElasticBlock
-from models.layers import SPP, Activation, ConvNormAct, ResidualBlock, conv3x3
+from models.layers import SPP, Activation, ConvNormAct
 from models.parts import Block
 
 
@@ -33,6 +34,8 @@ class Darknet(StagedBackbone):
             convolution (YOLOX); null for none.
         last_shortcut: whether the blocks of the last stage have shortcuts.
         depthwise: build the 3x3 convolutions of the stages depthwise-separable.
+        depthwise_blocks: build those of the blocks alone so, with depthwise convolutions of this odd kernel; null for
+            dense 3x3 ones. The strided convolutions, which widen the map, stay dense.
         levels: how many maps it gives, the coarsest; three when left out.
         activation: of every convolution; the shortcuts have none.
     """
@@ -52,28 +55,19 @@ class Darknet(StagedBackbone):
         spp_kernels: list[int] | None = None,
         last_shortcut: bool = True,
         depthwise: bool = False,
+        depthwise_blocks: int | None = None,
         levels: int | None = None,
         activation: Activation = "leaky",
     ) -> None:
         check_lengths(depths=depths, channels=channels)
         if stem_kernel == 6 and stem_stride != 2:
             raise ValueError(f"stem_kernel: 6 goes with stem_stride 2 alone, found {stem_stride}")
-        if elastic and (depthwise or not last_shortcut):
-            raise ValueError("elastic: goes without depthwise, and with last_shortcut")
-        partial = csp_by_stage(csp, len(depths))
-        if isinstance(csp, list) and any(entry and not depth for entry, depth in zip(csp, depths, strict=True)):
-            raise ValueError(f"csp: a stage of 0 blocks has nothing to bypass, expected null there (depths {depths})")
-
-        def block(width: int, hidden: int, shortcut: bool) -> Block:
-            if not elastic:
-                return ResidualBlock(
-                    width, hidden, shortcut=shortcut, se=se, depthwise=depthwise, activation=activation
-                )
-
-            def convs(inside: int) -> ResidualBlock:
-                return ResidualBlock(inside, hidden // 2, shortcut=False, activation=activation)
-
-            return ElasticBlock(width, convs, se=se, se_activation=activation, activation="linear")
+        if elastic and (depthwise or depthwise_blocks or not last_shortcut):
+            raise ValueError("elastic: goes without depthwise and depthwise_blocks, and with last_shortcut")
+        partial = _csp_of_stages(csp, depths)
+        block = _block_maker(
+            elastic=elastic, se=se, depthwise=depthwise, kernel=depthwise_blocks, activation=activation
+        )
 
         def make_stage(index: int, in_channels: int) -> tuple[nn.Module, int]:
             width, depth, full = channels[index], depths[index], full_first_stage and index == 0
@@ -96,10 +90,41 @@ class Darknet(StagedBackbone):
 
         padding = 2 if stem_kernel == 6 else None
         stem = ConvNormAct(3, stem_channels, stem_kernel, stride=stem_stride, padding=padding, activation=activation)
-        first_stride = 2 * stem_stride
-        super().__init__(stem, stem_channels, make_stage, count=len(depths), first_stride=first_stride, levels=levels)
+        finest = 2 * stem_stride
+        super().__init__(stem, stem_channels, make_stage, count=len(depths), first_stride=finest, levels=levels)
         if elastic:
             self.stride = 2 * self.features.strides[-1]
+
+
+def _csp_of_stages(csp: CSPStages, depths: Sequence[int]) -> list[CSPConfig | None]:
+    """The configuration of each stage, as in `csp_by_stage`.
+
+    Raises:
+        ValueError: a list with another number of entries, or with one for a stage without blocks.
+    """
+    partial = csp_by_stage(csp, len(depths))
+    if isinstance(csp, list) and any(entry and not depth for entry, depth in zip(partial, depths, strict=True)):
+        raise ValueError(f"csp: a stage of 0 blocks has nothing to bypass, expected null there (depths {depths})")
+    return partial
+
+
+def _block_maker(
+    *, elastic: bool, se: int | None, depthwise: bool, kernel: int | None, activation: Activation
+) -> Callable[[int, int, bool], Block]:
+    """What makes a block: (width, width inside, whether it has a shortcut) -> (B, width, H, W) to the same shape."""
+
+    def block(width: int, hidden: int, shortcut: bool) -> Block:
+        if not elastic:
+            return ResidualBlock(
+                width, hidden, shortcut=shortcut, se=se, depthwise=depthwise, kernel=kernel, activation=activation
+            )
+
+        def convs(inside: int) -> ResidualBlock:
+            return ResidualBlock(inside, hidden // 2, shortcut=False, activation=activation)
+
+        return ElasticBlock(width, convs, se=se, se_activation=activation, activation="linear")
+
+    return block
 
 
 def _pooling(channels: int, kernels: Sequence[int], activation: Activation) -> list[nn.Module]:

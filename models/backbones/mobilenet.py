@@ -61,14 +61,13 @@ class MobileNet(StagedBackbone):
         check_lengths(depths=depths, channels=channels, strides=strides, kernels=kernels, expanded_channels=wide)
         if min(depths) < 1 or any(kernel % 2 == 0 for kernel in kernels):
             raise ValueError(f"depths {depths}, kernels {kernels}: expected at least one block a stage, odd kernels")
-        squeezed = _squeezed_widths(se, se_channels, blocks=sum(depths))
         groups = by_resolution([Row(*row) for row in zip(depths, channels, strides, kernels, wide, strict=True)])
         if len(groups) < 3:
             raise ValueError(f"strides {strides}: expected maps of three strides, found {len(groups)}")
         partial = csp_by_stage(csp, len(groups))
         if tap == "expansion" and any(partial) and not all(partial):
             raise ValueError("tap: 'expansion' needs stages that are all plain or all partial, found both in csp")
-        plain = BlockMaker(False, se, squeezed, dropout, activation)
+        plain = BlockMaker(False, se, _squeezed_widths(se, se_channels, blocks=sum(depths)), dropout, activation)
 
         def make_stage(number: int, width: int) -> tuple[nn.Module, int]:
             own, last = partial[number], number == len(groups) - 1
@@ -87,8 +86,8 @@ class MobileNet(StagedBackbone):
             return stage, stage.out_channels
 
         stem = ConvNormAct(3, stem_channels, 3, stride=2, activation=activation)
-        first_stride = 2 * groups[0][0].stride
-        super().__init__(stem, stem_channels, make_stage, count=len(groups), first_stride=first_stride, levels=levels)
+        finest = 2 * groups[0][0].stride
+        super().__init__(stem, stem_channels, make_stage, count=len(groups), first_stride=finest, levels=levels)
         widths = list(self.features.channels)
         self.head: nn.Module = nn.Identity()
         if partial[-1] is None and head_channels:

@@ -18,7 +18,7 @@ class FPN(Neck):
         features: the backbone's maps; the coarsest `len(channels)` maps are used.
         channels: width of each level, finest first.
         lateral: the backbone's maps join by a 1x1 convolution ("-fpn-spp"), otherwise unchanged ("-yolo-spp", YOLOv3).
-        spp_kernels, out_channels, csp, depth, sam: as in PANet.
+        spp_kernels, out_channels, csp, depth, depthwise_blocks, sam: as in PANet.
     """
 
     def __init__(
@@ -31,6 +31,7 @@ class FPN(Neck):
         out_channels: list[int] | None = None,
         csp: CSPConfig | None = None,
         depth: int = 1,
+        depthwise_blocks: int | None = None,
         sam: Attention | None = None,
         activation: Activation = "leaky",
     ) -> None:
@@ -38,7 +39,7 @@ class FPN(Neck):
         levels = len(channels)
         used = coarsest(features, levels, named=f"channels {channels}")
         widths = output_widths(channels, out_channels)
-        stack = Stack(csp, depth, activation, sam)
+        stack = Stack(csp, depth, activation, sam, depthwise_blocks=depthwise_blocks)
         self.levels = levels
         self.top = stack(used.channels[-1], channels[-1], spp_kernels or ())
         self.top_down = nn.ModuleList(

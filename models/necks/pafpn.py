@@ -25,6 +25,7 @@ class PAFPN(Neck):
         csp: the cross-stage-partial stages; null for five convolutions in place of each.
         depth: blocks of each stage, without shortcuts.
         depthwise: build the 3x3 convolutions depthwise-separable.
+        depthwise_blocks: those of the blocks alone, as in PANet.
     """
 
     def __init__(
@@ -35,12 +36,13 @@ class PAFPN(Neck):
         csp: CSPConfig | None = None,
         depth: int = 1,
         depthwise: bool = False,
+        depthwise_blocks: int | None = None,
         activation: Activation = "leaky",
     ) -> None:
         super().__init__()
         levels = len(channels)
         used = coarsest(features, levels, named=f"channels {channels}")
-        stack = Stack(csp, depth, activation, depthwise=depthwise)
+        stack = Stack(csp, depth, activation, depthwise=depthwise, depthwise_blocks=depthwise_blocks)
         self.levels = levels
         coarse = (*channels[1:-1], used.channels[-1])
         self.top_down = nn.ModuleList(

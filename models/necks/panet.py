@@ -29,6 +29,7 @@ class PANet(Neck):
         out_channels: width of the 3x3 convolution that ends each level; twice `channels` when left out, [] for none.
         csp: a cross-stage-partial stage of `depth` blocks in place of each stack of five convolutions.
         depth: blocks of each such stage.
+        depthwise_blocks: build their 3x3 convolutions depthwise-separable, with this odd kernel; null for dense ones.
         sam: attention on every concatenation of two levels, 'pointwise' as in YOLOv4 or 'cbam'.
         rfb: a receptive field block before the 3x3 convolution that ends each level: 'plain', or 'norm' with batch
             normalisation (which we take to be the authors' RFB and RFBN).
@@ -44,6 +45,7 @@ class PANet(Neck):
         out_channels: list[int] | None = None,
         csp: CSPConfig | None = None,
         depth: int = 1,
+        depthwise_blocks: int | None = None,
         sam: Attention | None = None,
         rfb: Literal["plain", "norm"] | None = None,
         asff: bool = False,
@@ -54,7 +56,7 @@ class PANet(Neck):
         used = coarsest(features, levels, named=f"channels {channels}")
         taps = used.channels
         widths = output_widths(channels, out_channels)
-        stack = Stack(csp, depth, activation, sam)
+        stack = Stack(csp, depth, activation, sam, depthwise_blocks=depthwise_blocks)
         self.levels = levels
         self.top = stack(taps[-1], channels[-1], spp_kernels or ())
         self.top_down = nn.ModuleList(

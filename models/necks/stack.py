@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from models.blocks import ResidualBlock, conv3x3
 from models.csp import CrossStagePartial, CSPConfig
-from models.layers import SPP, Activation, Attention, ConvNormAct, ResidualBlock, conv3x3, make_attention
+from models.layers import SPP, Activation, Attention, ConvNormAct, make_attention
 from models.parts import Block
 from utils.structures import Features
 
@@ -56,6 +57,7 @@ class Stack:
         depth: blocks of the partial stage.
         sam: attention on the concatenation of two levels.
         depthwise: build the 3x3 convolutions between levels and of the partial stages depthwise-separable.
+        depthwise_blocks: build those of the partial stages alone so, with this odd kernel; null for dense 3x3 ones.
     """
 
     csp: CSPConfig | None
@@ -63,8 +65,11 @@ class Stack:
     activation: Activation
     sam: Attention | None = None
     depthwise: bool = False
+    depthwise_blocks: int | None = None
 
     def __post_init__(self) -> None:
+        if self.depthwise_blocks is not None and self.csp is None:
+            raise ValueError("depthwise_blocks: goes with csp, whose stages have blocks")
         if self.depth < 1:
             raise ValueError(f"depth: expected at least 1 block, found {self.depth}")
 
@@ -106,7 +111,14 @@ class Stack:
 
         def blocks(inside: int) -> list[Block]:
             return [
-                ResidualBlock(inside, inside, shortcut=False, depthwise=self.depthwise, activation=self.activation)
+                ResidualBlock(
+                    inside,
+                    inside,
+                    shortcut=False,
+                    depthwise=self.depthwise,
+                    kernel=self.depthwise_blocks,
+                    activation=self.activation,
+                )
                 for _ in range(self.depth)
             ]
 

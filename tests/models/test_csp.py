@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.blocks import ResidualBlock
 from models.csp import CrossStagePartial, CSPConfig
-from models.layers import ConvNormAct, ResidualBlock
+from models.layers import ConvNormAct
 
 
 class Widening(nn.Module):

@@ -30,7 +30,7 @@ def test_a_size_costs_no_more_than_its_peers(size: str) -> None:
         assert bflops <= peer[size][1]
 
 
-@pytest.mark.parametrize("name", ["cspdet-n", "cspdet-n-af"])
+@pytest.mark.parametrize("name", ["cspdet-n", "cspdet-n-af", "cspdet-n-dw5"])
 def test_the_smallest_needs_no_more_operations(name: str) -> None:
     assert costs(name)[1] <= NANO_GFLOPS
 

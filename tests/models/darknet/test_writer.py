@@ -67,11 +67,12 @@ def masked_anchors(yolo: Section) -> list[list[float]]:
     return [anchors[2 * number : 2 * number + 2] for number in yolo.integers("mask")]
 
 
-@pytest.mark.parametrize("name", ["cspdet-n", "cspdet-n-p2", "csppeleenet-prn"])
+@pytest.mark.parametrize("name", ["cspdet-n", "cspdet-n-p2", "cspdet-n-dw5", "csppeleenet-prn"])
 def test_what_is_written_computes_the_same(name: str, tmp_path: Path) -> None:
     thin = {
         "cspdet-n": ["backbone.channels=[8, 16, 24, 32]", "neck.channels=[8, 16, 24]"],
         "cspdet-n-p2": ["backbone.channels=[8, 16, 24, 32]", "neck.channels=[8, 8, 16, 24]"],
+        "cspdet-n-dw5": ["backbone.channels=[8, 16, 24, 32]", "neck.channels=[8, 16, 24]"],
         "csppeleenet-prn": ["backbone.depths=[1, 1, 2, 1]", "head.size=square", "head.scale_xy=2"],
     }
     model = build_model(load_model_config(name, thin[name]), 3)

@@ -104,6 +104,12 @@ def small_model(name: str) -> Detector:
     texts = {"darknet": CFG, "region": REGION}
     config = darknet_config(texts[name]) if name in texts else load_model_config(name, SMALL[name])
     model = build_model(config, len(NAMES))
+    make_lively_(model)
+    return model.eval()
+
+
+def make_lively_(model: Detector) -> None:
+    """Statistics and scales of norms as after a training, and predictions that differ."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.4, 1.0)
@@ -113,7 +119,6 @@ def small_model(name: str) -> Detector:
     for conv in prediction_layers(model.head):
         nn.init.normal_(conv.weight, 0, 0.2)
         nn.init.normal_(conv.bias, 0, 1)
-    return model.eval()
 
 
 def prediction_layers(head: nn.Module) -> list[nn.Conv2d]:
