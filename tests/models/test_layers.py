@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from models.blocks import ResidualBlock
 from models.layers import (
     SAM,
     SPP,
     ConvNormAct,
-    ResidualBlock,
     Shortcut,
     SqueezeExcitation,
     halving_pool,

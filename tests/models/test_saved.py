@@ -90,21 +90,26 @@ def test_values_of_a_wrong_kind_are_refused_by_every_reader(
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_every_command_that_opens_a_model_says_so_in_one_line(
-    suffix: str, state: dict[str, Any], tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    suffix: str,
+    state: dict[str, Any],
+    tiny_model: Path,
+    tiny_coco: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    bad = {**state, "image_size": 1}
+    bad, data = {**state, "image_size": 1}, ["--data", str(tiny_coco)]
     path = str(written(tmp_path, bad))
     (tmp_path / "x.jpg").touch()
     if suffix == ".safetensors":
         path = str(tmp_path / "x.safetensors")
         write_safetensors(Path(path), bad)
     commands: list[tuple[Callable[[list[str]], int], list[str]]] = [
-        (val.main, ["--weights", path, "--data", "shapes"]),
+        (val.main, ["--weights", path, *data]),
         (detect.main, ["--weights", path, "--source", str(tmp_path / "x.jpg")]),
         (export.main, ["--weights", path, "--format", "onnx"]),
         (info.main, [path]),
         (info.main, [path, "--json"]),
-        (train.main, ["--cfg", str(tiny_model), "--weights", path, "--data", "shapes", "--project", str(tmp_path)]),
+        (train.main, ["--cfg", str(tiny_model), "--weights", path, *data, "--project", str(tmp_path)]),
     ]
     for command, arguments in commands:
         assert command(arguments) == 2, arguments
