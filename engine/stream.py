@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import signal
-import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +26,7 @@ from utils.config import ConfigError, nearest
 from utils.draw import draw_detections
 from utils.log import Progress
 from utils.metrics.calibration import calibrated
-from utils.program import stop_signals
+from utils.program import terminated_as_interrupted
 from utils.read_ahead import ReadAhead, side_by_side
 from utils.run import new_run_folder
 from utils.structures import Detections
@@ -305,7 +303,7 @@ def process(
     tell_images = total is not None and len(source.media) <= 50
     summary, recorder, folder = Summary(predictor.names, predictor.info.task), None, None
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_terminated_as_interrupted())
+        stack.enter_context(terminated_as_interrupted())
         if window is not None:
             stack.callback(window.close)
         progress = stack.enter_context(Progress(total or 0, "Detecting", quiet=not total))
@@ -332,21 +330,3 @@ def process(
             logger.info("Stopped; what was written so far is whole.")
     summary.reconnects = source.reconnects
     return summary, folder
-
-
-@contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a run like Ctrl-C, so that a video stopped from outside can be played too."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():  # Python sets signals nowhere else
-        yield
-        return
-    previous = {number: signal.signal(number, interrupt) for number in stop_signals()}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
