@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy
 
+from models.assigners.conflicts import one_object_a_point, one_point_an_object
 from utils.boxes import aligned_iou, centres_and_sides
 from utils.structures import Targets
 
@@ -52,15 +53,25 @@ class TaskAlignedAssigner:
         alpha, beta: exponents of score and IoU.
         least_side: objects narrower than this many strides of the finest level are widened to it when candidates are
             looked for, so that none is without.
+        one_to_one: of its `top_k` points an object keeps one, as `one_point_an_object` says.
     """
 
-    def __init__(self, *, top_k: int = 10, alpha: float = 0.5, beta: float = 6.0, least_side: float = 1.0) -> None:
+    def __init__(
+        self,
+        *,
+        top_k: int = 10,
+        alpha: float = 0.5,
+        beta: float = 6.0,
+        least_side: float = 1.0,
+        one_to_one: bool = False,
+    ) -> None:
         if top_k < 1 or alpha < 0 or beta < 0:
             raise ValueError(f"expected top_k of at least 1, alpha and beta of at least 0: {top_k}, {alpha}, {beta}")
         self.top_k = top_k
         self.alpha = alpha
         self.beta = beta
         self.least_side = least_side
+        self.one_to_one = one_to_one
 
     @torch.no_grad()
     def __call__(
@@ -78,10 +89,12 @@ class TaskAlignedAssigner:
         columns, least = _columns(boxes), self.least_side * strides.min()
         parts = [self._candidates(some, columns, logits, points, least) for some in _chunks(targets)]
         best, iou, point = (torch.cat(each) for each in zip(*parts, strict=True))
-        positive = _one_object_a_point(best > 0, iou, point, targets.image_index, boxes.shape)
+        settle = one_point_an_object if self.one_to_one else one_object_a_point
+        positive = settle(best > 0, iou, point, targets.image_index, boxes.shape)
         best, iou = best * positive, iou * positive
         peak = best.amax(dim=1, keepdim=True).clamp(min=torch.finfo(best.dtype).tiny)
-        return _assignment(targets, point, best / peak * iou.amax(dim=1, keepdim=True), positive)
+        score = best / peak * iou.amax(dim=1, keepdim=True)
+        return _assignment(targets, point, score, positive, one_to_one=self.one_to_one)
 
     def _candidates(
         self, targets: Targets, columns: Tensor, logits: Tensor, points: Tensor, least: Tensor
@@ -109,14 +122,18 @@ class SimOTAAssigner:
         candidates: number of IoUs that are summed.
         iou_gain: weight of the box in the cost.
         radius: a point is near the centre within this many strides of its level, along both axes.
+        one_to_one: an object keeps one of the `candidates` points of least cost, as `one_point_an_object` says.
     """
 
-    def __init__(self, *, candidates: int = 10, iou_gain: float = 3.0, radius: float = 2.5) -> None:
+    def __init__(
+        self, *, candidates: int = 10, iou_gain: float = 3.0, radius: float = 2.5, one_to_one: bool = False
+    ) -> None:
         if candidates < 1 or radius <= 0:
             raise ValueError(f"expected candidates of at least 1 and a radius above 0: {candidates}, {radius}")
         self.candidates = candidates
         self.iou_gain = iou_gain
         self.radius = radius
+        self.one_to_one = one_to_one
 
     @torch.no_grad()
     def __call__(
@@ -130,8 +147,9 @@ class SimOTAAssigner:
         classes = scores, negative, negative.sum(dim=2)
         parts = [self._candidates(some, columns, classes, points, strides) for some in _chunks(targets)]
         claims, cost, iou, point = (torch.cat(each) for each in zip(*parts, strict=True))
-        positive = _one_object_a_point(claims, -cost, point, targets.image_index, boxes.shape)
-        return _assignment(targets, point, iou * positive, positive)
+        settle = one_point_an_object if self.one_to_one else one_object_a_point
+        positive = settle(claims, -cost, point, targets.image_index, boxes.shape)
+        return _assignment(targets, point, iou * positive, positive, one_to_one=self.one_to_one)
 
     def _candidates(
         self,
@@ -158,11 +176,14 @@ class SimOTAAssigner:
         cost = cost + 1e5 * ~(inside & near)
         cost = cost.masked_fill(~possible, torch.inf)
         most = min(self.candidates, iou.shape[1])  # no IoU is above 1
+        least, point = cost.topk(most, dim=1, largest=False)
+        overlap = iou.gather(1, point)
+        if self.one_to_one:
+            return least < torch.inf, least, overlap, point
         count = iou.topk(most, dim=1).values.sum(dim=1).int().clamp(min=1)
         count = count.minimum(possible.sum(dim=1).int())
-        least, point = cost.topk(most, dim=1, largest=False)
         claims = torch.arange(most, device=cost.device) < count[:, None]
-        return claims, least, iou.gather(1, point), point
+        return claims, least, overlap, point
 
     @staticmethod
     def _class_cost(targets: Targets, scores: Tensor, negative: Tensor, all_negative: Tensor) -> Tensor:
@@ -184,8 +205,13 @@ def _none(boxes: Tensor) -> PointAssignment:
     return PointAssignment(nothing, nothing, nothing, boxes.new_zeros(0), nothing.bool())
 
 
-def _assignment(targets: Targets, point: Tensor, score: Tensor, positive: Tensor) -> PointAssignment:
-    """The k candidates of each object, (M, k), in one list."""
+def _assignment(
+    targets: Targets, point: Tensor, score: Tensor, positive: Tensor, *, one_to_one: bool
+) -> PointAssignment:
+    """The k candidates of each object, (M, k), in one list; with `one_to_one` the one that it keeps alone."""
+    if one_to_one:
+        kept = positive.int().argmax(dim=1, keepdim=True)
+        point, score, positive = (part.gather(1, kept) for part in (point, score, positive))
     image = targets.image_index[:, None].expand_as(point).flatten()
     target = torch.arange(len(point), device=point.device)[:, None].expand_as(point).flatten()
     return PointAssignment(image, point.flatten(), target, score.flatten(), positive.flatten())
@@ -217,20 +243,3 @@ def _inside(boxes: Tensor, points: Tensor, *, least: Tensor) -> Tensor:
     column, row = points.mT.contiguous()
     half_width, half_height = (width / 2).clamp(min=least / 2), (height / 2).clamp(min=least / 2)
     return ((column - x).abs() <= half_width) & ((row - y).abs() <= half_height)
-
-
-def _one_object_a_point(claims: Tensor, merit: Tensor, point: Tensor, image_index: Tensor, shape: torch.Size) -> Tensor:
-    """(M, k) `claims`, each point of an image left to the object with the highest merit, the first of equals.
-
-    Args:
-        claims, merit, point: (M, k) of each object's candidates.
-        image_index: (M,); shape: of the predicted boxes (B, N, 4).
-    """
-    merit = merit.masked_fill(~claims, -torch.inf)
-    place = image_index[:, None] * shape[1] + point
-    everywhere, flat = shape[0] * shape[1], place.flatten()
-    best = merit.new_full((everywhere,), -torch.inf).scatter_reduce(0, flat, merit.flatten(), reduce="amax")
-    wins = claims & (merit == best[place])
-    order = torch.arange(len(merit), device=merit.device)[:, None].expand_as(merit).masked_fill(~wins, len(merit))
-    first = order.new_full((everywhere,), len(merit)).scatter_reduce(0, flat, order.flatten(), reduce="amin")
-    return wins & (order == first[place])

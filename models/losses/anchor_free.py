@@ -18,8 +18,8 @@ from utils.schema import build
 from utils.structures import Targets
 
 POINT_ASSIGNERS = {"task_aligned": TaskAlignedAssigner, "simota": SimOTAAssigner}
-ONE_TO_ONE = {"task_aligned": {"top_k": 1}, "simota": {"candidates": 1}}
-"""With these arguments an assigner gives an object one positive, or none where another object takes that point."""
+ONE_TO_ONE = {"task_aligned": {"top_k": 7}, "simota": {"candidates": 7}}
+"""The points among which an object finds its one positive; that of several, as others may take the best."""
 
 
 class AnchorFreeLoss(nn.Module):
@@ -30,7 +30,8 @@ class AnchorFreeLoss(nn.Module):
     whose box lies in a crowd region are not trained as background.
 
     The maps of one-to-one branches get the same loss again, with terms of their own. Their positives come from what
-    those branches predict, by the same rule, but with one positive per object (arXiv:2405.14458).
+    those branches predict, by the same rule, but with one positive per object (arXiv:2405.14458): of its best seven
+    points the best that no other object takes.
 
     Args:
         head: the head whose raw maps are scored.
@@ -52,8 +53,10 @@ class AnchorFreeLoss(nn.Module):
         super().__init__()
         self.head = head
         spec = assigner or {"type": "task_aligned"}
-        self.assigner = build(POINT_ASSIGNERS, spec, where="loss.assigner")
-        self.one_to_one_assigner = build(POINT_ASSIGNERS, {**spec, **ONE_TO_ONE[spec["type"]]}, where="loss.assigner")
+        self.assigner = build(POINT_ASSIGNERS, spec, where="loss.assigner", one_to_one=False)
+        self.one_to_one_assigner = build(
+            POINT_ASSIGNERS, {**spec, **ONE_TO_ONE[spec["type"]]}, where="loss.assigner", one_to_one=True
+        )
         self.box = box
         self.gains = {"box": box_gain, "distribution": distribution_gain, "class": class_gain}
 

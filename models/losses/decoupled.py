@@ -48,7 +48,8 @@ class DecoupledLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.head = head
-        self.assigner = build({"simota": SimOTAAssigner}, {"type": "simota", **(assigner or {})}, where="loss.assigner")
+        spec = {"type": "simota", **(assigner or {})}
+        self.assigner = build({"simota": SimOTAAssigner}, spec, where="loss.assigner", one_to_one=False)
         self.box = box
         self.gains = {"box": box_gain, "objectness": objectness_gain, "class": class_gain, "l1": l1_gain}
 

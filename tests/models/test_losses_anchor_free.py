@@ -149,7 +149,7 @@ def test_one_to_one_means_one_positive_an_object(assigner: dict, head: AnchorFre
         assert sorted(one.target.tolist()) == [0, 1, 2, 3]
         assert len(many.target) > 4
         if assigner["type"] == "task_aligned":  # of an object's positives the most aligned, which wants its own IoU
-            assert vars(criterion.one_to_one_assigner) == {**vars(criterion.assigner), "top_k": 1}
+            assert vars(criterion.one_to_one_assigner) == {**vars(criterion.assigner), "top_k": 7, "one_to_one": True}
             chosen = set(zip(many.image.tolist(), many.point.tolist(), strict=True))
             assert chosen >= set(zip(one.image.tolist(), one.point.tolist(), strict=True))
     boxes = targets.boxes[[0, 2]].float()[:, None].expand(2, len(points), 4)  # every point predicts an object exactly
