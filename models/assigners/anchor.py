@@ -71,6 +71,8 @@ class AnchorIoUAssigner:
 class AnchorRatioAssigner:
     """Every anchor whose width and height differ from the object's by less than a factor is positive, at every level.
 
+    An object unlike all anchors has the one that is least unlike it.
+
     With `neighbours` the two cells nearest to the centre (one beside, one above or below) are positive as well; the
     head's centres must then reach half a cell beyond their own (scale_xy of at least 2).
 
@@ -100,10 +102,17 @@ class AnchorRatioAssigner:
     ) -> list[Assignment]:
         """One Assignment a level; arguments as in AnchorIoUAssigner."""
         boxes = xyxy_to_cxcywh(targets.boxes)
+        ratio = boxes[:, None, 2:] / torch.cat(anchors)
+        misfit = torch.maximum(ratio, 1 / ratio).amax(dim=-1)
+        least, nearest = misfit.min(dim=1, keepdim=True)
+        # A box without area, whose misfit is infinite, has none.
+        positive = misfit < self.factor
+        positive.scatter_(1, nearest, least.isfinite())
         result = []
-        for level_anchors, stride, map_size in zip(anchors, strides, map_sizes, strict=True):
-            ratio = boxes[:, None, 2:] / level_anchors
-            objects, anchor = (torch.maximum(ratio, 1 / ratio).amax(dim=-1) < self.factor).nonzero(as_tuple=True)
+        for own, stride, map_size in zip(
+            positive.split(list(map(len, anchors)), dim=1), strides, map_sizes, strict=True
+        ):
+            objects, anchor = own.nonzero(as_tuple=True)
             centres = boxes[objects, :2] / stride
             cells = centres.long()
             if self.neighbours:

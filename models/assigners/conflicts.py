@@ -6,41 +6,49 @@ import torch
 from torch import Tensor
 
 
-def one_object_a_point(claims: Tensor, merit: Tensor, point: Tensor, image_index: Tensor, shape: torch.Size) -> Tensor:
-    """(M, k) `claims`, each point of an image left to the object with the highest merit, the first of equals.
+def settle(
+    claims: Tensor,
+    merit: Tensor,
+    point: Tensor,
+    image_index: Tensor,
+    shape: torch.Size,
+    *,
+    lost: Tensor,
+    one_to_one: bool,
+) -> Tensor:
+    """(M, k) the positives among `claims`: a point of an image is left to the object with the highest merit.
 
     Args:
-        claims, merit, point: (M, k) of each object's candidates.
+        claims, merit, point: (M, k) of each object's candidates, best first. Of equal merits the first object's counts.
         image_index: (M,); shape: of the predicted boxes (B, N, 4).
+        lost: (M, 1) objects that no box overlaps. Of the points left to them they keep the best alone.
+        one_to_one: so does every object. One that lost all its points then takes the best of them that no object keeps,
+            so that it has none only where others keep every one of its candidates.
     """
-    merit = merit.masked_fill(~claims, -torch.inf)
-    place = image_index[:, None] * shape[1] + point
-    everywhere, flat = shape[0] * shape[1], place.flatten()
-    best = merit.new_full((everywhere,), -torch.inf).scatter_reduce(0, flat, merit.flatten(), reduce="amax")
-    wins = claims & (merit == best[place])
-    order = torch.arange(len(merit), device=merit.device)[:, None].expand_as(merit).masked_fill(~wins, len(merit))
-    first = order.new_full((everywhere,), len(merit)).scatter_reduce(0, flat, order.flatten(), reduce="amin")
-    return wins & (order == first[place])
+    everywhere, flat = shape[0] * shape[1], (image_index[:, None] * shape[1] + point).flatten()
+    rank, none = _ranks(merit), merit.numel()
 
+    def left_to(claims: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
+        """(B * N) the best rank of `owner` and of the claims at each place, and (M, k) that of each candidate's."""
+        bids = rank.where(claims, none).flatten()
+        owner = owner.scatter_reduce(0, flat, bids, reduce="amin")
+        return owner, owner[flat].view_as(rank)
 
-def one_point_an_object(claims: Tensor, merit: Tensor, point: Tensor, image_index: Tensor, shape: torch.Size) -> Tensor:
-    """(M, k) at most one of each object's `claims`, and no point twice.
-
-    Conflicts are settled first, as in `one_object_a_point`; of the points left to it an object keeps the best one. An
-    object that lost all its points then takes the best of them that no object keeps, so it has none only where others
-    keep every one of its candidates.
-
-    Args:
-        claims, merit, point: (M, k) of each object's candidates, best first.
-        image_index, shape: as in `one_object_a_point`.
-    """
-    place = image_index[:, None] * shape[1] + point
-    kept = _first(one_object_a_point(claims, merit, point, image_index, shape))
+    nobody = rank.new_full((everywhere,), none)
+    settled = claims & (left_to(claims, nobody)[1] == rank)
+    if not one_to_one:
+        return torch.where(lost, _first(settled), settled)
+    owner, here = left_to(_first(settled), nobody)
     for _ in range(claims.shape[1]):  # in each round, who has no point gets one or loses one more candidate
-        held = merit.new_zeros(shape[0] * shape[1]).scatter_add_(0, place.flatten(), kept.flatten().to(merit.dtype))
-        free = claims & (held[place] == 0) & ~kept.any(dim=1, keepdim=True)
-        kept = kept | one_object_a_point(_first(free), merit, point, image_index, shape)
-    return kept
+        free = claims & (here == none) & (here != rank).all(dim=1, keepdim=True)
+        owner, here = left_to(_first(free), owner)
+    return here == rank
+
+
+def _ranks(merit: Tensor) -> Tensor:
+    """(M, k) the place of each value among all, the highest first, the first of equals first."""
+    order = merit.flatten().argsort(descending=True, stable=True)
+    return torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device)).view_as(merit)
 
 
 def _first(flags: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy
 
-from models.assigners.conflicts import one_object_a_point, one_point_an_object
+from models.assigners.conflicts import settle
 from utils.boxes import aligned_iou, centres_and_sides
 from utils.structures import Targets
 
@@ -18,6 +18,12 @@ CHUNK = 256
 
 A multiple of 32: the SIMD loops of a CPU then begin and end where those over all objects would, and no bit differs.
 """
+
+LEAST_SCORE = 0.1
+"""Target of an object's best positive at least; a box that meets nothing, with an IoU of 0, would have no weight."""
+
+NO_MATCH = 1e-30
+"""An alignment up to this is none: IoUs below 1e-5."""
 
 
 class PointAssignment(NamedTuple):
@@ -43,7 +49,8 @@ class TaskAlignedAssigner:
 
     A point is a candidate when it lies in the object; its alignment is score^alpha * IoU^beta, the best `top_k` of an
     object are positive, and a point wanted by several objects goes to the one with the highest IoU. The target score is
-    the alignment, scaled so that an object's best positive has the object's best IoU as its target.
+    the alignment, scaled so that an object's best positive has the object's best IoU as its target, at least 0.1. An
+    object that no candidate overlaps has the nearest point that nobody else wants.
 
     Example: top_k 1, an object whose centre cell has score 0.25 and IoU 0.8 and whose neighbour has 0.81 and 0.7:
     alignments 0.5 * 0.262 = 0.131 and 0.9 * 0.118 = 0.106, so the centre cell is positive with target score 0.8.
@@ -53,7 +60,7 @@ class TaskAlignedAssigner:
         alpha, beta: exponents of score and IoU.
         least_side: objects narrower than this many strides of the finest level are widened to it when candidates are
             looked for, so that none is without.
-        one_to_one: of its `top_k` points an object keeps one, as `one_point_an_object` says.
+        one_to_one: of its `top_k` points an object keeps one, as `settle` says.
     """
 
     def __init__(
@@ -89,24 +96,29 @@ class TaskAlignedAssigner:
         columns, least = _columns(boxes), self.least_side * strides.min()
         parts = [self._candidates(some, columns, logits, points, least) for some in _chunks(targets)]
         best, iou, point = (torch.cat(each) for each in zip(*parts, strict=True))
-        settle = one_point_an_object if self.one_to_one else one_object_a_point
-        positive = settle(best > 0, iou, point, targets.image_index, boxes.shape)
+        lost = best[:, :1] <= NO_MATCH
+        claims, merit = lost | (best > NO_MATCH), torch.where(lost, best, iou)
+        positive = settle(claims, merit, point, targets.image_index, boxes.shape, lost=lost, one_to_one=self.one_to_one)
         best, iou = best * positive, iou * positive
         peak = best.amax(dim=1, keepdim=True).clamp(min=torch.finfo(best.dtype).tiny)
-        score = best / peak * iou.amax(dim=1, keepdim=True)
+        score = best / peak * iou.amax(dim=1, keepdim=True).clamp(min=LEAST_SCORE)
         return _assignment(targets, point, score, positive, one_to_one=self.one_to_one)
 
     def _candidates(
         self, targets: Targets, columns: Tensor, logits: Tensor, points: Tensor, least: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(M, k) alignment, IoU and point of the best candidates of each object, best first.
+        """(M, k) alignment, IoU and point of the best candidates of each object, best first, the nearest points last.
+
+        The alignment of a point that is no candidate is its nearness, at most `NO_MATCH`.
 
         Args:
-            columns: from `_columns`; least: () pixels, as of `_inside`.
+            columns: from `_columns`; least: () pixels, as of `_inside_and_offset`.
         """
         iou = _overlaps(targets, columns)
         wanted = logits[targets.image_index, :, targets.labels].sigmoid()
-        alignment = wanted.pow(self.alpha) * iou.pow(self.beta) * _inside(targets.boxes, points, least=least)
+        alignment = wanted.pow(self.alpha) * iou.pow(self.beta)
+        inside, offset = _inside_and_offset(targets.boxes, points, least=least)
+        alignment = (alignment * inside).maximum(NO_MATCH / (1 + offset))
         best, point = alignment.topk(min(self.top_k, alignment.shape[1]), dim=1)
         return best, iou.gather(1, point), point
 
@@ -116,13 +128,14 @@ class SimOTAAssigner:
 
     An object gets k positives, where k is the sum of its `candidates` best IoUs, rounded down, at least 1: the points
     in the box or near its centre with the least class loss + `iou_gain` * -log IoU; points in both come first. A point
-    wanted by several objects goes to the one with the least cost. The target score is the IoU.
+    wanted by several objects goes to the one with the least cost. The target score is the IoU, at least 0.1. Of an
+    object that no box overlaps a near point costs less than a far one.
 
     Args:
         candidates: number of IoUs that are summed.
         iou_gain: weight of the box in the cost.
         radius: a point is near the centre within this many strides of its level, along both axes.
-        one_to_one: an object keeps one of the `candidates` points of least cost, as `one_point_an_object` says.
+        one_to_one: an object keeps one of the `candidates` points of least cost, as `settle` says.
     """
 
     def __init__(
@@ -147,9 +160,10 @@ class SimOTAAssigner:
         classes = scores, negative, negative.sum(dim=2)
         parts = [self._candidates(some, columns, classes, points, strides) for some in _chunks(targets)]
         claims, cost, iou, point = (torch.cat(each) for each in zip(*parts, strict=True))
-        settle = one_point_an_object if self.one_to_one else one_object_a_point
-        positive = settle(claims, -cost, point, targets.image_index, boxes.shape)
-        return _assignment(targets, point, iou * positive, positive, one_to_one=self.one_to_one)
+        lost = iou.amax(dim=1, keepdim=True) == 0
+        claims |= lost & (cost < torch.inf)
+        positive = settle(claims, -cost, point, targets.image_index, boxes.shape, lost=lost, one_to_one=self.one_to_one)
+        return _assignment(targets, point, iou.clamp(min=LEAST_SCORE) * positive, positive, one_to_one=self.one_to_one)
 
     def _candidates(
         self,
@@ -164,15 +178,13 @@ class SimOTAAssigner:
         Args:
             columns: from `_columns`; classes: as of `_class_cost`.
         """
-        inside = _inside(targets.boxes, points, least=strides.new_zeros(()))
-        centres = (targets.boxes[:, :2] + targets.boxes[:, 2:]) / 2
-        offset = (points - centres[:, None]).abs().amax(dim=2)
+        inside, offset = _inside_and_offset(targets.boxes, points, least=strides.new_zeros(()))
         near = offset < self.radius * strides
         # An object between the points still has the nearest one.
         near |= torch.zeros_like(near).scatter_(1, offset.argmin(dim=1, keepdim=True), True)
         possible = inside | near
         iou = _overlaps(targets, columns) * possible
-        cost = self._class_cost(targets, *classes) - self.iou_gain * (iou + 1e-8).log()
+        cost = self._class_cost(targets, *classes) - self.iou_gain * (iou + 1e-8 / (1 + offset)).log()
         cost = cost + 1e5 * ~(inside & near)
         cost = cost.masked_fill(~possible, torch.inf)
         most = min(self.candidates, iou.shape[1])  # no IoU is above 1
@@ -237,9 +249,14 @@ def _overlaps(targets: Targets, columns: Tensor) -> Tensor:
     return aligned_iou(objects, columns[targets.image_index].mT).nan_to_num(0.0).clamp(0, 1)
 
 
-def _inside(boxes: Tensor, points: Tensor, *, least: Tensor) -> Tensor:
-    """(M, N) whether a point lies in a box, its border included, made at least `least` () pixels wide and high."""
+def _inside_and_offset(boxes: Tensor, points: Tensor, *, least: Tensor) -> tuple[Tensor, Tensor]:
+    """(M, N) whether a point lies in a box, its border included, and its distance to the centre along the longer axis.
+
+    Args:
+        least: () pixels; a narrower box is widened to it.
+    """
     x, y, width, height = (part[:, None] for part in centres_and_sides(boxes))
     column, row = points.mT.contiguous()
+    across, along = (column - x).abs(), (row - y).abs()
     half_width, half_height = (width / 2).clamp(min=least / 2), (height / 2).clamp(min=least / 2)
-    return ((column - x).abs() <= half_width) & ((row - y).abs() <= half_height)
+    return (across <= half_width) & (along <= half_height), across.maximum(along)

@@ -11,9 +11,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 from models.assigners.points import SimOTAAssigner
 from models.heads.decoupled import DecoupledHead
 from models.losses.crowd import background_weight
-from models.losses.iou import BOX_LOSSES, EPS, with_area
+from models.losses.iou import BOX_LOSSES, EPS, squared_iou_loss, with_area
 from models.losses.pick import pick
-from utils.boxes import aligned_iou, xyxy_to_cxcywh
+from utils.boxes import xyxy_to_cxcywh
 from utils.dist import sum_over_ranks
 from utils.schema import build
 from utils.structures import Targets
@@ -22,9 +22,10 @@ from utils.structures import Targets
 class DecoupledLoss(nn.Module):
     """YOLOX's loss (Ge et al., arXiv:2107.08430): SimOTA chooses the positives, and their number divides all terms.
 
-    Boxes of positives by 1 - IoU^2, objectness of all cells by cross-entropy against 1 and 0, classes of positives by
-    cross-entropy against the IoU. What SimOTA takes for a score is the root of objectness times class probability.
-    Predictions whose box lies in a crowd region are not trained as background.
+    Boxes of positives by 1 - IoU^2 (by DIoU where they do not meet the object's), objectness of all cells by
+    cross-entropy against 1 and 0, classes of positives by cross-entropy against the IoU, which counts as at least 0.1.
+    What SimOTA takes for a score is the root of objectness times class probability. Predictions whose box lies in a
+    crowd region are not trained as background.
 
     Args:
         head: the head whose raw maps are scored.
@@ -98,7 +99,7 @@ class DecoupledLoss(nn.Module):
     def _box_loss(self, boxes: Tensor, goals: Tensor) -> Tensor:
         """(P,) of (P, 4) xyxy pixels each."""
         if self.box == "squared_iou":
-            return 1 - aligned_iou(boxes, goals) ** 2
+            return squared_iou_loss(boxes, goals)
         return BOX_LOSSES[self.box](with_area(boxes), goals)
 
     @staticmethod

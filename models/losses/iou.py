@@ -23,6 +23,16 @@ def iou_loss(boxes: Tensor, others: Tensor) -> Tensor:
     return 1 - aligned_iou(boxes, others)
 
 
+def squared_iou_loss(boxes: Tensor, others: Tensor) -> Tensor:
+    """(N,) 1 - IoU^2 (YOLOX); where boxes do not meet, the DIoU loss, as the square would have no gradient.
+
+    Args:
+        boxes, others: (N, 4) xyxy in one unit.
+    """
+    distant, iou = _distance_loss_and_iou(boxes, others)
+    return torch.where(iou > 0, 1 - iou**2, distant)
+
+
 def generalized_iou_loss(boxes: Tensor, others: Tensor) -> Tensor:
     """(N,) 1 - IoU + the share of the enclosing box that neither fills (GIoU, Rezatofighi et al., arXiv:1902.09630).
 

@@ -95,16 +95,25 @@ def test_darknets_rule(thresh: float) -> None:
 @pytest.mark.parametrize("factor", [2.0, 4.0])
 def test_the_ratio_rule(factor: float) -> None:
     def positive(size: np.ndarray) -> list[tuple[int, int]]:
-        return [
-            (level, a)
+        misfits = {
+            (level, a): max(*(size / anchor), *(anchor / size))
             for level, anchors in enumerate(ANCHORS)
             for a, anchor in enumerate(anchors.double().numpy())
-            if max(*(size / anchor), *(anchor / size)) < factor
-        ]
+        }
+        best = min(misfits, key=misfits.get)
+        return [key for key, misfit in misfits.items() if misfit < factor or key == best]
 
     targets = random_targets()
     assigner = AnchorRatioAssigner(scale_xy=(1.0,) * 3, factor=factor)
-    assert rows(assigner(targets, ANCHORS, STRIDES, MAP_SIZES)) == by_hand(targets, positive)
+    found = rows(assigner(targets, ANCHORS, STRIDES, MAP_SIZES))
+    assert found == by_hand(targets, positive)
+    assert {row[-1] for row in found} == set(range(len(targets))), "every object has an anchor"
+
+
+def test_a_box_without_area_has_no_anchor_by_ratio() -> None:
+    targets = make_targets([[20, 20, 20, 40], [30, 30, 30, 30], [20, 20, 21, 60]])
+    found = rows(AnchorRatioAssigner(scale_xy=(1.0,) * 3)(targets, ANCHORS, STRIDES, MAP_SIZES))
+    assert {row[-1] for row in found} == {2}
 
 
 def test_the_example_of_darknets_rule() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.assigners.conflicts import one_point_an_object
+from models.assigners.conflicts import settle
 from models.assigners.points import SimOTAAssigner, TaskAlignedAssigner
 from tests.models.test_assigners_points import grid, positives_of, scene
 from utils.structures import Targets
@@ -20,6 +20,11 @@ def contest(seed: int, *, objects: int = 12, images: int = 2, k: int = 4) -> tup
     point = torch.stack([torch.randperm(POINTS)[:k] for _ in range(objects)])
     merit = torch.randint(5, (objects, k)) / 4
     return torch.rand(objects, k) > 0.2, merit, point, torch.randint(images, (objects,)).sort().values
+
+
+def keep_one(claims: Tensor, merit: Tensor, point: Tensor, image: Tensor) -> Tensor:
+    lost = torch.zeros(len(claims), 1, dtype=torch.bool)
+    return settle(claims, merit, point, image, torch.Size((2, POINTS, 4)), lost=lost, one_to_one=True)
 
 
 def by_hand(claims: Tensor, merit: Tensor, point: Tensor, image: Tensor) -> set[tuple[int, int]]:
@@ -57,14 +62,14 @@ def by_hand(claims: Tensor, merit: Tensor, point: Tensor, image: Tensor) -> set[
 @pytest.mark.parametrize("seed", range(20))
 def test_equals_a_plain_loop(seed: int) -> None:
     claims, merit, point, image = contest(seed)
-    kept = one_point_an_object(claims, merit, point, image, torch.Size((2, POINTS, 4)))
+    kept = keep_one(claims, merit, point, image)
     assert {(m, j) for m, j in kept.nonzero().tolist()} == by_hand(claims, merit, point, image)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_only_who_lost_every_candidate_has_none(seed: int) -> None:
     claims, merit, point, image = contest(seed, objects=18)
-    kept = one_point_an_object(claims, merit, point, image, torch.Size((2, POINTS, 4)))
+    kept = keep_one(claims, merit, point, image)
     assert not (kept & ~claims).any()
     assert kept.sum(dim=1).max() == 1
     places = (image[:, None] * POINTS + point)[kept].tolist()
@@ -77,8 +82,8 @@ def test_who_fits_best_has_the_point_and_the_other_its_next() -> None:
     """Both want point 3 most; the first also fits point 5, and point 7 fits nobody else."""
     point, claims = torch.tensor([[3, 5], [3, 7]]), torch.ones(2, 2, dtype=torch.bool)
     for merit, expected in (([[0.9, 0.1], [0.8, 0.2]], [[1, 0], [0, 1]]), ([[0.7, 0.1], [0.8, 0.2]], [[0, 1], [1, 0]])):
-        image, size = torch.zeros(2, dtype=torch.int64), torch.Size((1, POINTS, 4))
-        assert one_point_an_object(claims, torch.tensor(merit), point, image, size).int().tolist() == expected
+        image = torch.zeros(2, dtype=torch.int64)
+        assert keep_one(claims, torch.tensor(merit), point, image).int().tolist() == expected
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_task_alignment_follows_the_paper(seed: int) -> None:
     for (image, n), k in owner.items():
         mine = [m for (i, m), o in owner.items() if o == k]
         best_merit, best_iou = max(merit[k, m] for m in mine), max(overlap[k, m] for m in mine)
-        expected[(image, n)] = (k, merit[k, n] / best_merit * best_iou)
+        expected[(image, n)] = (k, merit[k, n] / best_merit * max(best_iou, 0.1))
     found = as_dict(TaskAlignedAssigner(top_k=top)(targets, boxes, torch.logit(scores), points, strides))
     assert {key: target for key, (target, _) in found.items()} == {key: k for key, (k, _) in expected.items()}
     for key, (_, score) in expected.items():
@@ -122,7 +122,8 @@ def test_simota_follows_the_paper(seed: int) -> None:
             overlaps[n] = iou(truth, boxes[image, n].double().numpy())
             p = scores[image, n].double().numpy()
             entropy = -sum(np.log(p[c]) if c == label else np.log(1 - p[c]) for c in range(len(p)))
-            costs[n] = entropy - 3 * np.log(overlaps[n] + 1e-8) + (0 if inside and near else 1e5)
+            least = 1e-8 / (1 + offsets[n])
+            costs[n] = entropy - 3 * np.log(overlaps[n] + least) + (0 if inside and near else 1e5)
         positives = min(max(int(sum(sorted(overlaps.values(), reverse=True)[:10])), 1), len(costs))
         for n in sorted(costs, key=costs.get)[:positives]:
             if (image, n) not in owner or costs[n] < owner[(image, n)][1]:
@@ -130,20 +131,38 @@ def test_simota_follows_the_paper(seed: int) -> None:
     found = as_dict(SimOTAAssigner()(targets, boxes, torch.logit(scores), points, strides))
     assert {key: target for key, (target, _) in found.items()} == {key: k for key, (k, _, _) in owner.items()}
     for key, (_, _, overlap) in owner.items():
-        assert found[key][1] == pytest.approx(overlap, abs=1e-5)
+        assert found[key][1] == pytest.approx(max(overlap, 0.1), abs=1e-5)
 
 
-def test_an_object_smaller_than_a_cell_has_a_point() -> None:
-    """Between four points of the finest level, where no point lies inside."""
+@pytest.mark.parametrize("one_to_one", [False, True])
+@pytest.mark.parametrize("kind", [TaskAlignedAssigner, SimOTAAssigner])
+def test_an_object_that_no_box_overlaps_has_the_nearest_point(kind: type, one_to_one: bool) -> None:
+    """Smaller than a cell, between the points, and outside the picture; boxes of the points are smaller still."""
     points, strides = grid()
-    targets = Targets(
-        torch.tensor([[15.0, 15.0, 17.0, 17.0]]), torch.tensor([0]), torch.tensor([0]), torch.tensor([False])
-    )
-    reach = strides[:, None]
-    boxes = torch.cat((points - reach, points + reach), dim=1)[None]
-    scores = torch.full((1, len(points), 1), 0.5)
-    for assigner in (TaskAlignedAssigner(), SimOTAAssigner()):
-        assert len(positives_of(assigner(targets, boxes, torch.logit(scores), points, strides)).image) >= 1
+    rows = [[15.0, 14.0, 17.0, 17.0], [30.0, 2.0, 32.0, 3.0], [70.0, 33.0, 74.0, 37.0], [8.0, 40.0, 30.0, 62.0]]
+    targets = Targets(torch.tensor(rows), torch.zeros(4).long(), torch.tensor([0, 0, 0, 1]), torch.zeros(4).bool())
+    boxes = torch.cat((points - 0.1, points + 0.1), dim=1).expand(2, -1, 4) - 100 * (points[:, :1] > 64)
+    boxes = torch.cat((boxes[:1], boxes[1:] + 1000))  # in the second picture even the large object meets none
+    logits = torch.zeros(2, len(points), 1)
+    found = positives_of(kind(one_to_one=one_to_one)(targets, boxes, logits, points, strides))
+    assert found.target.tolist() == [0, 1, 2, 3]
+    assert found.score.tolist() == pytest.approx([0.1] * 4)
+    for target, point in zip(found.target.tolist(), found.point.tolist(), strict=True):
+        left, top, right, bottom = rows[target]
+        offset = (points - torch.tensor([(left + right) / 2, (top + bottom) / 2])).abs().amax(dim=1)
+        assert offset[point] == offset.min()
+
+
+@pytest.mark.parametrize("kind", [TaskAlignedAssigner, SimOTAAssigner])
+def test_of_tiny_objects_in_one_cell_each_has_a_point(kind: type) -> None:
+    points, strides = grid()
+    rows = torch.tensor([[17.0, 17.0, 18.0, 18.0], [22.0, 21.0, 23.0, 22.0], [17.0, 22.0, 18.0, 23.0]])
+    targets = Targets(rows, torch.zeros(3).long(), torch.zeros(3).long(), torch.zeros(3).bool())
+    boxes, logits = torch.cat((points - 0.1, points + 0.1), dim=1)[None], torch.zeros(1, len(points), 1)
+    for one_to_one in (False, True):
+        found = positives_of(kind(one_to_one=one_to_one)(targets, boxes, logits, points, strides))
+        assert found.target.tolist() == [0, 1, 2]
+        assert len(set(found.point.tolist())) == 3
 
 
 def test_of_equal_claims_the_first_object_wins() -> None:
