@@ -92,7 +92,7 @@ class StepClock:
 
 
 class Criterion(Protocol):
-    """A loss of models/losses/."""
+    """A loss of models/losses/. One that changes over the training has `begin_batch` too, as layers have it."""
 
     def __call__(self, raw_maps: Any, targets: Targets, /) -> dict[str, Tensor]:
         """Scalars by name, divided by counts over all ranks."""
@@ -222,7 +222,10 @@ def begin_batch(stepper: Stepper, state: TrainState, batch: Batch, *, index: int
     """
     recipe, step = stepper.recipe, state.step
     torch.manual_seed(int(np.random.SeedSequence((stepper.seed, step, index, rank())).generate_state(1)[0]))
-    begin_batch_(state.model, index=index, count=count, progress=step / stepper.total_steps)
+    progress = step / stepper.total_steps
+    begin_batch_(state.model, index=index, count=count, progress=progress)
+    if callable(begin := getattr(stepper.criterion, "begin_batch", None)):
+        begin(index=index, count=count, progress=progress)
     warmup = warmup_length(
         total_steps=stepper.total_steps, steps_per_epoch=stepper.steps_per_epoch, config=recipe.schedule
     )

@@ -176,7 +176,7 @@ def runs(
     double["settings"] = ["batch_size=6", "epochs=10", "augment.mixup=0.3", "amp=off", "optimizer.type=adamw"]
     double["settings"] += ["optimizer.lr=0.002"]
     single = ["batch_size=2", "epochs=5", "augment.mosaic=0", "amp=off", "optimizer.type=sgd"]
-    branches = {"frozen": True, "cfg": str(one_to_one), "settings": single}
+    branches = {"frozen": True, "cfg": str(one_to_one), "settings": [*single, "loss.one_to_many=[0.8, 0.1]"]}
     with pytest.MonkeyPatch.context() as patch:
         without_pictures(patch.setattr)
         runs = Runs(folder, about, double)

@@ -38,6 +38,8 @@ class AnchorFreeLoss(nn.Module):
         assigner: mapping {type: task_aligned | simota, ...}.
         box: 'ciou', 'diou', 'giou' or 'iou'.
         box_gain, distribution_gain, class_gain: weights of the terms.
+        one_to_many: of a head with one-to-one branches the weights of the other branches' terms at the start and at the
+            end of the training, which change linearly in between; null: 1.
     """
 
     def __init__(
@@ -49,9 +51,18 @@ class AnchorFreeLoss(nn.Module):
         box_gain: float = 7.5,
         distribution_gain: float = 1.5,
         class_gain: float = 0.5,
+        one_to_many: list[float] | None = None,
     ) -> None:
         super().__init__()
+        if one_to_many is not None and (len(one_to_many) != 2 or min(one_to_many) < 0):
+            raise ValueError(f"one_to_many: expected two numbers of at least 0, start and end, found {one_to_many}")
+        if one_to_many is not None and not head.one_to_one:
+            raise ValueError(
+                "one_to_many: the head has no one-to-one branches; leave this key out, or set head.one_to_one to true"
+            )
         self.head = head
+        self.one_to_many = one_to_many or [1.0, 1.0]
+        self.progress = 0.0
         spec = assigner or {"type": "task_aligned"}
         self.assigner = build(POINT_ASSIGNERS, spec, where="loss.assigner", one_to_one=False)
         self.one_to_one_assigner = build(
@@ -59,6 +70,10 @@ class AnchorFreeLoss(nn.Module):
         )
         self.box = box
         self.gains = {"box": box_gain, "distribution": distribution_gain, "class": class_gain}
+
+    def begin_batch(self, *, index: int, count: int, progress: float) -> None:
+        """Take note of the progress of the training, in [0, 1]; of a training that is resumed it is what it was."""
+        self.progress = progress
 
     def forward(self, raw_maps: list[Tensor], targets: Targets) -> dict[str, Tensor]:
         """The weighted terms 'box', 'distribution' and 'class'; the loss is their sum.
@@ -72,6 +87,9 @@ class AnchorFreeLoss(nn.Module):
         levels = len(self.head.strides)
         terms = self._terms(raw_maps[:levels], targets, self.assigner)
         if self.head.one_to_one:
+            start, end = self.one_to_many
+            weight = start + (end - start) * self.progress
+            terms = {name: value * weight for name, value in terms.items()}
             more = self._terms(raw_maps[levels:], targets, self.one_to_one_assigner)
             terms |= {f"{name}_one_to_one": value for name, value in more.items()}
         return terms

@@ -162,6 +162,7 @@ def test_a_step_of_the_authors_recipes(recipe: str) -> None:
         ("cspdet-n", {"box": "iou", "assigner": {"type": "anchor_iou"}, "objectness_target": "one"}),
         ("cspdet-n-af", {"assigner": {"type": "simota"}, "box": "giou"}),
         ("cspdet-n-e2e", {"assigner": {"type": "simota"}, "box": "iou"}),
+        ("cspdet-n-e2e", {"one_to_many": [0.8, 0.1]}),
     ],
 )
 def test_other_losses(name: str, loss: dict[str, Any]) -> None:

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from engine.adversarial import evaluation_mode
-from engine.step import begin_batch_, norm_statistics
+from engine.step import begin_batch_, norm_statistics, train_step
+from tests.engine.steps import criterion, make, make_batch
+from utils.structures import Targets
 
 
 class Follower(nn.Module):
@@ -24,6 +26,20 @@ def test_layers_that_ask_for_it_are_told_which_batch_comes() -> None:
     model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Sequential(Follower()), Follower())
     begin_batch_(model, index=1, count=4, progress=0.25)
     assert model[1][0].told == model[2].told == [(1, 4, 0.25)]
+
+
+def test_the_loss_is_told_the_progress_of_each_step() -> None:
+    """As a function of the step alone, so that a training that is resumed goes on where it was."""
+
+    class Told(Follower):
+        def forward(self, raw: Tensor, targets: Targets) -> dict[str, Tensor]:
+            return criterion(raw, targets)
+
+    stepper, state = make()
+    stepper.criterion, state.step = Told(), 40
+    for _ in range(2):
+        train_step(stepper, state, [make_batch(), make_batch()])
+    assert stepper.criterion.told == [(0, 2, 0.4), (1, 2, 0.4), (0, 2, 0.41), (1, 2, 0.41)]
 
 
 def test_running_statistics_are_a_plain_mean_at_first() -> None:

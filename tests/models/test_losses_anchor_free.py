@@ -178,6 +178,26 @@ def test_descending_the_one_to_one_loss_finds_each_object_once() -> None:
         torch.testing.assert_close(boxes[image, best], torch.tensor(truth).float(), atol=1.0, rtol=0)
 
 
+def test_the_weight_of_the_first_branches_follows_the_training() -> None:
+    head = AnchorFreeHead(features=Features((8, 8), (8, 16)), num_classes=3, bins=8, depth=0, one_to_one=True)
+    maps, targets = [*raw_maps(head), *raw_maps(head)], objects((0, 1, 10, 12, 30, 40), (1, 2, 3, 3, 9, 10))
+    plain, criterion = AnchorFreeLoss(head=head)(maps, targets), AnchorFreeLoss(head=head, one_to_many=[0.8, 0.1])
+    for progress, weight in ((0.0, 0.8), (0.5, 0.45), (0.75, 0.275), (0.0, 0.8)):
+        criterion.begin_batch(index=0, count=1, progress=progress)
+        for name, value in criterion(maps, targets).items():
+            share = 1 if name.endswith("one_to_one") else weight
+            assert float(value.detach()) == pytest.approx(share * float(plain[name].detach()), rel=1e-6)
+
+
+def test_a_weight_of_branches_that_are_not_there_is_refused(head: AnchorFreeHead) -> None:
+    with pytest.raises(ValueError, match="the head has no one-to-one branches"):
+        AnchorFreeLoss(head=head, one_to_many=[0.8, 0.1])
+    head.one_to_one = True
+    for wrong in ([0.8], [0.8, -0.1]):
+        with pytest.raises(ValueError, match="two numbers of at least 0"):
+            AnchorFreeLoss(head=head, one_to_many=wrong)
+
+
 def test_the_loss_of_empty_images_takes_the_maps_of_either_mode() -> None:
     model, images = small_detector(one_to_one=True), torch.rand(1, 3, 64, 64, requires_grad=True)
     background = build_criterion(model, {}, where="loss").background
