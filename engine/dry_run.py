@@ -154,12 +154,13 @@ def report(job: Job, measured: Measured) -> str:
             f"{job.run.last.parent}: the checkpoints of a run take {gigabytes(disk)}, and the disk has "
             f"{gigabytes(free)} free; make room, or choose another --project"
         )
-    problems = sum(len(split.problems) for split in (job.images.train, job.images.val))
+    count = sum(len(split.problems) for split in (job.images.train, job.images.val))
+    problems = f"{count} problem{'s' * (count != 1)}"
     waits = "; loading is what takes longest" if measured.batch > measured.step else ""
     losses, whole = measured.losses, _seconds(measured.evaluation)
     lines = [
         *([] if job.images.tiles is None else [f"tiles       {job.images.tiles}"]),
-        f"data        {problems} problems in the labels; a step's images load in {_seconds(measured.batch)}{waits}",
+        f"data        {problems} in the labels; a step's images load in {_seconds(measured.batch)}{waits}",
         f"one batch   loss {losses[0]:.3f} -> {losses[-1]:.3f} in {len(losses)} steps",
         f"evaluation  {measured.evaluated} images; all {to_evaluate} in about {whole}",
         f"checkpoint  {measured.checkpoint_bytes / 1e6:,.1f} MB, read back to the last bit",
