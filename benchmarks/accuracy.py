@@ -6,7 +6,7 @@ set has that split. A run that is there is not repeated, and one that was stoppe
 What follows -- goes to train.py:
 
     python benchmarks/accuracy.py --data chess/data.yaml --seeds 2 -- --img-size 320 --epochs 60
-    python benchmarks/accuracy.py --data chess/data.yaml --cfg yolox-nano -- --hyp finetune --weights yolox_nano.pth
+    python benchmarks/accuracy.py --data chess/data.yaml --cfg yolox-nano -- --weights yolox_nano.pth
 """
 
 from __future__ import annotations

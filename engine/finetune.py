@@ -27,17 +27,16 @@ logger = logging.getLogger(__name__)
 HEAD_SHARE, HEAD_STEPS = 0.1, 300
 """What is new learns alone for this share of the epochs, but for no more steps than this (rounded up to an epoch)."""
 
-FREE_RATE = 0.5
-"""The rate of loaded weights that find nothing in these images: there is nothing to lose."""
-
-KEPT_RATE, KEPT_IMAGES = 0.002, 100
-"""The rate of loaded weights that find all that can be expected, with so many images; it grows with their root."""
+KEPT_RATE, KEPT_IMAGES = 0.0004, 100
+"""The share of the rate for loaded weights that find all that can be expected, with so many images; it grows with their
+square. Weights that find nothing have the rate of new ones: there is nothing to lose.
+"""
 
 KNOWN_FIGURE = 0.2
 """The figure of the start (AP) from which on the rate is that of KEPT_RATE."""
 
 AVERAGE_SHARE = 0.5
-"""The start counts in the running average as much as this share of the training's steps."""
+"""A start that finds all that can be expected counts in the running average as much as this share of the steps."""
 
 
 def with_start(config: TrainConfig, started: Started | None, model: Detector, *, images: int) -> TrainConfig:
@@ -49,8 +48,6 @@ def with_start(config: TrainConfig, started: Started | None, model: Detector, *,
     """
     recipe = config.recipe
     if started is None:
-        if recipe.finetune is not None:
-            logger.info("finetune: nothing to fine-tune without --weights; the model starts from random weights")
         return config
     new = prefixes_of(started.new, [name for name, _ in model.named_parameters()])
     start = StartConfig(known=started.known, new=new, scales=started.scales)
@@ -87,17 +84,25 @@ def rate_for(figure: float, *, images: int) -> float:
     Args:
         figure: of the start on the validation images, AP or top-1; 0 where it cannot be evaluated.
     """
-    known = min(max(figure, 0.0) / KNOWN_FIGURE, 1.0)
-    kept = min(KEPT_RATE * math.sqrt(images / KEPT_IMAGES), FREE_RATE)
-    return FREE_RATE ** (1 - known) * kept**known
+    kept = min(KEPT_RATE * (images / KEPT_IMAGES) ** 2, 1.0)
+    return kept ** known_share(figure)
 
 
-def average_begins_at(total_steps: int) -> int:
+def known_share(figure: float) -> float:
+    """How much of what can be expected a start finds, in [0, 1]."""
+    return min(max(figure, 0.0) / KNOWN_FIGURE, 1.0)
+
+
+def average_begins_at(figure: float, total_steps: int) -> int:
     """Updates that the running average is said to have had, so that it forgets the start slowly (see EmaConfig).
 
-    After n steps the start has the share (m / (m + n))^(ramp - 1) or so of it, where m is this number.
+    After n steps the start has the share (m / (m + n))^(ramp - 1) or so of it, where m is this number. A start that
+    finds nothing is forgotten at once.
+
+    Args:
+        figure: as of `rate_for`.
     """
-    return max(round(AVERAGE_SHARE * total_steps), 1)
+    return round(AVERAGE_SHARE * known_share(figure) * total_steps)
 
 
 def prefixes_of(chosen: Iterable[str], names: Sequence[str]) -> list[str]:
@@ -181,8 +186,8 @@ def trained_momentum(optimizer: torch.optim.Optimizer, recipe: RecipeConfig) -> 
 
     Augmented images have other statistics than those to come, so that good ones get worse while nothing is learnt.
     """
-    rate = next((group["rate"] for group in optimizer.param_groups if group.get("trained")), FREE_RATE)
-    return recipe.norm_momentum * min(rate / FREE_RATE, 1.0)
+    rate = next((group["rate"] for group in optimizer.param_groups if group.get("trained")), 1.0)
+    return recipe.norm_momentum * min(rate, 1.0)
 
 
 def share_of_rate(

@@ -45,7 +45,7 @@ def begin_(job: Job, state: TrainState, figures: dict[str, Any] | None) -> None:
     for group in state.optimizer.param_groups:
         if group["trained"]:
             group["rate"] = rate
-    state.ema.n_averaged = average_begins_at(job.stepper.total_steps)
+    state.ema.n_averaged = average_begins_at(figure or 0.0, job.stepper.total_steps)
     why = "" if finetune.rate != "auto" else f" (for {images} images and a start with {figure_text(figure or 0.0)})"
     logger.info("Fine-tuning: loaded weights learn at %.3g times the learning rate of new ones%s", rate, why)
     if start.new:

@@ -222,7 +222,7 @@ class RecipeConfig:
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     dropblock: DropBlockConfig = field(default_factory=DropBlockConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    finetune: FinetuneConfig | None = None
+    finetune: FinetuneConfig | None = field(default_factory=FinetuneConfig)
     loss: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from engine.finetune import (
-    FREE_RATE,
     KNOWN_FIGURE,
     average_begins_at,
     head_epochs_for,
@@ -109,7 +108,7 @@ def test_rates_follow_the_start_and_what_was_held_warms_up_again() -> None:
 def test_statistics_move_as_slowly_as_weights() -> None:
     stepper, state = training(head_epochs=0)
     shares = []
-    for rate in (1.0, FREE_RATE, 0.1 * FREE_RATE):
+    for rate in (2.0, 1.0, 0.1):
         for group in state.optimizer.param_groups:
             group["rate"] = rate if group["trained"] else 1.0
         steps(stepper, state, 1)
@@ -167,7 +166,7 @@ def test_statistics_that_came_take_batches_in_gently_and_new_ones_as_a_mean() ->
 def test_the_average_begins_at_the_start_and_forgets_it_slowly() -> None:
     _, state = training()
     state.ema = type(state.ema)(state.model, EmaConfig(decay=0.9998, ramp=10))
-    state.ema.n_averaged = average_begins_at(100)
+    state.ema.n_averaged = average_begins_at(KNOWN_FIGURE, 100)
     with torch.no_grad():
         for parameter in state.model.parameters():
             parameter.add_(1)
@@ -179,6 +178,7 @@ def test_the_average_begins_at_the_start_and_forgets_it_slowly() -> None:
     assert shares[0] > 0.8
     assert 0.1 < shares[9] < 0.3
     assert shares[-1] < 0.01
+    assert average_begins_at(0.0, 100) == 0, "a start that finds nothing is forgotten at once"
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 10**6), st.integers(1, 10**6))
@@ -188,7 +188,8 @@ def test_the_rate_falls_with_what_there_is_to_lose_and_rises_with_the_images(
     one, two, few, many = *sorted((one, two)), *sorted((few, many))
     assert 0 < rate_for(two, images=few) <= rate_for(one, images=few) <= 1
     assert rate_for(one, images=few) <= rate_for(one, images=many) * (1 + 1e-9)
-    assert rate_for(0.0, images=few) == rate_for(-1.0, images=many)
+    assert rate_for(0.0, images=few) == rate_for(-1.0, images=many) == 1
+    assert rate_for(one, images=10**6) == 1
     assert rate_for(KNOWN_FIGURE, images=few) == rate_for(1.0, images=few)
 
 

@@ -30,7 +30,7 @@ MOST = 3
 
 SMALL = ["backbone.channels=[8, 16, 24, 32]", "backbone.depths=[0, 1, 1, 1]", "neck.channels=[8, 16, 24]"]
 SMALL.append("neck.out_channels=[8, 8, 8]")
-DETECT = ("coco", "default", "finetune", "shapes")
+DETECT = ("coco", "default", "shapes")
 DARKNET = ("paper", "paper-optimal")
 CLASSIFY = ("imagenet", "imagenet-gamma", "imagenet-small")
 
