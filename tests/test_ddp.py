@@ -182,7 +182,7 @@ def runs(
         runs = Runs(folder, about, double)
         start = [*LONG, *OVERFIT, "--epochs", "40", "--set", "evaluation.interval=40", "--set", "optimizer.type=adamw"]
         runs.do(1, runs.new("start", *start))
-        runs.about = [*about, "--weights", str(folder / "start" / "weights" / "last.pt")]
+        runs.about = [*about, "--weights", str(folder / "start" / "weights" / "last.pt"), "--set", "finetune=null"]
         norms = {name.rpartition(".")[0] for name in runs.checkpoint("start")["ema"] if name.endswith("running_mean")}
         frozen = [*LONG, "--set", f"freeze=[{', '.join(sorted(norms))}]"]
         skipping = [*SHORT, "--data", str(damaged), *settings("bad_images=skip", "cache=false")]
