@@ -46,7 +46,8 @@ def begin_(job: Job, state: TrainState, figures: dict[str, Any] | None) -> None:
         if group["trained"]:
             group["rate"] = rate
     state.ema.n_averaged = average_begins_at(figure or 0.0, job.stepper.total_steps)
-    why = "" if finetune.rate != "auto" else f" (for {images} images and a start with {figure_text(figure or 0.0)})"
+    found = f"for {images} images and a start with {figure_text(figure or 0.0)}; --set finetune.rate=1 chooses another"
+    why = "" if finetune.rate != "auto" else f" ({found})"
     logger.info("Fine-tuning: loaded weights learn at %.3g times the learning rate of new ones%s", rate, why)
     if start.new:
         new, alone = first_few(start.new, 5), head_epochs_of(job.config.recipe)
