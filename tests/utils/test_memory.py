@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 
 import pytest
@@ -15,12 +16,13 @@ CPU = torch.device("cpu")
 
 @pytest.mark.skipif(resident_bytes() is None, reason="this system does not say how much memory a process has")
 def test_memory_that_is_given_back_before_the_end_is_seen() -> None:
+    gc.collect()
     before = resident_bytes()
     with PeakMemory(CPU) as peak:
-        block = torch.ones(100_000_000, dtype=torch.uint8)
+        block = torch.ones(400_000_000, dtype=torch.uint8)
         torch.mm(torch.ones(1500, 1500), torch.ones(1500, 1500))  # longer than a look at the process
         del block
-    assert 80e6 < peak.bytes - before < 400e6
+    assert 250e6 < peak.bytes - before < 700e6  # what earlier tests left may be given back meanwhile
 
 
 def test_there_is_memory_free() -> None:
