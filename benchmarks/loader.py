@@ -102,7 +102,7 @@ def measure(
 ) -> tuple[float, list[float]]:
     """Milliseconds of one sample (the median of the batches), and of its stages and the rest (means)."""
     size = (args.img_size, args.img_size)
-    train_set = dataset.TrainDataset(images, AugmentConfig(mosaic=1.0), image_size=size, resize="letterbox", seed=0)
+    train_set = dataset.TrainDataset(images, AugmentConfig(scale=0.5), image_size=size, resize="letterbox", seed=0)
     if cached:
         train_set.fill_cache(limit_bytes=10**12)
     batches, times = endless(train_set, args.batch_size), []

@@ -41,6 +41,9 @@ FACTOR = 4.0
 SAMPLE = 10_000
 """Largest number of boxes in a fit; larger sets are sampled. More boxes hardly change the anchors."""
 
+COCO_SPREAD, SPREAD_WEIGHT = 0.8, 20
+"""`size_spread` of COCO, and the number of objects that it counts as."""
+
 LONG_FIT = 5_000
 """From this many boxes on, a fit takes seconds and is announced."""
 
@@ -130,6 +133,20 @@ def object_sizes(images: LabelledImages, size: tuple[int, int], resize: str) -> 
     plans = [plan_resize(height, width, size, resize) for height, width in samples.sizes.tolist()]
     scales = np.array([(plan.scale_x, plan.scale_y) for plan in plans]).reshape(-1, 2)[samples.image_index()]
     return ((samples.boxes[:, 2:] - samples.boxes[:, :2]) * scales)[~samples.crowd]
+
+
+def size_spread(images: LabelledImages, size: tuple[int, int], resize: str) -> float:
+    """How much the sizes of objects of the same class differ: the standard deviation of log(sqrt(width x height)).
+
+    Few objects do not say: then the result is near that of COCO, which counts as SPREAD_WEIGHT objects.
+    """
+    areas = object_sizes(images, size, resize).prod(axis=1)
+    labels, known = images.samples.labels[~images.samples.crowd], areas > 0
+    logs, labels = np.log(areas[known]) / 2, labels[known]
+    counts = np.bincount(labels, minlength=len(images.names))
+    means = np.bincount(labels, logs, minlength=len(images.names)) / np.maximum(counts, 1)
+    squares, free = ((logs - means[labels]) ** 2).sum(), len(logs) - (counts > 0).sum()
+    return float(np.sqrt((squares + SPREAD_WEIGHT * COCO_SPREAD**2) / (free + SPREAD_WEIGHT)))
 
 
 def cover(sizes: np.ndarray, anchors: np.ndarray, *, factor: float = FACTOR) -> Coverage:

@@ -112,7 +112,7 @@ def affine_matrix(
     """
     height, width = size
     angle = math.radians(rng.uniform(-config.degrees, config.degrees))
-    factor = rng.uniform(1 - config.scale, 1 + config.scale)
+    factor = rng.uniform(1 - config.size_change, 1 + config.size_change)
     shear_x, shear_y = (math.tan(math.radians(a)) for a in rng.uniform(-config.shear, config.shear, 2))
     shift_x, shift_y = rng.uniform(0.5 - config.translate, 0.5 + config.translate, 2)
     rotation = factor * np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from data.anchors import size_spread
 from data.classification import ClassifyDataset
 from data.dataset import TrainDataset
 from data.loader import eval_loader_of, train_loader_of, train_set_of
@@ -140,7 +141,8 @@ def _prepare(
     if config.recipe.deterministic:
         use_deterministic_kernels()
     images = read_shared(config.data, task_of(model_config_from(config.model, where="model")), seed=config.seed)
-    config = settled(config, len(images.train))
+    spread = size_spread(images.train, config.image_size, config.model["resize"]) if images.task == "detect" else None
+    config = settled(config, len(images.train), spread=spread)
     if resumed is not None:
         if launched_rank() == 0:
             lock.take(resumed.folder, new=False)

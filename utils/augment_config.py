@@ -69,7 +69,8 @@ class AugmentConfig:
         geometry: how single images are placed: 'affine', by the next four keys, or 'jitter', darknet's way, by its own.
         degrees, shear: largest rotation and shear, degrees either way.
         translate: largest shift as a share of the input size.
-        scale: size factor drawn from [1 - scale, 1 + scale].
+        scale: size factor drawn from [1 - scale, 1 + scale]; 'auto': by the objects (train_config.py). Read it as
+            `size_change`.
         jitter: each side is cut or widened by up to this share of the input, and the rest is stretched to fill it.
         flip_lr, flip_ud: probability of a mirror image, left-right and upside-down.
         hue, saturation, value: largest change of each, as a share.
@@ -94,7 +95,7 @@ class AugmentConfig:
     degrees: float = 0.0
     shear: float = 0.0
     translate: float = 0.1
-    scale: float = 0.5
+    scale: float | Literal["auto"] = "auto"
     jitter: float = 0.3
     flip_lr: float = 0.5
     flip_ud: float = 0.0
@@ -113,8 +114,19 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         for name in ("mosaic", "close_mosaic", "mixup", "flip_lr", "flip_ud", "min_area"):
             require(0 <= getattr(self, name) <= 1, name, "a share in [0, 1]", getattr(self, name))
-        for name in ("scale", "multi_scale"):
-            require(0 <= getattr(self, name) < 1, name, "a share in [0, 1)", getattr(self, name))
+        require(self.scale == "auto" or 0 <= self.scale < 1, "scale", "a share in [0, 1), or auto", self.scale)
+        require(0 <= self.multi_scale < 1, "multi_scale", "a share in [0, 1)", self.multi_scale)
         require(0 <= self.jitter < 0.5, "jitter", "a share in [0, 0.5)", self.jitter)
         for name in ("degrees", "shear", "translate", "hue", "saturation", "value", "min_side", "multi_scale_steps"):
             require(getattr(self, name) >= 0, name, "a number of at least 0", getattr(self, name))
+
+    @property
+    def size_change(self) -> float:
+        """`scale` of a recipe that is settled.
+
+        Raises:
+            ValueError: it is still 'auto', which only the objects decide.
+        """
+        if self.scale == "auto":
+            raise ValueError("augment.scale: expected a number, found 'auto'; call `settled` first (train_config.py)")
+        return self.scale

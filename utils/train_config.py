@@ -1,8 +1,9 @@
-"""TrainConfig: the resolved configuration of one run; `settled` fixes the epochs of a recipe with `epochs: auto`."""
+"""TrainConfig: the resolved configuration of one run; `settled` gives keys that are `auto` the values for its data."""
 
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,12 @@ FEWEST_EPOCHS, MOST_EPOCHS = 50, 300
 
 LEAST_STEPS = 1000
 """That `epochs: auto` makes, however few images there are."""
+
+LEAST_SCALE, MOST_SCALE = 0.2, 0.5
+"""The range of `augment.scale: auto`."""
+
+SCALE_SHARE = 0.65
+"""`augment.scale: auto` as a share of the spread of the objects' sizes."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +82,39 @@ def epochs_for(images: int, *, batch: int) -> int:
     return max(min(max(round(3000 / images**0.5), FEWEST_EPOCHS), MOST_EPOCHS), -(-LEAST_STEPS // steps))
 
 
-def settled(config: TrainConfig, images: int) -> TrainConfig:
-    """The configuration with a number for `epochs: auto`.
+def scale_for(spread: float) -> float:
+    """The change of size of the augmentation, for objects whose sizes in the images differ so much.
+
+    Objects that are always seen from the same distance gain nothing from being shown at half their size.
+
+    Args:
+        spread: standard deviation of the logarithm of the sizes (`data.anchors.size_spread`).
+
+    >>> scale_for(0.1), scale_for(0.4), scale_for(0.8)
+    (0.2, 0.26, 0.5)
+    """
+    return round(min(max(SCALE_SHARE * spread, LEAST_SCALE), MOST_SCALE), 2)
+
+
+def settled(config: TrainConfig, images: int, *, spread: float | None = None) -> TrainConfig:
+    """The configuration with numbers for `epochs: auto` and `augment.scale: auto`.
 
     Args:
         images: for training.
+        spread: of the sizes of their objects, as for `scale_for`; None for a classifier, which has no use for it.
     """
-    if config.recipe.epochs != "auto":
-        return config
     recipe = config.recipe
-    epochs = epochs_for(images, batch=recipe.batch_size * recipe.accumulate)
-    rule = f"3000 / sqrt(images), {FEWEST_EPOCHS} to {MOST_EPOCHS}, at least {LEAST_STEPS} steps"
-    logger.info("Epochs: %d for %d training images (%s)", epochs, images, rule)
-    return replace(config, recipe=replace(recipe, epochs=epochs))
+    if recipe.epochs == "auto":
+        epochs = epochs_for(images, batch=recipe.batch_size * recipe.accumulate)
+        rule = f"3000 / sqrt(images), {FEWEST_EPOCHS} to {MOST_EPOCHS}, at least {LEAST_STEPS} steps"
+        logger.info("Epochs: %d for %d training images (%s)", epochs, images, rule)
+        recipe = replace(recipe, epochs=epochs)
+    if recipe.augment.scale == "auto" and spread is not None:
+        scale = scale_for(spread)
+        logger.info(
+            "Augmentation: scale %g, as objects of one class differ in size by a factor of %.2f",
+            scale,
+            math.exp(spread),
+        )
+        recipe = replace(recipe, augment=replace(recipe.augment, scale=scale))
+    return config if recipe is config.recipe else replace(config, recipe=recipe)

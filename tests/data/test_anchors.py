@@ -160,3 +160,29 @@ def test_the_command_prints_what_a_model_file_takes(tiny_coco: Path, capsys: pyt
     with pytest.raises(SystemExit):
         anchors.main([*command, "--seed", "-1"])
     assert "expected a whole number from 0, found -1" in capsys.readouterr().err
+
+
+def classes_in_pictures(count: int, *, crowd: bool = False) -> LabelledImages:
+    """Images of two sizes with objects in proportion; those of one class differ in size by 30 %, of the other not."""
+    rng, samples = np.random.default_rng(5), []
+    for number in range(count):
+        side = 64 * (1 + number % 2)
+        width, labels = 4 * np.exp(rng.normal(0, 0.3)), np.array([0, 1, 1])
+        sides = side / 64 * np.array([[width, width], [20, 10], [5, 40]])
+        boxes = np.concatenate((np.zeros((3, 2)), sides), axis=1)
+        samples.append(Sample(Path(f"{number}.png"), number, side, side, boxes, labels, np.full(3, crowd)))
+    return LabelledImages(tuple(samples), ("one", "other"), (1, 2), {})
+
+
+def test_the_spread_is_that_of_the_sizes_within_a_class() -> None:
+    spread = anchors.size_spread(classes_in_pictures(3000), (96, 96), "letterbox")
+    assert spread == pytest.approx((0.3**2 / 3) ** 0.5, rel=0.05)
+
+
+def test_few_objects_do_not_make_a_spread() -> None:
+    few = [anchors.size_spread(classes_in_pictures(count), (96, 96), "letterbox") for count in (1, 5, 50)]
+    assert few == sorted(few, reverse=True)
+    assert few[0] > 0.7
+    nothing = [LabelledImages((), ("one",), (1,), {}), classes_in_pictures(4, crowd=True), images_of(np.zeros((9, 2)))]
+    for images in nothing:
+        assert anchors.size_spread(images, (64, 64), "letterbox") == anchors.COCO_SPREAD

@@ -72,7 +72,9 @@ def make_set(folder: Path) -> LabelledImages:
 @pytest.mark.parametrize("cached", [False, True])
 def test_training_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture, cached: bool) -> None:
     """With a cache before the first step; else with the batch, from whichever loader process it comes."""
-    dataset = TrainDataset(make_set(tmp_path), AugmentConfig(), image_size=(64, 64), resize="letterbox", seed=0)
+    dataset = TrainDataset(
+        make_set(tmp_path), AugmentConfig(scale=0.5), image_size=(64, 64), resize="letterbox", seed=0
+    )
     with caplog.at_level(logging.WARNING):
         if cached:
             dataset.fill_cache(limit_bytes=10**9)

@@ -30,6 +30,7 @@ ALL = AugmentConfig(
     mixup=0.5,
     degrees=10,
     shear=3,
+    scale=0.5,
     flip_ud=0.5,
     albumentations=[{"type": "GaussNoise", "p": 0.7}, {"type": "RandomSizedBBoxSafeCrop", "height": 48, "width": 80}],
 )

@@ -75,7 +75,7 @@ def rng() -> np.random.Generator:
 
 
 def test_an_image_without_objects_goes_through_every_step() -> None:
-    config = AugmentConfig(degrees=10, shear=5, flip_lr=1, flip_ud=1)
+    config = AugmentConfig(scale=0.5, degrees=10, shear=5, flip_lr=1, flip_ud=1)
     for item in (
         warp(empty_item(), affine_matrix((60, 45), (64, 96), config, rng()), (64, 96), config),
         random_flips(empty_item(), config, rng()),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from utils.recipe import RecipeConfig, load_recipe
-from utils.train_config import TrainConfig, epochs_for, settled
+from utils.train_config import LEAST_SCALE, MOST_SCALE, TrainConfig, epochs_for, scale_for, settled
 
 
 @pytest.mark.parametrize(("images", "epochs"), [(100, 300), (205, 210), (1000, 95), (3600, 50), (118_287, 50)])
@@ -26,3 +28,17 @@ def test_only_auto_is_settled() -> None:
     assert settled(config, 205).recipe.epochs == settled(config, 205).recipe.total_epochs == 210
     fixed = TrainConfig({}, RecipeConfig(epochs=7), "shapes", (64, 64), None, 0, 0)
     assert settled(fixed, 205) is fixed
+
+
+def test_the_change_of_size_follows_the_objects_within_bounds() -> None:
+    spreads = [0, 0.1, 0.4, 0.5, 0.9]
+    assert [scale_for(spread) for spread in spreads] == sorted(scale_for(spread) for spread in spreads)
+    assert (scale_for(0), scale_for(5)) == (LEAST_SCALE, MOST_SCALE)
+    recipe = load_recipe("default")
+    config = TrainConfig({}, recipe, "shapes", (64, 64), None, 0, 0)
+    with pytest.raises(ValueError, match=r"augment.scale: expected a number, found 'auto'"):
+        _ = recipe.augment.size_change
+    assert settled(config, 205).recipe.augment.scale == "auto"  # a classifier
+    assert settled(config, 205, spread=0.4).recipe.augment.size_change == scale_for(0.4)
+    chosen = replace(config, recipe=replace(recipe, augment=replace(recipe.augment, scale=0.1)))
+    assert settled(chosen, 205, spread=0.4).recipe.augment.size_change == 0.1
