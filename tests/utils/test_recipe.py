@@ -74,7 +74,7 @@ def test_a_recipe_survives_yaml_and_plain_values(tmp_path: Path) -> None:
         ("augment.mosaic=1.5", r"augment.*mosaic: expected a share in \[0, 1\], found 1.5"),
         ("augment.close_mosaic=-0.1", "augment.*close_mosaic: expected a share"),
         ("augment.mixup=2", "augment.*mixup: expected a share"),
-        ("augment.scale=1", r"augment.*scale: expected a share in \[0, 1\), found 1"),
+        ("augment.scale=1", r"augment.*scale: expected a share in \[0, 1\), or auto, found 1"),
         ("augment.multi_scale=1", "augment.*multi_scale: expected a share"),
         ("augment.degrees=-1", "augment.*degrees: expected .*found -1"),
         ("augment.translate=-0.1", "augment.*translate: expected .*found -0.1"),
