@@ -27,13 +27,16 @@ logger = logging.getLogger(__name__)
 HEAD_SHARE, HEAD_STEPS = 0.1, 300
 """What is new learns alone for this share of the epochs, but for no more steps than this (rounded up to an epoch)."""
 
-KEPT_RATE, KEPT_IMAGES = 0.0004, 100
-"""The share of the rate for loaded weights that find all that can be expected, with so many images; it grows with their
-square. Weights that find nothing have the rate of new ones: there is nothing to lose.
+LEAST_RATE = 0.001
+"""The smallest share of the rate for loaded weights that `next_rate` gives."""
+
+LOST_SHARE, WATCHED_SHARE = 0.05, 1 / 3
+"""The share of the start's figure by which the average may be worse, and the first share of the epochs, in which it is
+watched.
 """
 
 KNOWN_FIGURE = 0.2
-"""The figure of the start (AP) from which on the rate is that of KEPT_RATE."""
+"""The figure of the start (AP) from which on it counts fully in the running average."""
 
 AVERAGE_SHARE = 0.5
 """A start that finds all that can be expected counts in the running average as much as this share of the steps."""
@@ -75,17 +78,22 @@ def head_epochs_for(epochs: int, *, steps_per_epoch: float) -> int:
     return min(max(round(HEAD_SHARE * epochs), 1), math.ceil(HEAD_STEPS / steps_per_epoch), epochs - 1)
 
 
-def rate_for(figure: float, *, images: int) -> float:
-    """The learning rate of loaded weights as a share of that of new ones.
+def next_rate(rate: float, *, figure: float, start: float, epoch: int, epochs: int) -> float | None:
+    """The rate of loaded weights with which the training goes back to its best epoch; None where it goes on.
 
-    The more the start finds, the more there is to lose; the fewer the images, the less there is to gain. Between a
-    start that finds nothing and one that finds what can be expected, the rate's logarithm is interpolated.
+    Whether weights have more to gain or to lose at a high rate cannot be told from their figure and the number of
+    images: measured, 100 images improved one start from 0.245 to 0.339 AP at the full rate, and 80 took another from
+    0.34 to 0.09. The first epochs tell.
 
     Args:
-        figure: of the start on the validation images, AP or top-1; 0 where it cannot be evaluated.
+        rate: of loaded weights so far, as a share of that of new ones.
+        figure: of the average after `epoch` of `epochs`, counted from 1.
+        start: figure of the weights that the training started from.
     """
-    kept = min(KEPT_RATE * (images / KEPT_IMAGES) ** 2, 1.0)
-    return kept ** known_share(figure)
+    watched = epoch <= max(WATCHED_SHARE * epochs, 1) and epoch < epochs
+    if not watched or figure >= (1 - LOST_SHARE) * start or rate <= LEAST_RATE:
+        return None
+    return max(rate / 10, LEAST_RATE)
 
 
 def known_share(figure: float) -> float:
@@ -181,13 +189,17 @@ def drop_held_gradients_(optimizer: torch.optim.Optimizer, recipe: RecipeConfig,
                 parameter.grad = None
 
 
+def trained_rate(optimizer: torch.optim.Optimizer) -> float:
+    """The share of the learning rate that weights of the start have; 1 where there are none."""
+    return next((group["rate"] for group in optimizer.param_groups if group.get("trained")), 1.0)
+
+
 def trained_momentum(optimizer: torch.optim.Optimizer, recipe: RecipeConfig) -> float:
     """The weight of a batch in norm statistics that came with the weights: they move as slowly as the weights do.
 
     Augmented images have other statistics than those to come, so that good ones get worse while nothing is learnt.
     """
-    rate = next((group["rate"] for group in optimizer.param_groups if group.get("trained")), 1.0)
-    return recipe.norm_momentum * min(rate, 1.0)
+    return recipe.norm_momentum * min(trained_rate(optimizer), 1.0)
 
 
 def share_of_rate(

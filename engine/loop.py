@@ -26,7 +26,7 @@ from engine.predictions import EvaluationOptions
 from engine.resume import is_finished, resume_
 from engine.run_log import EpochLog, describe_training
 from engine.search import Trial
-from engine.start import begin_, is_before_first_step, is_evaluable, say_if_start_is_best
+from engine.start import begin_, goes_back_, is_before_first_step, is_evaluable, say_if_start_is_best
 from engine.state import TrainState
 from engine.step import grouped
 from engine.train_sample import is_due
@@ -71,33 +71,46 @@ def train(
 
 def run_epochs(job: Job, state: TrainState, stop: Stop, *, trial: Trial | None = None) -> int:
     """From where `state` is to the end of the training; returns the exit status."""
-    recipe, images = job.config.recipe, job.images
+    images = job.images
     lines = [f"{images.source}, {len(images.names)} classes", images.counts()]
     lines += describe_classes(images.train, job.sampler.repeats)
     describe_training(job.config, job.run.folder, job.stepper, state, lines)
     if dist.rank() == 0 and state.step == 0:
         plots.plot_labels(images.train, job.run.folder / "labels.jpg")
     guard = Guard(job.run.folder, {"config": job.config, **images.about()}, notes=job.notes)
-    with closing(open_log(job, state)) if dist.rank() == 0 else nullcontext() as log:
-        if is_before_first_step(state):
-            evaluate_start(job, state)
-        for epoch in range(state.epoch, recipe.total_epochs):
-            if state.is_out_of_patience(recipe):
-                logger.info("No better result for %d epochs: stopping early after epoch %d", recipe.patience, epoch)
-                break
-            if not train_one_epoch(job, state, guard, stop):
-                save(job, state)
-                dist.wait_for_first_rank()  # torchrun ends all when the first ends: not before the checkpoint is whole
-                logger.info("Stopped and saved. Continue with: python train.py --resume %s", job.run.folder)
-                return 128 + (stop.signal or 15)
-            figures = validate(job, state)
-            record(job, state, log, figures)
-            if trial is not None and figures is not None:
-                trial.report(state.epoch, figures[job.metric.columns[0]])
-        say_if_start_is_best(state, job.metric.columns[0])
-        if log is not None:
-            finish(job, state, log)
+    if is_before_first_step(state):
+        evaluate_start(job, state)
+    status = None
+    while status is None:
+        with closing(open_log(job, state)) if dist.rank() == 0 else nullcontext() as log:
+            status = epochs_from(job, state, guard, stop, log, trial)
     dist.wait_for_first_rank()
+    return status
+
+
+def epochs_from(
+    job: Job, state: TrainState, guard: Guard, stop: Stop, log: EpochLog | None, trial: Trial | None
+) -> int | None:
+    """From where `state` is to the end; the exit status, or None where the training has gone back to an epoch."""
+    recipe, main = job.config.recipe, job.metric.columns[0]
+    for epoch in range(state.epoch, recipe.total_epochs):
+        if state.is_out_of_patience(recipe):
+            logger.info("No better result for %d epochs: stopping early after epoch %d", recipe.patience, epoch)
+            break
+        if not train_one_epoch(job, state, guard, stop):
+            save(job, state)  # torchrun ends all when the first ends: not before the checkpoint is whole
+            logger.info("Stopped and saved. Continue with: python train.py --resume %s", job.run.folder)
+            return 128 + (stop.signal or 15)
+        figures = validate(job, state)
+        if goes_back_(job, state, figures):
+            save(job, state)
+            return None
+        record(job, state, log, figures)
+        if trial is not None and figures is not None:
+            trial.report(state.epoch, figures[main])
+    say_if_start_is_best(state, main)
+    if log is not None:
+        finish(job, state, log)
     return 0
 
 

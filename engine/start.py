@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from engine.finetune import average_begins_at, head_epochs_of, rate_for
+from engine.finetune import average_begins_at, head_epochs_of, next_rate, trained_rate
 from engine.job import Job
 from engine.state import TrainState
+from utils.checkpoint import load_checkpoint
 from utils.log import first_few
 from utils.metrics.figures import figure_text
 
@@ -40,18 +41,45 @@ def begin_(job: Job, state: TrainState, figures: dict[str, Any] | None) -> None:
     finetune, start = job.config.recipe.finetune, job.config.start
     if finetune is None or start is None:
         return
-    images = len(job.images.train)
-    rate = rate_for(figure or 0.0, images=images) if finetune.rate == "auto" else finetune.rate
-    for group in state.optimizer.param_groups:
-        if group["trained"]:
-            group["rate"] = rate
+    rate = 1.0 if finetune.rate == "auto" else finetune.rate
+    watched = ", and at a tenth of it if the first epochs are worse than the start" if finetune.rate == "auto" else ""
+    _set_rate_(state, rate)
     state.ema.n_averaged = average_begins_at(figure or 0.0, job.stepper.total_steps)
-    found = f"for {images} images and a start with {figure_text(figure or 0.0)}; --set finetune.rate=1 chooses another"
-    why = "" if finetune.rate != "auto" else f" ({found})"
-    logger.info("Fine-tuning: loaded weights learn at %.3g times the learning rate of new ones%s", rate, why)
+    text = "Fine-tuning: loaded weights learn at %g times the learning rate of new ones%s"
+    logger.info(text, rate, watched if figure else "")
     if start.new:
         new, alone = first_few(start.new, 5), head_epochs_of(job.config.recipe)
         logger.info("  new: %s; with the head, they learn alone for %d epochs", new, alone)
+
+
+def goes_back_(job: Job, state: TrainState, figures: dict[str, Any] | None) -> bool:
+    """Whether the epoch that has just ended shows that loaded weights learn too fast (`finetune.rate: auto`).
+
+    Then `state` is that of best.pt again, the start or a better epoch, with a lower rate for them.
+    """
+    finetune, column = job.config.recipe.finetune, job.metric.columns[0]
+    if figures is None or not state.start or finetune is None or finetune.rate != "auto":
+        return False
+    figure, epoch, start = figures[column] or 0.0, state.epoch, state.start
+    epochs = job.config.recipe.total_epochs
+    rate = next_rate(trained_rate(state.optimizer), figure=figure, start=start, epoch=epoch, epochs=epochs)
+    if rate is None:
+        return False
+    saved = load_checkpoint(job.run.best)
+    state.resume(saved, where=f"{job.run.best}")
+    job.row = saved.get("row")
+    _set_rate_(state, rate)
+    where = f"epoch {state.epoch}" if state.epoch else "the start"
+    lost = f"{column} {figure_text(figure)}, the start had {figure_text(start)}"
+    text = "Epoch %d  %s: back to %s; loaded weights learn at %g times the learning rate of new ones from here on"
+    logger.info(text, epoch, lost, where, rate)
+    return True
+
+
+def _set_rate_(state: TrainState, rate: float) -> None:
+    for group in state.optimizer.param_groups:
+        if group["trained"]:
+            group["rate"] = rate
 
 
 def say_if_start_is_best(state: TrainState, column: str) -> None:

@@ -86,7 +86,7 @@ def test_other_recipes_evaluate_the_start_too_and_a_better_epoch_replaces_it(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    figures = iter([0.2, 0.1, 0.3, 0.25])
+    figures = iter([0.2, 0.195, 0.3, 0.25])
     evaluated = loop.average_figures
 
     def pretended(*arguments: object) -> dict:
@@ -100,6 +100,35 @@ def test_other_recipes_evaluate_the_start_too_and_a_better_epoch_replaces_it(
     saved = {name: load_checkpoint(tmp_path / "exp" / "weights" / f"{name}.pt") for name in ("best", "last")}
     assert (saved["best"]["epoch"], saved["best"]["best"], saved["last"]["best_epoch"]) == (2, 0.3, 2)
     assert saved["last"]["start_figure"] == 0.2
+
+
+def test_a_training_that_loses_goes_back_to_the_start_and_learns_slower(
+    command: list[str],
+    knowing: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    stop_after: Callable,  # noqa: F811
+) -> None:
+    harm = ["--set", "optimizer.lr=0.5", "--set", "schedule.warmup_steps=0", "--set", "ema.decay=0.5", "--epochs", "6"]
+    stop_after(None)
+    assert train.main([*command, *harm, "--weights", str(knowing), "--name", "whole"]) == 0
+    said = capsys.readouterr().out
+    assert "back to the start; loaded weights learn at 0.1 times the learning rate of new ones" in said
+    table = rows(tmp_path / "whole")
+    assert [row["epoch"] for row in table] == ["1", "2", "3", "4", "5", "6"], "what was taken back left no row"
+    best, last = (load_checkpoint(tmp_path / "whole" / "weights" / f"{name}.pt") for name in ("best", "last"))
+    assert best["best"] >= last["start_figure"] > 0
+    rates = {group["rate"] for group in last["optimizer"]["param_groups"]}
+    assert len(rates) == 1
+    assert rates < {0.1, 0.01, 0.001}
+    assert all(float(row["AP"]) >= 0.95 * last["start_figure"] for row in table[:2]) or rates == {0.001}
+
+    for number, stop in enumerate((3, 6, 9)):
+        stop_after(stop)
+        assert train.main([*command, *harm, "--weights", str(knowing), "--name", f"parts{number}"]) != 0
+        stop_after(None)
+        assert train.main(["--resume", str(tmp_path / f"parts{number}"), *cpu()]) == 0
+        assert_same_run(tmp_path / "whole", tmp_path / f"parts{number}")
 
 
 @pytest.mark.parametrize(
@@ -141,7 +170,8 @@ def test_the_body_stays_to_the_bit_while_the_head_learns_alone(
     weights = renamed(knowing, tmp_path / "x.pt", ["red", "green"])
     for stop, held in ((2, True), (3, False)):
         stop_after(stop)
-        assert train.main([*command, "--weights", str(weights), "--name", f"to{stop}"]) != 0
+        arguments = [*command, "--weights", str(weights), "--set", "finetune.rate=1", "--name", f"to{stop}"]
+        assert train.main(arguments) != 0
         after = load_checkpoint(tmp_path / f"to{stop}" / "weights" / "last.pt")["weights"]
         body = {name for name in source if not name.startswith("head.")}
         assert all(torch.equal(after[name], source[name]) for name in body) == held
@@ -152,7 +182,8 @@ def test_a_kill_during_the_evaluation_of_the_start_costs_nothing_else(
     command: list[str], knowing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before its checkpoint there is nothing: the run begins anew. After it the start is not evaluated again."""
-    run, arguments = tmp_path / "parts", [*command, "--weights", str(knowing)]
+    run = tmp_path / "parts"
+    arguments = [*command, "--weights", str(knowing), "--set", "finetune.rate=1"]
     assert train.main([*arguments, "--name", "whole"]) == 0
     with monkeypatch.context() as patch:
         patch.setattr(loop, "average_figures", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

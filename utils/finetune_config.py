@@ -15,8 +15,8 @@ class FinetuneConfig:
     Args:
         head_epochs: epochs at the start in which the head and what else is new learn, and nothing else moves; 'auto'
             follows from the length of the training, and is 0 where nothing is new. Fixed when the training starts.
-        rate: the learning rate of weights that were loaded, as a share of that of new ones; 'auto' follows from the
-            number of images and the figure of the start.
+        rate: the learning rate of weights that were loaded, as a share of that of new ones; 'auto' is 1, and a
+            tenth of it and less where the first epochs are worse than the start.
     """
 
     head_epochs: int | Literal["auto"] = "auto"

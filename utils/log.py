@@ -197,7 +197,7 @@ class MetricLog:
         self.is_behind = False
         """The table lacks rows, because another program holds it."""
         self.rows = [row for row in self._read() if int(row["epoch"]) <= finished_epochs]
-        self.board = SummaryWriter(str(folder), purge_step=finished_epochs + 1 if finished_epochs else None)
+        self.board = SummaryWriter(str(folder), purge_step=finished_epochs + 1)
         if last and last["epoch"] == finished_epochs > max((int(row["epoch"]) for row in self.rows), default=0):
             values = {key: None if math.isnan(value) else value for key, value in last.items() if key != "epoch"}
             self.log(finished_epochs, values)

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from engine.finetune import (
     KNOWN_FIGURE,
+    LEAST_RATE,
     average_begins_at,
     head_epochs_for,
     keep_held_statistics_,
+    next_rate,
     parts_of,
     prefixes_of,
-    rate_for,
     trained_momentum,
 )
 from engine.optim import build_optimizer, has_prefix, keep_frozen_statistics_
@@ -181,16 +182,22 @@ def test_the_average_begins_at_the_start_and_forgets_it_slowly() -> None:
     assert average_begins_at(0.0, 100) == 0, "a start that finds nothing is forgotten at once"
 
 
-@given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 10**6), st.integers(1, 10**6))
-def test_the_rate_falls_with_what_there_is_to_lose_and_rises_with_the_images(
-    one: float, two: float, few: int, many: int
+@given(st.floats(LEAST_RATE, 10), st.floats(0, 1), st.floats(0.01, 1), st.integers(1, 100), st.integers(1, 100))
+def test_a_rate_falls_only_where_the_first_epochs_lose_and_at_last_no_more(
+    rate: float, figure: float, start: float, epoch: int, epochs: int
 ) -> None:
-    one, two, few, many = *sorted((one, two)), *sorted((few, many))
-    assert 0 < rate_for(two, images=few) <= rate_for(one, images=few) <= 1
-    assert rate_for(one, images=few) <= rate_for(one, images=many) * (1 + 1e-9)
-    assert rate_for(0.0, images=few) == rate_for(-1.0, images=many) == 1
-    assert rate_for(one, images=10**6) == 1
-    assert rate_for(KNOWN_FIGURE, images=few) == rate_for(1.0, images=few)
+    lower = next_rate(rate, figure=figure, start=start, epoch=epoch, epochs=epochs)
+    if lower is not None:
+        assert LEAST_RATE <= lower < rate
+        assert figure < start
+        assert epoch < epochs
+        assert epoch == 1 or epoch <= epochs / 3
+    assert next_rate(rate, figure=start, start=start, epoch=epoch, epochs=epochs) is None
+    assert next_rate(LEAST_RATE, figure=0.0, start=start, epoch=1, epochs=30) is None
+    falling = [1.0]
+    while (after := next_rate(falling[-1], figure=0.0, start=start, epoch=1, epochs=30)) is not None:
+        falling.append(after)
+    assert falling == pytest.approx([1, 0.1, 0.01, 0.001])
 
 
 @given(st.integers(1, 1000), st.floats(1, 1e5))
