@@ -55,7 +55,8 @@ def begin_(job: Job, state: TrainState, figures: dict[str, Any] | None) -> None:
 def goes_back_(job: Job, state: TrainState, figures: dict[str, Any] | None) -> bool:
     """Whether the epoch that has just ended shows that loaded weights learn too fast (`finetune.rate: auto`).
 
-    Then `state` is that of best.pt again, the start or a better epoch, with a lower rate for them.
+    Then the training begins anew with a lower rate, from the averaged weights of best.pt: the start's, or those of a
+    better epoch. (The weights that are trained have been damaged before their average shows it.)
     """
     finetune, column = job.config.recipe.finetune, job.metric.columns[0]
     if figures is None or not state.start or finetune is None or finetune.rate != "auto":
@@ -65,14 +66,15 @@ def goes_back_(job: Job, state: TrainState, figures: dict[str, Any] | None) -> b
     rate = next_rate(trained_rate(state.optimizer), figure=figure, start=start, epoch=epoch, epochs=epochs)
     if rate is None:
         return False
-    saved = load_checkpoint(job.run.best)
-    state.resume(saved, where=f"{job.run.best}")
-    job.row = saved.get("row")
+    state.begin_again(load_checkpoint(job.run.best)["ema"])
+    state.ema.n_averaged = average_begins_at(state.best, job.stepper.total_steps)
     _set_rate_(state, rate)
-    where = f"epoch {state.epoch}" if state.epoch else "the start"
-    lost = f"{column} {figure_text(figure)}, the start had {figure_text(start)}"
-    text = "Epoch %d  %s: back to %s; loaded weights learn at %g times the learning rate of new ones from here on"
-    logger.info(text, epoch, lost, where, rate)
+    job.row = None
+    where = "the start" if state.start == start else f"the best epoch, which had {figure_text(state.best)}"
+    text = (
+        "Epoch %d  %s %s, the start had %s: beginning anew from %s; loaded weights learn at %g times the learning rate"
+    )
+    logger.info(text, epoch, column, figure_text(figure), figure_text(start), where, rate)
     return True
 
 

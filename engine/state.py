@@ -64,7 +64,7 @@ class TrainState:
         batch: batches of the current epoch that are done; the sampler goes on from here.
         best: best AP so far; best_epoch: after which epoch; of several with the same AP, the last.
         better_epoch: after which epoch AP last rose; 0 while it is 0 or there is none. Patience counts from it.
-        start: AP of the weights that the training starts from; None where they were not evaluated.
+        start: AP of the weights that the training starts from, or began anew from; None where they were not evaluated.
         told_apart: val can tell epochs apart; until then each epoch that is evaluated becomes best.pt.
         verdict: on the run so far, as plain values (engine/verdict.py); None while there is none.
         sums: totals of the current epoch for the log (losses, seconds, images).
@@ -107,6 +107,14 @@ class TrainState:
         """Count the steps of the current epoch, of so many batches each, as not done; the weights stay as they are."""
         self.step -= min(self.batch // accumulate, self.step)
         self.batch, self.sums = 0, {}
+
+    def begin_again(self, average: dict[str, Tensor]) -> None:
+        """Be before the first step again, with averaged weights of this run, which were the best so far."""
+        self.model.load_state_dict(average)
+        self.ema.module.load_state_dict(average)
+        self.optimizer.state.clear()
+        self.step = self.epoch = self.batch = self.best_epoch = self.better_epoch = 0
+        self.start, self.verdict, self.sums = self.best, None, {}
 
     def is_out_of_patience(self, recipe: RecipeConfig) -> bool:
         """Whether too many epochs have gone by since the result last rose, above 0; asked after evaluations only."""

@@ -102,7 +102,7 @@ def test_other_recipes_evaluate_the_start_too_and_a_better_epoch_replaces_it(
     assert saved["last"]["start_figure"] == 0.2
 
 
-def test_a_training_that_loses_goes_back_to_the_start_and_learns_slower(
+def test_a_training_that_loses_begins_anew_and_learns_slower(
     command: list[str],
     knowing: Path,
     tmp_path: Path,
@@ -113,7 +113,7 @@ def test_a_training_that_loses_goes_back_to_the_start_and_learns_slower(
     stop_after(None)
     assert train.main([*command, *harm, "--weights", str(knowing), "--name", "whole"]) == 0
     said = capsys.readouterr().out
-    assert "back to the start; loaded weights learn at 0.1 times the learning rate of new ones" in said
+    assert "beginning anew from the start; loaded weights learn at 0.1 times the learning rate" in said
     table = rows(tmp_path / "whole")
     assert [row["epoch"] for row in table] == ["1", "2", "3", "4", "5", "6"], "what was taken back left no row"
     best, last = (load_checkpoint(tmp_path / "whole" / "weights" / f"{name}.pt") for name in ("best", "last"))
@@ -121,7 +121,7 @@ def test_a_training_that_loses_goes_back_to_the_start_and_learns_slower(
     rates = {group["rate"] for group in last["optimizer"]["param_groups"]}
     assert len(rates) == 1
     assert rates < {0.1, 0.01, 0.001}
-    assert all(float(row["AP"]) >= 0.95 * last["start_figure"] for row in table[:2]) or rates == {0.001}
+    assert all(float(row["AP"]) >= 0.97 * last["start_figure"] for row in table[:2]) or rates == {0.001}
 
     for number, stop in enumerate((3, 6, 9)):
         stop_after(stop)
