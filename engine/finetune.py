@@ -30,7 +30,7 @@ HEAD_SHARE, HEAD_STEPS = 0.1, 300
 LEAST_RATE = 0.001
 """The smallest share of the rate for loaded weights that `next_rate` gives."""
 
-LOST_SHARE, WATCHED_SHARE = 0.03, 1 / 3
+LOST_SHARE, WATCHED_SHARE = 0.03, 0.5
 """The share of the start's figure by which the average may be worse, and the first share of the epochs, in which it is
 watched.
 """

@@ -191,7 +191,7 @@ def test_a_rate_falls_only_where_the_first_epochs_lose_and_at_last_no_more(
         assert LEAST_RATE <= lower < rate
         assert figure < start
         assert epoch < epochs
-        assert epoch == 1 or epoch <= epochs / 3
+        assert epoch == 1 or epoch <= epochs / 2
     assert next_rate(rate, figure=start, start=start, epoch=epoch, epochs=epochs) is None
     assert next_rate(LEAST_RATE, figure=0.0, start=start, epoch=1, epochs=30) is None
     falling = [1.0]
