@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.config import load_data_config
 from data.loader import train_loader_of, train_set_of
 from data.read import read_split
+from engine.build import settled_for
 from engine.state import TrainState
 from engine.step import Criterion, StepClock, Stepper, train_step
 from models.benchmark.costs import count_costs
@@ -146,6 +147,7 @@ def run_from_loader(each: Contestant, images: LabelledImages, args: argparse.Nam
     """All steps of a model on augmented images, the wait for each batch noted as 'data'."""
     recipe, size = replace(each.stepper.recipe, epochs=1000), (args.img_size, args.img_size)
     config = TrainConfig({"resize": "letterbox"}, recipe, args.data, size, None, seed=0, workers=args.workers)
+    config = settled_for(config, images)
     on_cuda = each.stepper.device.type == "cuda"
     loader = train_loader_of(train_set_of(images, config), config, stride=32, pin_memory=on_cuda)
     steps = itertools.chain.from_iterable(itertools.repeat(loader))

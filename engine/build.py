@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from data.anchors import fit_anchors_
+from data.anchors import fit_anchors_, size_spread
 from data.read import DataSplits
 from engine.finetune import with_start
 from engine.optim import freeze_, keep_frozen_statistics_
@@ -28,7 +28,14 @@ from models.pretrained import start_from_
 from models.regularization import regularize_
 from utils.config import ConfigError
 from utils.recipe import RecipeConfig
-from utils.train_config import TrainConfig
+from utils.structures import LabelledImages
+from utils.train_config import TrainConfig, settled
+
+
+def settled_for(config: TrainConfig, images: LabelledImages) -> TrainConfig:
+    """The configuration with numbers for what follows from the training images (`settled`)."""
+    spread = size_spread(images, config.image_size, config.model["resize"]) if images.task == "detect" else None
+    return settled(config, len(images), spread=spread)
 
 
 def build_trainable(

@@ -12,14 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from data.anchors import size_spread
 from data.classification import ClassifyDataset
 from data.dataset import TrainDataset
 from data.loader import eval_loader_of, train_loader_of, train_set_of
 from data.read import DataSplits
 from data.sampler import TrainSampler
 from data.watched_loader import WatchedLoader
-from engine.build import build_predictor, build_stepper, build_trainable, check_single_images
+from engine.build import build_predictor, build_stepper, build_trainable, check_single_images, settled_for
 from engine.memory import find_batch_size
 from engine.notes import FileNotes
 from engine.options import RunOptions
@@ -45,7 +44,7 @@ from utils.program import end_children
 from utils.provenance import numeric_versions, versions
 from utils.run import Run
 from utils.torchrun import launched_rank
-from utils.train_config import TrainConfig, settled
+from utils.train_config import TrainConfig
 
 
 @dataclass(eq=False)
@@ -141,8 +140,7 @@ def _prepare(
     if config.recipe.deterministic:
         use_deterministic_kernels()
     images = read_shared(config.data, task_of(model_config_from(config.model, where="model")), seed=config.seed)
-    spread = size_spread(images.train, config.image_size, config.model["resize"]) if images.task == "detect" else None
-    config = settled(config, len(images.train), spread=spread)
+    config = settled_for(config, images.train)
     if resumed is not None:
         if launched_rank() == 0:
             lock.take(resumed.folder, new=False)

@@ -127,7 +127,7 @@ def fault(kind: str | None, step: int):
 def steps_in_double(*, cfg: str, data: str, settings: list[str], steps: int, file: str, frozen: bool) -> Any:
     """Steps of a training in double precision; rank 0 writes the weights into `file`."""
     torch.manual_seed(0)
-    model_config, recipe = load_model_config(cfg), load_recipe("default", settings)
+    model_config, recipe = load_model_config(cfg), load_recipe("default", [*settings, "augment.scale=0.5"])
     model = build_model(model_config, 2).double()
     norms = [name for name, layer in model.named_modules() if isinstance(layer, torch.nn.BatchNorm2d)]
     config = TrainConfig(to_plain(model_config), recipe, data, (64, 64), None, 3, 0)
