@@ -84,7 +84,7 @@ def run_epochs(job: Job, state: TrainState, stop: Stop, *, trial: Trial | None =
     while status is None:
         with closing(open_log(job, state)) if dist.rank() == 0 else nullcontext() as log:
             status = epochs_from(job, state, guard, stop, log, trial)
-    dist.wait_for_first_rank()
+    dist.wait_for_first_rank()  # torchrun ends all when the first ends: not before the checkpoint is whole
     return status
 
 
@@ -98,7 +98,7 @@ def epochs_from(
             logger.info("No better result for %d epochs: stopping early after epoch %d", recipe.patience, epoch)
             break
         if not train_one_epoch(job, state, guard, stop):
-            save(job, state)  # torchrun ends all when the first ends: not before the checkpoint is whole
+            save(job, state)
             logger.info("Stopped and saved. Continue with: python train.py --resume %s", job.run.folder)
             return 128 + (stop.signal or 15)
         figures = validate(job, state)

@@ -121,6 +121,11 @@ class AugmentConfig:
             require(getattr(self, name) >= 0, name, "a number of at least 0", getattr(self, name))
 
     @property
+    def changes_size(self) -> bool:
+        """Whether anything reads `scale`: single images, or mosaics that are seen through an affine map."""
+        return self.geometry == "affine" or (self.mosaic > 0 and self.mosaic_type == "canvas")
+
+    @property
     def size_change(self) -> float:
         """`scale` of a recipe that is settled.
 

@@ -99,7 +99,8 @@ def settled(config: TrainConfig, images: int, *, spread: float | None = None) ->
 
     Args:
         images: for training.
-        spread: of the sizes of their objects, as for `scale_for`; None for a classifier, which has no use for it.
+        spread: of the sizes of their objects, as for `scale_for`; None for a classifier. Where the scale is not read
+            (`geometry: jitter`), it stays 'auto'.
     """
     recipe = config.recipe
     if recipe.epochs == "auto":
@@ -107,7 +108,7 @@ def settled(config: TrainConfig, images: int, *, spread: float | None = None) ->
         rule = f"3000 / sqrt(images), {FEWEST_EPOCHS} to {MOST_EPOCHS}, at least {LEAST_STEPS} steps"
         logger.info("Epochs: %d for %d training images (%s)", epochs, images, rule)
         recipe = replace(recipe, epochs=epochs)
-    if recipe.augment.scale == "auto" and spread is not None:
+    if recipe.augment.scale == "auto" and recipe.augment.changes_size and spread is not None:
         scale = scale_for(spread)
         logger.info(
             "Augmentation: scale %g, as objects of one class differ in size by a factor of %.2f",

@@ -40,5 +40,7 @@ def test_the_change_of_size_follows_the_objects_within_bounds() -> None:
         _ = recipe.augment.size_change
     assert settled(config, 205).recipe.augment.scale == "auto"  # a classifier
     assert settled(config, 205, spread=0.4).recipe.augment.size_change == scale_for(0.4)
+    unread = replace(recipe.augment, geometry="jitter", mosaic=0.0)
+    assert settled(replace(config, recipe=replace(recipe, augment=unread)), 205, spread=0.4).recipe.augment == unread
     chosen = replace(config, recipe=replace(recipe, augment=replace(recipe.augment, scale=0.1)))
     assert settled(chosen, 205, spread=0.4).recipe.augment.size_change == 0.1
