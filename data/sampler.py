@@ -32,7 +32,7 @@ TILES_FOR_ONE = 8
 PARTNERS = 7
 """Other images that one sample may need: see Request."""
 
-SAMPLE_ORDER = 2
+SAMPLE_ORDER = 3
 """Version of the order of images and partners; it goes up when another release gives other samples for a seed."""
 
 LAST_LARGE_STEPS = 100
@@ -43,8 +43,8 @@ LAST_LARGE_STEPS = 100
 class TrainSampler(Sampler[list[Request]]):
     """The batches of an epoch, as requests for images of a size; a pure function of (seed, epoch, batch).
 
-    The order is a permutation of all images, some of them several times with `repeats`; the last batch is filled from
-    its start, so that all batches are full.
+    The order is a permutation of all images; with `repeats` it has as many, some of them several times and others not.
+    The last batch is filled from its start, so that all batches are full.
     Every rank takes its share of the same global batch, whose images follow each other; where batches grow, shares may
     differ by one image.
 
@@ -55,7 +55,7 @@ class TrainSampler(Sampler[list[Request]]):
         mix_epochs: epochs with mosaic and mixup.
         mix_share: share of the batches of those epochs that may be mixed.
         files: (count,) a number of each image's file, where images are tiles: few of a file are in one block.
-        repeats: (count,) how often each image is in an epoch, on average (data/balance.py); None: each once.
+        repeats: (count,) how often images are shown, compared with each other (data/balance.py); None: each once.
     """
 
     count: int
@@ -94,20 +94,28 @@ class TrainSampler(Sampler[list[Request]]):
 
     def total_steps(self, epochs: int) -> int:
         """Optimizer updates in a training of `epochs`."""
-        vary = self.sizes.dynamic or self.repeats is not None
-        batches = [len(self._epoch(epoch)[1]) if vary else self.batches for epoch in range(epochs)]
+        batches = [len(self._epoch(epoch)[1]) if self.sizes.dynamic else self.batches for epoch in range(epochs)]
         return sum(-(-number // self.sizes.accumulate) for number in batches)
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.sizes.epoch(epoch, count=int(self._times(epoch).sum()), batch_size=self.batch_size)
+        return self.sizes.epoch(epoch, count=self.count, batch_size=self.batch_size)
 
     def _times(self, epoch: int) -> np.ndarray:
-        """(count,) how often each image is in an epoch: `repeats`, rounded up with the probability of what is over."""
-        if self.repeats is None:
+        """(count,) how often each image is in an epoch, `count` together: `repeats`, rounded up or down by chance.
+
+        Systematic sampling: the images lie in a row in a random order, each as long as it is to be shown often, and
+        one is taken at every whole number.
+        """
+        if self.repeats is None or not self.count:
             return np.ones(self.count, int)
-        whole = np.floor(self.repeats)
-        draws = np.random.default_rng((self.seed, epoch, 0, 4)).random(self.count)
-        return (whole + (draws < self.repeats - whole)).astype(int)
+        rng = np.random.default_rng((self.seed, epoch, 0, 4))
+        order = rng.permutation(self.count)
+        ends = np.cumsum(self.repeats[order])
+        ends = np.floor(ends * (self.count / ends[-1]) + rng.random())
+        ends[-1] = self.count
+        times = np.empty(self.count, int)
+        times[order] = np.diff(ends, prepend=0)
+        return times
 
     def __len__(self) -> int:
         return self.batches - self.start

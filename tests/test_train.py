@@ -280,7 +280,7 @@ def test_a_run_of_a_release_with_another_order_of_images_begins_its_epoch_again_
         ("cache=false",),
         (ONE_TO_ONE,),
         (REGION, "loss.prior_images=10"),
-        ("balance=repeat", "balance_threshold=0.9", "nominal_batch_size=8"),
+        ("batch_size=2", "nominal_batch_size=4", "balance_threshold=0.9"),
     ],
 )
 def test_every_kind_of_recipe_goes_on_exactly(

@@ -166,8 +166,8 @@ class RecipeConfig:
 
     Args:
         epochs: passes over the training images; 'auto': as many as their number asks for (train_config.py).
-        balance: 'repeat' shows images of rare classes several times an epoch (data/balance.py).
-        balance_threshold: a class in a smaller share of the images is rare; null: in less than the median class.
+        balance: 'repeat' shows images of rare classes more often, and others less often (data/balance.py).
+        balance_threshold: a class in a smaller share of the images is rare; null: in fewer than 100 images.
         batch_size: images in one forward pass, over all processes.
         dynamic_batch: batches grow where augment.multi_scale draws a small size, to what the largest size needs.
         nominal_batch_size: gradients are added up until this many images are seen; null: a step for every batch.
@@ -194,7 +194,7 @@ class RecipeConfig:
     """
 
     epochs: int | Literal["auto"] = "auto"
-    balance: Literal["none", "repeat"] = "none"
+    balance: Literal["none", "repeat"] = "repeat"
     balance_threshold: float | None = None
     batch_size: int = 16
     dynamic_batch: bool = False

@@ -253,7 +253,7 @@ def json_lines(report: Report) -> Iterator[str]:
 
 
 def rare_hint(split: str, facts: SplitFacts) -> str:
-    """Which classes of the training split are rare, and what helps; empty where none is."""
+    """Which classes of the training split are rare; empty where none is."""
     seen = np.array([counts["images"] for counts in facts.classes.values()])
     rare = rare_classes(list(facts.classes), seen, facts.images) if split == "train" else ""
-    return f"Rare: {rare} images; train.py --set balance=repeat shows them more often" if rare else ""
+    return f"Rare: {rare} images; training shows them more often, and more images of them help more" if rare else ""
