@@ -15,6 +15,9 @@ COMMON = 100
 RARE = 2.0
 """Factor from which the doctor and the log call a class rare."""
 
+NAMED = 1.2
+"""The log names classes that are shown more than so many times as often as without balance."""
+
 MOST_RARE = 5
 """Classes that are named one by one, the rarest first."""
 
@@ -81,7 +84,7 @@ def describe_classes(images: LabelledImages, factors: np.ndarray | None) -> list
     owners, labels = _pairs(images)
     weights = factors[owners] * (len(factors) / factors.sum())
     shown = np.bincount(labels, minlength=len(images.names), weights=weights)
-    more = [label for label in np.argsort(counts, kind="stable").tolist() if round(shown[label]) > counts[label]]
+    more = [label for label in np.argsort(counts, kind="stable").tolist() if shown[label] > NAMED * counts[label]]
     named = [f"{shorten(images.names[label])} in {shown[label]:.0f} in place of {counts[label]}" for label in more]
     return [f"balance: an epoch of {len(images)} {unit} shows {_and_more(named)}"] if named else []
 
