@@ -280,13 +280,13 @@ def test_a_run_of_a_release_with_another_order_of_images_begins_its_epoch_again_
         ("cache=false",),
         (ONE_TO_ONE,),
         (REGION, "loss.prior_images=10"),
-        ("batch_size=2", "nominal_batch_size=4", "balance_threshold=0.9"),
+        ("balance=repeat", "balance_threshold=0.9", "nominal_batch_size=8"),
     ],
 )
 def test_every_kind_of_recipe_goes_on_exactly(
     command: list[str], tmp_path: Path, stop_after: Callable, recipe: tuple[str, ...]
 ) -> None:
-    arguments = [*command, *(part for text in recipe for part in ("--set", text))]
+    arguments = [*command, "--epochs", "4", *(part for text in recipe for part in ("--set", text))]
     stop_after(None)
     assert train.main([*arguments, "--name", "whole"]) == 0
     stop_after(3)
