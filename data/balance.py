@@ -33,8 +33,8 @@ def class_factors(counts: np.ndarray, images: int, threshold: float | None = Non
 
     Args:
         counts: (C,) images that show each class; images: of the split.
-        threshold: share of the images from which a class is not rare, at most that of the commonest class; None: the
-            share that `COMMON` images are.
+        threshold: share of the images from which a class is not rare; None: the share that `COMMON` images are, at most
+            that of the commonest class.
     Returns:
         (C,) factors of at least 1; 1 for a class without images.
 
@@ -43,7 +43,7 @@ def class_factors(counts: np.ndarray, images: int, threshold: float | None = Non
     >>> class_factors(np.array([64, 16, 1, 0]), 100, 0.16).tolist()
     [1.0, 1.0, 4.0, 1.0]
     """
-    limit = min(COMMON if threshold is None else threshold * images, counts.max(initial=0))
+    limit = min(COMMON, counts.max(initial=0)) if threshold is None else threshold * images
     return np.where(counts > 0, np.sqrt(np.maximum(limit / np.maximum(counts, 1), 1)), 1.0)
 
 

@@ -52,7 +52,7 @@ def test_factors_are_those_of_the_paper(threshold: float | None) -> None:
     shown = [set(sample.labels.tolist()) for sample in images.samples]
     f = {c: sum(c in classes for classes in shown) / len(shown) for c in range(4)}
     assert max(f.values()) > 0.5, "the commonest is in more than 100 images"
-    t = 100 / 900 if threshold is None else min(threshold, max(f.values()))
+    t = 100 / 900 if threshold is None else threshold
     r = {c: max(1.0, math.sqrt(t / f[c])) if f[c] else 1.0 for c in f}
     expected = [max([1.0, *(r[c] for c in classes)]) for classes in shown]
     found = repeat_factors(images, threshold)
@@ -65,7 +65,8 @@ def test_crowd_regions_and_images_without_objects_ask_for_nothing() -> None:
     assert class_images(images).tolist() == [4, 1, 0, 0]
     factors = repeat_factors(images, 1.0)
     assert factors[5] == factors[4] == 1, "no object, or a crowd region alone"
-    assert factors[3] == pytest.approx(math.sqrt(4)), "the rarer of its two classes"
+    assert factors[3] == pytest.approx(math.sqrt(6)), "the rarer of its two classes"
+    assert repeat_factors(split([0], [0, 1], []), None).tolist() == pytest.approx([1, math.sqrt(2), 1])
     assert repeat_factors(split([], []), None).tolist() == [1, 1]
     assert class_factors(np.zeros(3, int), 5).tolist() == [1, 1, 1]
     assert repeat_factors(split(), None).tolist() == []
