@@ -43,8 +43,9 @@ def postprocess(
         iou_thres: a detection falls when a better one of its class overlaps it by more than this.
         max_det: detections kept in one image.
         nms: the overlap: 'default' is IoU; 'greedynms' and 'diounms' subtract a term that grows with the distance of
-            the centres (darknet's box.c). 'vote' suppresses like 'default' and then moves each detection
-            (`suppression.vote`). 'none' suppresses nothing: for models that find each object once.
+            the centres (darknet's box.c). 'vote' suppresses like 'default', then moves each detection, and lowers its
+            score where boxes disagree or a better detection is near (`suppression.vote`). 'none' suppresses nothing:
+            for models that find each object once.
         beta_nms: exponent of that term for 'diounms'; darknet fixes it at 0.6 for 'greedynms'.
         classes: zero-based classes to keep; None keeps all.
         max_candidates: best (box, class) pairs of an image that enter the suppression.
@@ -78,7 +79,10 @@ def postprocess(
             exact = candidates.boxes.astype(np.float64)
             kept = suppression.suppress(exact, candidates.labels, iou_thres, beta=beta, limit=max_det)
         best = candidates.select(kept)
-        detections.append(steps.vote(best, candidates) if nms == "vote" else best)
+        if nms == "vote":
+            best = steps.vote(best, candidates)
+            best = best.select(best.scores > (limits[best.labels] if len(limits) > 1 else limits).astype(np.float32))
+        detections.append(best)
     return detections
 
 

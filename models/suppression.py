@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import numpy as np
 
 from utils.structures import Detections
 
+Overlap: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
 VOTE_OVERLAP = 0.65
 """IoU from which on a box has a say in where a detection lies, for 'vote'; measured: docs/experiments.md."""
+
+AGREE_OVERLAP = 0.5
+"""IoU from which on a box counts as another opinion about the same object, for 'vote'."""
+
+DECAY = 0.5
+"""Sigma of Soft-NMS's Gaussian, for 'vote': of a score stays exp(-x^2 / DECAY) where a better detection is at IoU x."""
+
+STEPS = np.float32(65536)
+"""A score's factor is rounded to 1 / STEPS, for 'vote', so that the rounding of runtimes seldom changes the order."""
 
 
 def find_candidates(
@@ -95,21 +109,39 @@ def suppress_by_iou(candidates: Detections, iou_thres: float, *, limit: int) -> 
         count *= 4
 
 
-def vote(detections: Detections, candidates: Detections) -> Detections:
-    """Box voting (Gidaris and Komodakis, arXiv:1505.01749); scores stay.
+def vote(detections: Detections, candidates: Detections, *, overlap: Overlap | None = None) -> Detections:
+    """Box voting (Gidaris and Komodakis, arXiv:1505.01749), and scores that know how sure the place is.
 
     Each detection moves to the mean of all candidates of its class that overlap it by more than `VOTE_OVERLAP`, itself
-    included, weighted by score times IoU.
+    included, weighted by score times IoU^3. Its score is multiplied by the mean IoU, weighted by score, of its new box
+    and all candidates that overlap that by more than `AGREE_OVERLAP`: where they disagree, the place is uncertain. It
+    is multiplied by the Gaussian of Soft-NMS (Bodla et al., arXiv:1704.04503) too, of the greatest overlap with a
+    detection of its class that was better before the vote.
+
+    Args:
+        detections: what suppression keeps of `candidates`, best score first.
+        overlap: (K, 4) and (N, 4) boxes -> (K, N) IoU, where there is a faster one than NumPy's.
+    Returns:
+        As many detections, best score first.
     """
-    boxes = detections.boxes.copy()
+    overlap = overlap or (lambda boxes, others: _overlap(boxes[:, None], others))
+    boxes, scores = detections.boxes.copy(), detections.scores.copy()
     for label in np.unique(detections.labels):
         rows, voters = detections.labels == label, candidates.labels == label
-        overlap = _overlap(boxes[rows, None], candidates.boxes[voters])
-        weights = np.where(overlap > np.float32(VOTE_OVERLAP), overlap * candidates.scores[voters], np.float32(0))
-        total = weights.sum(axis=1, keepdims=True)  # a box without area does not even overlap itself
-        means = weights @ candidates.boxes[voters] / np.maximum(total, np.float32(1e-12))
-        boxes[rows] = np.where(total > 0, means, boxes[rows])
-    return Detections(boxes, detections.scores, detections.labels)
+        others, weights = candidates.boxes[voters], candidates.scores[voters]
+        share = overlap(boxes[rows], others)
+        place = np.where(share > np.float32(VOTE_OVERLAP), share * share * share * weights, np.float32(0))
+        total = place.sum(axis=1, keepdims=True)  # a box without area does not even overlap itself
+        moved = np.where(total > 0, place @ others / np.maximum(total, np.float32(1e-12)), boxes[rows])
+        share = overlap(moved, others)
+        opinions = np.where(share > np.float32(AGREE_OVERLAP), weights, np.float32(0))
+        total = opinions.sum(axis=1)
+        agreement = (opinions * share).sum(axis=1) / np.maximum(total, np.float32(1e-12))
+        better = np.triu(overlap(moved, moved), 1).max(axis=0)
+        factor = np.where(total > 0, agreement, np.float32(1)) * np.exp(-(better * better) / np.float32(DECAY))
+        boxes[rows], scores[rows] = moved, scores[rows] * np.round(factor * STEPS) / STEPS
+    order = np.argsort(-scores, kind="stable")
+    return Detections(boxes[order], scores[order], detections.labels[order])
 
 
 def _overlap(boxes: np.ndarray, others: np.ndarray, beta: float | None = None) -> np.ndarray:

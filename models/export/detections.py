@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from models.export.graph import Nodes
 from models.info import ModelInfo
 from models.layouts import Final
-from models.suppression import VOTE_OVERLAP
+from models.suppression import AGREE_OVERLAP, DECAY, STEPS, VOTE_OVERLAP
 from utils.metrics.calibration import uncalibrated
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def add_suppression(graph: onnx.GraphProto, boxes: str, scores: str, final: Fina
         kept = _by_iou(nodes, boxes, scores, final)
         if info.nms == "default":
             return kept
-        return _vote(nodes, kept, _candidates(nodes, boxes, scores, final, max(CANDIDATES, final.max_det)))
+        return _vote(nodes, kept, _candidates(nodes, boxes, scores, final, max(CANDIDATES, final.max_det)), final)
     if info.nms == "none":
         return take_best(nodes, _candidates(nodes, boxes, scores, final, final.max_det), final.max_det)
     beta = info.beta_nms if info.nms == "diounms" else 0.6
@@ -186,16 +186,37 @@ def _until_settled(nodes: Nodes, falls: str, start: str, many: str) -> str:
     return nodes("Loop", nodes("Squeeze", many), nodes.constant(True, "bool"), start, body=body)
 
 
-def _vote(nodes: Nodes, kept: Rows, voters: Rows) -> Rows:
-    """Each box moves to the mean of the candidates that overlap it, as in `models.suppression.vote`."""
-    overlap = _overlap(nodes, kept, voters)
-    counts = nodes("And", nodes("Greater", overlap, nodes.constant(VOTE_OVERLAP)), _same_class(nodes, kept, voters))
-    weights = nodes("Mul", overlap, nodes("Unsqueeze", voters.scores, nodes.whole(1)))
-    weights = nodes("Where", counts, weights, nodes.constant(0.0))
-    total = nodes("ReduceSum", weights, nodes.whole(2), keepdims=1)
-    means = nodes("Div", nodes("MatMul", weights, voters.boxes), nodes("Max", total, nodes.constant(1e-12)))
-    has_any = nodes("Greater", total, nodes.constant(0.0))
-    return Rows(nodes("Where", has_any, means, kept.boxes), kept.scores, kept.classes)
+def _vote(nodes: Nodes, kept: Rows, voters: Rows, final: Final) -> Rows:
+    """Each box moves to the mean of the candidates that overlap it; see `models.suppression.vote`."""
+    zero, one = nodes.constant(0.0), nodes.constant(1.0)
+    same, weights = _same_class(nodes, kept, voters), nodes("Unsqueeze", voters.scores, nodes.whole(1))
+
+    def shares(rows: Rows, least: float) -> tuple[str, str]:
+        """(B, M, K) IoU, and the weight of each candidate that overlaps enough."""
+        overlap = _overlap(nodes, rows, voters)
+        counts = nodes("And", nodes("Greater", overlap, nodes.constant(least)), same)
+        return overlap, nodes("Where", counts, weights, zero)
+
+    overlap, place = shares(kept, VOTE_OVERLAP)
+    place = nodes("Mul", place, nodes("Mul", nodes("Mul", overlap, overlap), overlap))
+    total = nodes("ReduceSum", place, nodes.whole(2), keepdims=1)
+    means = nodes("Div", nodes("MatMul", place, voters.boxes), nodes("Max", total, nodes.constant(1e-12)))
+    moved = replace(kept, boxes=nodes("Where", nodes("Greater", total, zero), means, kept.boxes))
+
+    overlap, opinions = shares(moved, AGREE_OVERLAP)
+    total = nodes("ReduceSum", opinions, nodes.whole(2), keepdims=0)
+    agreement = nodes("ReduceSum", nodes("Mul", opinions, overlap), nodes.whole(2), keepdims=0)
+    agreement = nodes("Div", agreement, nodes("Max", total, nodes.constant(1e-12)))
+    agreement = nodes("Where", nodes("Greater", total, zero), agreement, one)
+    near = nodes("Mul", _overlap(nodes, moved, moved), nodes.cast(_same_class(nodes, moved, moved), "FLOAT"))
+    near = nodes("Trilu", near, nodes.constant(1, "int64"), upper=1)
+    near = nodes("ReduceMax", near, axes=[1], keepdims=0)
+    decay = nodes("Exp", nodes("Div", nodes("Neg", nodes("Mul", near, near)), nodes.constant(DECAY)))
+    steps = nodes.constant(float(STEPS))
+    factor = nodes("Div", nodes("Round", nodes("Mul", nodes("Mul", agreement, decay), steps)), steps)
+    scores = nodes("Mul", moved.scores, factor)
+    scores = nodes("Where", nodes("Greater", scores, nodes.constant(final.conf_thres)), scores, zero)
+    return take_best(nodes, replace(moved, scores=scores), final.max_det)
 
 
 def _same_class(nodes: Nodes, rows: Rows, others: Rows) -> str:

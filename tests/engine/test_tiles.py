@@ -225,7 +225,7 @@ def test_an_evaluation_by_tiles_finds_what_whole_pictures_hide(large: Path, tmp_
 def test_val_by_tiles_equals_pycocotools_and_says_how(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     weights = write_checkpoint(tmp_path / "best.pt")
     fixed = ["--weights", str(weights), "--device", "cpu", "--workers", "0", "--save-json", "--conf-thres", "0"]
-    fixed += ["--max-det", "300"]
+    fixed += ["--max-det", "300", "--nms", "default"]
     yaml = write_dataset(tmp_path / "data")
     tiled_yaml = yaml.with_name("tiled.yaml")
     tiled_yaml.write_text(yaml.read_text() + "tiling: {size: 96}\n")

@@ -66,9 +66,17 @@ def check(found: dict[str, np.ndarray], boxes: np.ndarray, scores: np.ndarray, n
     for image, detections in enumerate(wanted):
         count = len(detections)
         assert found["count"][image] == count
-        assert np.array_equal(found["classes"][image, :count], detections.labels)
-        assert np.array_equal(found["scores"][image, :count], detections.scores)
-        np.testing.assert_allclose(found["boxes"][image, :count], detections.boxes, rtol=0, atol=1e-4)
+        boxes_found, scores_found, classes_found = (found[name][image, :count] for name in FINAL[:3])
+        rounding = 2e-5 if nms == "vote" else 0
+        np.testing.assert_allclose(scores_found, detections.scores, rtol=0, atol=rounding)
+        if nms == "vote":  # two whose scores are rounded alike may have changed places
+            mine = np.lexsort((boxes_found[:, 0], classes_found))
+            theirs = np.lexsort((detections.boxes[:, 0], detections.labels))
+            boxes_found, scores_found, classes_found = boxes_found[mine], scores_found[mine], classes_found[mine]
+            detections = detections.select(theirs)
+            np.testing.assert_allclose(scores_found, detections.scores, rtol=0, atol=rounding)
+        assert np.array_equal(classes_found, detections.labels)
+        np.testing.assert_allclose(boxes_found, detections.boxes, rtol=0, atol=1e-4)
         assert not any(found[name][image, count:].any() for name in FINAL[:3])
     return sum(map(len, wanted))
 
