@@ -16,7 +16,7 @@ from engine.notes import FileNotes
 from engine.step import StepClock
 from engine.tiles import TileMerger
 from models.info import ModelInfo, Predictor, Values
-from models.postprocess import postprocess, to_array
+from models.postprocess import least_score, postprocess, to_array
 from utils.faults import is_out_of_memory, memory_reason
 from utils.memory import release_unused
 from utils.metrics.build import Metric
@@ -191,7 +191,8 @@ def predicted(predictor: Predictor, images: Tensor, options: EvaluationOptions) 
         images: (B, 3, H, W) float RGB in [0, 1].
     """
     if options.ten_crop is None:
-        return predictor.candidates(images, options.conf_thres)
+        least = least_score(options.conf_thres, options.nms or predictor.info.nms)
+        return predictor.candidates(images, least)
     return predict_ten_crops(predictor, images, options.ten_crop)
 
 

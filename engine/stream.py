@@ -20,7 +20,7 @@ from data.transforms import resize_image
 from engine.summary import Summary
 from engine.tiles import merge_tiles
 from models.info import ModelInfo, Predictor, Values
-from models.postprocess import postprocess, top_classes, with_temperature
+from models.postprocess import least_score, postprocess, top_classes, with_temperature
 from utils.boxes import Letterbox, least_shape, plan_resize
 from utils.config import ConfigError, nearest
 from utils.draw import draw_detections
@@ -176,7 +176,7 @@ def find(
     parts = [part for frame in frames for part in zip(frame.letterboxes, frame.inputs, strict=True)]
     found, seconds = list[Detections](), 0.0
     temperature = predictor.info.temperature
-    least = float(np.min(options.limits(temperature)))
+    least = least_score(float(np.min(options.limits(temperature))), options.nms or predictor.info.nms)
     begin = time.perf_counter()
     for batch in _batches(parts, options.batch_size):
         letterboxes, inputs = zip(*batch, strict=True)

@@ -68,9 +68,12 @@ def postprocess(
 
         steps = postprocess_torch
     detections = []
-    for candidates in steps.find_candidates(boxes, scores, float(limits.min()), wanted, limit=max_candidates):
-        if len(limits) > 1:
-            candidates = candidates.select(candidates.scores > limits.astype(np.float32)[candidates.labels])
+    least = least_score(float(limits.min()), nms)
+    limits = limits.astype(np.float32)
+    for voters in steps.find_candidates(boxes, scores, least, wanted, limit=max_candidates):
+        candidates = voters
+        if len(limits) > 1 or nms == "vote":
+            candidates = voters.select(_above(voters, limits))
         if nms == "none":
             kept = np.arange(len(candidates))[:max_det]
         elif beta is None:
@@ -80,10 +83,20 @@ def postprocess(
             kept = suppression.suppress(exact, candidates.labels, iou_thres, beta=beta, limit=max_det)
         best = candidates.select(kept)
         if nms == "vote":
-            best = steps.vote(best, candidates)
-            best = best.select(best.scores > (limits[best.labels] if len(limits) > 1 else limits).astype(np.float32))
+            best = steps.vote(best, voters)
+            best = best.select(_above(best, limits))
         detections.append(best)
     return detections
+
+
+def least_score(conf_thres: float, nms: str) -> float:
+    """What the scores must exceed that `postprocess` is given, for it to give all above `conf_thres`."""
+    return min(conf_thres, suppression.LEAST_VOTE) if nms == "vote" else conf_thres
+
+
+def _above(detections: Detections, limits: np.ndarray) -> np.ndarray:
+    """(N,) bool: whose scores are above a limit for all, (1,), or that of their class, (C,)."""
+    return detections.scores > (limits[detections.labels] if len(limits) > 1 else limits)
 
 
 def with_temperature(detections: Detections, temperature: float) -> Detections:

@@ -14,6 +14,9 @@ Overlap: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
 VOTE_OVERLAP = 0.65
 """IoU from which on a box has a say in where a detection lies, for 'vote'; measured: docs/experiments.md."""
 
+LEAST_VOTE = 0.01
+"""Score above which a box has a say, for 'vote', whatever the confidence threshold: no result depends on that."""
+
 AGREE_OVERLAP = 0.5
 """IoU from which on a box counts as another opinion about the same object, for 'vote'."""
 
@@ -112,14 +115,15 @@ def suppress_by_iou(candidates: Detections, iou_thres: float, *, limit: int) -> 
 def vote(detections: Detections, candidates: Detections, *, overlap: Overlap | None = None) -> Detections:
     """Box voting (Gidaris and Komodakis, arXiv:1505.01749), and scores that know how sure the place is.
 
-    Each detection moves to the mean of all candidates of its class that overlap it by more than `VOTE_OVERLAP`, itself
-    included, weighted by score times IoU^3. Its score is multiplied by the mean IoU, weighted by score, of its new box
-    and all candidates that overlap that by more than `AGREE_OVERLAP`: where they disagree, the place is uncertain. It
-    is multiplied by the Gaussian of Soft-NMS (Bodla et al., arXiv:1704.04503) too, of the greatest overlap with a
-    detection of its class that was better before the vote.
+    Candidates with a score above `LEAST_VOTE` vote. Each detection moves to the mean of those of its class that overlap
+    it by more than `VOTE_OVERLAP`, itself included, weighted by score times IoU^3. Its score is multiplied by the mean
+    IoU, weighted by score, of its new box and all voters that overlap that by more than `AGREE_OVERLAP`: where they
+    disagree, the place is uncertain. It is multiplied by the Gaussian of Soft-NMS (Bodla et al., arXiv:1704.04503) too,
+    of the greatest overlap with a detection of its class that was better before the vote.
 
     Args:
         detections: what suppression keeps of `candidates`, best score first.
+        candidates: at least all above `LEAST_VOTE`.
         overlap: (K, 4) and (N, 4) boxes -> (K, N) IoU, where there is a faster one than NumPy's.
     Returns:
         As many detections, best score first.
@@ -127,7 +131,8 @@ def vote(detections: Detections, candidates: Detections, *, overlap: Overlap | N
     overlap = overlap or (lambda boxes, others: _overlap(boxes[:, None], others))
     boxes, scores = detections.boxes.copy(), detections.scores.copy()
     for label in np.unique(detections.labels):
-        rows, voters = detections.labels == label, candidates.labels == label
+        rows = detections.labels == label
+        voters = (candidates.labels == label) & (candidates.scores > np.float32(LEAST_VOTE))
         others, weights = candidates.boxes[voters], candidates.scores[voters]
         share = overlap(boxes[rows], others)
         place = np.where(share > np.float32(VOTE_OVERLAP), share * share * share * weights, np.float32(0))

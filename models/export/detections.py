@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from models.export.graph import Nodes
 from models.info import ModelInfo
 from models.layouts import Final
-from models.suppression import AGREE_OVERLAP, DECAY, STEPS, VOTE_OVERLAP
+from models.suppression import AGREE_OVERLAP, DECAY, LEAST_VOTE, STEPS, VOTE_OVERLAP
 from utils.metrics.calibration import uncalibrated
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def add_suppression(graph: onnx.GraphProto, boxes: str, scores: str, final: Fina
         kept = _by_iou(nodes, boxes, scores, final)
         if info.nms == "default":
             return kept
-        return _vote(nodes, kept, _candidates(nodes, boxes, scores, final, max(CANDIDATES, final.max_det)), final)
+        voting = replace(final, conf_thres=LEAST_VOTE)
+        return _vote(nodes, kept, _candidates(nodes, boxes, scores, voting, max(CANDIDATES, final.max_det)), final)
     if info.nms == "none":
         return take_best(nodes, _candidates(nodes, boxes, scores, final, final.max_det), final.max_det)
     beta = info.beta_nms if info.nms == "diounms" else 0.6
@@ -189,6 +190,8 @@ def _until_settled(nodes: Nodes, falls: str, start: str, many: str) -> str:
 def _vote(nodes: Nodes, kept: Rows, voters: Rows, final: Final) -> Rows:
     """Each box moves to the mean of the candidates that overlap it; see `models.suppression.vote`."""
     zero, one = nodes.constant(0.0), nodes.constant(1.0)
+    some = nodes("Unsqueeze", nodes("Greater", voters.scores, zero), nodes.whole(2))
+    voters = replace(voters, boxes=nodes("Where", some, voters.boxes, zero))  # what is left out may be infinite
     same, weights = _same_class(nodes, kept, voters), nodes("Unsqueeze", voters.scores, nodes.whole(1))
 
     def shares(rows: Rows, least: float) -> tuple[str, str]:

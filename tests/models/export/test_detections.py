@@ -106,7 +106,7 @@ def test_detections_are_those_of_postprocess(nms: str) -> None:
             (3, 80, Final(0.1, 0.45, 20)),
             (2, 1, Final(0.0, 0.5, 5)),
             (2, 60, Final(0.5, 0.0, 50)),
-            (2, 400, Final(0.05, 0.7, 300)),
+            (2, 330, Final(0.05, 0.7, 300)),
         ]
     ):
         model = make_graph(nms, final)
