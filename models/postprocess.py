@@ -54,13 +54,8 @@ def postprocess(
     Raises:
         ValueError: an unknown `nms`, or a number out of its range.
     """
-    if nms not in NMS_KINDS:
-        raise ValueError(f"nms: '{nms}' is unknown; expected one of {', '.join(NMS_KINDS)}")
     limits = np.atleast_1d(conf_thres)
-    if not all(0 <= limit <= 1 for limit in (limits.min(), limits.max(), iou_thres)):
-        raise ValueError(f"conf_thres {conf_thres} and iou_thres {iou_thres}: expected numbers from 0 to 1")
-    if max_det < 1 or max_candidates < 1:
-        raise ValueError(f"max_det {max_det} and max_candidates {max_candidates}: expected whole numbers from 1")
+    _check(conf_thres, iou_thres, max_det, max_candidates, nms)
     beta, steps = {"greedynms": 0.6, "diounms": beta_nms}.get(nms), cast(ModuleType, suppression)
     wanted = None if classes is None else np.array(sorted(set(classes)), np.int64)
     if not isinstance(boxes, np.ndarray):
@@ -87,6 +82,16 @@ def postprocess(
             best = best.select(_above(best, limits))
         detections.append(best)
     return detections
+
+
+def _check(conf_thres: float | np.ndarray, iou_thres: float, max_det: int, max_candidates: int, nms: str) -> None:
+    """Raise what `postprocess` says."""
+    if nms not in NMS_KINDS:
+        raise ValueError(f"nms: '{nms}' is unknown; expected one of {', '.join(NMS_KINDS)}")
+    if not all(0 <= limit <= 1 for limit in (np.min(conf_thres), np.max(conf_thres), iou_thres)):
+        raise ValueError(f"conf_thres {conf_thres} and iou_thres {iou_thres}: expected numbers from 0 to 1")
+    if max_det < 1 or max_candidates < 1:
+        raise ValueError(f"max_det {max_det} and max_candidates {max_candidates}: expected whole numbers from 1")
 
 
 def least_score(conf_thres: float, nms: str) -> float:
