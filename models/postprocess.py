@@ -66,9 +66,7 @@ def postprocess(
     least = least_score(float(limits.min()), nms)
     limits = limits.astype(np.float32)
     for voters in steps.find_candidates(boxes, scores, least, wanted, limit=max_candidates):
-        candidates = voters
-        if len(limits) > 1 or nms == "vote":
-            candidates = voters.select(_above(voters, limits))
+        candidates = voters.select(_above(voters, limits)) if len(limits) > 1 or nms == "vote" else voters
         if nms == "none":
             kept = np.arange(len(candidates))[:max_det]
         elif beta is None:
